@@ -1,0 +1,63 @@
+# The function's image: locked dependencies, handler/ and one packed model, nothing else.
+# Every Lambda function of a stack runs this image and names its own entry point as the command.
+#
+#   make image MODEL=diabetes
+#
+# AWS's base image brings the runtime client, the emulator and /lambda-entrypoint.sh. Pin it by
+# digest for builds that must repeat to the byte: BASE_IMAGE=…/python@sha256:…
+ARG BASE_IMAGE=public.ecr.aws/lambda/python:3.13
+
+FROM ${BASE_IMAGE} AS build
+WORKDIR /build
+COPY requirements/function.txt .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip install --require-hashes --only-binary=:all: --no-compile --no-deps \
+        --target /task -r function.txt
+# What the wheels carry and serving never touches. `libonnxruntime.so` is onnxruntime's C library:
+# the Python binding is linked statically and does not open it. sympy, mpmath, protobuf and
+# flatbuffers are for onnxruntime's conversion tools, which go too.
+RUN cd /task \
+ && rm -rf bin sympy* isympy* mpmath* protobuf* google flatbuffers* share \
+        onnxruntime/tools onnxruntime/quantization onnxruntime/transformers \
+        onnxruntime/datasets onnxruntime/backend \
+        onnxruntime/capi/libonnxruntime.so* onnxruntime/capi/libonnxruntime_providers_*.so \
+        numpy/f2py numpy/typing/tests numpy/_core/include numpy/_core/lib \
+        numpy/_core/_simd.*.so numpy/_core/*_tests.*.so \
+ && find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \
+ && find . -type f \( -name '*.pyi' -o -name '*.h' -o -name '*.hpp' -o -name '*.a' \) -delete
+COPY handler /handler
+# Compiled here because /var/task is read-only in Lambda: without .pyc every cold start compiles
+# again (2.5 times slower). unchecked-hash: nobody edits an image, so no stat per module either,
+# and the bytes do not depend on when the files were checked out.
+RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /task -p /var/task /task \
+ && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+        -s /handler -p /var/task/handler /handler
+ARG MODEL=diabetes
+COPY model_artifacts/${MODEL} /model
+# Root owns everything and nobody may write: Lambda runs the code as an unprivileged user.
+RUN chmod -R a=rX /task /handler /model
+
+FROM ${BASE_IMAGE}
+# In the order of how rarely they change, so that a new model pushes only its own layer.
+COPY --from=build /task /var/task
+COPY --from=build /handler /var/task/handler
+ARG MODEL=diabetes
+COPY --from=build /model /var/task/model_artifacts/${MODEL}
+# onnxruntime's telemetry (a thread and a database file) must be off before it is imported. One
+# BLAS thread: numpy only moves rows here, and starting its pool costs a quarter of a cold start.
+ENV MODEL_DIR=/var/task/model_artifacts/${MODEL} \
+    ORT_DISABLE_TELEMETRY=1 \
+    OPENBLAS_NUM_THREADS=1 \
+    PYTHONDONTWRITEBYTECODE=1
+ARG MODEL_VERSION=unknown
+ARG MODEL_SHA256=unknown
+ARG GIT_COMMIT=unknown
+LABEL org.opencontainers.image.title="answerable ${MODEL}" \
+      org.opencontainers.image.version="${MODEL_VERSION}" \
+      org.opencontainers.image.revision="${GIT_COMMIT}" \
+      answerable.model.name="${MODEL}" \
+      answerable.model.version="${MODEL_VERSION}" \
+      answerable.model.sha256="${MODEL_SHA256}" \
+      com.amazonaws.lambda.feature.snapstart="Allow"
+WORKDIR /var/task
+CMD ["handler.api.lambda_handler"]

@@ -1,0 +1,131 @@
+"""The tree of refusals. Each owns its HTTP status and problem type (RFC 9457).
+
+    ArtifactError             the packed model cannot be used (init, tools)
+    Refusal
+    ├── BadRequest            400  malformed-body
+    ├── NotFound              404  not-found
+    ├── MethodNotAllowed      405  method-not-allowed
+    ├── PayloadTooLarge       413  payload-too-large
+    ├── UnsupportedMediaType  415  unsupported-media-type
+    ├── ContractViolation     422  contract-violation   with the list of violations
+    └── Fault                 500  fault                ours, not the caller's
+        ├── BadOutput         500  bad-output
+        ├── NotReady          503  not-ready
+        └── DeadlineExceeded  504  deadline-exceeded
+
+No message here, and none made from them, holds a value or a key that the client sent.
+"""
+
+from typing import Any, NamedTuple
+
+MAX_VIOLATIONS = 20
+
+
+class ArtifactError(Exception):
+    """The packed model is missing, damaged, or not what its manifest says."""
+
+
+class Violation(NamedTuple):
+    """One breach of the contract: a JSON pointer (RFC 6901), a stable code, a sentence."""
+
+    pointer: str
+    code: str
+    message: str
+
+
+def pointer(*parts: str | int) -> str:
+    """A JSON pointer (RFC 6901); the parts are names of the contract or numbers, never a key."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+class Refusal(Exception):
+    """An answer other than a prediction. `detail` is one sentence for the caller."""
+
+    status = 500
+    kind = "fault"
+    title = "Something went wrong on our side"
+
+    def __init__(self, detail: str, *, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = headers or {}
+        self.violations: tuple[Violation, ...] = ()
+
+    def problem(self, request_id: str) -> dict[str, Any]:
+        """The `application/problem+json` document; `error` repeats the detail for OIP clients."""
+        document: dict[str, Any] = {
+            "type": f"urn:answerable:problem:{self.kind}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": request_id,
+            "error": self.detail,
+        }
+        if self.violations:
+            document["errors"] = [violation._asdict() for violation in self.violations]
+        return document
+
+
+class BadRequest(Refusal):
+    """The body cannot be read: not JSON, not UTF-8, broken base64 or gzip."""
+
+    status, kind, title = 400, "malformed-body", "The request body cannot be read"
+
+
+class NotFound(Refusal):
+    """No such path."""
+
+    status, kind, title = 404, "not-found", "There is nothing at this path"
+
+
+class MethodNotAllowed(Refusal):
+    """The path exists, but not for this method; the answer carries `Allow`."""
+
+    status, kind, title = 405, "method-not-allowed", "This path does not take that method"
+
+
+class PayloadTooLarge(Refusal):
+    """The body, or the answer it would get, is over the contract's limit in bytes."""
+
+    status, kind, title = 413, "payload-too-large", "Too large"
+
+
+class UnsupportedMediaType(Refusal):
+    """A content type or content coding that this path does not read."""
+
+    status, kind, title = 415, "unsupported-media-type", "The content type is not supported"
+
+
+class ContractViolation(Refusal):
+    """The body is JSON, but breaks the contract; at most 20 violations are told."""
+
+    status, kind, title = 422, "contract-violation", "The request breaks the model's contract"
+
+    def __init__(self, violations: list[Violation]) -> None:
+        told = violations[:MAX_VIOLATIONS]
+        more = "; only the first are listed" if len(violations) > len(told) else ""
+        plural = "violation" if len(told) == 1 else "violations"
+        super().__init__(f"{len(told)} {plural} of the contract{more}")
+        self.violations = tuple(told)
+
+
+class Fault(Refusal):
+    """Ours: the request was good and may be sent again."""
+
+
+class BadOutput(Fault):
+    """The model answered with something that is not in its contract (NaN, Inf, a wrong shape)."""
+
+    kind, title = "bad-output", "The model's answer was not usable"
+
+
+class NotReady(Fault):
+    """The model could not be loaded."""
+
+    status, kind, title = 503, "not-ready", "The model is not loaded"
+
+
+class DeadlineExceeded(Fault):
+    """The run was stopped because the function's time was nearly used up."""
+
+    status, kind, title = 504, "deadline-exceeded", "The model did not answer in time"

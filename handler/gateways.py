@@ -1,0 +1,84 @@
+"""Four fronts, one Request and one Reply.
+
+REST v1 (and HTTP API payload 1.0), HTTP API v2, Function URL (v2's shape) and ALB events:
+https://docs.aws.amazon.com/apigateway/latest/developerguide/set-up-lambda-proxy-integrations.html
+https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
+https://docs.aws.amazon.com/elasticloadbalancing/latest/application/lambda-functions.html
+"""
+
+import re
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from handler.errors import BadRequest
+
+Event = dict[str, Any]
+_SAFE_ID = re.compile(r"[A-Za-z0-9=_-]{1,64}").fullmatch
+
+
+class Request(NamedTuple):
+    """`headers` have lower-case names; `body` is as the gateway gave it, base64 or not."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: str
+    is_base64: bool
+    request_id: str
+
+
+class Reply(NamedTuple):
+    """`body` is UTF-8 JSON."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+
+def request(event: Any) -> Request:
+    """Read an event. `request_id` is "" where the front gives none. Raises BadRequest."""
+    try:
+        context = event["requestContext"]
+        if event.get("version") == "2.0":
+            method, path = context["http"]["method"], event["rawPath"]
+            stage = f"/{context.get('stage')}"
+            if stage != "/$default" and (path == stage or path.startswith(f"{stage}/")):
+                path = path[len(stage) :] or "/"
+        else:
+            method, path = event["httpMethod"], event["path"]
+            # behind a custom domain `path` begins with the domain's base path mapping
+            if event.get("resource") == "/{proxy+}":
+                path = f"/{event['pathParameters']['proxy']}"
+        headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+        if not headers and event.get("multiValueHeaders"):
+            headers = {name.lower(): vs[-1] for name, vs in event["multiValueHeaders"].items()}
+        body, request_id = event.get("body"), context.get("requestId")
+        known = isinstance(request_id, str) and _SAFE_ID(request_id)
+        found = Request(
+            method=method,
+            path=path,
+            headers=headers,
+            body="" if body is None else body,
+            is_base64=event.get("isBase64Encoded") is True,
+            request_id=request_id if known else "",
+        )
+    except (KeyError, TypeError, AttributeError, IndexError):
+        found = None
+    if found is None or not all(isinstance(text, str) for text in found[:2] + found[3:4]):
+        raise BadRequest("the event is not one of API Gateway, a function URL or an ALB")
+    return found
+
+
+def response(event: Any, reply: Reply) -> Event:
+    """The reply in the form that the event's front expects."""
+    answer: Event = {
+        "statusCode": reply.status,
+        "headers": reply.headers,
+        "body": reply.body.decode(),
+        "isBase64Encoded": False,
+    }
+    if isinstance(event, dict) and "elb" in (event.get("requestContext") or ()):
+        answer["statusDescription"] = f"{reply.status} {HTTPStatus(reply.status).phrase}"
+        if "multiValueHeaders" in event:  # such a target group ignores plain headers
+            answer["multiValueHeaders"] = {k: [v] for k, v in answer.pop("headers").items()}
+    return answer

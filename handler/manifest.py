@@ -1,0 +1,269 @@
+"""`model_artifacts/<name>/manifest.json` as one frozen object: the contract's single source.
+
+NamedTuples rather than dataclasses: a class costs 0.2 ms to create instead of 1 ms, on every
+cold start. They are validated by pydantic-core, strictly, from their own annotations, so a damaged
+or misspelt manifest stops the function at init instead of in the middle of a request.
+"""
+
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic_core import SchemaValidator, ValidationError
+from pydantic_core import core_schema as cs
+
+from handler.errors import ArtifactError
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+
+FeatureType = Literal["number", "integer", "category", "boolean", "text"]
+OutputKind = Literal["value", "label", "probabilities", "tensor"]
+Policy = Literal["reject", "accept"]
+
+
+class File(NamedTuple):
+    """A file of the artifact: lower-case hex SHA-256 and size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+class Tensor(NamedTuple):
+    """An ONNX graph input. `dtype` is numpy's name, or "string"; None in `shape` is a free axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Feature(NamedTuple):
+    """One named field of a tabular instance, and the place it takes in the graph's inputs.
+
+    `minimum` and `maximum` are inclusive. `missing` is what a null or absent value of a nullable
+    feature becomes before the model sees it; None stands for NaN (or "" in a string tensor).
+    """
+
+    name: str
+    input: str
+    type: FeatureType
+    column: int = 0
+    unit: str = ""
+    description: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    out_of_range: Policy = "reject"
+    categories: tuple[str | int | float, ...] = ()
+    unseen: Policy = "reject"
+    max_length: int | None = None
+    nullable: bool = False
+    missing: str | bool | int | float | None = None
+    example: str | bool | int | float | None = None
+
+
+class Decision(NamedTuple):
+    """A threshold on an output (`>=` is `above`); the band around it, inclusive, asks for a human.
+
+    For probabilities, `of` names the class that is compared.
+    """
+
+    threshold: float
+    above: str = "yes"
+    below: str = "no"
+    of: str | int | None = None
+    review: tuple[float, float] | None = None
+
+
+class Output(NamedTuple):
+    """One field of a prediction, read from the ONNX output `tensor`."""
+
+    name: str
+    tensor: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    kind: OutputKind
+    unit: str = ""
+    description: str = ""
+    classes: tuple[str | int, ...] = ()
+    decision: Decision | None = None
+
+
+class Limits(NamedTuple):
+    """Rows per request, bytes of the decoded body and of the response, elements per tensor."""
+
+    rows: int
+    body_bytes: int
+    response_bytes: int
+    elements: int
+
+
+class Distribution(NamedTuple):
+    """An empirical distribution F: at each of `values`, F just below it and F up to and with it.
+
+    Numbers ascend and F is linear between neighbours; categories have their frequencies as steps.
+    `missing` is the share of null values; the rest, `rows` of them, is what F describes.
+    """
+
+    rows: int
+    missing: float
+    values: tuple[str | bool | int | float, ...]
+    below: tuple[float, ...]
+    upto: tuple[float, ...]
+
+
+class Baseline(NamedTuple):
+    """What inputs and outputs looked like when the model was packed, by feature or output name.
+
+    Probabilities have one distribution per class, under `output.class`; a text feature has the
+    distribution of its length in characters.
+    """
+
+    rows: int
+    features: dict[str, Distribution]
+    outputs: dict[str, Distribution]
+
+
+class Execution(NamedTuple):
+    """How the graph is run. `batch`: "dynamic" (the leading axis of every tensor is the rows),
+    "single" (it is fixed at 1, so one run per row), "none" (there is none, one run per instance).
+    """
+
+    intra_op_threads: int = 1
+    batch: Literal["dynamic", "single", "none"] = "dynamic"
+
+
+class Lineage(NamedTuple):
+    """Where this version comes from and why it exists. `packed_at` is UTC, ISO 8601."""
+
+    why: str
+    packed_at: str
+    source_sha256: str
+    data_sha256: str | None = None
+    git_commit: str | None = None
+    versions: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+
+
+class Alarms(NamedTuple):
+    """When a person is called. Percent of requests: `availability` is what must be answered
+    without a fault of ours, `rejects` what may be refused before the callers need help.
+    `latency_ms`: the slowest 1 % may take this long.
+    """
+
+    availability: float = 99.9
+    latency_ms: float = 1000.0
+    rejects: float = 20.0
+
+
+class Manifest(NamedTuple):
+    """Everything that is known about one packed model version."""
+
+    format: int
+    name: str
+    version: str
+    owner: str
+    contract: Literal["tabular", "tensor"]
+    files: dict[str, File]
+    opset: dict[str, int]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Output, ...]
+    limits: Limits
+    execution: Execution
+    lineage: Lineage
+    description: str = ""
+    runbook: str = ""
+    producer: str = ""
+    features: tuple[Feature, ...] = ()
+    baseline: Baseline | None = None
+    alarms: Alarms = Alarms()
+
+
+def _schema(hint: Any) -> cs.CoreSchema:
+    """The pydantic-core schema of a type hint used above."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is type(None):
+        return cs.none_schema()
+    if origin in (typing.Union, types.UnionType):
+        return cs.union_schema([_schema(arg) for arg in args])
+    if origin is Literal:
+        return cs.literal_schema(list(args))
+    if origin is dict:
+        return cs.dict_schema(_schema(args[0]), _schema(args[1]))
+    if origin is tuple and args[-1] is Ellipsis:
+        return cs.tuple_schema([_schema(args[0])], variadic_item_index=0)
+    if origin is tuple:
+        return cs.tuple_schema([_schema(arg) for arg in args])
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    defaults = hint._field_defaults
+    fields = [
+        cs.arguments_parameter(
+            name,
+            cs.with_default_schema(_schema(kind), default=defaults[name])
+            if name in defaults
+            else _schema(kind),
+        )
+        for name, kind in typing.get_type_hints(hint).items()
+    ]
+    return cs.call_schema(cs.arguments_schema(fields), hint)
+
+
+_SCALARS: dict[Any, cs.CoreSchema] = {
+    str: cs.str_schema(strict=True),
+    bool: cs.bool_schema(strict=True),
+    int: cs.int_schema(strict=True),
+    float: cs.float_schema(strict=True, allow_inf_nan=False),
+}
+
+
+def parse(text: bytes | str) -> Manifest:
+    """Read a manifest's JSON. Raises ArtifactError, naming the field, where it breaks its form."""
+    try:
+        manifest: Manifest = SchemaValidator(_schema(Manifest)).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = "/".join(map(str, first["loc"]))
+        raise ArtifactError(f"{FILE_NAME}: {where or 'document'}: {first['msg']}") from None
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """What the types cannot say: the parts of a manifest agree with each other."""
+    problems = []
+    if manifest.format != FORMAT:
+        problems.append(f"format {manifest.format} is not {FORMAT}")
+    inputs = {tensor.name: tensor for tensor in manifest.inputs}
+    taken: set[tuple[str, int]] = set()
+    for feature in manifest.features:
+        if feature.input not in inputs:
+            problems.append(f"feature {feature.name}: no input {feature.input}")
+        if (feature.input, feature.column) in taken:
+            problems.append(f"feature {feature.name}: its place in {feature.input} is taken")
+        taken.add((feature.input, feature.column))
+        if feature.type == "category" and not feature.categories:
+            problems.append(f"feature {feature.name}: a category without categories")
+    if (manifest.contract == "tabular") != bool(manifest.features):
+        problems.append(f"a {manifest.contract} contract with {len(manifest.features)} features")
+    if not manifest.inputs or not manifest.outputs:
+        problems.append("no inputs or no outputs")
+    if min(manifest.limits) < 1:
+        problems.append("a limit below 1")
+    if not 0 < manifest.alarms.availability < 100 or not 0 < manifest.alarms.rejects <= 100:
+        problems.append("alarms: a percentage that is out of range")
+    if manifest.alarms.latency_ms <= 0:
+        problems.append("alarms: latency_ms is not above 0")
+    if "model.onnx" not in manifest.files:
+        problems.append("no model.onnx among the files")
+    for problem in problems:
+        raise ArtifactError(f"{FILE_NAME}: {problem}")
+
+
+def read(directory: Path | str) -> Manifest:
+    """The manifest of the artifact in `directory`. Raises ArtifactError if it cannot be had."""
+    try:
+        text = Path(directory, FILE_NAME).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
+    return parse(text)

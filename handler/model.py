@@ -1,0 +1,142 @@
+"""The ONNX session: files verified by their hash, opened as they were packed, run to a deadline."""
+
+import math
+import mmap
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from handler.errors import ArtifactError, DeadlineExceeded, Fault
+from handler.manifest import Manifest
+from handler.tensors import Array
+
+
+def verify(directory: Path, manifest: Manifest) -> None:
+    """Raises ArtifactError unless every file has the size and SHA-256 that the manifest states."""
+    import hashlib  # 3 ms of OpenSSL, which this thread spends while another imports ORT
+
+    for name, expected in manifest.files.items():
+        try:
+            with open(directory / name, "rb") as file:
+                if file.seek(0, 2) != expected.bytes:
+                    raise ArtifactError(f"{name}: its size is not the manifest's")
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    digest = hashlib.sha256(content).hexdigest()
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{name}: cannot be read ({type(error).__name__})") from None
+        if digest != expected.sha256:
+            raise ArtifactError(f"{name}: its SHA-256 is not the manifest's")
+
+
+class Model:
+    """One session. `run` is for one caller at a time, as a Lambda environment has it."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        failures: list[ArtifactError] = []
+
+        def check() -> None:
+            try:
+                verify(directory, manifest)
+            except ArtifactError as error:
+                failures.append(error)
+
+        # hashing lets go of the GIL, so 47 MB of weights cost nothing beside the import
+        checker = threading.Thread(target=check)
+        checker.start()
+        try:
+            session = _open(directory / "model.onnx", manifest)
+        finally:
+            checker.join()
+            if failures:
+                raise failures[0]
+        self._session = session
+        self._names = [output.tensor for output in manifest.outputs]
+        self._whole = manifest.execution.batch == "none"
+        self._watchdog = _Watchdog()
+
+    def run(self, feeds: Mapping[str, Array], deadline: float | None = None) -> Sequence[Array]:
+        """The outputs in the manifest's order, with the rows as their leading axis.
+
+        `deadline` is on time.monotonic()'s clock. Raises DeadlineExceeded when the run had to be
+        stopped there, Fault when the model failed.
+        """
+        options = self._watchdog.arm(deadline)
+        try:
+            outputs: list[Array] = self._session.run(self._names, feeds, options)
+        except Exception as error:
+            if options is not None and options.terminate:
+                raise DeadlineExceeded("the run was stopped at the function's deadline") from None
+            raise Fault(f"the model failed ({type(error).__name__})") from None
+        finally:
+            self._watchdog.disarm()
+        return [output[None] for output in outputs] if self._whole else outputs
+
+
+def _open(path: Path, manifest: Manifest) -> Any:
+    import onnxruntime as ort  # here, so that `verify` runs meanwhile
+
+    options = ort.SessionOptions()
+    # optimised when it was packed: again would be slower and might differ
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = manifest.execution.intra_op_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # spinning threads burn 10 ms of CPU after each call, in an environment that is about to freeze
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ArtifactError(f"{path.name}: cannot be opened ({type(error).__name__})") from None
+
+
+class _Watchdog:
+    """Stops a run at its deadline.
+
+    A timer thread per request would cost more than a small model's run, so there is one for all.
+    It sleeps until the deadline it saw last, however many runs end meanwhile: since deadlines move
+    on, a request has to wake it only when it is parked.
+    """
+
+    def __init__(self) -> None:
+        self._armed: tuple[float, Any] | None = None
+        self._until = math.inf
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def arm(self, deadline: float | None) -> Any:
+        """RunOptions that will be terminated at the deadline, None without one."""
+        if deadline is None:
+            return None
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        if deadline <= time.monotonic():
+            options.terminate = True
+            return options
+        self._armed = (deadline, options)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        elif deadline < self._until:
+            self._wake.set()
+        return options
+
+    def disarm(self) -> None:
+        self._armed = None
+
+    def _watch(self) -> None:
+        stopped = None
+        while True:
+            self._until = math.inf  # before the look, so that nobody who arms after it is missed
+            armed = self._armed
+            timeout = None
+            if armed is not None and armed is not stopped:
+                self._until = armed[0]
+                timeout = max(0.0, armed[0] - time.monotonic())
+            woken = self._wake.wait(timeout)
+            self._wake.clear()
+            if not woken and self._armed is armed and armed is not None:
+                armed[1].terminate = True
+                stopped = armed

@@ -1,0 +1,71 @@
+"""Score a request: the sentence that the product is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import orjson
+
+from handler import manifest as manifests
+from handler.contract import Contract, example
+from handler.errors import ArtifactError, Refusal
+from handler.manifest import Manifest
+from handler.model import Model
+from handler.tensors import Row, batches
+
+
+class Scored(NamedTuple):
+    """`predictions`: one JSON object per row. `unusual`: values per feature that the contract
+    accepts although they are out of its range or categories. `seconds`: by step.
+    """
+
+    predictions: list[bytes]
+    unusual: dict[str, int]
+    seconds: dict[str, float]
+
+
+class Scorer:
+    """A loaded and warmed model with its contract."""
+
+    def __init__(self, manifest: Manifest, directory: Path) -> None:
+        self.manifest = manifest
+        self.contract = Contract(manifest)
+        self._batches = batches(manifest)
+        self._model = Model(directory, manifest)
+
+    def score(self, body: str | bytes, deadline: float | None = None) -> Scored:
+        """Score a body `{"instances": […]}`. Raises a Refusal; see handler.errors."""
+        start = perf_counter()
+        rows = self.contract.rows(body)
+        validated = perf_counter() - start
+        scored = self.score_rows(rows, deadline)
+        scored.seconds["validate"] = validated
+        return scored
+
+    def score_rows(self, rows: Sequence[Row], deadline: float | None = None) -> Scored:
+        """Score rows that the contract has validated, from one request or stacked from many."""
+        start, running = perf_counter(), 0.0
+        predictions: list[bytes] = [b""] * len(rows)
+        unusual: dict[str, int] = {}
+        for indices, feeds, counts in self._batches(rows):
+            before = perf_counter()
+            outputs = self._model.run(feeds, deadline)
+            running += perf_counter() - before
+            for i, text in zip(
+                indices, self.contract.predictions(outputs, len(indices)), strict=True
+            ):
+                predictions[i] = text
+            unusual.update(counts)
+        around = perf_counter() - start - running
+        return Scored(predictions, unusual, {"run": running, "convert": around})
+
+
+def load(directory: Path) -> Scorer:
+    """Read, verify, open and warm the artifact in `directory`. Raises ArtifactError."""
+    scorer = Scorer(manifests.read(directory), directory)
+    try:
+        scorer.score(orjson.dumps({"instances": [example(scorer.manifest)]}))
+    except Refusal as error:
+        raise ArtifactError(f"the model fails on its own example: {error}") from None
+    return scorer

@@ -1,0 +1,44 @@
+"""The environment, read once, as one frozen object."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from handler.errors import ArtifactError
+from handler.manifest import FILE_NAME
+
+ARTIFACTS = Path(__file__).parent.parent / "model_artifacts"
+
+
+class Settings(NamedTuple):
+    """`model_dir`: the artifact's folder, None if there is not exactly one to choose.
+    `service`: the name metrics are filed under ("" for the model's name). `function`,
+    `function_version`: as Lambda names them.
+    """
+
+    model_dir: Path | None
+    service: str = ""
+    function: str = "local"
+    function_version: str = "$LATEST"
+
+
+def read(environ: Mapping[str, str] = os.environ) -> Settings:
+    """MODEL_DIR (default: the one artifact there is), SERVICE_NAME, and what Lambda sets."""
+    named = environ.get("MODEL_DIR")
+    found = [Path(named)] if named else [p.parent for p in ARTIFACTS.glob(f"*/{FILE_NAME}")]
+    return Settings(
+        model_dir=found[0] if len(found) == 1 else None,
+        service=environ.get("SERVICE_NAME", ""),
+        function=environ.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
+        function_version=environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+    )
+
+
+def model_dir(settings: Settings) -> Path:
+    """The artifact's folder. Raises ArtifactError where none, or more than one, could be meant."""
+    if settings.model_dir is None:
+        raise ArtifactError(
+            "MODEL_DIR is not set, and there is not exactly one artifact in model_artifacts"
+        )
+    return settings.model_dir

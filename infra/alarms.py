@@ -1,0 +1,281 @@
+"""When a person is called, and when a new version goes back by itself.
+
+Most alarms compare a *count* with what its objective allows; breaching is
+
+    faults - the larger of (allowance x requests, a few) > 0
+
+A rate alone has no good threshold: one fault in three requests is 33 %. The count forgives a few
+and grows with traffic, so it is neither nervous at ten requests a day nor blind at a hundred a
+second. A period without requests has no faults, so missing data is not a breach.
+"""
+
+from typing import NamedTuple
+
+import aws_cdk as cdk
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
+from constructs import Construct
+
+from handler.manifest import Manifest
+from infra.acknowledge import acknowledge
+from infra.function import ALIAS, ModelFunction
+from infra.settings import Settings
+
+NAMESPACE = "Answerable"  # what handler/monitoring.py files its metrics under
+# A month's error budget gone in two days is worth waking up for; gone in five, worth a morning.
+FAST_BURN, SLOW_BURN = 14.4, 6.0
+NOT_BREACHING = cloudwatch.TreatMissingData.NOT_BREACHING
+
+
+class Watched(NamedTuple):
+    """What the alarms and the dashboard of one stack look at."""
+
+    settings: Settings
+    manifest: Manifest
+    scoring: ModelFunction
+    stage: apigateway.Stage
+    api_name: str
+
+    def gateway(self, name: str, statistic: str = "Sum", minutes: int = 5) -> cloudwatch.Metric:
+        """A metric of the API's stage: what callers saw, whoever answered. Handled 5xx count."""
+        return cloudwatch.Metric(
+            namespace="AWS/ApiGateway",
+            metric_name=name,
+            dimensions_map={"ApiName": self.api_name, "Stage": self.settings.stage},
+            statistic=statistic,
+            period=cdk.Duration.minutes(minutes),
+        )
+
+    def function(
+        self, name: str, *, version: str | None = None, statistic: str = "Sum", minutes: int = 5
+    ) -> cloudwatch.Metric:
+        """A Lambda metric of the alias, or of one version behind it.
+
+        By hand: CDK's Alias.metric() mixes the versions, and its Version.metric() has a dimension
+        that Lambda does not write.
+        """
+        function = self.scoring.function.function_name
+        dimensions = {"FunctionName": function, "Resource": f"{function}:{ALIAS}"}
+        if version:
+            dimensions["ExecutedVersion"] = version
+        return cloudwatch.Metric(
+            namespace="AWS/Lambda",
+            metric_name=name,
+            dimensions_map=dimensions,
+            statistic=statistic,
+            period=cdk.Duration.minutes(minutes),
+        )
+
+    def record(self, name: str, statistic: str = "Sum", minutes: int = 1) -> cloudwatch.Metric:
+        """A metric from the function's own records, of the version that this stack publishes."""
+        return cloudwatch.Metric(
+            namespace=NAMESPACE,
+            metric_name=name,
+            dimensions_map={
+                "service": self.settings.service,
+                "version": self.scoring.version.version,
+            },
+            statistic=statistic,
+            period=cdk.Duration.minutes(minutes),
+        )
+
+
+def topic(scope: Construct, settings: Settings) -> sns.ITopic:
+    """Where alarms go: the topic that is named, or one of ours with the address as subscriber."""
+    target = settings.alarm_target
+    if target.startswith("arn:"):
+        return sns.Topic.from_topic_arn(scope, "Topic", target)
+    own = sns.Topic(scope, "Topic", display_name=settings.service, enforce_ssl=True)
+    if target.startswith("https:"):
+        own.add_subscription(subscriptions.UrlSubscription(target))
+    elif target:
+        own.add_subscription(subscriptions.EmailSubscription(target))
+    return own
+
+
+class ServiceAlarms(Construct):
+    """What callers of this stage live through, whichever version answers them."""
+
+    def __init__(self, scope: Construct, id: str, watched: Watched, notify: sns.ITopic) -> None:
+        super().__init__(scope, id)
+        wanted = watched.manifest.alarms
+        budget = 1 - wanted.availability / 100
+        self.alarms = [
+            _alarm(
+                self,
+                watched,
+                "availability",
+                "Callers get 5xx: handled, crashed, timed out, or the gateway's own.",
+                _over(
+                    watched.gateway("5XXError"), watched.gateway("Count"), FAST_BURN * budget, few=1
+                ),
+            ),
+            _alarm(
+                self,
+                watched,
+                "availability-slow",
+                # for a trickle of traffic, which five minutes never hold enough of to judge
+                "Callers keep getting 5xx, seen over six hours.",
+                _over(
+                    watched.gateway("5XXError", minutes=360),
+                    watched.gateway("Count", minutes=360),
+                    SLOW_BURN * budget,
+                    few=1,
+                ),
+            ),
+            _alarm(
+                self,
+                watched,
+                "rejects",
+                f"Over {wanted.rejects:g} % of an hour's requests are refused: "
+                "callers and contract no longer agree.",
+                _over(
+                    watched.gateway("4XXError", minutes=60),
+                    watched.gateway("Count", minutes=60),
+                    wanted.rejects / 100,
+                    few=20,
+                ),
+            ),
+            _alarm(
+                self,
+                watched,
+                "latency",
+                f"The slowest 1 % of answers take over {wanted.latency_ms:g} ms.",
+                watched.gateway("Latency", "p99"),
+                threshold=wanted.latency_ms,
+                # The p99 of a handful is the slowest of them, often a cold start, so it must be
+                # three of the last six; the gaps in a trickle of traffic count as neither.
+                periods=6,
+                breaching=3,
+                missing=cloudwatch.TreatMissingData.IGNORE,
+            ),
+            _alarm(
+                self,
+                watched,
+                "throttles",
+                "Lambda refuses calls: the account's or the function's concurrency is used up.",
+                watched.function("Throttles"),
+            ),
+        ]
+        for alarm in self.alarms:
+            alarm.add_alarm_action(actions.SnsAction(notify))
+            alarm.add_ok_action(actions.SnsAction(notify))
+
+
+class CanaryAlarms(Construct):
+    """What takes a new version back: its own metrics alone, not those of the one it replaces.
+
+    The version's number is part of each alarm's name, so a new version gets new alarms. An alarm
+    that lived on would still be in ALARM from the version before when the fix is deployed, and
+    CodeDeploy would stop the fix.
+    """
+
+    def __init__(self, scope: Construct, id: str, watched: Watched) -> None:
+        super().__init__(scope, id)
+        wanted = watched.manifest.alarms
+        allowance = FAST_BURN * (1 - wanted.availability / 100)
+        version = watched.scoring.version.version
+        prefix = f"v{version}-"
+        # CodeDeploy looks at the state now and then: one bad minute must stay visible for as
+        # long as the bake, and a rollback too many costs less than one too few.
+        bake = min(watched.settings.bake_minutes, 60)
+        # Crashes and faults are two alarms, not one sum: metric math has no value where one of
+        # its metrics has none, and a version that dies at init never writes a record.
+        self.alarms = [
+            _alarm(
+                self,
+                watched,
+                f"{prefix}crashes",
+                "The new version crashes, times out or runs out of memory.",
+                _over(
+                    watched.function("Errors", version=version, minutes=1),
+                    watched.function("Invocations", version=version, minutes=1),
+                    allowance,
+                ),
+                id="crashes",
+                periods=bake,
+                breaching=1,
+            ),
+            _alarm(
+                self,
+                watched,
+                f"{prefix}faults",
+                "The new version answers with 5xx. Handled ones are no Lambda errors.",
+                _over(watched.record("Faults"), watched.record("Requests"), allowance),
+                id="faults",
+                periods=bake,
+                breaching=1,
+            ),
+            _alarm(
+                self,
+                watched,
+                f"{prefix}rejects",
+                "The new version refuses what callers send.",
+                _over(
+                    watched.record("Rejects", minutes=2),
+                    watched.record("Requests", minutes=2),
+                    wanted.rejects / 100,
+                    few=5,  # one caller's typing error is no reason to go back
+                ),
+                id="rejects",
+                periods=max(1, bake // 2),
+                breaching=1,
+            ),
+            _alarm(
+                self,
+                watched,
+                f"{prefix}latency",
+                f"The new version takes over {wanted.latency_ms:g} ms.",
+                watched.record("Latency", "p99"),
+                threshold=wanted.latency_ms,
+                id="latency",
+                periods=bake,
+                breaching=2,  # a minute's p99 may be one request: twice is no accident
+            ),
+        ]
+
+
+def _over(
+    bad: cloudwatch.Metric, requests: cloudwatch.Metric, allowance: float, few: int = 0
+) -> cloudwatch.MathExpression:
+    """How many more there are than the larger of `allowance` x requests and `few`."""
+    allowed = f"requests * {allowance:.6g}"
+    return cloudwatch.MathExpression(
+        expression=f"bad - IF({allowed} > {few}, {allowed}, {few})",
+        using_metrics={"bad": bad, "requests": requests},
+        period=bad.period,
+        label=f"{bad.metric_name} over what is allowed",
+    )
+
+
+def _alarm(
+    scope: Construct,
+    watched: Watched,
+    name: str,
+    what: str,
+    metric: cloudwatch.IMetric,
+    *,
+    id: str | None = None,
+    threshold: float = 0,
+    periods: int = 1,
+    breaching: int | None = None,
+    missing: cloudwatch.TreatMissingData = NOT_BREACHING,
+) -> cloudwatch.Alarm:
+    """An alarm that says what happens, whose it is and where the runbook lies."""
+    manifest = watched.manifest
+    runbook = f"\nRunbook: {manifest.runbook}" if manifest.runbook else ""
+    return cloudwatch.Alarm(
+        scope,
+        id or name,
+        alarm_name=f"{watched.settings.service}-{name}",
+        alarm_description=f"{what}\nOwner: {manifest.owner}{runbook}",
+        metric=metric,
+        threshold=threshold,
+        comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
+        evaluation_periods=periods,
+        datapoints_to_alarm=breaching,
+        treat_missing_data=missing,
+    )

@@ -1,0 +1,91 @@
+"""A Lambda function of the image: its entry point, its role, its log group, `live`, and versions.
+
+Used once for the HTTP door; another door is another instance, with its own memory and timeout.
+"""
+
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from constructs import Construct
+
+from handler.manifest import Manifest
+from infra import image
+from infra.acknowledge import acknowledge
+from infra.logs import log_group
+from infra.settings import Settings
+
+ALIAS = "live"
+
+
+class ModelFunction(Construct):
+    """`function` is $LATEST, which nobody calls; `alias` is what clients reach."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        settings: Settings,
+        manifest: Manifest,
+        entry_point: str,
+        timeout: cdk.Duration,
+    ) -> None:
+        super().__init__(scope, id)
+        self.log_group = log_group(self, "Logs", settings)
+        # Not the managed policy: that one may write to every log group of the account.
+        self.role = iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            description=f"{settings.service}: {entry_point}",
+        )
+        self.log_group.grant_write(self.role)
+        self.function = lambda_.DockerImageFunction(
+            self,
+            "Function",
+            code=image.code(self, settings, manifest, entry_point),
+            description=f"{manifest.name} {manifest.version}, {settings.stage}"[:256],
+            architecture=(
+                lambda_.Architecture.ARM_64
+                if settings.architecture == "arm64"
+                else lambda_.Architecture.X86_64
+            ),
+            memory_size=settings.memory,
+            timeout=timeout,
+            role=self.role,
+            log_group=self.log_group,
+            # Text leaves our JSON lines as they are; Lambda's JSON format would wrap them, and
+            # CloudWatch would find no metrics in them.
+            logging_format=lambda_.LoggingFormat.TEXT,
+            environment={
+                "SERVICE_NAME": settings.service,
+                "POWERTOOLS_LOG_LEVEL": settings.log_level,
+            },
+            reserved_concurrent_executions=settings.max_concurrency,
+            snap_start=(
+                lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS if settings.snapstart else None
+            ),
+            # Versions stay when the next one is published: they are the way back.
+            current_version_options=lambda_.VersionOptions(
+                removal_policy=cdk.RemovalPolicy.RETAIN,
+                description=f"{manifest.name} {manifest.version}",
+            ),
+        )
+        self.version = self.function.current_version
+        self.alias = lambda_.Alias(
+            self,
+            "Live",
+            alias_name=ALIAS,
+            version=self.version,
+            provisioned_concurrent_executions=settings.provisioned_concurrency or None,
+        )
+        acknowledge(
+            self.function,
+            {
+                "Serverless-LambdaDLQ": "Called synchronously: a failure is the caller's answer.",
+                "Serverless-LambdaTracing": (
+                    "Every request leaves a record with its timings; X-Ray would cost each cold "
+                    "start and need a permission on all resources."
+                ),
+            },
+        )

@@ -1,0 +1,104 @@
+"""What API Gateway itself answers, in the shape of handler/errors.py.
+
+The sentences are ours and fixed: the gateway's own messages may quote the request (an invalid
+signature comes back with the headers it was made from).
+"""
+
+import json
+from typing import NamedTuple
+
+from aws_cdk import aws_apigateway as apigateway
+from constructs import Construct
+
+Type = apigateway.ResponseType
+
+
+class Answer(NamedTuple):
+    """`status` None leaves the one the gateway chose, which a template cannot name."""
+
+    status: int | None
+    kind: str
+    title: str
+    detail: str
+
+
+ANSWERS: dict[str, Answer] = {
+    "BAD_REQUEST_BODY": Answer(
+        400, "malformed-body", "The request body cannot be read", "the body cannot be read"
+    ),
+    "BAD_REQUEST_PARAMETERS": Answer(
+        400, "malformed-request", "The request cannot be read", "a parameter cannot be read"
+    ),
+    "UNAUTHORIZED": Answer(401, "unauthorized", "Who is asking?", "send credentials"),
+    "ACCESS_DENIED": Answer(403, "forbidden", "Not allowed", "these credentials may not do this"),
+    "EXPIRED_TOKEN": Answer(403, "forbidden", "Not allowed", "the credentials have expired"),
+    "INVALID_API_KEY": Answer(403, "forbidden", "Not allowed", "send a valid x-api-key"),
+    "INVALID_SIGNATURE": Answer(403, "forbidden", "Not allowed", "the signature is not valid"),
+    # also the answer to a request without any signature
+    "MISSING_AUTHENTICATION_TOKEN": Answer(
+        403, "forbidden", "Not allowed", "send credentials, and ask for a path that there is"
+    ),
+    "WAF_FILTERED": Answer(403, "forbidden", "Not allowed", "the firewall refused the request"),
+    "RESOURCE_NOT_FOUND": Answer(
+        404, "not-found", "There is nothing at this path", "there is nothing at this path"
+    ),
+    "REQUEST_TOO_LARGE": Answer(
+        413, "payload-too-large", "Too large", "the request is over the gateway's 10 MB"
+    ),
+    "UNSUPPORTED_MEDIA_TYPE": Answer(
+        415,
+        "unsupported-media-type",
+        "The content type is not supported",
+        "the content type is not supported",
+    ),
+    "THROTTLED": Answer(429, "throttled", "Too many requests", "wait a moment and send it again"),
+    "QUOTA_EXCEEDED": Answer(429, "throttled", "Too many requests", "the key's quota is used up"),
+    "API_CONFIGURATION_ERROR": Answer(
+        500, "fault", "Something went wrong on our side", "the gateway is not configured well"
+    ),
+    "AUTHORIZER_CONFIGURATION_ERROR": Answer(
+        500, "fault", "Something went wrong on our side", "the credentials cannot be checked"
+    ),
+    "AUTHORIZER_FAILURE": Answer(
+        500, "fault", "Something went wrong on our side", "the credentials cannot be checked"
+    ),
+    "INTEGRATION_FAILURE": Answer(
+        504, "fault", "Something went wrong on our side", "the function did not answer"
+    ),
+    "INTEGRATION_TIMEOUT": Answer(
+        504, "deadline-exceeded", "The model did not answer in time", "no answer in 29 seconds"
+    ),
+    "DEFAULT_4XX": Answer(None, "refused", "Refused", "the gateway refused the request"),
+    "DEFAULT_5XX": Answer(
+        None, "fault", "Something went wrong on our side", "the gateway could not serve this"
+    ),
+}
+
+
+def add(scope: Construct, api: apigateway.IRestApi) -> None:
+    """One gateway response for every type there is."""
+    for name, answer in ANSWERS.items():
+        headers = {"Content-Type": "'application/problem+json'"}
+        if answer.status == 429:
+            headers["Retry-After"] = "'1'"
+        apigateway.GatewayResponse(
+            scope,
+            name,
+            rest_api=api,
+            type=Type.of(name),
+            status_code=str(answer.status) if answer.status else None,
+            response_headers=headers,
+            templates={"application/json": json.dumps(_problem(answer))},
+        )
+
+
+def _problem(answer: Answer) -> dict[str, object]:
+    problem: dict[str, object] = {
+        "type": f"urn:answerable:problem:{answer.kind}",
+        "title": answer.title,
+        "status": answer.status,
+        "detail": answer.detail,
+        "instance": "$context.requestId",
+        "error": answer.detail,
+    }
+    return {key: value for key, value in problem.items() if value is not None}

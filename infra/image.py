@@ -1,0 +1,123 @@
+"""The function's image: what goes into its build, and where the stack takes it from.
+
+`python -m infra.image [--model NAME] [--tag TAG]` builds it by hand and prints its size.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from handler.manifest import FILE_NAME, Manifest
+from infra import settings
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from aws_cdk import aws_lambda as lambda_
+    from constructs import Construct
+
+ROOT = Path(__file__).parent.parent
+# Lambda refuses the manifest lists that BuildKit makes to attach its provenance
+ENVIRONMENT = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "DOCKER_BUILDKIT": "1"}
+
+
+def build_args(model: str, manifest: Manifest, base_image: str = "") -> dict[str, str]:
+    """The Dockerfile's arguments: which model, and what the labels say of it."""
+    args = {
+        "MODEL": model,
+        "MODEL_VERSION": manifest.version,
+        "MODEL_SHA256": manifest.files["model.onnx"].sha256,
+        "GIT_COMMIT": _commit(),
+    }
+    return args | ({"BASE_IMAGE": base_image} if base_image else {})
+
+
+def code(
+    scope: "Construct", chosen: Settings, manifest: Manifest, entry_point: str
+) -> "lambda_.DockerImageCode":
+    """The image for one function: built as an asset, or named by repository and tag.
+
+    The tag is a literal in the template. As a CloudFormation parameter it would not change the
+    version's hash, and a new image would publish no new version.
+    """
+    import aws_cdk as cdk
+    from aws_cdk import aws_ecr as ecr
+    from aws_cdk import aws_ecr_assets as assets
+    from aws_cdk import aws_lambda as lambda_
+
+    if chosen.image_repository:
+        repository = scope.node.try_find_child("Repository") or ecr.Repository.from_repository_name(
+            scope, "Repository", chosen.image_repository
+        )
+        return lambda_.DockerImageCode.from_ecr(
+            repository,  # type: ignore[arg-type]
+            tag_or_digest=chosen.image_tag,
+            cmd=[entry_point],
+        )
+    args = build_args(chosen.model, manifest, chosen.base_image)
+    return lambda_.DockerImageCode.from_image_asset(
+        str(ROOT),
+        cmd=[entry_point],
+        build_args=args,
+        platform=(
+            assets.Platform.LINUX_ARM64
+            if chosen.architecture == "arm64"
+            else assets.Platform.LINUX_AMD64
+        ),
+        # another model's files are not part of this image, so they do not make it a new one
+        exclude=["model_artifacts/*", f"!model_artifacts/{chosen.model}"],
+        ignore_mode=cdk.IgnoreMode.DOCKER,
+        # the commit is a label, not content: a commit to the README deploys nothing
+        invalidation=assets.DockerImageAssetInvalidationOptions(build_args=False),
+        extra_hash=f"{chosen.model} {chosen.base_image}",
+    )
+
+
+def _commit() -> str:
+    """The checkout's commit, "-dirty" if files differ from it, or "unknown" outside git."""
+    run = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def main() -> int:
+    """Build the image with `docker` (or $DOCKER) and print its size and labels."""
+    parser = argparse.ArgumentParser(prog="python -m infra.image", description=main.__doc__)
+    parser.add_argument("--model", help="a folder of model_artifacts (default: the only one)")
+    parser.add_argument("--tag", help="default: answerable:<model>-<version>")
+    parser.add_argument("--base-image", default=os.environ.get("BASE_IMAGE", ""))
+    parser.add_argument("--platform", choices=["linux/amd64", "linux/arm64"])
+    args = parser.parse_args()
+    try:
+        chosen, manifest = settings.read({"model": args.model} if args.model else {})
+    except settings.SettingsError as error:
+        print(f"infra.image: {error}", file=sys.stderr)
+        return 2
+    tag = args.tag or f"answerable:{chosen.model}-{manifest.version}"
+    docker = os.environ.get("DOCKER", "docker")
+    command = [docker, "build", "--network=host", "--tag", tag]
+    if args.platform:
+        command += ["--platform", args.platform]
+    for name, value in build_args(chosen.model, manifest, args.base_image).items():
+        command += ["--build-arg", f"{name}={value}"]
+    try:
+        built = subprocess.run([*command, str(ROOT)], env=os.environ | ENVIRONMENT, check=False)
+    except FileNotFoundError:
+        print(f"infra.image: there is no {docker} here; install Docker", file=sys.stderr)
+        return 1
+    if built.returncode:
+        return built.returncode
+    show = [docker, "image", "inspect", "--format", "{{.Size}}", tag]
+    size = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    print(f"{tag}: {int(size) / 1e6:.0f} MB uncompressed, {FILE_NAME} {manifest.version}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

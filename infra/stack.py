@@ -1,0 +1,50 @@
+"""One model in one stage. Two models, or two stages, share nothing and can live side by side."""
+
+import aws_cdk as cdk
+from constructs import Construct
+
+from handler.manifest import Manifest
+from infra.alarms import CanaryAlarms, ServiceAlarms, Watched, topic
+from infra.api import Api
+from infra.dashboard import Dashboard
+from infra.function import ModelFunction
+from infra.rollout import Rollout
+from infra.settings import Settings
+
+
+class ModelStack(cdk.Stack):
+    """The function, the API in front of it, and what watches both."""
+
+    def __init__(self, scope: Construct, settings: Settings, manifest: Manifest) -> None:
+        super().__init__(
+            scope,
+            f"answerable-{settings.service}",
+            description=f"{manifest.name} {manifest.version}, {settings.stage}: "
+            f"ONNX inference, owned by {manifest.owner}"[:1024],
+        )
+        for key, value in {
+            "answerable:model": settings.model,
+            "answerable:stage": settings.stage,
+            "answerable:owner": manifest.owner,
+        }.items():
+            cdk.Tags.of(self).add(key, value)
+        scoring = ModelFunction(
+            self,
+            "Scoring",
+            settings=settings,
+            manifest=manifest,
+            entry_point="handler.api.lambda_handler",
+            timeout=cdk.Duration.seconds(settings.timeout),
+        )
+        api = Api(self, "Api", settings=settings, alias=scoring.alias)
+        watched = Watched(settings, manifest, scoring, api.stage, settings.service)
+        service_alarms = ServiceAlarms(self, "Alarms", watched, topic(self, settings))
+        alarms = service_alarms.alarms
+        if settings.rollout != "all-at-once":
+            canary = CanaryAlarms(self, "Canary", watched)
+            Rollout(self, "Rollout", settings=settings, scoring=scoring, alarms=canary.alarms)
+            alarms = [*alarms, *canary.alarms]
+        Dashboard(self, "Dashboard", watched, alarms)
+        cdk.CfnOutput(self, "Url", value=api.api.url)
+        cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
+        cdk.CfnOutput(self, "LiveVersion", value=scoring.version.version)

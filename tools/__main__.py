@@ -1,0 +1,42 @@
+"""`python -m tools COMMAND …`: finds the command's module and hands over.
+
+A command is a module with `add_arguments(parser)` and `main(args) -> int`. Only the one that is
+called is imported, so that `tools serve` does not wait for what `tools pack` needs.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "pack": "turn a model and a sample of its data into an artifact with a contract",
+    "serve": "run the packed model locally, through the real Lambda handler",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m tools")
+    parser.description = "The developer's side of Answerable."
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == chosen:
+            module = importlib.import_module(f"tools.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.main)
+    args = parser.parse_args(argv)
+    code: int = args.run(args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

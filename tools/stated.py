@@ -1,0 +1,79 @@
+"""The contract file: what a human states about a model and the data cannot say.
+
+    description = "…"                  runbook = "…"
+    [features.age]                     any field of handler.manifest.Feature but name, input, column
+    [outputs.progression]              name, unit, description, kind, classes, decision
+    [limits]                           rows, body_bytes, response_bytes, elements
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from handler.manifest import Decision, Feature, Limits
+from tools.errors import PackError
+
+TOP = ("description", "runbook", "features", "outputs", "limits")
+FEATURE = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
+OUTPUT = ("name", "unit", "description", "kind", "classes", "decision")
+
+Fields = dict[str, Any]
+
+
+class Stated(NamedTuple):
+    """A contract file's content, its keys known to be ours; the values are yet to be checked."""
+
+    description: str = ""
+    runbook: str = ""
+    features: dict[str, Fields] = {}
+    outputs: dict[str, Fields] = {}
+    limits: Fields = {}
+
+
+def read(path: Path) -> Stated:
+    """Read TOML or YAML, by suffix. Raises PackError, naming the first key that is unknown."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            document = tomllib.loads(text)
+        elif path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            document = yaml.safe_load(text) or {}
+        else:
+            raise PackError(f"{path}: the contract file must be .toml, .yaml or .yml")
+    except OSError as error:
+        raise PackError(f"{path}: {error.strerror}") from None
+    except Exception as error:  # the two parsers' errors, and bad UTF-8
+        if isinstance(error, PackError):
+            raise
+        raise PackError(f"{path}: {' '.join(str(error).split())}") from None
+
+    def table(value: Any, where: str, known: tuple[str, ...] | None = None) -> Fields:
+        if not isinstance(value, dict):
+            raise PackError(f"{path}: {where or 'the file'} must be a table of names and values")
+        for key in value:
+            if known is not None and key not in known:
+                place = f"{where}.{key}" if where else key
+                raise PackError(f"{path}: unknown key {place}; known are {', '.join(known)}")
+        return {str(key): _frozen(item) for key, item in value.items()}
+
+    document = table(document, "", TOP)
+    for part, known in (("features", FEATURE), ("outputs", OUTPUT)):
+        tables = table(document.get(part, {}), part)
+        document[part] = {
+            name: table(value, f"{part}.{name}", known) for name, value in tables.items()
+        }
+    for name, fields in document["outputs"].items():
+        if "decision" in fields:
+            where = f"outputs.{name}.decision"
+            decision = table(fields["decision"], where, Decision._fields)
+            if "threshold" not in decision:
+                raise PackError(f"{path}: {where} has no threshold")
+            fields["decision"] = Decision(**decision)
+    document["limits"] = table(document.get("limits", {}), "limits", Limits._fields)
+    return Stated(**document)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
