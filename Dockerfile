@@ -20,7 +20,7 @@ RUN cd /task \
  && rm -rf bin sympy* isympy* mpmath* protobuf* google flatbuffers* share \
         onnxruntime/tools onnxruntime/quantization onnxruntime/transformers \
         onnxruntime/datasets onnxruntime/backend \
-        onnxruntime/capi/libonnxruntime.so* onnxruntime/capi/libonnxruntime_providers_*.so \
+        onnxruntime/capi/libonnxruntime.so* \
         numpy/f2py numpy/typing/tests numpy/_core/include numpy/_core/lib \
         numpy/_core/_simd.*.so numpy/_core/*_tests.*.so \
  && find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \

@@ -227,7 +227,12 @@ class Contract:
             if first["type"] == "string_unicode":
                 return BadRequest("the body is not valid UTF-8")
             return ContractViolation([_violation(first)])
-        return ContractViolation(list(self._violations(from_json(body)["instances"])))
+        instances = from_json(body)["instances"]
+        if len(instances) > self._limit:  # said before anything of the rows that are too many
+            message = MESSAGES["too_long"][1].format(max_length=self._limit)
+            return ContractViolation([Violation("/instances", "wrong_length", message)])
+        found = list(self._violations(instances))
+        return ContractViolation(found or [_violation(first)])
 
     def _violations(self, instances: list[Any]) -> Iterator[Violation]:
         """Row by row, until there are more than can be told."""
@@ -292,16 +297,12 @@ def _writer(output: Output) -> Callable[[Array], Sequence[bytes]]:
         return probabilities
     if output.kind == "value":
         return _numbers
-    return lambda values: [
-        orjson.dumps(
-            v.tolist() if v.dtype.kind == "O" else _contiguous(v), option=orjson.OPT_SERIALIZE_NUMPY
-        )
-        for v in values
-    ]
 
+    def tensor(values: Array) -> list[bytes]:
+        rows = values.tolist() if values.dtype.kind == "O" else np.ascontiguousarray(values)
+        return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows]
 
-def _contiguous(values: Array) -> Array:
-    return np.ascontiguousarray(values)
+    return tensor
 
 
 def _numbers(values: Array) -> list[bytes]:

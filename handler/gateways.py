@@ -64,7 +64,9 @@ def request(event: Any) -> Request:
         )
     except (KeyError, TypeError, AttributeError, IndexError):
         found = None
-    if found is None or not all(isinstance(text, str) for text in found[:2] + found[3:4]):
+    if found is None or not all(
+        isinstance(text, str) for text in (*found[:2], found.body, *found.headers.values())
+    ):
         raise BadRequest("the event is not one of API Gateway, a function URL or an ALB")
     return found
 
@@ -77,7 +79,8 @@ def response(event: Any, reply: Reply) -> Event:
         "body": reply.body.decode(),
         "isBase64Encoded": False,
     }
-    if isinstance(event, dict) and "elb" in (event.get("requestContext") or ()):
+    context = event.get("requestContext") if isinstance(event, dict) else None
+    if isinstance(context, dict) and "elb" in context:
         answer["statusDescription"] = f"{reply.status} {HTTPStatus(reply.status).phrase}"
         if "multiValueHeaders" in event:  # such a target group ignores plain headers
             answer["multiValueHeaders"] = {k: [v] for k, v in answer.pop("headers").items()}

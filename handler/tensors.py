@@ -70,7 +70,7 @@ class _Group:
         self.minimum = np.array([[_bound(self.features[k], -1)] for k in counted], kind)
         self.maximum = np.array([[_bound(self.features[k], 1)] for k in counted], kind)
         self.open = [
-            (k, frozenset(f.categories))
+            (k, frozenset((*f.categories, *(fill for at, fill in self.fills if at == k))))
             for k, f in enumerate(self.features)
             if f.type == "category" and f.unseen == "accept"
         ]

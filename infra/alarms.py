@@ -15,6 +15,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
@@ -89,10 +90,28 @@ def topic(scope: Construct, settings: Settings) -> sns.ITopic:
     if target.startswith("arn:"):
         return sns.Topic.from_topic_arn(scope, "Topic", target)
     own = sns.Topic(scope, "Topic", display_name=settings.service, enforce_ssl=True)
+    # With a policy of its own a topic loses the default one, which lets the account's alarms in.
+    own.add_to_resource_policy(
+        iam.PolicyStatement(
+            principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+            actions=["sns:Publish"],
+            resources=[own.topic_arn],
+            conditions={"StringEquals": {"aws:SourceAccount": cdk.Aws.ACCOUNT_ID}},
+        )
+    )
     if target.startswith("https:"):
         own.add_subscription(subscriptions.UrlSubscription(target))
     elif target:
         own.add_subscription(subscriptions.EmailSubscription(target))
+    if target:
+        acknowledge(
+            own,
+            {
+                "Serverless-SNSRedrivePolicy": (
+                    "Nobody would read a dead-letter queue of alarms; the dashboard shows them too."
+                ),
+            },
+        )
     return own
 
 

@@ -71,6 +71,7 @@ class Api(Construct):
                 access_log_format=apigateway.AccessLogFormat.custom(json.dumps(ACCESS_LOG)),
             ),
             default_method_options=self._who(settings),
+            default_integration=apigateway.LambdaIntegration(alias, allow_test_invoke=False),
         )
         rest = self.api.node.default_child
         assert isinstance(rest, apigateway.CfnRestApi)
@@ -78,14 +79,14 @@ class Api(Construct):
         rest.security_policy = "SecurityPolicy_TLS13_1_2_PFS_PQ_2025_09"
         rest.endpoint_access_mode = "BASIC"
         self.stage = self.api.deployment_stage
-        proxy = self.api.root.add_proxy(
-            any_method=True,
-            default_integration=apigateway.LambdaIntegration(alias, allow_test_invoke=False),
-        )
+        # The endpoint is an output of the stack, under a name that can be guessed.
+        self.api.node.try_remove_child("Endpoint")
+        self.api.root.add_method("ANY")
+        self.api.root.add_proxy()
         gateway_responses.add(self, self.api)
         if settings.auth == "api-key":
             self._plan(settings)
-        self._acknowledge(settings, proxy)
+        self._acknowledge(settings)
 
     def _who(self, settings: Settings) -> apigateway.MethodOptions:
         """Every method asks the same of its caller."""
@@ -117,7 +118,7 @@ class Api(Construct):
         plan.add_api_key(key)
         cdk.CfnOutput(self, "ApiKeyId", value=key.key_id)
 
-    def _acknowledge(self, settings: Settings, proxy: apigateway.ProxyResource) -> None:
+    def _acknowledge(self, settings: Settings) -> None:
         acknowledge(
             self.api,
             {
@@ -134,6 +135,26 @@ class Api(Construct):
                     "A web ACL costs more than the rest of an idle stack and belongs to the "
                     "account's edge; attach yours to the stage."
                 ),
+                "Serverless-APIGWXrayEnabled": (
+                    "Access log and record share a request id and have all timings; X-Ray would "
+                    "add a permission on all resources and a price per request."
+                ),
             },
         )
-
+        if settings.auth != "cognito":
+            chosen = f"Callers are authenticated as the settings say: auth={settings.auth}."
+            rules = {"AwsSolutions-COG4": chosen}
+            if settings.auth == "api-key":
+                rules["AwsSolutions-APIG4"] = chosen
+            acknowledge(self.api.root, rules)
+        if settings.gateway_log_role:
+            acknowledge(
+                self.api.node.find_child("CloudWatchRole"),
+                {
+                    "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/"
+                    "AmazonAPIGatewayPushToCloudWatchLogs]": (
+                        "API Gateway accepts one role for all APIs of an account and region, so "
+                        "it cannot be held to one stack's log groups."
+                    ),
+                },
+            )

@@ -102,14 +102,13 @@ def _header(watched: Watched) -> str:
 def _graph(
     title: str, metrics: list[cloudwatch.Metric], limit: float | None = None
 ) -> cloudwatch.GraphWidget:
-    marks = [
-        cloudwatch.HorizontalAnnotation(value=limit, label="alarm", color=cloudwatch.Color.RED)
-    ]
+    red = cloudwatch.Color.RED
+    marks = [cloudwatch.HorizontalAnnotation(value=limit, label="alarm", color=red)] if limit else []
     return cloudwatch.GraphWidget(
         title=title,
         left=metrics,  # type: ignore[arg-type]  # jsii: a Metric is an IMetric
         left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
-        left_annotations=marks if limit else None,
+        left_annotations=marks,
         width=WIDTH // 3,
         height=6,
     )

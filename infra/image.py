@@ -101,7 +101,7 @@ def main() -> int:
         return 2
     tag = args.tag or f"answerable:{chosen.model}-{manifest.version}"
     docker = os.environ.get("DOCKER", "docker")
-    command = [docker, "build", "--network=host", "--tag", tag]
+    command = [docker, "build", "--tag", tag]
     if args.platform:
         command += ["--platform", args.platform]
     for name, value in build_args(chosen.model, manifest, args.base_image).items():

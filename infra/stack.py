@@ -1,5 +1,7 @@
 """One model in one stage. Two models, or two stages, share nothing and can live side by side."""
 
+import re
+
 import aws_cdk as cdk
 from constructs import Construct
 
@@ -25,7 +27,7 @@ class ModelStack(cdk.Stack):
         for key, value in {
             "answerable:model": settings.model,
             "answerable:stage": settings.stage,
-            "answerable:owner": manifest.owner,
+            "answerable:owner": re.sub(r"[^\w .:/=+@-]", " ", manifest.owner)[:256],  # AWS's alphabet
         }.items():
             cdk.Tags.of(self).add(key, value)
         scoring = ModelFunction(

@@ -14,6 +14,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -138,18 +139,17 @@ def reviews_table(rows: int = 60) -> Table:
 @functools.cache
 def text_classifier() -> bytes:
     """Tf-idf of a string [N, 1] and an imputed number [N, 1] -> liked or not (0, 1), ZipMap."""
-    import pandas as pd
-    from sklearn.impute import SimpleImputer
-
-    table = pd.DataFrame(reviews_table())
+    table = reviews_table()
+    stars = [np.nan if value is None else value for value in table["stars"]]
+    rows = np.array([table["review"], stars], object).T
     columns = ColumnTransformer(
         [
-            ("words", TfidfVectorizer(token_pattern="[a-z]+"), "review"),
-            ("stars", SimpleImputer(), ["stars"]),
+            ("words", TfidfVectorizer(token_pattern="[a-z]+"), 0),
+            ("stars", SimpleImputer(), [1]),
         ]
     )
     model = make_pipeline(columns, LogisticRegression(random_state=0))
-    model.fit(table[["review", "stars"]], table["liked"])
+    model.fit(rows, table["liked"])
     return _bytes(
         skl2onnx.to_onnx(
             model,
@@ -211,7 +211,7 @@ def image_classifier(size: int = 16, width: int = 8, batch: str | int | None = "
     rng = np.random.default_rng(3)
 
     def weight(*shape: int) -> np.ndarray:
-        return (rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        return np.asarray(rng.normal(size=shape) / np.sqrt(np.prod(shape[1:])), np.float32)
 
     weights = {
         "w1": weight(width, 3, 3, 3),

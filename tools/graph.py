@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
@@ -25,7 +24,7 @@ LEVELS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-DTYPES = {
+DTYPES: dict[int, str] = {
     TensorProto.FLOAT16: "float16",
     TensorProto.FLOAT: "float32",
     TensorProto.DOUBLE: "float64",
@@ -70,6 +69,13 @@ def session(model: Path | bytes, options: ort.SessionOptions | None = None) -> A
         raise PackError(f"onnxruntime cannot load the model: {reason(error)}") from None
 
 
+def as_packed() -> ort.SessionOptions:
+    """Options to run a graph as it is, as the handler does."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
 def reason(error: Exception) -> str:
     """The first line of an onnxruntime exception, without its decoration."""
     return str(error).strip().split("\n")[0].split(" : ", 2)[-1][:300]
@@ -81,7 +87,7 @@ def read(path: Path) -> Source:
         model = onnx.load_model(path, load_external_data=False)
     except OSError as error:
         raise PackError(f"{path}: {error.strerror}") from None
-    except DecodeError:
+    except Exception:  # protobuf's DecodeError: it has no type stubs
         raise PackError(f"{path.name} is not an ONNX model, or it is truncated") from None
     if not model.opset_import or not model.graph.output:
         raise PackError(f"{path.name} is not an ONNX model, or it is truncated")
@@ -125,6 +131,8 @@ def describe(value: onnx.ValueInfoProto) -> Tensor:
 
 def optimise(model: ModelProto, level: str) -> ModelProto:
     """The graph as onnxruntime would run it at `level`, so that nothing is left to do at load."""
+    if model.ByteSize() >= 2**31:
+        raise PackError("the model is over 2 GB, which is more than a function can load in time")
     options = ort.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
     with tempfile.TemporaryDirectory() as folder:
@@ -165,8 +173,8 @@ def _bytes(tensor: TensorProto) -> int:
     """The size of a tensor's numbers; strings cannot be memory-mapped, so they count nothing."""
     if tensor.data_type == TensorProto.STRING:
         return 0
-    itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return itemsize * math.prod(tensor.dims)
+    itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    return int(itemsize * math.prod(tensor.dims))
 
 
 def _attributes(nodes: Sequence[NodeProto]) -> Iterator[AttributeProto]:
@@ -204,6 +212,7 @@ def _internalise(model: ModelProto, folder: Path) -> None:
     for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
+        shown = f"of {tensor.name}"
         try:
             location = ExternalDataInfo(tensor).location
             shown = json.dumps(location)
@@ -239,8 +248,9 @@ def _custom_operators(model: ModelProto) -> Iterator[str]:
 
 def _attribute(node: NodeProto, *names: str) -> Classes:
     """The first of the named attributes that has values; strings decoded."""
-    values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in
-              node.attribute}
+    values = {
+        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+    }
     for name in names:
         if len(values.get(name, ())):
             return tuple(v.decode() if isinstance(v, bytes) else int(v) for v in values[name])

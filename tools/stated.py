@@ -1,9 +1,9 @@
 """The contract file: what a human states about a model and the data cannot say.
 
-    description = "…"                  runbook = "…"
-    [features.age]                     any field of handler.manifest.Feature but name, input, column
-    [outputs.progression]              name, unit, description, kind, classes, decision
-    [limits]                           rows, body_bytes, response_bytes, elements
+description = "…"                  runbook = "…"
+[features.age]                     any field of handler.manifest.Feature but name, input, column
+[outputs.progression]              name, unit, description, kind, classes, decision
+[limits]                           rows, body_bytes, response_bytes, elements
 """
 
 import tomllib

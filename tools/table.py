@@ -118,9 +118,9 @@ def features(
     return tuple(found), columns
 
 
-def feeds(features: Sequence[Feature], inputs: Sequence[Tensor], columns: Columns) -> dict[
-    str, Array
-]:
+def feeds(
+    features: Sequence[Feature], inputs: Sequence[Tensor], columns: Columns
+) -> dict[str, Array]:
     """The graph's inputs, by name, shape [rows, columns] or [rows]; made without the handler, so
     that it can be checked against this.
     """
@@ -139,6 +139,10 @@ def feeds(features: Sequence[Feature], inputs: Sequence[Tensor], columns: Column
     return arrays
 
 
+# a feature's name and place are known to the caller of _infer
+_NOWHERE: Fields = {"name": "", "input": ""}
+
+
 def _infer(cells: list[str], dtype: str, stated: Fields) -> tuple[Feature, Column]:
     strings = dtype == "string"
     holes = ("",) if strings else MISSING
@@ -153,9 +157,7 @@ def _infer(cells: list[str], dtype: str, stated: Fields) -> tuple[Feature, Colum
         try:
             values.append(None if hole else parse(cell))
         except (ValueError, KeyError, OverflowError):
-            raise PackError(
-                f"{cell[:40]!r} in row {number} is not a {kind} for {dtype}"
-            ) from None
+            raise PackError(f"{cell[:40]!r} in row {number} is not a {kind} for {dtype}") from None
     present = [value for value in values if value is not None]
     fields: Fields = {"type": kind, "example": _example(present, kind)}
     if kind in ("number", "integer"):
@@ -165,7 +167,7 @@ def _infer(cells: list[str], dtype: str, stated: Fields) -> tuple[Feature, Colum
     elif kind == "text":
         fields["max_length"] = max(2 * max(map(len, present)), 256)
     fields["nullable"] = len(present) < len(values) or stated.get("missing") is not None
-    feature = Feature(**({"name": "", "input": ""} | fields | stated))
+    feature = Feature(**(_NOWHERE | fields | stated))
     _check(feature, dtype, values)
     return feature, values
 
@@ -218,13 +220,14 @@ def _parser(kind: str, dtype: str, filled: list[str]) -> Callable[[str], Any]:
 
 
 def _range(present: Column, stated: Fields) -> Fields:
-    """Inferred bounds are counted. A stated bound is enforced, and then alone: the other one
-    would be enforced with it, and nobody has stated it.
+    """Inferred bounds are counted. A stated bound is enforced, and then alone: an inferred one
+    beside it would be enforced too, although nobody has stated it.
     """
-    bounds: Fields = {"minimum": min(present), "maximum": max(present), "out_of_range": "accept"}
-    if "out_of_range" not in stated and stated.keys() & {"minimum", "maximum"}:
-        return {"out_of_range": "reject"}
-    return bounds
+    bounded = bool(stated.keys() & {"minimum", "maximum"})
+    policy = stated.get("out_of_range", "reject" if bounded else "accept")
+    if bounded and policy == "reject":
+        return {"out_of_range": policy}
+    return {"minimum": min(present), "maximum": max(present), "out_of_range": policy}
 
 
 def _example(present: Column, kind: str) -> Any:
@@ -248,12 +251,16 @@ def _check(feature: Feature, dtype: str, values: Column) -> None:
         )
     ranged = feature.type in ("number", "integer")
     low, high = feature.minimum, feature.maximum
-    wrong = [name for name, fits in (
-        ("minimum", ranged or low is None),
-        ("maximum", ranged or high is None),
-        ("categories", feature.type == "category" or not feature.categories),
-        ("max_length", feature.type == "text" or feature.max_length is None),
-    ) if not fits]
+    wrong = [
+        name
+        for name, fits in (
+            ("minimum", ranged or low is None),
+            ("maximum", ranged or high is None),
+            ("categories", feature.type == "category" or not feature.categories),
+            ("max_length", feature.type == "text" or feature.max_length is None),
+        )
+        if not fits
+    ]
     if wrong:
         raise PackError(f"{_list(wrong)} cannot be stated for type {feature.type}")
     outside = 0

@@ -12,13 +12,15 @@ missing: a small seeded share of them is knocked out, in what is trained on and 
 """
 
 import argparse
+import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
-import pandas as pd
 import skl2onnx
+from numpy.typing import NDArray
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes
@@ -30,10 +32,14 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 SEED = 20
-LOST = 0.03  # share of each serum value that is knocked out
+LOST = 0.03  # share of the serum values that is knocked out
 
-BODY = {"age": "age", "bmi": "bmi", "bp": "blood_pressure"}
-SERUM = {
+# the study's columns, in its order
+COLUMNS = {
+    "age": "age",
+    "sex": "sex",
+    "bmi": "bmi",
+    "bp": "blood_pressure",
     "s1": "total_cholesterol",
     "s2": "ldl",
     "s3": "hdl",
@@ -41,17 +47,22 @@ SERUM = {
     "s5": "triglycerides_log",
     "s6": "glucose",
 }
+NAMES = list(COLUMNS.values())
+SEX, BODY, SERUM = [1], [0, 2, 3], [4, 5, 6, 7, 8, 9]
+
+Table = NDArray[Any]
 
 
-def patients() -> tuple[pd.DataFrame, pd.Series]:
-    """Features (442 rows, 10 columns) under readable names, some serum values lost; the target."""
-    study = load_diabetes(scaled=False, as_frame=True)
-    rows = study.data.rename(columns=BODY | SERUM)
+def patients() -> tuple[Table, Table]:
+    """Features of dtype object, shape [442, 10], some serum values NaN; the target, [442]."""
+    study = load_diabetes(scaled=False)
+    if study.feature_names != list(COLUMNS):
+        raise SystemExit("scikit-learn's diabetes study has other columns than expected")
+    lost = np.random.default_rng(SEED).random((len(study.data), len(SERUM))) < LOST
+    rows = study.data.astype(object)
+    rows[:, SERUM] = np.where(lost, np.nan, rows[:, SERUM])
     # The study does not say which sex is 1 and which is 2, so the codes stay, as names.
-    rows["sex"] = rows["sex"].astype(int).astype(str)
-    serum = list(SERUM.values())
-    lost = np.random.default_rng(SEED).random((len(rows), len(serum))) < LOST
-    rows[serum] = rows[serum].mask(lost)
+    rows[:, SEX] = study.data[:, SEX].astype(int).astype(str)
     return rows, study.target
 
 
@@ -62,9 +73,9 @@ def pipeline() -> Pipeline:
     """
     columns = ColumnTransformer(
         [
-            ("sex", OneHotEncoder(handle_unknown="ignore"), ["sex"]),
-            ("body", "passthrough", list(BODY.values())),
-            ("serum", SimpleImputer(strategy="median"), list(SERUM.values())),
+            ("sex", OneHotEncoder(handle_unknown="ignore"), SEX),
+            ("body", "passthrough", BODY),
+            ("serum", SimpleImputer(strategy="median"), SERUM),
         ]
     )
     trees = GradientBoostingRegressor(
@@ -78,28 +89,37 @@ def pipeline() -> Pipeline:
     return Pipeline([("columns", columns), ("trees", trees)])
 
 
-def export(model: Pipeline, rows: pd.DataFrame) -> bytes:
+def export(model: Pipeline) -> bytes:
     """The trained pipeline as ONNX, with its one output under the name `progression`."""
-    types = {name: FloatTensorType([None, 1]) for name in rows.columns}
-    types["sex"] = StringTensorType([None, 1])
+    text, number = StringTensorType([None, 1]), FloatTensorType([None, 1])
     graph = skl2onnx.to_onnx(
         model,
-        initial_types=list(types.items()),
-        final_types=[("progression", FloatTensorType([None, 1]))],
+        initial_types=[(name, text if name == "sex" else number) for name in NAMES],
+        final_types=[("progression", number)],
         target_opset=18,
     )
-    # to_onnx names the graph at random; the same training must give the same bytes.
+    # to_onnx names the graph at random; the same training must give the same bytes
     graph.graph.name = "diabetes"
-    return graph.SerializeToString(deterministic=True)
+    return bytes(graph.SerializeToString(deterministic=True))
 
 
-def predict(onnx: bytes, rows: pd.DataFrame) -> np.ndarray:
+def predict(onnx: bytes, rows: Table) -> Table:
     """What the exported model says, shape [rows]."""
     feeds = {
-        name: rows[[name]].to_numpy(object if name == "sex" else np.float32) for name in rows
+        name: rows[:, [i]] if name == "sex" else rows[:, [i]].astype(np.float32)
+        for i, name in enumerate(NAMES)
     }
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
-    return session.run(["progression"], feeds)[0].ravel()
+    return np.ravel(session.run(["progression"], feeds)[0])
+
+
+def write_csv(path: Path, rows: Table) -> None:
+    """The rows under their names; a missing value is an empty cell."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(NAMES)
+        # NaN is the one value that is not itself
+        lines.writerows(["" if cell != cell else cell for cell in row] for row in rows.tolist())
 
 
 def main() -> None:
@@ -113,7 +133,7 @@ def main() -> None:
     train, held_out, train_target, held_out_target = train_test_split(
         rows, target, test_size=0.2, random_state=SEED
     )
-    onnx = export(pipeline().fit(train, train_target), train)
+    onnx = export(pipeline().fit(train, train_target))
     answers = predict(onnx, held_out)
     metrics = {
         "held_out_mae": round(mean_absolute_error(held_out_target, answers), 2),
@@ -121,7 +141,7 @@ def main() -> None:
         "held_out_rows": len(held_out),
     }
     (out / "model.onnx").write_bytes(onnx)
-    rows.to_csv(out / "reference.csv", index=False, lineterminator="\n")
+    write_csv(out / "reference.csv", rows)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(f"{out}: " + ", ".join(f"{name} {value}" for name, value in metrics.items()))
 

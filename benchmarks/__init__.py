@@ -1,0 +1,1 @@
+"""The product beside what would otherwise be picked: `python -m benchmarks`."""

@@ -1,0 +1,203 @@
+"""The real `cdk bootstrap` and `cdk deploy`, and HTTP calls through API, alias and container.
+
+Against ministack. What it rejects is left out by tests/e2e/app.py; ARCHITECTURE.md lists what only
+AWS can show.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests import answers
+from tests.e2e import surroundings
+from tests.e2e.conftest import NEXT, Images
+from tests.e2e.surroundings import ACCOUNT, AS_IN_LAMBDA, REGION, Reply, Tools
+
+STACK = "answerable-diabetes-test"
+
+
+class Cloud:
+    """An account: the emulator, and the CDK CLI turned to it."""
+
+    def __init__(self, tools: Tools, port: int, outputs: Path) -> None:
+        self.tools, self.outputs = tools, outputs
+        self.endpoint = f"http://localhost:{port}"
+        self.environment = surroundings.environment(
+            AWS_ENDPOINT_URL=self.endpoint,
+            AWS_ACCESS_KEY_ID=ACCOUNT,  # the emulator takes it for the account
+            AWS_SECRET_ACCESS_KEY="test",
+            AWS_REGION=REGION,
+            CDK_DISABLE_VERSION_CHECK="1",
+            CDK_DISABLE_CLI_TELEMETRY="true",
+        )
+
+    def client(self, service: str) -> Any:
+        keys = {"aws_access_key_id": ACCOUNT, "aws_secret_access_key": "test"}
+        return boto3.client(service, endpoint_url=self.endpoint, region_name=REGION, **keys)
+
+    def cdk(self, *args: str, tree: Path) -> None:
+        run = subprocess.run(
+            [self.tools.cdk, *args],
+            cwd=tree,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout[-4000:]
+
+    def deploy(self, tree: Path, tag: str, repository: str = "answerable") -> dict[str, str]:
+        """Deploy an image, and give the stack's outputs."""
+        settings = ["stage=test", "rollout=all-at-once"]
+        settings += [f"image_repository={repository}", f"image_tag={tag}"]
+        context = [word for setting in settings for word in ("-c", setting)]
+        files = ["--output", str(tree / "cdk.out"), "--outputs-file", str(self.outputs)]
+        app = ["--app", "python -m tests.e2e.app", "--require-approval", "never"]
+        self.cdk("deploy", *app, *context, *files, tree=tree)
+        outputs: dict[str, str] = json.loads(self.outputs.read_text())[STACK]
+        return outputs
+
+    def call(self, outputs: dict[str, str], method: str, path: str, **more: Any) -> Reply:
+        api = outputs["Url"].removeprefix("https://").partition(".")[0]
+        url = f"{self.endpoint}/_aws/execute-api/{api}/test{path}"
+        return surroundings.call(url, method, **{"signed_for": "execute-api"} | more)
+
+
+@pytest.fixture(scope="module")
+def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    directory, port = tmp_path_factory.mktemp("cloud"), surroundings.free_port()
+    options = {
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": "127.0.0.1",
+        "MINISTACK_ACCOUNT_ID": ACCOUNT,
+        "LAMBDA_EXECUTOR": "docker",
+        "LAMBDA_DOCKER_FLAGS": " ".join(AS_IN_LAMBDA),
+        "TMPDIR": str(directory),
+        "S3_DATA_DIR": str(directory / "s3"),
+        "STATE_DIR": str(directory / "state"),
+    }
+    with (directory / "ministack.log").open("w") as log:
+        process = subprocess.Popen(
+            [tools.ministack], env=os.environ | options, stdout=log, stderr=log, cwd=directory
+        )
+        try:
+            surroundings.wait_for(f"http://localhost:{port}/")
+            yield Cloud(tools, port, directory / "outputs.json")
+        finally:
+            process.terminate()  # it takes its containers along
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def first(cloud: Cloud, images: Images) -> dict[str, str]:
+    """The stack's outputs after bootstrap and the first deployment."""
+    cloud.cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}", tree=images.first)
+    return cloud.deploy(images.first, "first")
+
+
+def predict(cloud: Cloud, outputs: dict[str, str]) -> Any:
+    body = answers.event("good/rest-one-row")["body"].encode()
+    reply = cloud.call(
+        outputs, "POST", "/predict", body=body, headers={"content-type": "application/json"}
+    )
+    assert reply.status == 200, reply
+    return reply.json()
+
+
+def versions(cloud: Cloud, outputs: dict[str, str]) -> list[str]:
+    found = cloud.client("lambda").list_versions_by_function(FunctionName=outputs["FunctionName"])
+    return [item["Version"] for item in found["Versions"] if item["Version"] != "$LATEST"]
+
+
+def live(cloud: Cloud, outputs: dict[str, str]) -> str:
+    name = outputs["FunctionName"]
+    found: str = cloud.client("lambda").get_alias(FunctionName=name, Name="live")["FunctionVersion"]
+    return found
+
+
+def test_predict_through_api_alias_and_container(cloud: Cloud, first: dict[str, str]) -> None:
+    expected = answers.expected("good/rest-one-row")["body"]
+    assert answers.close(predict(cloud, first), expected)
+    assert live(cloud, first) == first["LiveVersion"] == "1"
+
+
+def test_the_other_routes(cloud: Cloud, first: dict[str, str]) -> None:
+    assert cloud.call(first, "GET", "/ping").status == 200
+    assert cloud.call(first, "GET", "/openapi.json").json()["openapi"].startswith("3.")
+    assert cloud.call(first, "GET", "/model").json()["name"] == "diabetes"
+
+
+def test_without_a_signature_the_gateway_answers_as_we_do(
+    cloud: Cloud, first: dict[str, str]
+) -> None:
+    reply = cloud.call(first, "GET", "/model", signed_for=None)
+    problem = reply.json()
+    assert reply.status == problem["status"] == 403
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == "urn:answerable:problem:forbidden"
+    assert problem["error"] == problem["detail"]
+
+
+# what an HTTP client can send through this gateway, among the bad events
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in answers.names("bad")
+        if isinstance(answers.event(name), dict)
+        and isinstance(answers.event(name).get("body"), str)
+        and not answers.event(name).get("isBase64Encoded")
+        and answers.event(name).get("httpMethod") == "POST"
+    ],
+)
+def test_a_bad_body_over_http(cloud: Cloud, first: dict[str, str], name: str) -> None:
+    event = answers.event(name)
+    sent = event["body"].encode("utf-8", "surrogatepass")
+    kind = {k.lower(): v for k, v in event["headers"].items()}.get("content-type")
+    reply = cloud.call(
+        first,
+        "POST",
+        event["path"],
+        body=sent,
+        headers={"content-type": kind} if kind else {},
+    )
+    expected = answers.expected(name)
+    assert (reply.status, reply.json()["type"]) == (expected["status"], expected["type"])
+
+
+def test_there_and_back_again(cloud: Cloud, images: Images, first: dict[str, str]) -> None:
+    """A new model version is a new function version; the old one stays; returning works."""
+    before = predict(cloud, first)["model"]["version"]
+    second = cloud.deploy(images.second, "second")
+    assert second["FunctionName"] == first["FunctionName"]
+    assert live(cloud, second) == second["LiveVersion"] == "2"
+    assert predict(cloud, second)["model"]["version"] == NEXT
+    assert versions(cloud, second) == ["1", "2"]
+
+    cloud.client("lambda").update_alias(
+        FunctionName=first["FunctionName"], Name="live", FunctionVersion="1"
+    )
+    assert predict(cloud, first)["model"]["version"] == before
+
+    third = cloud.deploy(images.first, "first")
+    assert live(cloud, third) == third["LiveVersion"] == "3"
+    assert predict(cloud, third)["model"]["version"] == before
+    assert versions(cloud, third) == ["1", "2", "3"]
+
+
+def test_teardown_leaves_logs_and_versions(cloud: Cloud, images: Images) -> None:
+    app = ["--app", "python -m tests.e2e.app", "--force", "-c", "stage=test"]
+    app += ["-c", "rollout=all-at-once", "-c", "image_repository=answerable", "-c", "image_tag=x"]
+    cloud.cdk("destroy", *app, "--output", str(images.first / "cdk.out"), tree=images.first)
+    stacks = cloud.client("cloudformation").list_stacks(StackStatusFilter=["CREATE_COMPLETE"])
+    assert STACK not in [stack["StackName"] for stack in stacks["StackSummaries"]]
+    groups = cloud.client("logs").describe_log_groups()["logGroups"]
+    assert groups
+    assert all(group.get("retentionInDays") for group in groups if STACK in group["logGroupName"])

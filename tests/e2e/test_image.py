@@ -1,0 +1,71 @@
+"""The image by itself: what is in it, and how it stands Lambda's surroundings."""
+
+import json
+import subprocess
+
+import pytest
+
+from handler import manifest
+from tests import answers
+from tests.e2e.conftest import NEXT, Images
+from tests.e2e.surroundings import ROOT, Container, Tools, container
+
+MODEL = ROOT / "model_artifacts/diabetes"
+
+
+def inside(tools: Tools, images: Images, script: str) -> str:
+    run = [tools.docker, "run", "--rm", "--user", "993:990", "--entrypoint", "sh"]
+    command = [*run, images.name("first"), "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_labels_say_which_model_and_commit(tools: Tools, images: Images) -> None:
+    for tag, version in (("first", manifest.read(MODEL).version), ("second", NEXT)):
+        show = [tools.docker, "image", "inspect", "--format", "{{json .Config.Labels}}"]
+        run = subprocess.run([*show, images.name(tag)], capture_output=True, check=True)
+        labels = json.loads(run.stdout)
+        assert labels["answerable.model.name"] == "diabetes"
+        assert labels["answerable.model.version"] == version
+        assert labels["answerable.model.sha256"] == manifest.read(MODEL).files["model.onnx"].sha256
+        assert labels["org.opencontainers.image.revision"]
+
+
+def test_everything_is_compiled_and_nothing_can_be_written(tools: Tools, images: Images) -> None:
+    sources = inside(tools, images, "find /var/task -name '*.py' | wc -l")
+    compiled = inside(tools, images, "find /var/task -name '*.pyc' | wc -l")
+    assert int(sources) == int(compiled) > 100
+    assert inside(tools, images, "find /var/task -writable -o ! -user root -o -type f -perm /222") == ""
+
+
+def test_the_image_holds_no_more_than_it_needs(tools: Tools, images: Images) -> None:
+    found = inside(tools, images, "ls /var/task /var/task/model_artifacts /var/task/handler")
+    for stranger in ("tests", "tools", "infra", "boto3", "onnx\n", "sympy", "requirements"):
+        assert stranger not in found
+    assert "api.py" in found
+
+
+def test_telemetry_is_off(tools: Tools, images: Images) -> None:
+    script = "HOME=/tmp python3 -c 'import onnxruntime' 2>/dev/null; find /tmp /root -type f | wc -l"
+    assert int(inside(tools, images, script)) == 0
+
+
+@pytest.mark.parametrize("name", answers.names("good") + answers.names("bad"))
+def test_an_event_gets_its_answer(function: Container, name: str) -> None:
+    answers.check(name, function.invoke(answers.event(name)))
+
+
+def test_another_user_and_less_memory(tools: Tools, images: Images) -> None:
+    options = ["--read-only", "--tmpfs", "/tmp", "--user", "1234:1234"]
+    options += ["--memory", "192m", "--memory-swap", "192m"]
+    with container(tools.docker, images.name("first"), *options) as running:
+        name = "good/rest-one-row"
+        answers.check(name, running.invoke(answers.event(name)))
+
+
+def test_the_container_logs_one_line_per_request_and_no_warning(function: Container) -> None:
+    before = len(function.logs().splitlines())
+    function.invoke(answers.event("good/rest-one-row"))
+    lines = function.logs().splitlines()[before:]
+    records = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [record["status"] for record in records] == [200]
+    assert "warn" not in "".join(lines).lower()

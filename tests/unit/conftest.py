@@ -1,0 +1,25 @@
+"""Artifacts that many tests only read."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from handler.scoring import Scorer, load
+from tests import artifact
+
+
+@pytest.fixture(scope="session")
+def echo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return artifact.echo(tmp_path_factory.mktemp("artifacts") / "echo")
+
+
+@pytest.fixture(scope="session")
+def echo(echo_dir: Path) -> Scorer:
+    return load(echo_dir)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logger() -> None:
+    """Powertools keeps a logger with the stdout of the test that first used it."""
+    logging.root.manager.loggerDict.pop("answerable", None)

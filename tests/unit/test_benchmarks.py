@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks import __main__ as command
+from benchmarks import results
+from benchmarks.cases import CASES
+
+
+def run(folder: Path, only: str) -> tuple[results.Report, str]:
+    written = folder / "results.json", folder / "RESULTS.md"
+    command.main(
+        ["--quick", "--only", only, "--json", str(written[0]), "--markdown", str(written[1])]
+    )
+    return json.loads(written[0].read_text()), written[1].read_text()
+
+
+def test_warm_cases_are_compared_and_agree(tmp_path: Path) -> None:
+    report, text = run(tmp_path, "warm")
+    assert list(report["figures"]) == ["warm 1", "warm 100", "warm 1000"]
+    for count, name in zip((1, 100, 1000), report["figures"], strict=True):
+        assert list(report["figures"][name]) == list(CASES)
+        assert all(len(rounds) == 2 for rounds in report["figures"][name].values())
+        predictions = report["predictions"][name]
+        assert len(predictions["floor"]) == count
+        for case in CASES:
+            assert predictions[case] == pytest.approx(predictions["floor"], rel=1e-5), case
+    assert [verdict["figure"] for verdict in report["targets"]] == list(report["figures"])
+    assert all(f"| {case.title} |" in text for case in CASES.values())
+
+
+def test_cold_starts_are_compared(tmp_path: Path) -> None:
+    report, text = run(tmp_path, "cold")
+    assert list(report["figures"]["cold"]) == list(CASES)
+    assert {verdict["reference"] for verdict in report["targets"]} == {"floor", "mangum_fastapi"}
+    assert "## Cold start" in text
+    assert "too few rounds to be quoted" in text
+
+
+@pytest.mark.slow
+def test_loads_are_compared(tmp_path: Path) -> None:
+    report, text = run(tmp_path, "load")
+    assert all(len(rounds) == 2 for each in report["figures"].values() for rounds in each.values())
+    assert "## Loading a 47 MB CNN" in text
+
+
+def test_a_report_names_no_path_of_the_machine(tmp_path: Path) -> None:
+    report = {**results.machine(), "quick": False, "targets": [], "figures": {}}
+    assert str(Path.home()) not in results.markdown(report)
+    assert str(Path.cwd()) not in results.markdown(report)
+
+
+def test_a_ratio_is_the_median_of_the_rounds_own() -> None:
+    rounds = {"a": [1.0, 2.0, 30.0], "b": [2.0, 4.0, 10.0]}
+    assert results.ratio(rounds, "a", "b") == 0.5
+
+
+@pytest.mark.parametrize(("seconds", "met"), [(0.13, True), (0.14, False)])
+def test_a_target_is_met_or_not(seconds: float, met: bool) -> None:
+    figures = {"cold": {"answerable": [seconds], "floor": [0.1], "mangum_fastapi": [1.0]}}
+    assert [verdict["met"] for verdict in results.verdicts(figures)] == [met, True]
+
+
+def test_a_file_gets_its_table_renewed(tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{command.START}\nold\n{command.END}\nafter\n")
+    command.renew(file, "| new |\n")
+    assert file.read_text() == f"before\n{command.START}\n| new |\n{command.END}\nafter\n"
+
+
+def test_a_file_without_marks_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text("no marks")
+    with pytest.raises(SystemExit, match="lacks the marks"):
+        command.renew(file, "| new |\n")
+    assert file.read_text() == "no marks"

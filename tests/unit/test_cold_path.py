@@ -1,0 +1,40 @@
+"""What a cold start of `/predict` must not import: each of these was measured to be dear."""
+
+import json
+import os
+import subprocess
+import sys
+
+from benchmarks.cases import ROOT
+from benchmarks.cases import event as gateway_event
+from handler import contract, manifest, settings
+
+# what each adds to a cold start: boto3 150 ms, Powertools 20 to 190, pydantic.main 70, …
+FORBIDDEN = """
+aws_lambda_powertools boto3 botocore pydantic asyncio concurrent.futures dataclasses email
+http.client inspect json logging multiprocessing socket ssl urllib.request uuid
+""".split()  # noqa: SIM905  (a paragraph of words)
+
+SCRIPT = """
+import sys
+event = {event!r}
+from handler.api import lambda_handler
+answer = lambda_handler(event, None)
+assert answer["statusCode"] == 200, answer
+print(*sorted(sys.modules), file=sys.stderr)
+"""
+
+
+def test_the_cold_path_imports_nothing_dear() -> None:
+    model_dir = settings.model_dir(settings.read())
+    row = contract.example(manifest.read(model_dir))
+    script = SCRIPT.format(event=gateway_event([row]))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(model_dir)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    modules = set(done.stderr.split())
+    assert not modules & set(FORBIDDEN)
+    record = json.loads(done.stdout)  # that it was recorded is part of the path
+    assert record["cold_start"] is True

@@ -1,0 +1,219 @@
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handler.contract import Contract, example
+from handler.errors import BadOutput, BadRequest, ContractViolation, PayloadTooLarge
+from handler.manifest import Decision, Limits, Output
+from handler.scoring import Scorer
+from tests.artifact import ECHO_FEATURES
+
+GOOD = {f["name"]: f["example"] for f in ECHO_FEATURES}
+NOTE = "/instances/0/note~1~0"
+
+
+def refused(echo: Scorer, body: str | bytes) -> list[tuple[str, str]]:
+    with pytest.raises(ContractViolation) as caught:
+        echo.contract.rows(body)
+    return [(v.pointer, v.code) for v in caught.value.violations]
+
+
+def one(**changes: Any) -> str:
+    row = {name: value for name, value in (GOOD | changes).items() if value is not ...}
+    return json.dumps({"instances": [row]})
+
+
+def test_a_row_comes_in_the_contract_s_order_with_its_nulls_filled(echo: Scorer) -> None:
+    shuffled = dict(reversed(GOOD.items()))
+    del shuffled["serum"]
+    rows = echo.contract.rows(json.dumps({"instances": [shuffled]}))
+    assert list(rows[0]) == list(GOOD)
+    assert rows[0]["serum"] is None
+
+
+def test_a_whole_float_is_an_integer(echo: Scorer) -> None:
+    assert echo.contract.rows(one(count=3.0))[0]["count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "code"),
+    [
+        ({"ratio": ...}, "/instances/0/ratio", "missing"),
+        ({"ratio": None}, "/instances/0/ratio", "type"),
+        ({"ratio": "1"}, "/instances/0/ratio", "type"),
+        ({"ratio": True}, "/instances/0/ratio", "type"),
+        ({"ratio": [1]}, "/instances/0/ratio", "type"),
+        ({"ratio": {}}, "/instances/0/ratio", "type"),
+        ({"ratio": math.nan}, "/instances/0/ratio", "non_finite"),
+        ({"ratio": -math.inf}, "/instances/0/ratio", "non_finite"),
+        ({"ratio": -0.001}, "/instances/0/ratio", "out_of_range"),
+        ({"ratio": 10.001}, "/instances/0/ratio", "out_of_range"),
+        ({"ratio": 10**400}, "/instances/0/ratio", "type"),
+        ({"count": 3.5}, "/instances/0/count", "type"),
+        ({"count": 3.0000001}, "/instances/0/count", "type"),
+        ({"count": "3"}, "/instances/0/count", "type"),
+        ({"count": True}, "/instances/0/count", "type"),
+        ({"count": -6}, "/instances/0/count", "out_of_range"),
+        ({"count": 2**63}, "/instances/0/count", "out_of_range"),
+        ({"colour": "green"}, "/instances/0/colour", "unseen_category"),
+        ({"colour": 1}, "/instances/0/colour", "unseen_category"),
+        ({"colour": None}, "/instances/0/colour", "unseen_category"),
+        ({"open": 1}, "/instances/0/open", "type"),
+        ({"open": "true"}, "/instances/0/open", "type"),
+        ({"note/~": 5}, NOTE, "type"),
+        ({"note/~": "x" * 21}, NOTE, "too_long"),
+        ({"serum": "0"}, "/instances/0/serum", "type"),
+        ({"serum": 1e39}, "/instances/0/serum", "out_of_range"),  # no float32 holds it
+        ({"extra": 1}, "/instances/0", "unknown_field"),
+    ],
+)
+def test_a_breach_is_told_by_pointer_and_code(
+    echo: Scorer, changes: dict[str, Any], pointer: str, code: str
+) -> None:
+    assert refused(echo, one(**changes)) == [(pointer, code)]
+
+
+def test_all_of_a_row_s_breaches_are_told_at_once(echo: Scorer) -> None:
+    found = refused(echo, one(ratio="x", colour="green", open=..., extra=1, more=2))
+    assert found == [
+        ("/instances/0", "unknown_field"),
+        ("/instances/0/ratio", "type"),
+        ("/instances/0/colour", "unseen_category"),
+        ("/instances/0/open", "missing"),
+    ]
+
+
+def test_no_more_than_twenty_are_told_over_the_rows(echo: Scorer) -> None:
+    found = refused(echo, json.dumps({"instances": [GOOD, *[{**GOOD, "ratio": "x"}] * 50]}))
+    assert len(found) == 20
+    assert found[0] == ("/instances/1/ratio", "type")
+    assert found[-1] == ("/instances/20/ratio", "type")
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "code"),
+    [
+        ("[]", "", "type"),
+        ("null", "", "type"),
+        ("{}", "/instances", "missing"),
+        ('{"instances":{}}', "/instances", "type"),
+        ('{"instances":[]}', "/instances", "wrong_length"),
+        ('{"instances":[1]}', "/instances/0", "type"),
+        ('{"instances":[[]]}', "/instances/0", "type"),
+        (json.dumps({"instances": [GOOD], "more": 1}), "", "unknown_field"),
+        (json.dumps({"instances": [GOOD] * 1001}), "/instances", "wrong_length"),
+    ],
+)
+def test_the_envelope_has_a_contract_too(echo: Scorer, body: str, pointer: str, code: str) -> None:
+    assert refused(echo, body) == [(pointer, code)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", " ", "{", "{]", '{"instances":[}', "{}x", "\ufeff{}", b"\xff", b"\xef\xbb\xbf{}",
+     "{}".encode("utf-16"), "\ud800", '{"a":"\ud800"}', "[" * 100_000, '{"a":' + "9" * 5000 + "}"],
+)  # fmt: skip
+def test_what_is_not_json_is_malformed(echo: Scorer, body: str | bytes) -> None:
+    with pytest.raises(BadRequest):
+        echo.contract.rows(body)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from([*GOOD, "instances", "SENTINEL"]), inner, max_size=4)
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_json_is_rows_or_a_refusal_without_the_client_s_text(echo: Scorer, value: Any) -> None:
+    for document in (value, {"instances": [value]}, {"instances": [{**GOOD, "ratio": value}]}):
+        try:
+            rows = echo.contract.rows(json.dumps(document))
+        except ContractViolation as refusal:
+            assert refusal.violations
+            assert "SENTINEL" not in json.dumps(refusal.problem("id"))
+        else:
+            assert all(list(row) == list(GOOD) for row in rows)
+
+
+def contract(echo: Scorer, *outputs: Output, response_bytes: int = 1000) -> Contract:
+    limits = Limits(rows=10, body_bytes=1000, response_bytes=response_bytes, elements=10)
+    return Contract(echo.manifest._replace(outputs=outputs, limits=limits))
+
+
+def value(name: str = "y", kind: Any = "value", **fields: Any) -> Output:
+    return Output(name=name, tensor=name, dtype="float32", shape=(None, 1), kind=kind, **fields)
+
+
+def answers(contract: Contract, *arrays: Any) -> list[Any]:
+    return [json.loads(text) for text in contract.predictions(arrays, len(arrays[0]))]
+
+
+def test_numbers_are_as_short_as_their_dtype_allows(echo: Scorer) -> None:
+    texts = contract(echo, value()).predictions([np.array([[0.1], [2.5]], np.float32)], 2)
+    assert texts == [b'{"y":0.1}', b'{"y":2.5}']
+
+
+def test_every_kind_of_output_is_written(echo: Scorer) -> None:
+    found = answers(
+        contract(
+            echo,
+            value("100%"),
+            value("label", "label", classes=("a,b", 'c"d')),
+            value("odds", "probabilities", classes=("a,b", "50%"))._replace(shape=(None, 2)),
+            value("raw", "tensor")._replace(shape=(None, 2, 2)),
+        ),
+        np.array([[1.5], [2.5]], np.float32),
+        np.array(["a,b", 'c"d'], object)[:, None],
+        np.array([[0.25, 0.75], [0.5, 0.5]], np.float32),
+        np.arange(8, dtype=np.float32).reshape(2, 2, 2),
+    )
+    assert found == [
+        {"100%": 1.5, "label": "a,b", "odds": {"a,b": 0.25, "50%": 0.75}, "raw": [[0, 1], [2, 3]]},
+        {"100%": 2.5, "label": 'c"d', "odds": {"a,b": 0.5, "50%": 0.5}, "raw": [[4, 5], [6, 7]]},
+    ]
+
+
+def test_a_decision_is_threshold_and_band(echo: Scorer) -> None:
+    rule = Decision(threshold=0.5, above="approve", below="decline", review=(0.4, 0.6))
+    scores = np.array([[0.39], [0.4], [0.6], [0.61]], np.float64)
+    found = answers(contract(echo, value(decision=rule)), scores)
+    assert [row["y_decision"] for row in found] == ["decline", "review", "review", "approve"]
+    odds = value("odds", "probabilities", classes=("no", "yes"), decision=Decision(0.5, of="yes"))
+    pairs = np.array([[0.9, 0.1], [0.5, 0.5]], np.float32)
+    found = answers(contract(echo, odds._replace(shape=(None, 2))), pairs)
+    assert [row["odds_decision"] for row in found] == ["no", "yes"]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([[np.nan]], np.float32),
+        np.array([[np.inf]], np.float32),
+        np.zeros((2, 1), np.float32),
+        np.zeros(1, np.float32),
+    ],
+    ids=["nan", "inf", "rows", "rank"],
+)
+def test_a_model_s_unusable_answer_is_a_fault(echo: Scorer, array: Any) -> None:
+    with pytest.raises(BadOutput):
+        contract(echo, value()).predictions([array], 1)
+
+
+def test_an_answer_over_the_limit_is_refused(echo: Scorer) -> None:
+    small = contract(echo, value(), response_bytes=60)
+    with pytest.raises(PayloadTooLarge, match="60 bytes"):
+        small.answer([b'{"y":1.0}'] * 5)
+
+
+def test_the_packed_example_is_in_the_contract(echo: Scorer) -> None:
+    row = example(echo.manifest)
+    assert echo.contract.rows(json.dumps({"instances": [row]})) == [row]

@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler import manifest
+from handler.errors import ArtifactError
+
+
+def text(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+    return document
+
+
+def test_a_manifest_is_one_frozen_object(echo_dir: Path) -> None:
+    read = manifest.read(echo_dir)
+    assert read.features[0].maximum == 10
+    assert read.features[0].out_of_range == "reject"
+    assert read.inputs[0].shape == (None, 1)
+    with pytest.raises(AttributeError):
+        read.name = "other"  # type: ignore[misc]
+
+
+def spoil(document: dict[str, Any], *path: Any, to: Any) -> str:
+    *way, last = path
+    place: Any = document
+    for step in way:
+        place = place[step]
+    if to is ...:
+        del place[last]
+    else:
+        place[last] = to
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "said"),
+    [
+        (("format",), 2, "format 2"),
+        (("name",), ..., "name"),
+        (("nmae",), "x", "nmae"),
+        (("version",), 1, "version"),
+        (("limits", "rows"), 0, "limit"),
+        (("limits", "rows"), "1000", "limits/rows"),
+        (("limits", "rows"), True, "limits/rows"),
+        (("features", 0, "input"), "elsewhere", "elsewhere"),
+        (("features", 1, "input"), "ratio", "taken"),
+        (("features", 2, "categories"), [], "categories"),
+        (("features", 0, "type"), "float", "features/0/type"),
+        (("features",), [], "0 features"),
+        (("outputs",), [], "no inputs or no outputs"),
+        (("files",), {}, "model.onnx"),
+        (("files", "model.onnx", "bytes"), "9", "files/model.onnx/bytes"),
+    ],
+)
+def test_a_wrong_manifest_is_named_at_its_place(
+    echo_dir: Path, path: tuple[Any, ...], to: Any, said: str
+) -> None:
+    with pytest.raises(ArtifactError, match=said):
+        manifest.parse(spoil(text(echo_dir), *path, to=to))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"'])
+def test_what_is_no_manifest_is_refused(content: str) -> None:
+    with pytest.raises(ArtifactError):
+        manifest.parse(content)
+
+
+def test_a_missing_manifest_is_an_artifact_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        manifest.read(tmp_path)

@@ -1,0 +1,375 @@
+import contextlib
+import gzip
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from handler import api  # noqa: F401  so that Environment does not set MODEL_DIR to import it
+from tests import artifact
+from tools import environment, fronts, serve
+from tools.environment import Environment
+from tools.fronts import Call
+
+ROW = {"ratio": 0.5, "count": 3, "colour": "red", "open": True, "note/~": "é'", "serum": None}
+ANSWER = {"ratio": 0.5, "count": 3, "colour": ["red"], "open": [True], "note": ["é'"],
+          "serum": [True]}  # fmt: skip
+BODY = orjson.dumps({"instances": [ROW]})
+JSON = {"content-type": "application/json"}
+POLL = 0.02
+
+
+@contextlib.contextmanager
+def serving(
+    directory: Path, front: str = "rest", said: list[str] | None = None
+) -> Iterator[TestClient]:
+    say = [].append if said is None else said.append
+    with TestClient(serve.create_app(Environment(directory, front), say, POLL)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(echo_dir: Path) -> Iterator[TestClient]:
+    with serving(echo_dir) as client:
+        yield client
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(POLL / 2)
+
+
+@pytest.mark.parametrize("front", list(fronts.FRONTS))
+def test_every_front_gives_the_same_answer(echo_dir: Path, front: str) -> None:
+    with serving(echo_dir, front) as client:
+        answer = client.post("/predict?a=1", content=BODY, headers=JSON)
+        assert (answer.status_code, answer.json()["predictions"]) == (200, [ANSWER])
+        assert answer.headers["content-type"] == "application/json"
+        assert re.fullmatch(r"handler;dur=\d+\.\d{3}", answer.headers["server-timing"])
+        refused = client.post("/predict", content=b"{", headers=JSON)
+        assert (refused.status_code, refused.headers["content-type"]) == (
+            400,
+            "application/problem+json",
+        )
+
+
+def test_the_answer_says_whose_request_it_was(client: TestClient) -> None:
+    answer = client.get("/nowhere")
+    assert answer.json()["instance"] == answer.headers["x-amzn-requestid"]
+
+
+def test_bodies_that_are_no_plain_json(client: TestClient) -> None:
+    packed = client.post(
+        "/predict", content=gzip.compress(BODY), headers={**JSON, "content-encoding": "gzip"}
+    )
+    assert packed.json()["predictions"] == [ANSWER]
+    binary = client.post(
+        "/predict", content=b"\xff\x00", headers={"content-type": "application/octet-stream"}
+    )
+    assert binary.status_code == 415
+    assert client.post("/predict", content=b'"\xff"', headers=JSON).status_code in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", "/predict", 405),
+        ("HEAD", "/predict", 405),
+        ("OPTIONS", "/predict", 405),
+        ("DELETE", "/model", 405),
+        ("GET", "/ping", 200),
+        ("GET", "/model", 200),
+        ("GET", "/openapi.json", 200),
+    ],
+)
+def test_every_method_and_path_goes_to_the_handler(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert "server-timing" in answer.headers
+    assert ("allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("front", "size", "told"),
+    [
+        ("rest", 10 * fronts.MEBIBYTE + 1, "the front takes bodies of at most 10 MB"),
+        ("alb", fronts.MEBIBYTE + 1, "the front takes bodies of at most 1 MB"),
+        ("rest", 7 * fronts.MEBIBYTE, "the event is over Lambda's 6 MB"),
+        ("rest", 5 * fronts.MEBIBYTE, "the body is over 1000000 bytes"),
+    ],
+)
+def test_too_large_for_the_front_for_lambda_or_for_the_contract(
+    echo_dir: Path, front: str, size: int, told: str
+) -> None:
+    with serving(echo_dir, front) as client:
+        answer = client.post("/predict", content=b" " * size, headers=JSON)
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.json()["status"], answer.json()["detail"]) == (413, told)
+
+
+def test_a_function_that_fails_is_a_502(
+    echo_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(event: Any, context: Any) -> Any:
+        raise RuntimeError("secret")
+
+    local = Environment(echo_dir)
+    monkeypatch.setattr(local, "served", local.served._replace(handler=fail))
+    answer = local.invoke(Call("GET", "/ping", []))
+    assert (answer.status, orjson.loads(answer.body)["status"]) == (502, 502)
+    assert b"secret" not in answer.body
+    assert "secret" in capsys.readouterr().err  # where the developer looks
+
+
+def test_the_context_is_like_lambdas() -> None:
+    context = environment.Context(2)
+    assert 1900 < context.get_remaining_time_in_millis() <= 2000
+    assert environment.Context(-1).get_remaining_time_in_millis() == 0
+    assert context.aws_request_id != environment.Context(1).aws_request_id
+
+
+def test_browsers_get_a_page_and_others_what_production_answers(client: TestClient) -> None:
+    page = client.get("/", headers={"accept": "text/html,*/*;q=0.8"})
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert client.get("/").json()["status"] == 404
+    assert client.post("/", headers={"accept": "text/html"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/docs", "text/html; charset=utf-8"),
+        ("/docs/docs.js", "text/javascript; charset=utf-8"),
+        ("/docs/start.css", "text/css; charset=utf-8"),
+        ("/docs/start.js", "text/javascript; charset=utf-8"),
+        ("/docs/swagger-ui.css", "text/css; charset=utf-8"),
+        ("/docs/swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
+        ("/docs/start.json", "application/json"),
+        ("/docs/example.json", "application/json"),
+    ],
+)
+def test_our_own_pages_are_local_and_strict(client: TestClient, path: str, kind: str) -> None:
+    answer = client.get(path, headers={"accept": "text/html"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    if "swagger-ui" not in path:
+        assert not re.search(r"(?:src|href|url\()[=\"'(]*https?:", answer.text)
+
+
+@pytest.mark.parametrize("name", ["serve.py", "..%2fserve.py", "%2e%2e/__main__.py", ""])
+def test_nothing_else_is_served_from_the_disk(client: TestClient, name: str) -> None:
+    assert client.get(f"/docs/{name}", follow_redirects=False).status_code in (307, 404)
+
+
+def test_the_page_s_data_and_an_example_that_the_handler_takes(client: TestClient) -> None:
+    data = client.get("/docs/start.json").json()
+    assert data["model"]["name"] == "test"
+    assert data["golden"][0]["instance"]["colour"] == "red"
+    example = client.get("/docs/example.json").content
+    assert client.post("/predict", content=example, headers=JSON).status_code == 200
+
+
+def test_golden_rows_are_offered_as_far_as_a_page_can_carry_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"name": f"row {i}", "instance": {**ROW, "count": i}} for i in range(3)]
+    directory = artifact.echo(tmp_path / "a")
+    (directory / "golden.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    assert Environment(directory).served.golden == rows
+    monkeypatch.setattr(environment, "PAGE_BYTES", 1)
+    assert Environment(directory).served.golden == rows[:1]
+    (directory / "golden.jsonl").write_bytes(b"{}")
+    with pytest.raises(environment.ArtifactError, match="line 1 is not a golden row"):
+        Environment(directory)
+
+
+def test_a_model_that_changes_is_reloaded_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    directory, said = artifact.echo(tmp_path / "model"), list[str]()
+    with serving(directory, said=said) as client:
+
+        def version() -> str:
+            answer = client.post("/predict", content=BODY, headers=JSON)
+            assert answer.status_code == 200
+            return str(answer.json()["model"]["version"])
+
+        assert version() == "1.2.3"
+        # as `tools pack` does it: the folder is gone for a moment
+        artifact.echo(tmp_path / "new", version="2.0.0")
+        directory.rename(tmp_path / "old")
+        time.sleep(5 * POLL)
+        assert version() == "1.2.3"
+        (tmp_path / "new").rename(directory)
+        until(lambda: version() == "2.0.0")
+        assert client.get("/docs/start.json").json()["model"]["version"] == "2.0.0"
+        assert said == ["reloaded: test 2.0.0"]
+
+        (directory / "model.onnx").write_bytes(b"no model")
+        until(lambda: len(said) == 2)
+        assert re.fullmatch(
+            r"not reloaded, test 2\.0\.0 is still served: model\.onnx: .*", said[-1]
+        )
+        time.sleep(5 * POLL)
+        assert version() == "2.0.0"
+        assert len(said) == 2  # told once
+
+        artifact.echo(directory, version="2.0.1")
+        until(lambda: version() == "2.0.1")
+        assert said[-1] == "reloaded: test 2.0.1"
+
+
+@contextlib.contextmanager
+def real_server(directory: Path) -> Iterator[str]:
+    app = serve.create_app(Environment(directory), lambda line: None)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def load(url: str, clients: int, seconds: float) -> int:
+    """How many requests were answered, every one of them rightly."""
+    end = time.monotonic() + seconds
+
+    def one(number: int) -> int:
+        sent = 0
+        body = orjson.dumps({"instances": [{**ROW, "count": number}]})
+        with httpx.Client(base_url=url) as client:
+            while not sent or time.monotonic() < end:
+                answer = client.post("/predict", content=body, headers=JSON)
+                assert answer.status_code == 200
+                assert answer.json()["predictions"] == [{**ANSWER, "count": number}]
+                sent += 1
+        return sent
+
+    with ThreadPoolExecutor(clients) as pool:
+        return sum(pool.map(one, range(clients)))
+
+
+def test_clients_at_the_same_time_each_get_their_own_answer(echo_dir: Path) -> None:
+    with real_server(echo_dir) as url:
+        assert load(url, clients=8, seconds=0.5) >= 8
+
+
+@pytest.mark.slow
+def test_twenty_clients_for_ten_seconds_leave_the_memory_as_it_was(echo_dir: Path) -> None:
+    with real_server(echo_dir) as url:
+        load(url, clients=20, seconds=3)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert load(url, clients=20, seconds=10) > 1000
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 10_000  # kB
+
+
+@contextlib.contextmanager
+def process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tools", "serve", *map(str, arguments)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def greeting(running: subprocess.Popen[str]) -> str:
+    assert running.stderr
+    lines = []
+    for line in running.stderr:
+        lines.append(line)
+        if "in the handler" in line:
+            break
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_greets_records_and_leaves(echo_dir: Path, number: signal.Signals) -> None:
+    with process(echo_dir, "--port", "0") as running:
+        said = greeting(running)
+        url = re.search(r"http://localhost:\d+", said)
+        assert url
+        assert "test 1.2.3" in said
+        assert f"{url[0]}/docs\n" in said
+        assert f"{url[0]}/openapi.json\n" in said
+        assert re.search(r"^200, [\d.]+ ms in the handler$", said, re.M)
+        assert '"predictions":[{"ratio":0.5,' in said
+        if shutil.which("curl"):
+            line = re.search(r"^curl .*$", said, re.M)
+            assert line
+            pasted = subprocess.run(["sh", "-c", line[0]], capture_output=True, check=True)
+            assert orjson.loads(pasted.stdout)["predictions"][0]["ratio"] == 0.5
+        port = url[0].rpartition(":")[2]
+        assert httpx.get(f"http://127.0.0.1:{port}/ping").status_code == 200
+        running.send_signal(number)
+        out, errors = running.communicate(timeout=20)
+    assert (running.returncode, errors.strip()) == (0, "")
+    records = [orjson.loads(line) for line in out.splitlines()]
+    assert records[-1]["route"] == "GET /ping"
+    assert all(record["message"] == "request" for record in records)
+
+
+def test_what_cannot_be_served_is_said_in_one_line(echo_dir: Path, tmp_path: Path) -> None:
+    broken = artifact.echo(tmp_path / "broken")
+    (broken / "model.onnx").write_bytes(b"no model")
+    with process(echo_dir, "--port", "0", "--quiet") as first:
+        port = re.search(r"localhost:(\d+)", greeting(first))
+        assert port
+        cases: list[tuple[tuple[str | Path, ...], str]] = [
+            (
+                (echo_dir, "--port", port[1]),
+                f"port {port[1]} cannot be had: Address already in use",
+            ),
+            ((tmp_path, "--port", "0"), "manifest.json: No such file or directory"),
+            ((broken, "--port", "0"), "model.onnx: its size is not the manifest's"),
+        ]
+        for arguments, told in cases:
+            with process(*arguments) as second:
+                out, errors = second.communicate(timeout=20)
+            assert (second.returncode, out) == (1, "")
+            assert told in errors
+            assert len(errors.splitlines()) == 1
+        first.send_signal(signal.SIGINT)
+        assert first.communicate(timeout=20)[0] == ""
+
+
+def test_records_may_go_to_a_file(echo_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    with process(echo_dir, "--port", "0", "--records", file) as running:
+        port = re.search(r"localhost:(\d+)", greeting(running))
+        assert port
+        httpx.get(f"http://127.0.0.1:{port[1]}/model")
+        running.send_signal(signal.SIGTERM)
+        assert running.communicate(timeout=20)[0] == ""
+    assert orjson.loads(file.read_bytes().splitlines()[-1])["route"] == "GET /model"
