@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import io
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -124,7 +125,8 @@ def create_app(
 def _swagger() -> Path:
     """Swagger UI's files. The package is not imported: that would import FastAPI."""
     spec = find_spec("fastapi_swagger")
-    assert spec and spec.origin, "fastapi-swagger is in requirements/dev.txt"
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("fastapi_swagger, of requirements/dev.txt, is not installed")
     return Path(spec.origin).parent / "resources"
 
 
@@ -174,13 +176,14 @@ def _greet(console: Console, environment: Environment, url: str) -> None:
     manifest, body = environment.served.manifest, _example(environment)
     send = ["curl -s", f"{url}/predict", "-H 'content-type: application/json'"]
     if len(body) <= PASTE_BYTES:
-        send.append("-d '%s'" % body.decode().replace("'", "'\\''"))
+        send += ["-d", shlex.quote(body.decode())]
     else:
         send = [f"curl -s {url}/docs/example.json |", *send, "--data-binary @-"]
     with contextlib.redirect_stdout(io.StringIO()):  # its record would stand between these lines
         answer = environment.invoke(Call("POST", "/predict", [("content-type", JSON)], body))
     took = dict(answer.headers).get("server-timing", "").rpartition("=")[2]
     text = answer.body.decode()
+    colour = "green" if answer.status == 200 else "red"
     lines: list[tuple[str, str]] = [
         (f"\n{manifest.name} {manifest.version}", "bold"),
         (f"  {manifest.description}\n" if manifest.description else "\n", ""),
@@ -189,7 +192,7 @@ def _greet(console: Console, environment: Environment, url: str) -> None:
         ("  OpenAPI     ", "dim"), (f"{url}/openapi.json\n\n", "cyan"),
         (" ".join(send) + "\n", "bold"),
         (text if len(text) <= PASTE_BYTES else f"{text[:PASTE_BYTES]}…", ""),
-        (f"\n{answer.status}, {took} ms in the handler\n", "green" if answer.status == 200 else "red"),
+        (f"\n{answer.status}, {took} ms in the handler\n", colour),
     ]  # fmt: skip
     console.print(Text.assemble(*lines), soft_wrap=True)
 

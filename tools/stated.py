@@ -10,6 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from handler.manifest import Decision, Feature, Limits
 from tools.errors import PackError
 
@@ -32,21 +34,14 @@ class Stated(NamedTuple):
 
 def read(path: Path) -> Stated:
     """Read TOML or YAML, by suffix. Raises PackError, naming the first key that is unknown."""
+    if path.suffix not in (".toml", ".yaml", ".yml"):
+        raise PackError(f"{path}: the contract file must be .toml, .yaml or .yml")
     try:
         text = path.read_text(encoding="utf-8")
-        if path.suffix == ".toml":
-            document = tomllib.loads(text)
-        elif path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            document = yaml.safe_load(text) or {}
-        else:
-            raise PackError(f"{path}: the contract file must be .toml, .yaml or .yml")
+        document = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text) or {}
     except OSError as error:
         raise PackError(f"{path}: {error.strerror}") from None
-    except Exception as error:  # the two parsers' errors, and bad UTF-8
-        if isinstance(error, PackError):
-            raise
+    except (ValueError, yaml.YAMLError) as error:
         raise PackError(f"{path}: {' '.join(str(error).split())}") from None
 
     def table(value: Any, where: str, known: tuple[str, ...] | None = None) -> Fields:

@@ -157,7 +157,9 @@ def _infer(cells: list[str], dtype: str, stated: Fields) -> tuple[Feature, Colum
         try:
             values.append(None if hole else parse(cell))
         except (ValueError, KeyError, OverflowError):
-            raise PackError(f"{cell[:40]!r} in row {number} is not a {kind} for {dtype}") from None
+            raise PackError(
+                f"{cell[:40]!r} in row {number} is no {kind} that {dtype} can hold"
+            ) from None
     present = [value for value in values if value is not None]
     fields: Fields = {"type": kind, "example": _example(present, kind)}
     if kind in ("number", "integer"):
@@ -264,17 +266,18 @@ def _check(feature: Feature, dtype: str, values: Column) -> None:
     if wrong:
         raise PackError(f"{_list(wrong)} cannot be stated for type {feature.type}")
     outside = 0
+    checked = present if feature.example in present else [*present, feature.example]
     try:
         if ranged:
             low, high = -math.inf if low is None else low, math.inf if high is None else high
             if low > high:
                 raise PackError(f"its minimum {low} is over its maximum {high}")
-            if feature.out_of_range == "reject":
-                outside = sum(not low <= value <= high for value in (*present, feature.example))
+            outside = sum(not low <= value <= high for value in checked)
+            outside *= feature.out_of_range == "reject"
         elif feature.type == "category" and feature.unseen == "reject":
-            outside = sum(value not in feature.categories for value in (*present, feature.example))
+            outside = sum(value not in feature.categories for value in checked)
         elif feature.type == "text" and feature.max_length is not None:
-            outside = sum(len(value) > feature.max_length for value in (*present, feature.example))
+            outside = sum(len(value) > feature.max_length for value in checked)
     except TypeError:
         raise PackError("the contract file has a value of the wrong type") from None
     if outside:

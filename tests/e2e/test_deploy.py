@@ -123,7 +123,7 @@ def live(cloud: Cloud, outputs: dict[str, str]) -> str:
 
 
 def test_predict_through_api_alias_and_container(cloud: Cloud, first: dict[str, str]) -> None:
-    expected = answers.expected("good/rest-one-row")["body"]
+    expected = answers.stated()["good/rest-one-row"]["body"]
     assert answers.close(predict(cloud, first), expected)
     assert live(cloud, first) == first["LiveVersion"] == "1"
 
@@ -168,7 +168,7 @@ def test_a_bad_body_over_http(cloud: Cloud, first: dict[str, str], name: str) ->
         body=sent,
         headers={"content-type": kind} if kind else {},
     )
-    expected = answers.expected(name)
+    expected = answers.stated()[name]
     assert (reply.status, reply.json()["type"]) == (expected["status"], expected["type"])
 
 

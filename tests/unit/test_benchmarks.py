@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from benchmarks import __main__ as command
 from benchmarks import results
 from benchmarks.cases import CASES

@@ -70,7 +70,8 @@ def original(feeds: dict[str, Any]) -> list[Any]:
 
 
 def golden() -> list[Any]:
-    return [json.loads(line) for line in Path("model_artifacts/model/golden.jsonl").open("rb")]
+    lines = Path("model_artifacts/model/golden.jsonl").read_bytes().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def rows(table: models.Table) -> list[dict[str, Any]]:
@@ -458,7 +459,7 @@ def test_words_without_meaning(packed: Packer, words: list[str], said: str) -> N
         ("[features.a]\nunit = 3", "feature a/unit"),
         ("[features.a]\ntype = 'text'", "a float32 tensor cannot be of type text"),
         ("[features.a]\ncategories = ['x']", "cannot be stated for type number"),
-        ("[features.a]\ntype = 'integer'", "is not a integer"),
+        ("[features.a]\ntype = 'integer'", "is no integer"),
         ("[outputs.z]\nunit = 'm'", "there are variable"),
         ("[outputs.value]\nkind = 'label'\nclasses = ['a', 'b']", "cannot be of kind label"),
         ("[outputs.value]\ndecision = {above = 'x'}", "no threshold"),

@@ -18,9 +18,9 @@ import httpx
 import orjson
 import pytest
 import uvicorn
-from starlette.testclient import TestClient
 
 from handler import api  # noqa: F401  so that Environment does not set MODEL_DIR to import it
+from handler.errors import ArtifactError
 from tests import artifact
 from tools import environment, fronts, serve
 from tools.environment import Environment
@@ -34,26 +34,39 @@ JSON = {"content-type": "application/json"}
 POLL = 0.02
 
 
-@contextlib.contextmanager
-def serving(
-    directory: Path, front: str = "rest", said: list[str] | None = None
-) -> Iterator[TestClient]:
-    say = [].append if said is None else said.append
-    with TestClient(serve.create_app(Environment(directory, front), say, POLL)) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def client(echo_dir: Path) -> Iterator[TestClient]:
-    with serving(echo_dir) as client:
-        yield client
-
-
 def until(true: Callable[[], object]) -> None:
     end = time.monotonic() + 10
     while not true():
         assert time.monotonic() < end, "it did not come true"
         time.sleep(POLL / 2)
+
+
+@contextlib.contextmanager
+def serving(
+    directory: Path, front: str = "rest", said: list[str] | None = None
+) -> Iterator[httpx.Client]:
+    """A client of the real server, in a thread."""
+    say: list[str] = [] if said is None else said
+    app = serve.create_app(Environment(directory, front), say.append, POLL)
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def client(echo_dir: Path) -> Iterator[httpx.Client]:
+    with serving(echo_dir) as client:
+        yield client
 
 
 @pytest.mark.parametrize("front", list(fronts.FRONTS))
@@ -70,12 +83,12 @@ def test_every_front_gives_the_same_answer(echo_dir: Path, front: str) -> None:
         )
 
 
-def test_the_answer_says_whose_request_it_was(client: TestClient) -> None:
+def test_the_answer_says_whose_request_it_was(client: httpx.Client) -> None:
     answer = client.get("/nowhere")
     assert answer.json()["instance"] == answer.headers["x-amzn-requestid"]
 
 
-def test_bodies_that_are_no_plain_json(client: TestClient) -> None:
+def test_bodies_that_are_no_plain_json(client: httpx.Client) -> None:
     packed = client.post(
         "/predict", content=gzip.compress(BODY), headers={**JSON, "content-encoding": "gzip"}
     )
@@ -102,7 +115,7 @@ def test_bodies_that_are_no_plain_json(client: TestClient) -> None:
     ],
 )
 def test_every_method_and_path_goes_to_the_handler(
-    client: TestClient, method: str, path: str, status: int
+    client: httpx.Client, method: str, path: str, status: int
 ) -> None:
     answer = client.request(method, path)
     assert answer.status_code == status
@@ -150,7 +163,7 @@ def test_the_context_is_like_lambdas() -> None:
     assert context.aws_request_id != environment.Context(1).aws_request_id
 
 
-def test_browsers_get_a_page_and_others_what_production_answers(client: TestClient) -> None:
+def test_browsers_get_a_page_and_others_what_production_answers(client: httpx.Client) -> None:
     page = client.get("/", headers={"accept": "text/html,*/*;q=0.8"})
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert client.get("/").json()["status"] == 404
@@ -171,7 +184,7 @@ def test_browsers_get_a_page_and_others_what_production_answers(client: TestClie
         ("/docs/example.json", "application/json"),
     ],
 )
-def test_our_own_pages_are_local_and_strict(client: TestClient, path: str, kind: str) -> None:
+def test_our_own_pages_are_local_and_strict(client: httpx.Client, path: str, kind: str) -> None:
     answer = client.get(path, headers={"accept": "text/html"})
     assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
     policy = answer.headers["content-security-policy"]
@@ -182,11 +195,11 @@ def test_our_own_pages_are_local_and_strict(client: TestClient, path: str, kind:
 
 
 @pytest.mark.parametrize("name", ["serve.py", "..%2fserve.py", "%2e%2e/__main__.py", ""])
-def test_nothing_else_is_served_from_the_disk(client: TestClient, name: str) -> None:
+def test_nothing_else_is_served_from_the_disk(client: httpx.Client, name: str) -> None:
     assert client.get(f"/docs/{name}", follow_redirects=False).status_code in (307, 404)
 
 
-def test_the_page_s_data_and_an_example_that_the_handler_takes(client: TestClient) -> None:
+def test_the_page_s_data_and_an_example_that_the_handler_takes(client: httpx.Client) -> None:
     data = client.get("/docs/start.json").json()
     assert data["model"]["name"] == "test"
     assert data["golden"][0]["instance"]["colour"] == "red"
@@ -204,7 +217,7 @@ def test_golden_rows_are_offered_as_far_as_a_page_can_carry_them(
     monkeypatch.setattr(environment, "PAGE_BYTES", 1)
     assert Environment(directory).served.golden == rows[:1]
     (directory / "golden.jsonl").write_bytes(b"{}")
-    with pytest.raises(environment.ArtifactError, match="line 1 is not a golden row"):
+    with pytest.raises(ArtifactError, match="line 1 is not a golden row"):
         Environment(directory)
 
 
@@ -242,23 +255,7 @@ def test_a_model_that_changes_is_reloaded_and_a_broken_one_is_not(tmp_path: Path
         assert said[-1] == "reloaded: test 2.0.1"
 
 
-@contextlib.contextmanager
-def real_server(directory: Path) -> Iterator[str]:
-    app = serve.create_app(Environment(directory), lambda line: None)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-def load(url: str, clients: int, seconds: float) -> int:
+def load(url: httpx.URL, clients: int, seconds: float) -> int:
     """How many requests were answered, every one of them rightly."""
     end = time.monotonic() + seconds
 
@@ -278,16 +275,16 @@ def load(url: str, clients: int, seconds: float) -> int:
 
 
 def test_clients_at_the_same_time_each_get_their_own_answer(echo_dir: Path) -> None:
-    with real_server(echo_dir) as url:
-        assert load(url, clients=8, seconds=0.5) >= 8
+    with serving(echo_dir) as client:
+        assert load(client.base_url, clients=8, seconds=0.5) >= 8
 
 
 @pytest.mark.slow
 def test_twenty_clients_for_ten_seconds_leave_the_memory_as_it_was(echo_dir: Path) -> None:
-    with real_server(echo_dir) as url:
-        load(url, clients=20, seconds=3)
+    with serving(echo_dir) as client:
+        load(client.base_url, clients=20, seconds=3)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        assert load(url, clients=20, seconds=10) > 1000
+        assert load(client.base_url, clients=20, seconds=10) > 1000
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert after - before < 10_000  # kB
 
