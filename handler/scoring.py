@@ -5,6 +5,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
+import numpy as np
 import orjson
 
 from handler import manifest as manifests
@@ -12,17 +13,24 @@ from handler.contract import Contract, example
 from handler.errors import ArtifactError, Refusal
 from handler.manifest import Manifest
 from handler.model import Model
-from handler.tensors import Row, batches
+from handler.tensors import Array, Row, batches
 
 
 class Scored(NamedTuple):
     """`predictions`: one JSON object per row. `unusual`: values per feature that the contract
     accepts although they are out of its range or categories. `seconds`: by step.
+
+    And for what watches: the validated `rows`, their matrices `inputs` (tensors.matrix_order; none
+    of a tensor contract), and `outputs`, [rows, …] in the manifest's order; raw tensors that were
+    not run together are left empty there.
     """
 
     predictions: list[bytes]
     unusual: dict[str, int]
     seconds: dict[str, float]
+    rows: Sequence[Row] = ()
+    inputs: Sequence[Array] = ()
+    outputs: Sequence[Array] = ()
 
 
 class Scorer:
@@ -48,7 +56,9 @@ class Scorer:
         start, running = perf_counter(), 0.0
         predictions: list[bytes] = [b""] * len(rows)
         unusual: dict[str, int] = {}
-        for indices, feeds, counts in self._batches(rows):
+        inputs: Sequence[Array] = ()
+        runs: list[tuple[Sequence[int], Sequence[Array]]] = []
+        for indices, feeds, counts, matrices in self._batches(rows):
             before = perf_counter()
             outputs = self._model.run(feeds, deadline)
             running += perf_counter() - before
@@ -57,8 +67,22 @@ class Scorer:
             ):
                 predictions[i] = text
             unusual.update(counts)
+            inputs = inputs or matrices
+            runs.append((indices, outputs))
+        together = runs[0][1] if len(runs) == 1 else self._together(runs)
         around = perf_counter() - start - running
-        return Scored(predictions, unusual, {"run": running, "convert": around})
+        seconds = {"run": running, "convert": around}
+        return Scored(predictions, unusual, seconds, rows, inputs, together)
+
+    def _together(self, runs: list[tuple[Sequence[int], Sequence[Array]]]) -> list[Array]:
+        """The outputs of several runs as if of one."""
+        order = np.argsort([i for indices, _ in runs for i in indices])
+        return [
+            np.empty(0)
+            if output.kind == "tensor"
+            else np.concatenate([outputs[k] for _, outputs in runs])[order]
+            for k, output in enumerate(self.manifest.outputs)
+        ]
 
 
 def load(directory: Path) -> Scorer:

@@ -20,11 +20,16 @@ NUMPY = {"string": np.dtype(object)}
 
 
 class Batch(NamedTuple):
-    """What one run of the graph takes: the numbers of its rows, and its inputs by name."""
+    """What one run of the graph takes: the numbers of its rows, and its inputs by name.
+
+    The first of a request's batches has what the others share: `unusual`, and as `matrices` the
+    values of all rows, [features, rows] in the order of `matrix_order`.
+    """
 
     indices: Sequence[int]
     feeds: dict[str, Array]
     unusual: dict[str, int]
+    matrices: Sequence[Array] = ()
 
 
 def dtype(name: str) -> np.dtype[Any]:
@@ -35,6 +40,17 @@ def dtype(name: str) -> np.dtype[Any]:
 def batches(manifest: Manifest) -> Callable[[Sequence[Row]], Iterator[Batch]]:
     """The function that turns validated rows into runs, made once per model."""
     return _tabular(manifest) if manifest.features else _tensor(manifest)
+
+
+def matrix_order(manifest: Manifest) -> list[tuple[np.dtype[Any], list[Feature]]]:
+    """The dtype and the features of every matrix, as `Batch.matrices` has them."""
+    return [(group.dtype, group.features) for group in _groups(manifest)]
+
+
+def _groups(manifest: Manifest) -> "list[_Group]":
+    if not manifest.features:
+        return []
+    return [_Group(manifest, name) for name in dict.fromkeys(t.dtype for t in manifest.inputs)]
 
 
 class _Group:
@@ -116,23 +132,26 @@ def _bound(feature: Feature, side: int) -> float:
 
 
 def _tabular(manifest: Manifest) -> Callable[[Sequence[Row]], Iterator[Batch]]:
-    groups = [_Group(manifest, name) for name in dict.fromkeys(t.dtype for t in manifest.inputs)]
+    groups = _groups(manifest)
     single = manifest.execution.batch == "single"
 
     def make(rows: Sequence[Row]) -> Iterator[Batch]:
         feeds: dict[str, Array] = {}
         unusual: dict[str, int] = {}
+        matrices: list[Array] = []
         for group in groups:
             matrix = group.matrix(rows)
+            matrices.append(matrix)
             if group.counted or group.open:
                 group.unusual(matrix, unusual)
             for name, start, stop, shape in group.slices:
                 feeds[name] = matrix[start:stop].T.reshape(shape)
         if not single:
-            yield Batch(range(len(rows)), feeds, unusual)
+            yield Batch(range(len(rows)), feeds, unusual, matrices)
             return
         for i in range(len(rows)):
-            yield Batch((i,), {k: v[i : i + 1] for k, v in feeds.items()}, {} if i else unusual)
+            one = {k: v[i : i + 1] for k, v in feeds.items()}
+            yield Batch((i,), one, *(({}, ()) if i else (unusual, matrices)))
 
     return make
 
