@@ -10,7 +10,7 @@ import gc
 gc.disable()  # imports allocate a lot and free little: 12 ms of a cold start
 
 import time  # noqa: E402
-from collections.abc import Callable, Sequence  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from typing import Any, NamedTuple  # noqa: E402
 
 import orjson  # noqa: E402
@@ -48,7 +48,7 @@ class Serving(NamedTuple):
     """What the routes work with. `issue` names predictions; `tell` takes outcomes."""
 
     scorer: Scorer
-    issue: Callable[[Sequence[Any], int], list[bytes]]
+    issue: lineage.Issue
     tell: Callable[[str | bytes], Any]
 
 
@@ -57,7 +57,7 @@ def predict(serving: Serving, request: Request, deadline: float | None) -> Answe
     scorer = serving.scorer
     body = wire.json_body(request, scorer.manifest.limits.body_bytes)
     scored = scorer.score(body, deadline)
-    ids = serving.issue(scored.outputs, len(scored.predictions))
+    ids = serving.issue(scored.outputs, len(scored.predictions), request.request_id)
     named = lineage.attach(ids, scored.predictions)
     reply = Reply(200, scorer.contract.answer(named), JSON)
     return Answer(reply, len(named), scored.unusual, scored.seconds, _watched(scored, ids, named))

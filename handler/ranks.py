@@ -39,13 +39,14 @@ _EDGE = 1e-6 * BINS  # the baseline is rounded to six digits
 
 
 class Ranks(NamedTuple):
-    """`bins`: for each metric the bin numbers, one a row, of `rows` sampled rows.
+    """`bins`: for each metric the bin numbers, one a row, of `rows` sampled rows; of one row the
+    number itself.
 
     `missing`: sampled rows without a value, by feature. `novel`: how many of all rows have a value
     of a kind that the baseline has never seen; an estimate where not all were sampled.
     """
 
-    bins: dict[str, list[int]]
+    bins: dict[str, Any]
     rows: int
     missing: dict[str, int]
     novel: int
@@ -223,6 +224,8 @@ class Ranker:
         """
         count = len(rows)
         start = _shift(seed)
+        if count == 1:
+            return self._one(start, rows[0], inputs, outputs)
         if count <= FEW and count <= self._sample:
             return self._one_by_one(start, rows, inputs, outputs)
         taken: Any = slice(None)
@@ -234,6 +237,37 @@ class Ranker:
             inputs = [matrix[:, taken] for matrix in inputs]
         sampled = self._together(start, rows, inputs, [array[taken] for array in outputs])
         return sampled._replace(novel=round(sampled.novel * count / len(rows)))
+
+    def _one(
+        self, draw: float, row: Row, inputs: Sequence[Array], outputs: Sequence[Array]
+    ) -> Ranks:
+        """The same as `_one_by_one`, for one row in a third of its time."""
+        bins: dict[str, int] = {}
+        missing: dict[str, int] = {}
+        novel = 0
+        for group, matrix in zip(self._groups, inputs, strict=False):
+            values: list[Any] = matrix.ravel().tolist()
+            for metric, name, scale, at, length, filled, shift in group:
+                value = values[at]
+                if value != value or (filled and row[name] is None):
+                    missing[name] = 1
+                    bins[metric] = scale.rank_missing((draw + shift) % 1.0) or BINS
+                    novel = novel or scale.novel_missing
+                    continue
+                if length:
+                    value = len(value)
+                step = scale.steps.get(value)
+                if step is not None:
+                    bins[metric] = _bin(step[0] + step[1] * ((draw + shift) % 1.0))
+                elif scale.discrete:
+                    bins[metric], novel = BINS, 1
+                else:
+                    bins[metric] = scale.bins[bisect_left(scale.cuts, value)]
+        for metric, scale, index, at_class, shift, _ in self._outputs:
+            array = outputs[index]
+            value = array.item() if at_class is None else array[0, at_class].item()
+            bins[metric] = scale.rank(value, (draw + shift) % 1.0) or BINS
+        return Ranks(bins, 1, missing, int(novel))
 
     def _one_by_one(
         self, draw: float, rows: Sequence[Row], inputs: Sequence[Array], outputs: Sequence[Array]

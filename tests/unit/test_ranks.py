@@ -115,7 +115,7 @@ def scores(scorer: Scorer, rows: list[dict[str, Any]], size: int) -> dict[str, f
         part = rows[start : start + size]
         found = ranker.rank(f"request {start}", part, *scorer.score_rows(part)[4:])
         for metric, numbers in found.bins.items():
-            for number in numbers:
+            for number in numbers if isinstance(numbers, list) else [numbers]:
                 counts[metric][number - 1] += 1
     return {metric: drift.score(found, 3000) for metric, found in counts.items()}
 
@@ -123,9 +123,8 @@ def scores(scorer: Scorer, rows: list[dict[str, Any]], size: int) -> dict[str, f
 @pytest.mark.parametrize("size", [1, 50, 1000])
 def test_every_type_is_uniform_through_the_model(watched: Scorer, size: int) -> None:
     found = scores(watched, sample(np.random.default_rng(8), 3000), size)
-    assert set(found) == {f"in_{name}" for name in "ratio count colour open serum".split()} | {
-        "in_note/~", "out_ratio", "out_count",
-    }  # fmt: skip
+    names = [f"in_{feature['name']}" for feature in artifact.ECHO_FEATURES]
+    assert list(found) == [*names, "out_ratio", "out_count"]
     limit = drift.line(3000 if size < 1000 else 300, 3000, 0.0, 24)
     assert max(found.values()) < limit, found
 
@@ -151,7 +150,13 @@ def test_every_type_shows_its_drift(watched: Scorer, change: Any, metric: str) -
 def test_one_by_one_is_as_together(watched: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = sample(np.random.default_rng(10), 40)
     rows[3]["serum"], rows[5]["count"] = 0.5, -3
-    arguments = ("seed", rows, *watched.score_rows(rows)[4:])
+    for i, row in enumerate(rows):
+        one = ("seed", [row], *watched.score_rows([row])[4:])
+        ranker = Ranker(watched.manifest)
+        single = ranker.rank(*one)
+        assert [[n] for n in single.bins.values()] == list(ranker._one_by_one(
+            ranks._shift("seed"), *one[1:]).bins.values()), i  # fmt: skip
+    arguments: Any = ("seed", rows, *watched.score_rows(rows)[4:])
     together = Ranker(watched.manifest).rank(*arguments)
     monkeypatch.setattr(ranks, "FEW", 1000)
     assert Ranker(watched.manifest).rank(*arguments) == together
