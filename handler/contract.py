@@ -167,6 +167,8 @@ class Contract:
         self._row = SchemaValidator(row)
         self._names = [f.name for f in manifest.features] or [t.name for t in manifest.inputs]
         self._limit = manifest.limits.rows
+        # where the shapes have no axis for the rows, `Model.run` adds one
+        self._whole = manifest.execution.batch == "none"
         self._response_bytes = manifest.limits.response_bytes
         self._outputs = [(output, _writer(output)) for output in manifest.outputs]
         fields = [
@@ -200,9 +202,9 @@ class Contract:
         columns: list[Sequence[bytes]] = []
         decisions: list[Sequence[bytes]] = []
         for (output, write), values in zip(self._outputs, outputs, strict=True):
-            if len(values) != count or values.ndim != max(len(output.shape), 1):
+            if len(values) != count or values.ndim != len(output.shape) + self._whole:
                 raise BadOutput(f"{output.name} does not have the shape of the contract")
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
+            if values.dtype.kind == "f" and np.count_nonzero(np.isfinite(values)) < values.size:
                 raise BadOutput(f"{output.name} is not finite")
             columns.append(write(values))
             if output.decision:
@@ -250,7 +252,10 @@ class Contract:
                 told: dict[str, Violation] = {}
                 for detail in error.errors(include_url=False, include_input=False):
                     violation = _violation(detail, "instances", i)
-                    told[violation.pointer] = violation  # of a union, the last branch's
+                    # an integer is tried as an int, then as a whole float, which knows more of a
+                    # number's breach but calls anything else no number
+                    if violation.pointer not in told or detail["type"] != "float_type":
+                        told[violation.pointer] = violation
                 found += len(told)
                 yield from told.values()
             if found > MAX_VIOLATIONS:
@@ -273,9 +278,17 @@ def _unknown_field(count: int, *where: str | int) -> Violation:
 def _violation(detail: Any, *where: str | int) -> Violation:
     code, message = MESSAGES.get(detail["type"], ("invalid", "is not in the contract"))
     place = [part for part in detail["loc"] if part not in _BRANCHES]
-    return Violation(pointer(*where, *place), code, message.format(**detail.get("ctx", {})))
+    bounds = {name: int(v) if v == v // 1 else v for name, v in _bounds(detail)}
+    return Violation(pointer(*where, *place), code, message.format(**bounds))
 
 
+def _bounds(detail: Any) -> Iterator[tuple[str, Any]]:
+    """The contract's numbers in an error."""
+    context = detail.get("ctx", {})
+    return ((name, context[name]) for name in _NAMED if name in context)
+
+
+_NAMED = ("le", "ge", "min_length", "max_length")
 # what pydantic-core puts into the location for the branches of the unions above
 _BRANCHES = {"int", "float", "constrained-int", "constrained-float"}
 
@@ -299,6 +312,8 @@ def _writer(output: Output) -> Callable[[Array], Sequence[bytes]]:
         return _numbers
 
     def tensor(values: Array) -> list[bytes]:
+        if values.ndim == 1 and values.dtype.kind != "O":
+            return _numbers(values)
         rows = values.tolist() if values.dtype.kind == "O" else np.ascontiguousarray(values)
         return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows]
 
@@ -307,8 +322,7 @@ def _writer(output: Output) -> Callable[[Array], Sequence[bytes]]:
 
 def _numbers(values: Array) -> list[bytes]:
     """Every number's JSON, from one serialisation: far cheaper than one each."""
-    flat = np.ascontiguousarray(values).ravel()
-    return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+    return orjson.dumps(values.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
 
 
 def _decision_key(output: Output) -> bytes | None:

@@ -67,5 +67,7 @@ def load(directory: Path) -> Scorer:
     try:
         scorer.score(orjson.dumps({"instances": [example(scorer.manifest)]}))
     except Refusal as error:
-        raise ArtifactError(f"the model fails on its own example: {error}") from None
+        # a tensor contract has no example: zeros of the least shape may be nothing for the model
+        if scorer.manifest.features:
+            raise ArtifactError(f"the model fails on its own example: {error}") from None
     return scorer

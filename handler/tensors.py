@@ -9,12 +9,11 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from handler.errors import ContractViolation, Violation, pointer
 from handler.manifest import Feature, Manifest, Tensor
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]  # as NDArray[Any], without importing numpy.typing
 Row = dict[str, Any]
 NUMPY = {"string": np.dtype(object)}
 
@@ -62,13 +61,22 @@ class _Group:
             if places:
                 shape = (-1, len(places))[: len(tensor.shape)]
                 self.slices.append((tensor.name, places[0], places[-1] + 1, shape))
-        counted = [k for k, f in enumerate(self.features) if f.out_of_range == "accept"]
-        counted = [k for k in counted if self.features[k].type in ("number", "integer")]
-        self.counted = counted
+        # the inputs of one column each, whose arrays are had in one step
+        self.single = [name for name, _, _, shape in self.slices if shape == (-1, 1)]
+        if len(self.single) < len(self.features):
+            self.single = []
+        counted = [
+            f.out_of_range == "accept" and f.type in ("number", "integer") for f in self.features
+        ]
+        self.counted = any(counted)
         # in the values' own precision: 0.1 as float32 is over 0.1 as float64
         kind = self.dtype if self.dtype.kind == "f" else np.dtype(float)
-        self.minimum = np.array([[_bound(self.features[k], -1)] for k in counted], kind)
-        self.maximum = np.array([[_bound(self.features[k], 1)] for k in counted], kind)
+        # of those that are not counted, nothing is outside
+        bounds = [
+            _bounds(f) if count else (-np.inf, np.inf)
+            for f, count in zip(self.features, counted, strict=True)
+        ]
+        self.minimum, self.maximum = np.hsplit(np.array(bounds, kind).reshape(-1, 2), 2)
         self.open = [
             (k, frozenset((*f.categories, *(fill for at, fill in self.fills if at == k))))
             for k, f in enumerate(self.features)
@@ -77,20 +85,23 @@ class _Group:
         self.every = len(self.columns) == len(manifest.features) and self.columns == sorted(
             self.columns
         )
-        self.plain = self.every and not any(f.nullable for f in self.features)
+        # all that there is, and nothing to replace: read from the rows without a detour
+        self.plain = (
+            self.every
+            and self.dtype.kind != "O"
+            and not any(feature.nullable for feature in self.features)
+        )
 
-    def matrix(self, rows: Sequence[Row]) -> Array:
-        """[features, rows] of this group's dtype."""
-        if self.plain and self.dtype.kind != "O":
+    def matrix(self, rows: Sequence[Row], columns: list[Any]) -> Array:
+        """[features, rows] of this group's dtype; `columns` are all features' values."""
+        if self.plain:
             values = chain.from_iterable(map(dict.values, rows))
             return (
                 np.fromiter(values, self.dtype, len(rows) * len(self.columns))
                 .reshape(len(rows), -1)
                 .T
             )
-        columns: list[Any] = list(zip(*map(dict.values, rows), strict=True))
-        if not self.every:
-            columns = [columns[i] for i in self.columns]
+        columns = columns if self.every else [columns[i] for i in self.columns]
         for k, fill in self.fills:
             columns[k] = [fill if value is None else value for value in columns[k]]
         return np.array(columns, self.dtype)
@@ -98,21 +109,21 @@ class _Group:
     def unusual(self, matrix: Array, counts: dict[str, int]) -> None:
         """Count what the contract accepts, but wants to know of."""
         if self.counted:
-            part = matrix[self.counted]
-            outside = (part < self.minimum) | (part > self.maximum)
-            if outside.any():
-                for k, number in zip(self.counted, outside.sum(axis=1).tolist(), strict=True):
+            outside = (matrix < self.minimum) | (matrix > self.maximum)
+            if np.count_nonzero(outside):
+                sums = outside.sum(axis=1).tolist()
+                for feature, number in zip(self.features, sums, strict=True):
                     if number:
-                        counts[self.features[k].name] = number
+                        counts[feature.name] = number
         for k, known in self.open:
             number = sum(value not in known for value in matrix[k].tolist())
             if number:
                 counts[self.features[k].name] = number
 
 
-def _bound(feature: Feature, side: int) -> float:
-    value = feature.minimum if side < 0 else feature.maximum
-    return side * np.inf if value is None else value
+def _bounds(feature: Feature) -> tuple[float, float]:
+    low, high = feature.minimum, feature.maximum
+    return -np.inf if low is None else low, np.inf if high is None else high
 
 
 def _tabular(manifest: Manifest) -> Callable[[Sequence[Row]], Iterator[Batch]]:
@@ -122,10 +133,14 @@ def _tabular(manifest: Manifest) -> Callable[[Sequence[Row]], Iterator[Batch]]:
     def make(rows: Sequence[Row]) -> Iterator[Batch]:
         feeds: dict[str, Array] = {}
         unusual: dict[str, int] = {}
+        columns = [] if groups[0].plain else list(zip(*map(dict.values, rows), strict=True))
         for group in groups:
-            matrix = group.matrix(rows)
+            matrix = group.matrix(rows, columns)
             if group.counted or group.open:
                 group.unusual(matrix, unusual)
+            if group.single:
+                feeds.update(zip(group.single, matrix[:, :, None], strict=True))
+                continue
             for name, start, stop, shape in group.slices:
                 feeds[name] = matrix[start:stop].T.reshape(shape)
         if not single:

@@ -100,7 +100,9 @@ def call(
     sent = urllib.request.Request(url, data=body, method=method, headers=headers)
     try:
         with urllib.request.urlopen(sent, timeout=60) as reply:
-            return Reply(reply.status, {k.lower(): v for k, v in reply.headers.items()}, reply.read())
+            return Reply(
+                reply.status, {k.lower(): v for k, v in reply.headers.items()}, reply.read()
+            )
     except urllib.error.HTTPError as error:
         return Reply(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
 

@@ -78,6 +78,16 @@ def test_a_breach_is_told_by_pointer_and_code(
     assert refused(echo, one(**changes)) == [(pointer, code)]
 
 
+def test_what_an_integer_must_be_is_said_so(echo: Scorer) -> None:
+    for value in ("3", 3.5, None):
+        with pytest.raises(ContractViolation) as caught:
+            echo.contract.rows(one(count=value))
+        assert caught.value.violations[0].message == "must be an integer"
+    with pytest.raises(ContractViolation) as caught:
+        echo.contract.rows(one(count=-6))
+    assert caught.value.violations[0].message == "must be at least -5"
+
+
 def test_all_of_a_row_s_breaches_are_told_at_once(echo: Scorer) -> None:
     found = refused(echo, one(ratio="x", colour="green", open=..., extra=1, more=2))
     assert found == [
