@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test check bench lock clean help
+.PHONY: run test check bench example lock clean help
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -19,7 +19,7 @@ run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=fol
 	$(BIN)/python -m tools serve $(MODEL) --port $(PORT)
 
 test: $(READY)   ## the tests that need nothing but Python
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/unit
 
 check: $(READY)  ## lint, types, generated files, slow tests
 	$(BIN)/ruff check .
@@ -28,7 +28,14 @@ check: $(READY)  ## lint, types, generated files, slow tests
 	$(BIN)/python -m pytest -m slow
 
 bench: $(READY)  ## measure the product beside its peers; writes benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks --markdown benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks --markdown benchmarks/RESULTS.md --readme README.md
+
+example: $(READY) ## train and pack the shipped model again
+	$(BIN)/python examples/diabetes/train.py build/diabetes
+	$(BIN)/python -m tools pack build/diabetes/model.onnx --reference build/diabetes/reference.csv \
+	  --contract examples/diabetes/contract.toml --metrics build/diabetes/metrics.json \
+	  --name diabetes --version 1.0.0 --owner "Answerable's maintainers" \
+	  --why "the first version: boosted trees on the diabetes study"
 
 lock: $(READY)   ## compile requirements/*.in to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
@@ -37,4 +44,4 @@ lock: $(READY)   ## compile requirements/*.in to hashed *.txt
 	    --no-emit-index-url --no-header --no-annotate -c dev.txt $$name.in -o $$name.txt; done
 
 clean:           ## remove what make made
-	rm -rf .venv cdk.out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build cdk.out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,7 +30,7 @@ def breaches(alarm: dict[str, Any], bad: float, requests: float) -> bool:
     (expression,) = [m["Expression"] for m in alarm["Metrics"] if "Expression" in m]
     names = {"bad": bad, "requests": requests, "IF": lambda a, b, c: b if a else c}
     value: float = eval(expression, {"__builtins__": {}}, names)
-    return value > alarm["Threshold"]
+    return bool(value > alarm["Threshold"])
 
 
 def test_these_are_the_alarms(template: Template) -> None:

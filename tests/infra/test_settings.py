@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -96,13 +97,11 @@ def test_the_command_prints_lines_and_no_traceback() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "infra.app"],
         cwd=ROOT,
-        env={"CDK_CONTEXT_JSON": context, "PATH": "/usr/bin:/bin"}
-        | {name: value for name, value in __import__("os").environ.items() if "JSII" in name},
+        env=os.environ | {"CDK_CONTEXT_JSON": context},
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 2
-    assert run.stderr.splitlines() == [
-        "infra: stagee: there is no such setting; do you mean stage?"
-    ]
+    (line,) = run.stderr.splitlines()
+    assert line == "infra: stagee: there is no such setting; do you mean stage?"
