@@ -7,6 +7,7 @@ second looks only as far as it needs to tell the caller of 20 violations.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from handler.errors import (
     pointer,
 )
 from handler.manifest import Decision, Feature, Manifest, Output, Tensor
-from handler.tensors import Array, Row
+from handler.tensors import Array, Columns
+
+Row = dict[str, Any]
 
 # a refused value's code and what is said of it, by pydantic-core's error type; {le} and the like
 # are the contract's own numbers, nothing of the caller's
@@ -47,6 +50,8 @@ MESSAGES = {
     "too_short": ("wrong_length", "must have at least {min_length} items"),
     "too_long": ("wrong_length", "must have at most {max_length} items"),
 }
+# characters of a body from which on it is faster to validate by column
+MANY = 4096
 FLOAT_MAX = {"float16": 65504.0, "float32": 3.4028234663852886e38, "float64": None}
 # the integers that a dtype holds exactly
 EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
@@ -132,6 +137,15 @@ def _row_schema(manifest: Manifest) -> cs.CoreSchema:
     return cs.typed_dict_schema(fields, extra_behavior="allow")
 
 
+def _columns_schema(manifest: Manifest) -> cs.CoreSchema:
+    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
+    columns: list[cs.CoreSchema] = [
+        cs.list_schema(feature_schema(f, dtypes[f.input]), min_length=1, fail_fast=True)
+        for f in manifest.features
+    ]
+    return cs.tuple_schema(columns, fail_fast=True)
+
+
 def _nested(tensor: Tensor, skip: int, elements: int) -> cs.CoreSchema:
     schema = element_schema(tensor.dtype)
     for size in reversed(tensor.shape[skip:]):
@@ -166,6 +180,7 @@ class Contract:
         self._body = SchemaValidator(body)
         self._row = SchemaValidator(row)
         self._names = [f.name for f in manifest.features] or [t.name for t in manifest.inputs]
+        self._columns = SchemaValidator(_columns_schema(manifest)) if manifest.features else None
         self._limit = manifest.limits.rows
         # where the shapes have no axis for the rows, `Model.run` adds one
         self._whole = manifest.execution.batch == "none"
@@ -180,11 +195,37 @@ class Contract:
             {"name": manifest.name, "version": manifest.version}
         )
 
-    def rows(self, body: str | bytes) -> list[Row]:
-        """The instances of a body, each with every feature in the contract's order.
+    def columns(self, body: str | bytes) -> Columns:
+        """The instances of a body, as one column per feature (per input of a tensor contract).
 
         Raises BadRequest for what is not JSON, ContractViolation for what is not in the contract.
         """
+        columns = self._by_column(body) if len(body) > MANY else None
+        return columns or list(zip(*map(dict.values, self._by_row(body)), strict=True))
+
+    def _by_column(self, body: str | bytes) -> Columns | None:
+        """The same, a third faster for many rows, if all is well; None if it is not plain that it
+        is: `_by_row` judges then.
+        """
+        if self._columns is None:
+            return None
+        try:
+            document = orjson.loads(body)
+            rows = document["instances"]
+            if len(document) > 1 or type(rows) is not list or len(rows) > self._limit:
+                return None
+            columns = [list(map(dict.get, rows, repeat(name))) for name in self._names]
+            if sum(map(len, rows)) != len(rows) * len(self._names):
+                known = frozenset(self._names)
+                if not all(map(known.issuperset, rows)):
+                    return None
+            validated: Columns = self._columns.validate_python(columns)
+        except (ValueError, TypeError, KeyError):  # ValidationError is a ValueError
+            return None
+        return validated
+
+    def _by_row(self, body: str | bytes) -> list[Row]:
+        """Every instance with every feature, in the contract's order."""
         try:
             document = self._body.validate_json(body)
         except ValidationError as error:

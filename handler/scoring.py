@@ -1,6 +1,5 @@
 """Score a request: the sentence that the product is."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from handler.contract import Contract, example
 from handler.errors import ArtifactError, Refusal
 from handler.manifest import Manifest
 from handler.model import Model
-from handler.tensors import Row, batches
+from handler.tensors import Columns, batches
 
 
 class Scored(NamedTuple):
@@ -37,21 +36,26 @@ class Scorer:
     def score(self, body: str | bytes, deadline: float | None = None) -> Scored:
         """Score a body `{"instances": […]}`. Raises a Refusal; see handler.errors."""
         start = perf_counter()
-        rows = self.contract.rows(body)
+        columns = self.contract.columns(body)
         validated = perf_counter() - start
-        scored = self.score_rows(rows, deadline)
+        scored = self.score_columns(columns, deadline)
         scored.seconds["validate"] = validated
         return scored
 
-    def score_rows(self, rows: Sequence[Row], deadline: float | None = None) -> Scored:
-        """Score rows that the contract has validated, from one request or stacked from many."""
+    def score_columns(self, columns: Columns, deadline: float | None = None) -> Scored:
+        """Score what the contract has validated, from one request or stacked from many."""
         start, running = perf_counter(), 0.0
-        predictions: list[bytes] = [b""] * len(rows)
+        count = len(columns[0])
+        predictions: list[bytes] = []
         unusual: dict[str, int] = {}
-        for indices, feeds, counts in self._batches(rows):
+        for indices, feeds, counts in self._batches(columns):
             before = perf_counter()
             outputs = self._model.run(feeds, deadline)
             running += perf_counter() - before
+            if len(indices) == count:  # all in one run
+                predictions, unusual = self.contract.predictions(outputs, count), counts
+                break
+            predictions = predictions or [b""] * count
             for i, text in zip(
                 indices, self.contract.predictions(outputs, len(indices)), strict=True
             ):
