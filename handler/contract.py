@@ -245,9 +245,10 @@ class Contract:
         for (output, write), values in zip(self._outputs, outputs, strict=True):
             if len(values) != count or values.ndim != len(output.shape) + self._whole:
                 raise BadOutput(f"{output.name} does not have the shape of the contract")
-            if values.dtype.kind == "f" and np.count_nonzero(np.isfinite(values)) < values.size:
-                raise BadOutput(f"{output.name} is not finite")
-            columns.append(write(values))
+            try:
+                columns.append(write(values))
+            except FloatingPointError:
+                raise BadOutput(f"{output.name} is not finite") from None
             if output.decision:
                 decisions.append(_decide(output, output.decision, values))
         return list(map(self._template.__mod__, zip(*columns, *decisions, strict=True)))
@@ -356,14 +357,22 @@ def _writer(output: Output) -> Callable[[Array], Sequence[bytes]]:
         if values.ndim == 1 and values.dtype.kind != "O":
             return _numbers(values)
         rows = values.tolist() if values.dtype.kind == "O" else np.ascontiguousarray(values)
-        return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows]
+        return [_dump(row) for row in rows]
 
     return tensor
 
 
 def _numbers(values: Array) -> list[bytes]:
     """Every number's JSON, from one serialisation: far cheaper than one each."""
-    return orjson.dumps(values.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+    return _dump(values.ravel())[1:-1].split(b",")
+
+
+def _dump(values: Any) -> bytes:
+    """The JSON of an array. Raises FloatingPointError for NaN and Inf, which it has no form for."""
+    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in text and isinstance(values, np.ndarray):  # cheaper than a look at the numbers
+        raise FloatingPointError
+    return text
 
 
 def _decision_key(output: Output) -> bytes | None:

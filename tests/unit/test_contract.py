@@ -145,7 +145,7 @@ def test_both_ways_of_reading_agree(
     """What one takes, the other takes with the same values; what it refuses is refused alike."""
     row = {key: item for key, item in {**GOOD, name: value}.items() if item is not ...}
     body = json.dumps({"instances": [GOOD, row, GOOD]})
-    found = []
+    found: list[Any] = []
     for limit in (0, 10**9):
         monkeypatch.setattr(contracts, "MANY", limit)
         try:
