@@ -22,7 +22,7 @@ def run(model_dir: Path, only: str | None, quick: bool) -> results.Report:
         for count in warm.CALLS if only in (None, "warm") else ():
             name = f"warm {count}"
             figures[name], values[name] = warm.measure(
-                model_dir, scratch, count, 2 if quick else 21, quick
+                model_dir, scratch, count, *(1, 2) if quick else (5, 5), quick
             )
         if only in (None, "load"):
             original, packed = load.prepare(scratch)

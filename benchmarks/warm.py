@@ -1,8 +1,10 @@
 """Warm latency: gateway event in, proxy response out, 1, 100 and 1000 rows.
 
 Each case has a process of its own, as in Lambda, so none runs on another's heap; they take turns
-of some hundred milliseconds, so that all see the same machine. The events differ from each other:
-on one that repeats, the processor learns every branch of the trees and runs them 2.7 times faster.
+of some dozen milliseconds, so that all see the same machine, and are started anew now and then,
+since where a process happens to lie in memory makes it some percent faster or slower. The events
+differ from each other: on one that repeats, the processor learns every branch of the trees and runs
+them 2.7 times faster.
 """
 
 import json
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 from benchmarks import cases
 from benchmarks.results import Rounds
 from handler import manifest as manifests
+from handler.manifest import Manifest
 
 # calls in a turn, and different events, by rows
 CALLS = {1: 320, 100: 64, 1000: 12}
@@ -27,7 +30,7 @@ class Worker(NamedTuple):
     questions: Any
     answers: Any
 
-    def batch(self, calls: int) -> dict[str, Any]:
+    def turn(self, calls: int) -> dict[str, Any]:
         """`seconds`: the median call; `values`: what the last one predicted."""
         self.questions.write(b"%d\n" % calls)
         self.questions.flush()
@@ -36,32 +39,34 @@ class Worker(NamedTuple):
 
 
 def measure(
-    model_dir: Path, scratch: Path, count: int, rounds: int, quick: bool = False
+    model_dir: Path, scratch: Path, count: int, starts: int, rounds: int, quick: bool = False
 ) -> tuple[Rounds, dict[str, Values]]:
-    """The median seconds per case and round for `count` rows, and what each case predicted."""
+    """Per case the median seconds of each round for `count` rows, and what was predicted.
+
+    `rounds` are of each start.
+    """
     manifest = manifests.read(model_dir)
     events = cases.write_events(scratch / f"warm{count}", manifest, count, EVENTS[count])
+    calls = 3 if quick else CALLS[count]
     names, seconds = list(cases.CASES), {name: list[float]() for name in cases.CASES}
-    values = {}
-    with ExitStack() as stack:
-        workers = {}
-        for name, case in cases.CASES.items():
-            read, write = os.pipe()
-            child = cases.start(
-                write,
-                "warm",
-                case.module,
-                events,
-                model_dir=model_dir,
-                threads=manifest.execution.intra_op_threads,
-            )
-            os.close(write)
-            stack.enter_context(child)
-            workers[name] = Worker(child.stdin, stack.enter_context(open(read)))
-        for i in range(-1, rounds):  # round -1 warms up
-            for name in names[i % len(names) :] + names[: i % len(names)]:
-                found = workers[name].batch(3 if quick else CALLS[count])
-                values[name] = found["values"]
-                if i >= 0:
-                    seconds[name].append(found["seconds"])
+    values: dict[str, Values] = {}
+    for _ in range(starts):
+        with ExitStack() as stack:
+            workers = {name: _start(name, events, manifest, model_dir, stack) for name in names}
+            for i in range(-1, rounds):  # round -1 warms up
+                for name in names[i % len(names) :] + names[: i % len(names)]:
+                    found = workers[name].turn(calls)
+                    values[name] = found["values"]
+                    if i >= 0:
+                        seconds[name].append(found["seconds"])
     return seconds, values
+
+
+def _start(name: str, events: str, manifest: Manifest, model_dir: Path, stack: ExitStack) -> Worker:
+    read, write = os.pipe()
+    arguments = "warm", cases.CASES[name].module, events
+    threads = manifest.execution.intra_op_threads
+    child = cases.start(write, *arguments, model_dir=model_dir, threads=threads)
+    os.close(write)
+    stack.enter_context(child)  # which closes its stdin, so it ends, and waits
+    return Worker(child.stdin, stack.enter_context(open(read)))

@@ -104,10 +104,10 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             line["Rows"] = rows
             line["Rejects"] = int(400 <= status < 500)
             line["Faults"] = int(status >= 500)
-            line["timings_ms"] = {step: round(value, 3) for step, value in timings_ms.items()}
+            line["timings_ms"] = {step: _micro(value) for step, value in timings_ms.items()}
             if scored is not None and ranker is not None:
                 line |= _ranked(ranker, request_id, scored)
-        line["Latency"] = round(latency_ms, 3)
+        line["Latency"] = _micro(latency_ms)
         if scored is not None and capture is not None:
             line.update(capture(scored, predictions))
         text = orjson.dumps(line)
@@ -136,11 +136,11 @@ def directives(units: dict[str, Any]) -> orjson.Fragment:
 
 def _ranked(ranker: Ranker, request_id: str, scored: Scored) -> dict[str, Any]:
     """What the record says of ranks. `ranked`: how many rows, where not all of them."""
-    ranks = ranker.rank(request_id, scored.rows, scored.inputs, scored.outputs)
+    ranks = ranker.rank(request_id, scored.columns, scored.outputs)
     found = {"Unseen": ranks.novel, **ranks.bins}
     if ranks.missing:
         found["missing"] = ranks.missing
-    if ranks.rows < len(scored.rows):
+    if ranks.rows < len(scored.predictions):
         found["ranked"] = ranks.rows
     return found
 
@@ -160,11 +160,13 @@ def _capturer(
     if settings.capture == "off" or manifest is None:
         return None
     redact = redactor(manifest.features, settings.secret) if settings.capture == "full" else None
+    names = [part.name for part in manifest.features or manifest.inputs]
 
     def capture(scored: Scored, predictions: Sequence[bytes]) -> dict[str, Any]:
         found: dict[str, Any] = {"predictions": [], **({"instances": []} if redact else {})}
         size = 0
-        for row, text in zip(scored.rows, predictions, strict=True):
+        for values, text in zip(zip(*scored.columns, strict=True), predictions, strict=True):
+            row = dict(zip(names, values, strict=True))
             instance = orjson.dumps(redact(row)) if redact else b""
             size += len(text) + len(instance) + 2
             if size > CAPTURE_BYTES:
@@ -202,6 +204,11 @@ def redactor(features: Sequence[Feature], secret: str) -> Callable[[dict[str, An
         return result
 
     return redact
+
+
+def _micro(milliseconds: float) -> float:
+    """Cut to three decimals, without the way through text that `round` takes."""
+    return int(milliseconds * 1e3) / 1e3
 
 
 def event(level: str, message: str, **fields: Any) -> None:

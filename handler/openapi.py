@@ -222,7 +222,14 @@ def _problems(*statuses: int) -> Schema:
 
 def _get(summary: str, content: Schema) -> Schema:
     ok = {"description": "OK", "content": content}
-    return {"get": {"summary": summary, "responses": {"200": ok, **_problems(405, 500, 503)}}}
+    tags = ["about the model"]
+    return {
+        "get": {
+            "summary": summary,
+            "tags": tags,
+            "responses": {"200": ok, **_problems(405, 500, 503)},
+        }
+    }
 
 
 def document(manifest: Manifest) -> Schema:
@@ -239,6 +246,7 @@ def document(manifest: Manifest) -> Schema:
     predict = {
         "summary": f"Score up to {rows} instances",
         "operationId": "predict",
+        "tags": ["scoring"],
         "requestBody": {
             "required": True,
             "content": {

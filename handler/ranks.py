@@ -18,8 +18,10 @@ request's id (R. Cranley and T. N. L. Patterson, 1976, SIAM Journal on Numerical
 904-914): uniform for each value, the same whenever the same request is ranked again.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -28,14 +30,15 @@ import numpy as np
 from handler import drift
 from handler.drift import BINS
 from handler.manifest import Distribution, Feature, Manifest
-from handler.tensors import Array, Row, matrix_order
+from handler.tensors import Array, Columns
 
 ROWS = 100  # CloudWatch takes no more values of a metric from one record
 VALUES = 15_000  # of all metrics together, so that the record stays short
-FEW = 24  # rows up to which plain Python is faster than numpy
+FEW = 8  # rows up to which plain Python is faster than numpy
 GOLDEN = 0.6180339887498949  # 1/phi: its multiples are spread evenly in (0, 1)
 PLASTIC = 0.7548776662466927
 _EDGE = 1e-6 * BINS  # the baseline is rounded to six digits
+_ROUND = 1 - _EDGE
 
 
 class Ranks(NamedTuple):
@@ -53,11 +56,11 @@ class Ranks(NamedTuple):
 
 
 class Scale:
-    """F of one target. `steps`: values at which it jumps, with the jump; between two of the `cuts`
-    it stays in one bin.
+    """F of one target. `steps`: values at which it jumps, with where and how far; between two of
+    the `cuts` it stays in one of the `bins`.
     """
 
-    def __init__(self, known: Distribution, discrete: bool, dtype: Any = None) -> None:
+    def __init__(self, known: Distribution, discrete: bool, dtype: Any = float) -> None:
         self.discrete = discrete
         share = 1 - known.missing
         low, high = [part * share for part in known.below], [part * share for part in known.upto]
@@ -67,51 +70,49 @@ class Scale:
         self.missing = (share, known.missing)
         self.novel_missing = known.missing == 0
         if discrete:
-            for value, start, end in zip(known.values, low, high, strict=True):
-                self.steps[value] = (start, end - start)
+            self.steps = {
+                value: (start, end - start)
+                for value, start, end in zip(known.values, low, high, strict=True)
+            }
             return
-        exact = dtype is not None and np.dtype(dtype).kind == "f"
         values: list[Any] = list(known.values)
-        if exact:  # as the model sees them: 0.1 as float32 is not 0.1 as float64
-            values = np.array(values, dtype).astype(float).tolist()
         for i, value in enumerate(values):
             if i:
                 self._between(values[i - 1], value, high[i - 1], low[i])
             after = _first(high[i]) if i + 1 < len(values) and low[i + 1] > high[i] else None
             self._jump(value, low[i], high[i], after or _bin(high[i]))
+        # the same values as the model's dtype has them: a client may send 0.1 as float32 has it
+        exact = np.dtype(dtype) if np.dtype(dtype).kind == "f" else np.dtype(float)
+        self.rounded: list[float] = np.array(self.cuts, exact).astype(float).tolist()
+        self.steps |= {r: self.steps[cut] for r, cut in zip(self.rounded, self.cuts, strict=True)}
 
     def _between(self, left: float, right: float, start: float, end: float) -> None:
         for number in range(_first(start), _bin(end)):
             part = (number / BINS - start) / (end - start)
-            cut = left + (right - left) * part
-            self._cut(cut, (_middle(number), 0.0), number + 1)
+            self._cut(left + (right - left) * part, (_middle(number), 0.0), number + 1)
 
     def _jump(self, value: float, start: float, end: float, after: int) -> None:
         inside = (start, end - start)
         least, most = _first(start), _bin(end)
         if end <= start or least >= most:  # all of it in one bin
-            inside, least, most = (_middle(most), 0.0), most, most
+            inside, least = (_middle(most), 0.0), most
         if not self.bins[-1] == least == most == after:
             self._cut(value, inside, after)
 
     def _cut(self, value: float, inside: tuple[float, float], after: int) -> None:
-        if self.cuts and value <= self.cuts[-1]:  # two that the dtype cannot tell apart
-            self.bins[-1] = after
-            return
         self.cuts.append(value)
         self.steps[value] = inside
         self.bins.append(after)
 
     def rank(self, value: Any, draw: float) -> int:
-        """The bin of one value; 0 for a value that the baseline has never seen."""
+        """The bin of one value; 0 for a value of a kind that the baseline has never seen."""
         step = self.steps.get(value)
-        if step is None:
-            return 0 if self.discrete else self.bins[bisect_left(self.cuts, value)]
-        return _bin(step[0] + step[1] * draw)
-
-    def rank_missing(self, draw: float) -> int:
-        """The bin of a missing value; 0 if the baseline has none."""
-        return 0 if self.novel_missing else _bin(self.missing[0] + self.missing[1] * draw)
+        if step is not None:
+            return _bin(step[0] + step[1] * draw)
+        if value is None:
+            missing = self.missing
+            return 0 if self.novel_missing else _bin(missing[0] + missing[1] * draw)
+        return 0 if self.discrete else self.bins[bisect_left(self.cuts, value)]
 
 
 def _shift(seed: str) -> float:
@@ -122,7 +123,7 @@ def _shift(seed: str) -> float:
 
 def _bin(share: float) -> int:
     """The bin whose upper edge is the next from `share`."""
-    return min(BINS, max(1, int(share * BINS - _EDGE) + 1))
+    return int(share * BINS + _ROUND) or 1
 
 
 def _first(share: float) -> int:
@@ -135,7 +136,7 @@ def _middle(number: int) -> float:
 
 
 class _Numbers:
-    """Scales of one matrix, ranked together: [features, rows] -> bins of the same shape."""
+    """Scales that are ranked together: [targets, rows] -> bins of the same shape."""
 
     def __init__(self, scales: Sequence[Scale], shifts: Sequence[float]) -> None:
         self.edges: list[Array] = []
@@ -143,15 +144,14 @@ class _Numbers:
         self.at = np.zeros((len(scales), 1), np.intp)
         shares: list[tuple[float, float]] = []
         for i, scale in enumerate(scales):
-            cuts = np.array(scale.cuts, float)
+            ends = np.sort([scale.cuts, scale.rounded], axis=0)
             # a place is 2i between two cuts, 2i + 1 on one
-            self.edges.append(np.stack([cuts, np.nextafter(cuts, np.inf)], 1).ravel())
+            on = np.stack([ends[0], np.nextafter(ends[1], np.inf)], 1).ravel()
+            self.edges.append(np.maximum.accumulate(on))
             self.at[i] = len(shares)
             for j, number in enumerate(scale.bins):
-                shares += [
-                    (_middle(number), 0.0),
-                    *(scale.steps[cut] for cut in scale.cuts[j : j + 1]),
-                ]
+                cut = [scale.steps[cut] for cut in scale.cuts[j : j + 1]]
+                shares += [(_middle(number), 0.0), *cut]
         self.start, self.jump = np.array(shares).T
 
     def __call__(self, values: Array, draws: Array) -> Array:
@@ -159,23 +159,19 @@ class _Numbers:
         for i, edges in enumerate(self.edges):
             places[i] = edges.searchsorted(values[i], "right")
         places += self.at
-        share = self.start[places]
-        share += self.jump[places] * _wrapped(draws + self.shifts)
-        share *= BINS
-        share += 1 - _EDGE
-        found: Array = np.maximum(share.astype(int), 1)  # a share is at most 1, so BINS is too
-        return found
+        share = self.start.take(places, mode="clip")  # a NaN lies behind the last place
+        share += self.jump.take(places, mode="clip") * _wrapped(draws + self.shifts)
+        return _bins(share)
 
 
 class _Column(NamedTuple):
-    """Where a target's values are. `filled`: a null is no longer one in the matrix."""
+    """A feature that is watched, and its place among the columns."""
 
     metric: str
     name: str
     scale: Scale
-    row: int
+    place: int
     length: bool
-    filled: bool
     shift: float
 
 
@@ -187,7 +183,6 @@ class _Answer(NamedTuple):
     output: int
     at_class: int | None
     shift: float
-    numbers: _Numbers | None
 
     def values(self, outputs: Sequence[Array]) -> Array:
         """[rows]."""
@@ -201,187 +196,137 @@ class Ranker:
 
     def __init__(self, manifest: Manifest) -> None:
         found = list(drift.targets(manifest))
-        known = {target.name: target for target in found if not target.output}
-        shifts = iter([i * GOLDEN % 1.0 for i in range(len(found))])
-        self._groups: list[list[_Column]] = [
-            [
-                _column(feature, known[feature.name], row, dtype, next(shifts))
-                for row, feature in enumerate(features)
-                if feature.name in known
-            ]
-            for dtype, features in matrix_order(manifest)
-        ]
-        self._outputs = _outputs(manifest, [target for target in found if target.output], shifts)
-        self._vectors = [_together([c for c in g if not c.scale.discrete]) for g in self._groups]
         self.metrics = [target.metric for target in found]
+        shifts = iter([i * GOLDEN % 1.0 for i in range(len(found))])
+        known = {target.name: target for target in found if not target.output}
+        dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
+        self._columns = [
+            _column(feature, known[feature.name], place, dtypes[feature.input], next(shifts))
+            for place, feature in enumerate(manifest.features)
+            if feature.name in known
+        ]
+        self._answers = _answers(manifest, [target for target in found if target.output], shifts)
         self._sample = min(ROWS, VALUES // max(len(found), 1))
+        self._numeric: list[_Column] = [c for c in self._columns if not c.scale.discrete]
+        self._numbers = _together(self._numeric)
+        self._results = [_together([a]) if not a.scale.discrete else None for a in self._answers]
 
-    def rank(
-        self, seed: str, rows: Sequence[Row], inputs: Sequence[Array], outputs: Sequence[Array]
-    ) -> Ranks:
-        """Ranks of a scored request. `inputs`: its matrices [features, rows], by dtype;
+    def rank(self, seed: str, columns: Columns, outputs: Sequence[Array]) -> Ranks:
+        """Ranks of a scored request. `columns`: the validated values, None where missing;
         `outputs`: the model's, [rows, …], in the manifest's order.
         """
-        count = len(rows)
+        count = len(outputs[0])
         start = _shift(seed)
         if count == 1:
-            return self._one(start, rows[0], inputs, outputs)
-        if count <= FEW and count <= self._sample:
-            return self._one_by_one(start, rows, inputs, outputs)
-        taken: Any = slice(None)
+            return self._one(start, columns, outputs)
+        taken: list[int] | None = None
         if count > self._sample:
             step = count / self._sample
             # one row of each stretch, at a place that changes: rows may repeat with any period
             taken = [int((i + (start + i * PLASTIC) % 1.0) * step) for i in range(self._sample)]
-            rows = [rows[i] for i in taken]
-            inputs = [matrix[:, taken] for matrix in inputs]
-        sampled = self._together(start, rows, inputs, [array[taken] for array in outputs])
-        return sampled._replace(novel=round(sampled.novel * count / len(rows)))
+            pick = itemgetter(*taken)
+            columns = [pick(column) for column in columns]
+        rows = len(taken or range(count))
+        draws = (np.arange(rows) * PLASTIC + start) % 1.0
+        if rows <= FEW:
+            ranks = self._few(draws.tolist(), columns, outputs)
+        else:
+            ranks = self._many(draws, columns, outputs, taken)
+        return ranks._replace(novel=round(ranks.novel * count / rows))
 
-    def _one(
-        self, draw: float, row: Row, inputs: Sequence[Array], outputs: Sequence[Array]
-    ) -> Ranks:
-        """The same as `_one_by_one`, for one row in a third of its time."""
+    def _one(self, draw: float, columns: Columns, outputs: Sequence[Array]) -> Ranks:
+        """The same as `_few`, for one row in half of its time."""
         bins: dict[str, int] = {}
         missing: dict[str, int] = {}
         novel = 0
-        for group, matrix in zip(self._groups, inputs, strict=False):
-            values: list[Any] = matrix.ravel().tolist()
-            for metric, name, scale, at, length, filled, shift in group:
-                value = values[at]
-                if value != value or (filled and row[name] is None):
+        for metric, name, scale, place, length, shift in self._columns:
+            value = columns[place][0]
+            if length and value is not None:
+                value = len(value)
+            step = scale.steps.get(value)
+            if step is not None:
+                share = step[0] + step[1] * ((draw + shift) % 1.0)
+                bins[metric] = int(share * BINS + _ROUND) or 1
+            elif value is None or scale.discrete:
+                number = scale.rank(value, (draw + shift) % 1.0)
+                bins[metric] = number or BINS
+                novel = 1 if not number else novel
+                if value is None:
                     missing[name] = 1
-                    bins[metric] = scale.rank_missing((draw + shift) % 1.0) or BINS
-                    novel = novel or scale.novel_missing
-                    continue
-                if length:
-                    value = len(value)
-                step = scale.steps.get(value)
-                if step is not None:
-                    bins[metric] = _bin(step[0] + step[1] * ((draw + shift) % 1.0))
-                elif scale.discrete:
-                    bins[metric], novel = BINS, 1
-                else:
-                    bins[metric] = scale.bins[bisect_left(scale.cuts, value)]
-        for metric, scale, index, at_class, shift, _ in self._outputs:
+            else:
+                bins[metric] = scale.bins[bisect_left(scale.cuts, value)]
+        for metric, scale, index, at_class, shift in self._answers:
             array = outputs[index]
             value = array.item() if at_class is None else array[0, at_class].item()
             bins[metric] = scale.rank(value, (draw + shift) % 1.0) or BINS
-        return Ranks(bins, 1, missing, int(novel))
+        return Ranks(bins, 1, missing, novel)
 
-    def _one_by_one(
-        self, draw: float, rows: Sequence[Row], inputs: Sequence[Array], outputs: Sequence[Array]
-    ) -> Ranks:
-        bins: dict[str, list[int]] = {}
-        missing: dict[str, int] = {}
-        strange: set[int] = set()
-        draws = [draw + i * PLASTIC for i in range(len(rows))]
-        for group, matrix in zip(self._groups, inputs, strict=False):
-            if not group:
-                continue
-            lists: list[list[Any]] = matrix.tolist()
-            for metric, name, scale, row, length, filled, shift in group:
-                found = bins[metric] = []
-                for i, value in enumerate(lists[row]):
-                    at = (draws[i] + shift) % 1.0
-                    if value != value or (filled and rows[i][name] is None):
-                        number = scale.rank_missing(at)
-                        missing[name] = missing.get(name, 0) + 1
-                    else:
-                        number = scale.rank(len(value) if length else value, at)
-                    if not number:
-                        strange.add(i)
-                    found.append(number or BINS)
-        for column in self._outputs:
-            shift, scale = column.shift, column.scale
-            bins[column.metric] = [
-                scale.rank(value, (draw + shift) % 1.0) or BINS
-                for value, draw in zip(column.values(outputs).tolist(), draws, strict=True)
-            ]
-        return Ranks(bins, len(rows), missing, len(strange))
+    def _few(self, draws: list[float], columns: Columns, outputs: Sequence[Array]) -> Ranks:
+        found = {c.metric: _each(c, columns[c.place], draws) for c in self._columns}
+        answers = {a.metric: _each(a, a.values(outputs).tolist(), draws) for a in self._answers}
+        return self._ranks(found, columns, answers)
 
-    def _together(
-        self, draw: float, rows: Sequence[Row], inputs: Sequence[Array], outputs: Sequence[Array]
+    def _many(
+        self, draws: Array, columns: Columns, outputs: Sequence[Array], taken: list[int] | None
     ) -> Ranks:
-        bins: dict[str, list[int]] = {}
-        missing: dict[str, int] = {}
-        count = len(rows)
-        strange: set[int] = set()
-        draws = (np.arange(count) * PLASTIC + draw) % 1.0
-        for group, numbers, matrix in zip(self._groups, self._vectors, inputs, strict=False):
-            if not group:
-                continue
-            numeric = [column for column in group if not column.scale.discrete]
-            ranked = {}
+        found: dict[str, list[int]] = {}
+        if self._numbers:
+            values = np.empty((len(self._numeric), len(draws)))
+            for i, column in enumerate(self._numeric):
+                values[i] = _floats(_measured(column, columns[column.place]))
+            metrics = [column.metric for column in self._numeric]
+            ranked: list[list[int]] = self._numbers(values, draws).tolist()
+            found = dict(zip(metrics, ranked, strict=True))
+        for column in self._columns:
+            given = columns[column.place]
+            if column.scale.discrete:
+                found[column.metric] = _categories(column, given, draws)
+            elif None in given:
+                at, scale, one = draws.tolist(), column.scale, found[column.metric]
+                for i, value in enumerate(given):
+                    if value is None:
+                        one[i] = scale.rank(None, (at[i] + column.shift) % 1.0)
+        answers: dict[str, list[int]] = {}
+        for answer, numbers in zip(self._answers, self._results, strict=True):
+            results = answer.values(outputs)
+            if taken is not None:
+                results = results[taken]
             if numbers:
-                part = _values(matrix, numeric)
-                found = numbers(part, draws).tolist()
-                ranked = dict(zip((column.metric for column in numeric), found, strict=True))
-            holes: dict[int, list[int]] = {}
-            if matrix.dtype.kind == "f":
-                for at, i in zip(
-                    *map(np.ndarray.tolist, np.nonzero(np.isnan(matrix))), strict=True
-                ):
-                    holes.setdefault(at, []).append(i)
-            for column in group:
-                scale = column.scale
-                one = ranked.get(column.metric)
-                if one is None:
-                    one = _each(scale, matrix[column.row].tolist(), draws + column.shift)
-                gone = holes.get(column.row)
-                if column.filled:
-                    gone = [i for i, row in enumerate(rows) if row[column.name] is None]
-                if gone:
-                    missing[column.name] = len(gone)
-                    for i in gone:
-                        one[i] = scale.rank_missing((float(draws[i]) + column.shift) % 1.0)
-                if 0 in one:
-                    strange.update(i for i, number in enumerate(one) if not number)
-                    one = [number or BINS for number in one]
-                bins[column.metric] = one
-        for answer in self._outputs:
-            values = answer.values(outputs)
-            if answer.numbers:
-                bins[answer.metric] = answer.numbers(values[None], draws)[0].tolist()
+                answers[answer.metric] = numbers(results[None].astype(float), draws)[0].tolist()
             else:
-                found = _each(answer.scale, values.tolist(), draws + answer.shift)
-                bins[answer.metric] = [number or BINS for number in found]
-        return Ranks(bins, count, missing, len(strange))
+                answers[answer.metric] = _categories(answer, results.tolist(), draws)
+        return self._ranks(found, columns, answers)
+
+    def _ranks(
+        self, found: dict[str, list[int]], columns: Columns, answers: dict[str, list[int]]
+    ) -> Ranks:
+        """What was found in order, with what it says besides. 0 stands for what is new."""
+        bins: dict[str, list[int]] = {}
+        missing: dict[str, int] = {}
+        strange: set[int] = set()
+        for metric, name, _, place, _, _ in self._columns:
+            one = found[metric]
+            if (gone := columns[place].count(None)) > 0:
+                missing[name] = gone
+            if 0 in one:
+                strange.update(i for i, number in enumerate(one) if not number)
+                one = [number or BINS for number in one]
+            bins[metric] = one
+        for metric, one in answers.items():
+            bins[metric] = [number or BINS for number in one] if 0 in one else one
+        return Ranks(bins, len(next(iter(bins.values()), ())), missing, len(strange))
 
 
-def _wrapped(sums: Array) -> Array:
-    """What is over 1 of sums below 2: faster than `%`."""
-    sums -= sums >= 1
-    return sums
-
-
-def _each(scale: Scale, values: list[Any], draws: Array) -> list[int]:
-    """The bins of categories; 0 where the baseline has none."""
-    order = {value: i for i, value in enumerate(scale.steps, 1)}
-    places = np.array([order.get(value, 0) for value in values])
-    start, jump = np.array([(0.0, 0.0), *scale.steps.values()]).T
-    share = (start[places] + jump[places] * _wrapped(draws)) * BINS + (1 - _EDGE)
-    found: list[int] = (np.maximum(share.astype(int), 1) * (places > 0)).tolist()
-    return found
-
-
-def _together(columns: Sequence[_Column]) -> _Numbers | None:
-    return _Numbers([c.scale for c in columns], [c.shift for c in columns]) if columns else None
-
-
-def _column(feature: Feature, target: drift.Target, row: int, dtype: Any, shift: float) -> _Column:
+def _column(
+    feature: Feature, target: drift.Target, place: int, dtype: str, shift: float
+) -> _Column:
     discrete = feature.type in ("category", "boolean")
-    length = feature.type == "text"
-    floating = np.dtype(dtype).kind == "f"
-    scale = Scale(target.distribution, discrete, dtype)
-    if discrete and floating:  # as the matrix will have them
-        kind = np.dtype(dtype).type
-        scale.steps = {float(kind(value)): step for value, step in scale.steps.items()}
-    filled = feature.nullable and (feature.missing is not None or not floating)
-    return _Column(target.metric, feature.name, scale, row, length, filled, shift)
+    floating = dtype if dtype.startswith("float") else "float64"
+    scale = Scale(target.distribution, discrete, floating)
+    return _Column(target.metric, feature.name, scale, place, feature.type == "text", shift)
 
 
-def _outputs(
+def _answers(
     manifest: Manifest, found: Sequence[drift.Target], shifts: Iterator[float]
 ) -> list[_Answer]:
     known = {target.name: target for target in found}
@@ -391,19 +336,62 @@ def _outputs(
         if output.kind == "probabilities":
             parts = {f"{output.name}.{name}": i for i, name in enumerate(output.classes)}
         for name, at_class in parts.items():
-            if name not in known or output.kind == "tensor":
-                continue
-            discrete, shift = output.kind == "label", next(shifts)
-            scale = Scale(known[name].distribution, discrete, None if discrete else output.dtype)
-            numbers = None if discrete else _Numbers([scale], [shift])
-            answers.append(_Answer(known[name].metric, scale, index, at_class, shift, numbers))
+            if name in known and output.kind != "tensor":
+                discrete = output.kind == "label"
+                floating = output.dtype if output.dtype.startswith("float") else "float64"
+                scale = Scale(known[name].distribution, discrete, floating)
+                answers.append(_Answer(known[name].metric, scale, index, at_class, next(shifts)))
     return answers
 
 
-def _values(matrix: Array, columns: Sequence[_Column]) -> Array:
-    """The columns' rows of a matrix as float64; of texts, their lengths."""
-    if matrix.dtype.kind == "O":
-        return np.array([[len(text) for text in matrix[c.row].tolist()] for c in columns], float)
-    if len(columns) == len(matrix):
-        return matrix.astype(float)
-    return matrix[[column.row for column in columns]].astype(float)
+def _together(targets: Sequence[_Column | _Answer]) -> _Numbers | None:
+    return _Numbers([t.scale for t in targets], [t.shift for t in targets]) if targets else None
+
+
+def _measured(column: _Column, values: Sequence[Any]) -> Sequence[Any]:
+    """The values; of texts, their lengths."""
+    if not column.length:
+        return values
+    return [None if value is None else len(value) for value in values]
+
+
+def _floats(values: Sequence[Any]) -> Array:
+    """Faster than `np.array`, with NaN for None."""
+    if None in values:
+        values = [math.nan if value is None else value for value in values]
+    return np.fromiter(values, float, len(values))
+
+
+def _each(target: _Column | _Answer, values: Sequence[Any], draws: list[float]) -> list[int]:
+    scale, shift = target.scale, target.shift
+    if isinstance(target, _Column):
+        values = _measured(target, values)
+    return [
+        scale.rank(value, (draw + shift) % 1.0) for value, draw in zip(values, draws, strict=True)
+    ]
+
+
+def _categories(target: _Column | _Answer, values: Sequence[Any], draws: Array) -> list[int]:
+    """The bins of categories; 0 where the baseline has none."""
+    scale = target.scale
+    order = {value: i for i, value in enumerate(scale.steps, 1)}
+    shares = [(0.0, 0.0), *scale.steps.values(), scale.missing]
+    if not scale.novel_missing:
+        order[None] = len(shares) - 1
+    places = np.array([order.get(value, 0) for value in values])
+    start, jump = np.array(shares).T
+    share = start[places] + jump[places] * _wrapped(draws + target.shift)
+    found: list[int] = (_bins(share) * (places > 0)).tolist()
+    return found
+
+
+def _wrapped(sums: Array) -> Array:
+    """What is over 1 of sums below 2: faster than `%`."""
+    sums -= sums >= 1
+    return sums
+
+
+def _bins(shares: Array) -> Array:
+    """`_bin` of each."""
+    found: Array = np.maximum((shares * BINS + _ROUND).astype(int), 1)
+    return found

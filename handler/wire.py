@@ -32,9 +32,11 @@ def body(request: Request, limit: int) -> str | bytes:
     if not request.is_base64:
         if coding == "gzip":
             raise BadRequest("a gzip body did not reach the function as binary")
-        # one character is one to four bytes, so most bodies need no second look
+        # a character is one byte of ASCII and at most four of the rest, so few need a second look
         if len(text) > limit or (
-            len(text) * 4 > limit and len(text.encode(errors="surrogatepass")) > limit
+            not text.isascii()
+            and len(text) * 4 > limit
+            and len(text.encode(errors="surrogatepass")) > limit
         ):
             raise PayloadTooLarge(f"the body is over {limit} bytes")
         return text

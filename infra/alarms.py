@@ -285,12 +285,12 @@ def _alarm(
 ) -> cloudwatch.Alarm:
     """An alarm that says what happens, whose it is and where the runbook lies."""
     manifest = watched.manifest
-    runbook = f"\nRunbook: {manifest.runbook}" if manifest.runbook else ""
+    whose = f"Owner: {manifest.owner}\nRunbook: {manifest.runbook or 'none stated'}"
     return cloudwatch.Alarm(
         scope,
         id or name,
         alarm_name=f"{watched.settings.service}-{name}",
-        alarm_description=f"{what}\nOwner: {manifest.owner}{runbook}",
+        alarm_description=f"{what}\n{whose}",
         metric=metric,
         threshold=threshold,
         comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,

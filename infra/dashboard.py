@@ -27,7 +27,7 @@ class Dashboard(Construct):
         board.add_widgets(
             cloudwatch.AlarmStatusWidget(
                 title="Alarms",
-                alarms=alarms,  # type: ignore[arg-type]  # jsii: an Alarm is an IAlarm
+                alarms=alarms,
                 width=WIDTH,
                 height=3,
             )
@@ -90,7 +90,7 @@ def _header(watched: Watched) -> str:
         f"https://console.aws.amazon.com/cloudwatch/home?region={region}"
         f"#alarmsV2:?search={settings.service}-"
     )
-    runbook = f"[runbook]({manifest.runbook})" if manifest.runbook else "no runbook"
+    runbook = f"[runbook]({manifest.runbook})" if manifest.runbook else "runbook: none stated"
     return (
         f"# {manifest.name} {manifest.version}, {settings.stage}\n"
         f"{manifest.description}\n\n"
@@ -102,11 +102,13 @@ def _header(watched: Watched) -> str:
 def _graph(
     title: str, metrics: list[cloudwatch.Metric], limit: float | None = None
 ) -> cloudwatch.GraphWidget:
-    red = cloudwatch.Color.RED
-    marks = [cloudwatch.HorizontalAnnotation(value=limit, label="alarm", color=red)] if limit else []
+    marks = []
+    if limit:
+        red = cloudwatch.Color.RED
+        marks.append(cloudwatch.HorizontalAnnotation(value=limit, label="alarm", color=red))
     return cloudwatch.GraphWidget(
         title=title,
-        left=metrics,  # type: ignore[arg-type]  # jsii: a Metric is an IMetric
+        left=metrics,
         left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
         left_annotations=marks,
         width=WIDTH // 3,
@@ -118,10 +120,8 @@ def _by_version(
     watched: Watched, title: str, metric: str, statistic: str
 ) -> cloudwatch.GraphWidget:
     """A line for every version that has data, found when the page is opened."""
-    search = (
-        f"SEARCH('{{{NAMESPACE},service,version}} service=\"{watched.settings.service}\" "
-        f"MetricName=\"{metric}\"', '{statistic}')"
-    )
+    what = f'{{{NAMESPACE},service,version}} service="{watched.settings.service}"'
+    search = f"""SEARCH('{what} MetricName="{metric}"', '{statistic}')"""
     return cloudwatch.GraphWidget(
         title=f"{title}, by version",
         left=[cloudwatch.MathExpression(expression=search, label="v${PROP('Dim.version')}")],

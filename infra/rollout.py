@@ -33,7 +33,7 @@ class Rollout(Construct):
             deployment_config=codedeploy.LambdaDeploymentConfig(
                 self, "Config", traffic_routing=_routing(settings)
             ),
-            alarms=alarms,  # type: ignore[arg-type]  # jsii: an Alarm is an IAlarm
+            alarms=alarms,
             auto_rollback=codedeploy.AutoRollbackConfig(
                 failed_deployment=True, stopped_deployment=True, deployment_in_alarm=True
             ),

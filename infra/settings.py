@@ -93,7 +93,7 @@ class Settings(BaseModel):
         if self.burst_limit < self.rate_limit:
             raise ValueError("burst_limit is under rate_limit: it would be the limit")
         if self.rollout == "linear" and self.bake_minutes < 9:
-            raise ValueError("a linear rollout has nine steps of a minute or more: bake_minutes >= 9")
+            raise ValueError("nine steps of a minute make a linear rollout: bake_minutes >= 9")
         if self.retention_days not in RETENTIONS:
             raise ValueError(f"retention_days is one of {', '.join(map(str, RETENTIONS))}")
         return self

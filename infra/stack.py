@@ -24,12 +24,13 @@ class ModelStack(cdk.Stack):
             description=f"{manifest.name} {manifest.version}, {settings.stage}: "
             f"ONNX inference, owned by {manifest.owner}"[:1024],
         )
+        owner = re.sub(r"[^\w .:/=+@-]", " ", manifest.owner)[:256]  # the alphabet of tags
         for key, value in {
-            "answerable:model": settings.model,
-            "answerable:stage": settings.stage,
-            "answerable:owner": re.sub(r"[^\w .:/=+@-]", " ", manifest.owner)[:256],  # AWS's alphabet
+            "model": settings.model,
+            "stage": settings.stage,
+            "owner": owner,
         }.items():
-            cdk.Tags.of(self).add(key, value)
+            cdk.Tags.of(self).add(f"answerable:{key}", value)
         scoring = ModelFunction(
             self,
             "Scoring",

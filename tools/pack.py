@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import orjson
 from rich.console import Console
 
 from handler import manifest as manifests
 from handler import scoring
-from handler.errors import ArtifactError, Refusal
+from handler.errors import ArtifactError
 from handler.manifest import Execution, Manifest, Output, Tensor
-from tools import (
+from tools.packing import (
     answers,
     artifact,
     baseline,
@@ -26,17 +25,15 @@ from tools import (
     graph,
     limits,
     origin,
+    replay,
     stated,
     summary,
     table,
 )
-from tools import sample as samples
-from tools.errors import PackError
+from tools.packing import sample as samples
+from tools.packing.errors import PackError
 
 GOLDEN = "golden.jsonl"
-TOLERANCE = 1e-5
-VERIFIED = 1000  # rows of the sample that are compared
-VERIFIED_ELEMENTS = 2_000_000  # of tensors, that go through JSON twice
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 # https://semver.org
 VERSION = re.compile(
@@ -138,7 +135,9 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
         batch = execution.batch(run, inputs, sample.feeds)
         if batch == "none" and sample.features:
             raise PackError("the model's answers do not have one row for each row of its inputs")
-        if batch == "none" != execution.declared(inputs):  # then an instance is a whole tensor
+        if (
+            batch == "none" and execution.declared(inputs) != "none"
+        ):  # then an instance is a whole tensor
             sample = sample._replace(feeds={k: v[:, None] for k, v in sample.feeds.items()})
         results = execution.answers(run, sample.feeds, batch)
         tensors = graph.outputs(optimised)
@@ -177,24 +176,21 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
             times = execution.threads(directory, draft, sample.feeds)
             number = execution.best(times)
             draft = draft._replace(execution=Execution(number, batch))
-            threads = f"{number} ({_times(times)})"
+            many = min(execution.MANY, draft.limits.rows, execution.count(sample.feeds))
+            threads = f"{number} ({_times(times, many)})"
 
         step("Writing golden rows")
-        rows = (
-            golden.tabular(sample.features, sample.columns)
-            if sample.features
-            else golden.tensors(sample.feeds, sample.origin)
-        )
-        _write_golden(directory / GOLDEN, _load(directory, draft), rows)
+        rows = golden.choose(sample)
+        replay.record(directory / GOLDEN, _load(directory, draft), rows)
         packed = draft._replace(files=artifact.files(directory))
 
         step("Comparing with the original")
         scorer = _load(directory, packed)
-        compared, largest = _compare(scorer, original, sample, [row for _, row in rows])
+        compared, largest = replay.compare(scorer, original, sample, [row for _, row in rows])
     facts = {
         "threads": threads,
-        "golden": f"{len(rows)} rows",
-        "verified": f"{compared} rows, at most {largest:.1g} from the original's answers",
+        "golden": _rows(len(rows)),
+        "verified": f"{_rows(compared)}, at most {largest:.1g} from the original's answers",
     }
     return packed, facts | {"note": "; ".join(notes)} if notes else facts
 
@@ -255,71 +251,15 @@ def _load(directory: Path, manifest: Manifest) -> scoring.Scorer:
         raise PackError(f"the handler does not take the artifact: {message}") from None
 
 
-def _ask(scorer: scoring.Scorer, instances: Sequence[golden.Instance]) -> list[bytes]:
-    """The predictions for instances, from the handler's own path, each as JSON."""
-    predictions: list[bytes] = []
-    step = min(100, scorer.manifest.limits.rows)
-    for start in range(0, len(instances), step):
-        body = golden.dumps({"instances": instances[start : start + step]})
-        if step == 1 and len(body) > scorer.manifest.limits.body_bytes:
-            raise PackError("one row of the sample is over the limit for bodies, body_bytes")
-        try:
-            predictions += scorer.score(body).predictions
-        except Refusal as error:
-            place = [f" ({v.pointer}: {v.message})" for v in error.violations[:1]]
-            raise PackError(f"the handler refuses the sample: {error}{''.join(place)}") from None
-    return predictions
-
-
-def _write_golden(path: Path, scorer: scoring.Scorer, rows: Sequence[golden.Named]) -> None:
-    lines = []
-    for name, instance in rows:
-        prediction = orjson.Fragment(_ask(scorer, [instance])[0])
-        lines.append(golden.dumps({"name": name, "instance": instance, "prediction": prediction}))
-    path.write_bytes(b"".join(line + b"\n" for line in lines))
-
-
-def _compare(
-    scorer: scoring.Scorer,
-    original: execution.Run,
-    sample: samples.Sample,
-    rows: list[golden.Instance],
-) -> tuple[int, float]:
-    """The rows compared, and the largest deviation. Raises PackError above the tolerance."""
-    known = execution.count(sample.feeds)
-    if sample.features:
-        step = -(-known // VERIFIED)
-        columns = {
-            feature.name: sample.columns[feature.name][::step] + [row[feature.name] for row in rows]
-            for feature in sample.features
-        }
-        feeds = table.feeds(sample.features, scorer.manifest.inputs, columns)
-        names = list(columns)
-        instances: list[golden.Instance] = [
-            dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-    else:
-        size = sum(array[0].size for array in sample.feeds.values())
-        feeds = execution.part(sample.feeds, 0, max(len(rows), VERIFIED_ELEMENTS // max(size, 1)))
-        instances = [
-            {name: array[i] for name, array in feeds.items()} for i in range(execution.count(feeds))
-        ]
-    batch = scorer.manifest.execution.batch
-    outputs = scorer.manifest.outputs
-    expected = answers.plain(execution.answers(original, feeds, batch), outputs)
-    predictions = [orjson.loads(text) for text in _ask(scorer, instances)]
-    largest = answers.deviation(outputs, predictions, expected)
-    half = any(output.dtype == "float16" for output in outputs)
-    if largest > (TOLERANCE * 100 if half else TOLERANCE):
-        raise PackError(f"the packed model's answers are {largest:.1g} from the original's")
-    return len(instances), largest
-
-
-def _times(times: dict[int, list[float]]) -> str:
+def _times(times: dict[int, list[float]], rows: int) -> str:
     """What was measured, in words."""
-    sizes = " / ".join(["1 row", "100 rows"][: len(times[1])])
+    sizes = " / ".join(["1 row", _rows(rows)][: len(times[1])])
     parts = [
         f"{number}: {' / '.join(f'{1000 * seconds:.2g}' for seconds in measured)} ms"
         for number, measured in times.items()
     ]
     return f"a run of {sizes} takes with {', '.join(parts)}"
+
+
+def _rows(number: int) -> str:
+    return f"{number} row{'s' * (number != 1)}"

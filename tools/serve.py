@@ -13,6 +13,7 @@ import shlex
 import signal
 import socket
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -92,7 +93,9 @@ def create_app(
             return
         if body is None:
             limit = fronts.BODY_BYTES[environment.front] // fronts.MEBIBYTE
-            answer = refusal(PayloadTooLarge(f"the front takes bodies of at most {limit} MB"), "-")
+            answer = refusal(
+                PayloadTooLarge(f"the front takes bodies of at most {limit} MB"), str(uuid.uuid4())
+            )
         else:
             call = Call(
                 method=request.method,

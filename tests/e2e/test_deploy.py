@@ -78,6 +78,7 @@ def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
         "BIND_HOST": "127.0.0.1",
         "MINISTACK_ACCOUNT_ID": ACCOUNT,
         "LAMBDA_EXECUTOR": "docker",
+        # it heeds all of these but the user, which test_image.py sees to
         "LAMBDA_DOCKER_FLAGS": " ".join(AS_IN_LAMBDA),
         "TMPDIR": str(directory),
         "S3_DATA_DIR": str(directory / "s3"),
@@ -145,21 +146,22 @@ def test_without_a_signature_the_gateway_answers_as_we_do(
     assert problem["error"] == problem["detail"]
 
 
-# what an HTTP client can send through this gateway, among the bad events
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in answers.names("bad")
-        if isinstance(answers.event(name), dict)
-        and isinstance(answers.event(name).get("body"), str)
-        and not answers.event(name).get("isBase64Encoded")
-        and answers.event(name).get("httpMethod") == "POST"
-    ],
-)
+def over_http(name: str) -> bool:
+    """Whether an HTTP client could send a bad event through this gateway."""
+    event = answers.event(name)
+    if name == "bad/trailing-slash":  # the emulator takes it off
+        return False
+    if not isinstance(event, dict) or event.get("httpMethod") != "POST":
+        return False
+    if not isinstance(event.get("body"), str) or event.get("isBase64Encoded"):
+        return False
+    return not any("\ud800" <= c <= "\udfff" for c in event["body"])
+
+
+@pytest.mark.parametrize("name", [name for name in answers.names("bad") if over_http(name)])
 def test_a_bad_body_over_http(cloud: Cloud, first: dict[str, str], name: str) -> None:
     event = answers.event(name)
-    sent = event["body"].encode("utf-8", "surrogatepass")
+    sent = event["body"].encode()
     kind = {k.lower(): v for k, v in event["headers"].items()}.get("content-type")
     reply = cloud.call(
         first,

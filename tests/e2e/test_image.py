@@ -35,19 +35,20 @@ def test_everything_is_compiled_and_nothing_can_be_written(tools: Tools, images:
     sources = inside(tools, images, "find /var/task -name '*.py' | wc -l")
     compiled = inside(tools, images, "find /var/task -name '*.pyc' | wc -l")
     assert int(sources) == int(compiled) > 100
-    assert inside(tools, images, "find /var/task -writable -o ! -user root -o -type f -perm /222") == ""
+    script = "find /var/task -writable -o ! -user root -o -type f -perm /222"
+    assert inside(tools, images, script) == ""
 
 
 def test_the_image_holds_no_more_than_it_needs(tools: Tools, images: Images) -> None:
-    found = inside(tools, images, "ls /var/task /var/task/model_artifacts /var/task/handler").split()
+    found = inside(tools, images, "cd /var/task; ls . model_artifacts handler").split()
     assert "api.py" in found
     assert not {"tests", "tools", "infra", "events", "boto3", "onnx", "requirements"} & set(found)
     assert 10e6 < size(tools.docker, images.name("first"), tools.base) < 45e6
 
 
 def test_telemetry_is_off(tools: Tools, images: Images) -> None:
-    script = "HOME=/tmp python3 -c 'import onnxruntime' 2>/dev/null; find /tmp /root -type f | wc -l"
-    assert int(inside(tools, images, script)) == 0
+    script = "HOME=/tmp python3 -c 'import onnxruntime'; find /tmp -type f"
+    assert inside(tools, images, script) == ""
 
 
 @pytest.mark.parametrize("name", answers.names("good") + answers.names("bad"))

@@ -14,7 +14,7 @@ from handler.settings import Settings
 from tests import cloudwatch, events
 from tests.cloudwatch import Metrics
 from tests.events import Context
-from tools import baseline
+from tools.packing import baseline
 
 DAY = 86_400_000
 DIABETES = Path(__file__).parents[2] / "model_artifacts" / "diabetes"

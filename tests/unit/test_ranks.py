@@ -12,7 +12,7 @@ from handler.manifest import Distribution, Feature
 from handler.ranks import Ranker, Scale
 from handler.scoring import Scorer, load
 from tests import artifact
-from tools import baseline
+from tools.packing import baseline
 
 RNG = np.random.default_rng(5)
 
@@ -32,11 +32,11 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-@pytest.mark.parametrize("dtype", ["float32", "float64", None])
-def test_without_drift_bins_are_uniform(name: str, dtype: str | None) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_without_drift_bins_are_uniform(name: str, dtype: str) -> None:
     sample = SAMPLES[name]
     scale = Scale(baseline.numbers(sample), False, dtype)
-    seen = sample if dtype is None else np.array(sample, dtype).astype(float).tolist()
+    seen = np.array(sample, dtype).astype(float).tolist()
     counts = Counter(map(scale.rank, seen, draws(len(seen))))
     assert set(counts) == set(range(1, BINS + 1))
     assert abs(drift.score([counts[i] for i in range(1, BINS + 1)], len(seen))) < 0.006
@@ -45,13 +45,10 @@ def test_without_drift_bins_are_uniform(name: str, dtype: str | None) -> None:
 def test_categories_and_missing_values_have_their_steps() -> None:
     sample = ["a"] * 700 + ["b"] * 250 + ["c"] * 50 + [None] * 1000
     scale = Scale(baseline.categories(sample), True)
-    counts = Counter(
-        scale.rank_missing(v) if x is None else scale.rank(x, v)
-        for x, v in zip(sample, draws(len(sample)), strict=True)
-    )
+    counts = Counter(scale.rank(x, v) for x, v in zip(sample, draws(len(sample)), strict=True))
     assert abs(drift.score([counts[i] for i in range(1, BINS + 1)], 2000)) < 0.01
     assert scale.rank("never seen", 0.5) == 0
-    assert Scale(baseline.categories(["a", "b"]), True).rank_missing(0.5) == 0
+    assert Scale(baseline.categories(["a", "b"]), True).rank(None, 0.5) == 0
 
 
 def test_beyond_the_baseline_is_in_the_outermost_bins() -> None:
@@ -59,7 +56,7 @@ def test_beyond_the_baseline_is_in_the_outermost_bins() -> None:
     assert [scale.rank(x, 0.5) for x in (-1e9, 1.0, 99, 1e9)] == [1, 1, BINS, BINS]
     empty = Scale(Distribution(0, 1.0, (), (), ()), False, "float64")
     assert empty.rank(1.0, 0.5) == 1
-    assert 1 <= empty.rank_missing(0.99) <= BINS
+    assert 1 <= empty.rank(None, 0.99) <= BINS
 
 
 def test_a_bin_edge_may_lie_within_a_step_or_between_two() -> None:
@@ -80,7 +77,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     rows = sample(rng, 3000)
     plain = load(artifact.echo(tmp_path_factory.mktemp("plain")))
     columns = {f.name: [row[f.name] for row in rows] for f in plain.manifest.features}
-    outputs = plain.score_rows(rows).outputs
+    outputs = score(plain, rows)[1]
     known = baseline.measure(
         plain.manifest.features, columns, plain.manifest.outputs, list(outputs)
     )
@@ -90,6 +87,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
         "outputs": {k: v._asdict() for k, v in known.outputs.items()},
     }
     return load(artifact.echo(tmp_path_factory.mktemp("watched"), baseline=fields))
+
+
+def score(scorer: Scorer, rows: list[dict[str, Any]]) -> tuple[Any, Any]:
+    """The columns of rows, and the model's outputs."""
+    names = [feature.name for feature in scorer.manifest.features]
+    columns = [[row[name] for row in rows] for name in names]
+    return columns, scorer.score_columns(columns).outputs
 
 
 def sample(rng: np.random.Generator, rows: int, **change: Any) -> list[dict[str, Any]]:
@@ -113,7 +117,7 @@ def scores(scorer: Scorer, rows: list[dict[str, Any]], size: int) -> dict[str, f
     counts = {metric: [0] * BINS for metric in ranker.metrics}
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        found = ranker.rank(f"request {start}", part, *scorer.score_rows(part)[4:])
+        found = ranker.rank(f"request {start}", *score(scorer, part))
         for metric, numbers in found.bins.items():
             for number in numbers if isinstance(numbers, list) else [numbers]:
                 counts[metric][number - 1] += 1
@@ -151,12 +155,12 @@ def test_one_by_one_is_as_together(watched: Scorer, monkeypatch: pytest.MonkeyPa
     rows = sample(np.random.default_rng(10), 40)
     rows[3]["serum"], rows[5]["count"] = 0.5, -3
     for i, row in enumerate(rows):
-        one = ("seed", [row], *watched.score_rows([row])[4:])
+        one = ("seed", *score(watched, [row]))
         ranker = Ranker(watched.manifest)
         single = ranker.rank(*one)
-        assert [[n] for n in single.bins.values()] == list(ranker._one_by_one(
-            ranks._shift("seed"), *one[1:]).bins.values()), i  # fmt: skip
-    arguments: Any = ("seed", rows, *watched.score_rows(rows)[4:])
+        few = ranker._few([ranks._shift("seed")], *one[1:])
+        assert few == single._replace(bins={k: [n] for k, n in single.bins.items()}), i
+    arguments: Any = ("seed", *score(watched, rows))
     together = Ranker(watched.manifest).rank(*arguments)
     monkeypatch.setattr(ranks, "FEW", 1000)
     assert Ranker(watched.manifest).rank(*arguments) == together
@@ -169,7 +173,7 @@ def test_many_rows_are_sampled_over_their_whole_length(watched: Scorer) -> None:
     rows = sample(np.random.default_rng(11), 1000)
     for row in rows[:500]:
         row["ratio"] = 10.0
-    found = Ranker(watched.manifest).rank("r", rows, *watched.score_rows(rows)[4:])
+    found = Ranker(watched.manifest).rank("r", *score(watched, rows))
     assert found.rows == ranks.ROWS
     assert {len(numbers) for numbers in found.bins.values()} == {ranks.ROWS}
     assert found.bins["in_ratio"][:50] == [BINS] * 50
@@ -193,7 +197,7 @@ def test_what_was_never_seen_is_counted(tmp_path: Any) -> None:
         rows = sample(np.random.default_rng(1), count, serum=0.2)
         for i in range(0, count, 4):
             rows[i] |= {"colour": "green", "serum": None}
-        found = Ranker(scorer.manifest).rank("r", rows, *scorer.score_rows(rows)[4:])
+        found = Ranker(scorer.manifest).rank("r", *score(scorer, rows))
         assert found.novel == pytest.approx(count / 4, abs=count / 50)
         if count <= ranks.ROWS:
             assert found.bins["in_colour"][0] == found.bins["in_serum"][0] == BINS
@@ -210,13 +214,14 @@ def test_probabilities_and_labels_are_ranked() -> None:
     chances = rng.random((500, 1)).astype("float32")
     arrays = [(chances[:, 0] > 0.7).astype(int), np.hstack([1 - chances, chances])]
     known = baseline.measure([], {}, outputs, arrays)
-    manifest: Any = type("M", (), {"baseline": known, "features": (), "outputs": outputs})()
+    manifest: Any = type(
+        "M", (), {"baseline": known, "features": (), "inputs": (), "outputs": outputs}
+    )()
     ranker = Ranker(manifest)
-    rows: list[Any] = [{}] * 500
-    found = ranker.rank("r", rows, (), arrays)
+    found = ranker.rank("r", (), arrays)
     assert list(found.bins) == ["out_label", "out_p.0", "out_p.1"]
     assert min(Counter(found.bins["out_p.1"]).values()) > 4
-    few = ranker.rank("r", rows[:5], (), [array[:5] for array in arrays])
+    few = ranker.rank("r", (), [array[:5] for array in arrays])
     assert {len(numbers) for numbers in few.bins.values()} == {5}
 
 

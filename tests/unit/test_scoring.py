@@ -194,6 +194,39 @@ def test_ragged_and_oversized_tensors_are_refused(tmp_path: Path) -> None:
         assert caught.value.violations[0].code == code
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_outputs_of_a_graph_without_rows_keep_their_own_axes(tmp_path: Path, rank: int) -> None:
+    shape = [2] * rank
+    scorer = load(
+        artifact.write(
+            tmp_path,
+            artifact.graph(
+                [helper.make_node("Identity", ["t"], ["y"])],
+                [("t", INT64, shape)],
+                [("y", INT64, shape)],
+            ),
+            inputs=[{"name": "t", "dtype": "int64", "shape": shape}],
+            outputs=[
+                {"name": "y", "tensor": "y", "dtype": "int64", "shape": shape, "kind": "tensor"}
+            ],
+            execution={"batch": "none"},
+        )
+    )
+    value = np.arange(2**rank).reshape(shape).tolist()
+    assert score(scorer, {"t": value}) == [{"y": value}]
+
+
+def test_a_tensor_model_that_cannot_take_zeros_is_served(tmp_path: Path) -> None:
+    shape = [None, 2]
+    model = artifact.graph(
+        [helper.make_node("Log", ["t"], ["y"])], [("t", FLOAT, shape)], [("y", FLOAT, shape)]
+    )
+    tensor = {"name": "t", "dtype": "float32", "shape": shape}
+    output = {**tensor, "name": "y", "tensor": "y", "kind": "tensor"}
+    scorer = load(artifact.write(tmp_path, model, inputs=[tensor], outputs=[output]))
+    assert score(scorer, {"t": [1, 1]}) == [{"y": [0, 0]}]
+
+
 def test_an_answer_that_is_not_finite_is_a_fault_not_a_null(tmp_path: Path) -> None:
     scorer = load(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])))
     assert score(scorer, {"x": 1}) == [{"y": 0}]

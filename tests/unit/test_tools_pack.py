@@ -18,9 +18,10 @@ from handler import manifest as manifests
 from handler import scoring
 from handler.manifest import Manifest
 from tests import models
-from tools import execution, graph, pack
+from tools import pack
 from tools.__main__ import main
-from tools.errors import PackError
+from tools.packing import execution, graph
+from tools.packing.errors import PackError
 
 WORDS = ["--name", "model", "--version", "1.0.0", "--owner", "tests", "--why", "a test"]
 Packer = Callable[..., Manifest]
@@ -185,6 +186,17 @@ def test_tokens_of_any_length(packed: Packer) -> None:
         scores, mean = original({"tokens": np.array([tokens])})
         np.testing.assert_allclose(row["scores"], scores[0], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(row["mean"], mean[0], rtol=1e-5, atol=1e-5)
+
+
+def test_an_integer_without_known_classes_is_a_number(packed: Packer) -> None:
+    model = models.graph(
+        [helper.make_node("ArgMax", ["x"], ["cluster"], axis=1, keepdims=0)],
+        [models.tensor("x", ["N", 3])],
+        [models.tensor("cluster", ["N"], TensorProto.INT64)],
+    )
+    manifest = packed(model, {"a": [1.0, 0.0], "b": [0.0, 0.0], "c": [0.0, 2.0]})
+    assert manifest.outputs[0].kind == "value"
+    assert ask([{"a": 0, "b": 1, "c": 0}]) == [{"cluster": 1}]
 
 
 # --- what is in the artifact -----------------------------------------------------------------

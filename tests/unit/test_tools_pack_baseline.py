@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from handler.manifest import Distribution, Feature, Output
-from tools import baseline
-from tools.table import Columns
+from tools.packing import baseline
+from tools.packing.table import Columns
 
 
 def ranks(found: Distribution, values: list[Any]) -> NDArray[np.float64]:

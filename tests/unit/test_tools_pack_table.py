@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from handler.manifest import Feature, Tensor
-from tools import golden, stated, table
-from tools.errors import PackError
-from tools.stated import Fields
+from tools.packing import golden, stated, table
+from tools.packing.errors import PackError
+from tools.packing.stated import Fields
 
 
 def infer(cells: list[str], dtype: str, /, **fields: Any) -> tuple[Feature, list[Any]]:

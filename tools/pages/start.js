@@ -79,8 +79,7 @@ function show({ model, golden, front }) {
   const { limits, lineage } = model;
   list("limits", [["Rows per request", limits.rows.toLocaleString("en")], ["Request body", bytes(limits.body_bytes)],
     ["Response", bytes(limits.response_bytes)], ["Elements per tensor", tabular ? "" : limits.elements.toLocaleString("en")]]);
-  const metrics = Object.entries(lineage.metrics ?? {});
-  list("metrics", metrics.length ? metrics : [["None", "were packed with this version"]]);
+  list("metrics", Object.entries(lineage.metrics ?? { None: "were packed with this version" }));
   list("lineage", [["Packed", lineage.packed_at], ["Commit", lineage.git_commit?.slice(0, 12)],
     ["Model", lineage.source_sha256.slice(0, 12)], ["Data", lineage.data_sha256?.slice(0, 12)],
     ...Object.entries(lineage.versions ?? {})]);
@@ -139,10 +138,10 @@ function complain(problems) {
     error.textContent = "";
   }
   const rest = problems.filter(({ pointer, message }) => {
-    const [, , , name] = pointer.split("/").map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+    const [, , , name, ...inner] = pointer.split("/").map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
     const found = fields.get(name);
     found?.control.setAttribute("aria-invalid", "true");
-    if (found) found.error.textContent = `${name} ${message}`;
+    if (found) found.error.textContent = `${name}${inner.map((i) => `[${i}]`).join("")} ${message}`;
     return !found;
   });
   document.querySelector("#fields [aria-invalid]")?.focus();
@@ -223,13 +222,14 @@ async function predict() {
 $("golden").addEventListener("change", fill);
 $("fields").addEventListener("input", command);
 $("copy").addEventListener("click", async () => {
+  if (!navigator.clipboard) return getSelection().selectAllChildren($("curl")); // http, and not localhost
   await navigator.clipboard.writeText(command());
   $("copy").textContent = "Copied";
-  setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
+  return setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
 });
 $("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const button = event.submitter ?? $("form").querySelector("button");
+  const button = $("form").querySelector("button");
   button.disabled = true;
   try {
     await predict();

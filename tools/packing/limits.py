@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import orjson
 
 from handler.manifest import Feature, Limits, Output, Tensor
-from tools.errors import PackError
-from tools.execution import Batch
-from tools.stated import Fields
-from tools.table import Array
+from tools.packing.errors import PackError
+from tools.packing.execution import Batch
+from tools.packing.stated import Fields
+from tools.packing.table import Array
 
 ROWS = 1000
 BODY = 6_000_000  # of Lambda's 6 MiB, the rest is the gateway's envelope

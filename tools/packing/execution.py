@@ -12,15 +12,16 @@ import numpy as np
 from handler.errors import Refusal
 from handler.manifest import Execution, Manifest, Tensor
 from handler.model import Model
-from tools.errors import PackError
-from tools.graph import reason
-from tools.table import Array
+from tools.packing.errors import PackError
+from tools.packing.graph import reason
+from tools.packing.table import Array
 
 Batch = Literal["dynamic", "single", "none"]
 Samples = dict[str, Array]  # per graph input, the instances as leading axis
 Run = Callable[[Samples], Sequence[Any]]
 
 CHUNK = 1000  # rows per run
+MANY = 100  # rows of a large request, to measure with
 MOST_THREADS = 6  # a function has no more vCPUs
 ROUNDS, ROUND_SECONDS = 7, 0.02
 FELT = 0.001  # seconds a run
@@ -113,7 +114,7 @@ def threads(directory: Path, manifest: Manifest, samples: Samples) -> dict[int, 
     }
     bodies = [part(samples, 0, 1)]
     if manifest.execution.batch == "dynamic":
-        bodies.append(part(samples, 0, min(100, manifest.limits.rows)))
+        bodies.append(part(samples, 0, min(MANY, manifest.limits.rows)))
     elif manifest.execution.batch == "none":
         bodies = [{name: array[0] for name, array in samples.items()}]
     try:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from handler.manifest import Baseline, Distribution, Feature, Output
-from tools.table import Array, Columns
+from tools.packing.table import Array, Columns
 
 KNOTS = 41  # quantiles 0, 1/40 … 1
 CLASSES = 10  # the first classes of probabilities that get a distribution

@@ -14,7 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
 from handler.manifest import Tensor
-from tools.errors import PackError
+from tools.packing.errors import PackError
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 LARGE = 8_000_000  # bytes of weights from which on they go to their own, memory-mapped file

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from handler.manifest import Output, OutputKind, Tensor
-from tools.errors import PackError
-from tools.execution import Batch
-from tools.graph import Classes
-from tools.stated import Fields
-from tools.table import Array
+from tools.packing.errors import PackError
+from tools.packing.execution import Batch
+from tools.packing.graph import Classes
+from tools.packing.stated import Fields
+from tools.packing.table import Array
 
 # skl2onnx's names say nothing to a caller
 NAMES = {
@@ -66,16 +66,21 @@ def _shape(tensor: Tensor, array: Array, batch: Batch, tabular: bool) -> tuple[i
 
 def _kind(dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: Batch) -> OutputKind:
     rest = shape if batch == "none" else shape[1:]
-    if dtype.startswith("float"):
-        if rest == () or (rest == (1,) and batch != "none"):
-            return "value"
-        return "probabilities" if classes and rest == (len(classes),) else "tensor"
-    return "label" if rest in ((), (1,)) and _fit(dtype, classes) else "tensor"
+    if rest == () or (rest == (1,) and batch != "none"):
+        if _fit(dtype, classes):
+            return "label"
+        # an integer without known classes, a cluster's number say, is still one number
+        return "tensor" if dtype in ("string", "bool") else "value"
+    if dtype.startswith("float") and classes and rest == (len(classes),):
+        return "probabilities"
+    return "tensor"
 
 
 def _fit(dtype: str, classes: Classes) -> bool:
+    """Whether the classes are values of a tensor of dtype; of floats and booleans none are."""
     wanted = str if dtype == "string" else int
-    return bool(classes) and dtype != "bool" and all(type(item) is wanted for item in classes)
+    fits = dtype == "string" or "int" in dtype
+    return bool(classes) and fits and all(type(item) is wanted for item in classes)
 
 
 def _check(output: Output, batch: Batch) -> None:

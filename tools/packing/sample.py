@@ -9,11 +9,11 @@ import numpy as np
 
 from handler.manifest import Feature, Tensor
 from handler.tensors import dtype as numpy_dtype
-from tools import table
-from tools.errors import PackError
-from tools.execution import Samples, declared
-from tools.stated import Fields
-from tools.table import Array, Columns
+from tools.packing import table
+from tools.packing.errors import PackError
+from tools.packing.execution import Samples, declared
+from tools.packing.stated import Fields
+from tools.packing.table import Array, Columns
 
 DRAWN, LENGTH = 3, 8  # instances, and the length of free axes, where there is no sample
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.manifest import FILE_NAME, File, Manifest
-from tools.errors import PackError
+from tools.packing.errors import PackError
 
 WIDTH = 100
 

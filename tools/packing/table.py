@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from handler.manifest import Feature, Tensor
 from handler.tensors import dtype as numpy_dtype
-from tools.errors import PackError
-from tools.stated import Fields
+from tools.packing.errors import PackError
+from tools.packing.stated import Fields
 
 CATEGORIES = 50  # no more different strings than that are categories, the rest is text
 REPEATS = 3  # and each must stand there that often on average

@@ -8,8 +8,9 @@ import numpy as np
 import orjson
 
 from handler.manifest import Feature
-from tools.execution import Samples, count
-from tools.table import Columns
+from tools.packing.execution import Samples, count
+from tools.packing.sample import Sample
+from tools.packing.table import Columns
 
 ROWS = 64
 TYPICAL = 3
@@ -17,6 +18,13 @@ ELEMENTS = 20_000  # of a tensor instance, in all golden rows together
 
 Instance = dict[str, Any]
 Named = tuple[str, Instance]
+
+
+def choose(sample: Sample) -> list[Named]:
+    """The golden rows of a sample."""
+    if sample.features:
+        return tabular(sample.features, sample.columns)
+    return tensors(sample.feeds, sample.origin)
 
 
 def tabular(features: Sequence[Feature], columns: Columns) -> list[Named]:

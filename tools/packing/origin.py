@@ -13,8 +13,8 @@ import onnx
 import onnxruntime
 
 from handler.manifest import Lineage
-from tools.artifact import sha256
-from tools.errors import PackError
+from tools.packing.artifact import sha256
+from tools.packing.errors import PackError
 
 
 def lineage(

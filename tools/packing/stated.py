@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from handler.manifest import Decision, Feature, Limits
-from tools.errors import PackError
+from tools.packing.errors import PackError
 
 TOP = ("description", "runbook", "features", "outputs", "limits")
 FEATURE = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))

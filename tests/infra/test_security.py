@@ -1,0 +1,147 @@
+"""cdk-nag, cfn-lint, and what neither of them asks."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.api import lint_file
+from cfnlint.config import ManualArgs
+
+from tests.infra.conftest import POOL, Synth, Template
+
+SETTINGS = {
+    "defaults": (),
+    "api-key": ("auth=api-key", "rollout=linear", "alarm_target=team@example.org"),
+    "cognito": ("auth=cognito", f"user_pool_arn={POOL}", "rollout=all-at-once"),
+    "image": ("image_repository=answerable", "image_tag=v1", "snapstart=true"),
+    "topic": ("alarm_target=arn:aws:sns:eu-west-1:123456789012:alarms", "gateway_log_role=false"),
+}
+
+# Everything cdk-nag finds with the settings above and that is accepted, with its reason, in the
+# code: (settings, construct, rule). A new finding, or one that is gone, has to be written here.
+MANAGED = "Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/"
+ALWAYS = {
+    ("Api/Rest", "AwsSolutions-APIG2"),
+    ("Api/Rest/DeploymentStage.dev", "AwsSolutions-APIG3"),
+    ("Api/Rest/DeploymentStage.dev", "Serverless-APIGWXrayEnabled"),
+    ("Scoring/Function", "Serverless-LambdaDLQ"),
+    ("Scoring/Function", "Serverless-LambdaTracing"),
+}
+METHODS = {
+    ("Api/Rest/Default/ANY", "AwsSolutions-COG4"),
+    ("Api/Rest/Default/{proxy+}/ANY", "AwsSolutions-COG4"),
+}
+LOG_ROLE = {
+    (
+        "Api/Rest/CloudWatchRole",
+        f"AwsSolutions-IAM4[{MANAGED}AmazonAPIGatewayPushToCloudWatchLogs]",
+    )
+}
+CODEDEPLOY = {
+    (
+        "Rollout/Group/ServiceRole",
+        f"AwsSolutions-IAM4[{MANAGED}AWSCodeDeployRoleForLambdaLimited]",
+    )
+}
+ACCEPTED = {
+    "defaults": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY,
+    "api-key": ALWAYS
+    | METHODS
+    | LOG_ROLE
+    | CODEDEPLOY
+    | {(path, "AwsSolutions-APIG4") for path, _ in METHODS}
+    | {("Topic/team@example.org", "Serverless-SNSRedrivePolicy")},
+    "cognito": ALWAYS | LOG_ROLE,
+    "image": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY,
+    "topic": ALWAYS | METHODS | CODEDEPLOY,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_finding_of_cdk_nag_is_unacknowledged(synth: Synth, name: str) -> None:
+    template = synth.template(*SETTINGS[name])  # raises otherwise
+    assert findings(template.path.parent) == set()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_accepted_findings_are_these(
+    synth: Synth, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [m for n, m in sys.modules.items() if n.startswith("infra.")]:
+        if hasattr(module, "acknowledge"):
+            monkeypatch.setattr(module, "acknowledge", lambda construct, reasons: None)
+    app = synth.app(*SETTINGS[name])
+    with pytest.raises(Exception, match="ValidationFailed"):
+        app.synth()
+    assert findings(Path(app.outdir)) == ACCEPTED[name]
+
+
+def findings(assembly: Path) -> set[tuple[str, str]]:
+    """(construct below the stack, rule) of the validation report beside the template."""
+    report = json.loads((assembly / "validation-report.json").read_text())
+    return {
+        (
+            construct["constructPath"].partition("/")[2].removesuffix("/Resource"),
+            violation["ruleName"],
+        )
+        for plugin in report["pluginReports"]
+        for violation in plugin["violations"]
+        for construct in violation["violatingConstructs"]
+    }
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_cfn_lint_is_silent(synth: Synth, name: str) -> None:
+    # W3005: CDK writes a DependsOn for a role beside the GetAtt that implies it
+    config = ManualArgs(ignore_checks=["W3005"], regions=["us-east-1", "eu-west-1"])
+    assert lint_file(synth.template(*SETTINGS[name]).path, config) == []
+
+
+def statements(template: Template) -> Iterable[dict[str, Any]]:
+    for item in template.body["Resources"].values():
+        for key in ("PolicyDocument", "AssumeRolePolicyDocument"):
+            yield from item["Properties"].get(key, {}).get("Statement", [])
+
+
+def test_nothing_is_allowed_by_a_star(template: Template) -> None:
+    found = list(statements(template))
+    assert found
+    for statement in found:
+        if statement["Effect"] == "Allow":
+            assert "*" not in json.dumps(statement.get("Action"))
+            assert statement.get("Resource") != "*"
+            assert statement.get("Principal") != "*"
+
+
+def test_the_function_may_write_its_own_log_and_nothing_else(template: Template) -> None:
+    ((role, body),) = [
+        item for item in template.all("AWS::IAM::Role").items() if item[0].startswith("Scoring")
+    ]
+    assert "ManagedPolicyArns" not in body["Properties"]
+    policies = [
+        item["Properties"]
+        for item in template.all("AWS::IAM::Policy").values()
+        if {"Ref": role} in item["Properties"]["Roles"]
+    ]
+    (statement,) = policies[0]["PolicyDocument"]["Statement"]
+    assert len(policies) == 1
+    assert statement["Action"] == ["logs:CreateLogStream", "logs:PutLogEvents"]
+    assert statement["Resource"]["Fn::GetAtt"][0].startswith("ScoringLogs")
+
+
+def test_the_topic_takes_alarms_and_only_over_tls(template: Template) -> None:
+    policy = template.one("AWS::SNS::TopicPolicy")["Properties"]["PolicyDocument"]["Statement"]
+    denied = [s for s in policy if s["Effect"] == "Deny"]
+    allowed = [s for s in policy if s["Effect"] == "Allow"]
+    assert denied[0]["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert [s["Principal"] for s in allowed] == [{"Service": "cloudwatch.amazonaws.com"}]
+    assert "aws:SourceAccount" in json.dumps(allowed[0]["Condition"])
+
+
+def test_no_secret_is_in_the_template(synth: Synth) -> None:
+    text = json.dumps(synth.template(*SETTINGS["api-key"]).body).lower()
+    for word in ("password", "secret", '"value": "ey'):
+        assert word not in text

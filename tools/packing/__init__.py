@@ -1,0 +1,1 @@
+"""What `tools pack` is made of: each module knows one part of an artifact."""
