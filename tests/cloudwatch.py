@@ -12,8 +12,10 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/using-metric-math
 """
 
 import ast
+import functools
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -126,13 +128,22 @@ OPERATORS: dict[type, Callable[[float, float], float]] = {
 }
 
 
+FUNCTIONS = {"IF", "FILL", "MAX", "MIN", "ABS"}
+
+
+@functools.cache
+def _parsed(expression: str) -> ast.expr:
+    return ast.parse(expression.replace("^", "**"), mode="eval").body
+
+
 def math_of(expression: str, values: Mapping[str, Value]) -> Value:
     """One period of a metric math expression; None where a metric it needs has no data."""
     assert len(expression) <= 2048
 
     def walk(node: ast.expr) -> Value:
         if isinstance(node, ast.Constant):
-            return float(node.value)  # type: ignore[arg-type]
+            assert isinstance(node.value, int | float)
+            return float(node.value)
         if isinstance(node, ast.Name):
             return values[node.id]
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -152,14 +163,14 @@ def math_of(expression: str, values: Mapping[str, Value]) -> Value:
             return walk(node.args[1]) if inner is None else inner
         found = [walk(arg) for arg in node.args]
         known = [value for value in found if value is not None]
-        functions: dict[str, Callable[..., float]] = {"MAX": max, "MIN": min, "ABS": abs}
-        return functions[node.func.id](*known) if known else None
+        functions: dict[str, Callable[..., Any]] = {"MAX": max, "MIN": min, "ABS": abs}
+        return float(functions[node.func.id](*known)) if known else None
 
     def both(operator: type, left: ast.expr, right: ast.expr) -> Value:
         a, b = walk(left), walk(right)
         return None if a is None or b is None else float(OPERATORS[operator](a, b))
 
-    found = walk(ast.parse(expression.replace("^", "**"), mode="eval").body)
+    found = walk(_parsed(expression))
     return None if found is None or math.isnan(found) else found
 
 
@@ -189,11 +200,11 @@ def evaluate(
     seconds = periods.pop()
     total = alarm["EvaluationPeriods"]
     assert seconds * total <= (604_800 if seconds >= 3600 else 86_400), "over CloudWatch's range"
-    compare = {
-        "GreaterThanThreshold": lambda value: value > alarm["Threshold"],
-        "GreaterThanOrEqualToThreshold": lambda value: value >= alarm["Threshold"],
-        "LessThanThreshold": lambda value: value < alarm["Threshold"],
-        "LessThanOrEqualToThreshold": lambda value: value <= alarm["Threshold"],
+    compare: Callable[[float, float], bool] = {
+        "GreaterThanThreshold": operator.gt,
+        "GreaterThanOrEqualToThreshold": operator.ge,
+        "LessThanThreshold": operator.lt,
+        "LessThanOrEqualToThreshold": operator.le,
     }[alarm["ComparisonOperator"]]
     missing = alarm.get("TreatMissingData", "missing")
     points: list[Point] = []
@@ -202,7 +213,7 @@ def evaluate(
     for at in range(start, end - seconds * 1000 + 1, seconds * 1000):
         value = _value(queries, metrics, at, at + seconds * 1000, resolve)
         filled = {"breaching": True, "notBreaching": False}.get(missing)
-        breaching.append(filled if value is None else bool(compare(value)))
+        breaching.append(filled if value is None else bool(compare(value, alarm["Threshold"])))
         latest = breaching[-total:]
         known = [one for one in latest if one is not None]
         if known:
@@ -243,6 +254,11 @@ def _value(
         pairs = ((d["Name"], resolve(d["Value"])) for d in metric.get("Dimensions", ()))
         key = (metric["Namespace"], metric["MetricName"], frozenset(pairs))
         values[query["Id"]] = metrics.statistic(key, asked["Stat"], start, end)
-    for id, expression in math.items():
-        values[id] = math_of(expression, values)
+    while len(values) < len(list(queries)):  # expressions may use each other, in any order
+        for id, expression in math.items():
+            names = {
+                node.id for node in ast.walk(_parsed(expression)) if isinstance(node, ast.Name)
+            }
+            if id not in values and names - FUNCTIONS <= values.keys():
+                values[id] = math_of(expression, values)
     return values[answer]

@@ -129,7 +129,8 @@ def test_every_type_is_uniform_through_the_model(watched: Scorer, size: int) -> 
     found = scores(watched, sample(np.random.default_rng(8), 3000), size)
     names = [f"in_{feature['name']}" for feature in artifact.ECHO_FEATURES]
     assert list(found) == [*names, "out_ratio", "out_count"]
-    limit = drift.line(3000 if size < 1000 else 300, 3000, 0.0, 24)
+    values = 3000 if size < 1000 else 300  # of a thousand rows, a hundred are ranked
+    limit = (drift.tails(24)[0] - 9) * (1 / values + 1 / 3000)
     assert max(found.values()) < limit, found
 
 
@@ -234,13 +235,23 @@ def test_metric_names_are_plain_and_differ() -> None:
     assert names == ["in_gr__e", "in_gr__e_2", "in_a"]
 
 
-def test_the_score_is_unbiased_and_the_line_holds() -> None:
+def test_the_score_is_unbiased_and_rarely_certain() -> None:
     rng = np.random.default_rng(2)
     for n, m in ((60, 500), (1000, 500), (1000, 100_000)):
         q = rng.multinomial(m, [1 / BINS] * BINS, 4000) / m
-        counts = np.array([rng.multinomial(n, row) for row in q])
-        found = np.array([drift.score(row.tolist(), m) for row in counts])
+        counts = [rng.multinomial(n, row).tolist() for row in q]
+        found = np.array([drift.score(row, m) for row in counts])
         assert abs(found.mean()) < 4 * found.std() / 4000**0.5
-        limit = drift.line(n, m, 0.0, 24)
-        assert (found > limit).mean() < 0.003
+        assert sum(drift.certain(row, m, 24) for row in counts) <= 8
     assert drift.score([0] * BINS, 10) == 0.0
+    assert not drift.certain([0] * BINS, 10, 24)
+
+
+def test_the_tails_are_those_of_chi_square() -> None:
+    from scipy.stats import chi2
+
+    for hours in (1, 24):
+        once = drift.FALSE_ALARMS_A_MONTH * hours / 720 / 2
+        any_change, shift = drift.tails(hours)
+        assert 0 <= any_change / chi2.isf(once, BINS - 1) - 1 < 0.03  # on the safe side
+        assert shift == pytest.approx(chi2.isf(once, 1), rel=0.001)
