@@ -15,7 +15,7 @@ from typing import Any, NamedTuple  # noqa: E402
 
 import orjson  # noqa: E402
 
-from handler import gateways, monitoring, scoring, settings, wire  # noqa: E402
+from handler import gateways, lineage, monitoring, scoring, settings, wire  # noqa: E402
 from handler.errors import (  # noqa: E402
     ArtifactError,
     Fault,
@@ -25,7 +25,7 @@ from handler.errors import (  # noqa: E402
     Refusal,
 )
 from handler.gateways import Event, Reply, Request  # noqa: E402
-from handler.scoring import Scorer  # noqa: E402
+from handler.scoring import Scored, Scorer  # noqa: E402
 
 Handler = Callable[[Any, Any], Event]
 JSON = {"content-type": "application/json"}
@@ -41,37 +41,63 @@ class Answer(NamedTuple):
     rows: int = 0
     unusual: dict[str, int] = {}
     seconds: dict[str, float] = {}
+    watched: dict[str, Any] = {}
 
 
-def predict(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+class Serving(NamedTuple):
+    """What the routes work with. `issue` names predictions; `tell` takes outcomes."""
+
+    scorer: Scorer
+    issue: lineage.Issue
+    tell: Callable[[str | bytes], Any]
+
+
+def predict(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`POST /predict`."""
+    scorer = serving.scorer
     body = wire.json_body(request, scorer.manifest.limits.body_bytes)
     scored = scorer.score(body, deadline)
-    reply = Reply(200, scorer.contract.answer(scored.predictions), JSON)
-    return Answer(reply, len(scored.predictions), scored.unusual, scored.seconds)
+    ids = serving.issue(scored.outputs, len(scored.predictions), request.request_id)
+    named = lineage.attach(ids, scored.predictions)
+    reply = Reply(200, scorer.contract.answer(named), JSON)
+    return Answer(reply, len(named), scored.unusual, scored.seconds, _watched(scored, ids, named))
 
 
-def model(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+def feedback(serving: Serving, request: Request, deadline: float | None) -> Answer:
+    """`POST /feedback`: how predictions turned out."""
+    body = wire.json_body(request, serving.scorer.manifest.limits.body_bytes)
+    told = serving.tell(body)
+    return Answer(Reply(202, told.answer, JSON), watched={"outcomes": told.records})
+
+
+def _watched(scored: Scored, ids: list[bytes], named: list[bytes]) -> dict[str, Any]:
+    """What the record is told of predictions."""
+    first = ids[0][: lineage.PREFIX].decode()
+    return {"scored": scored, "predictions": named, "prediction": first}
+
+
+def model(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`GET /model`: contract and lineage."""
     from handler import openapi
 
-    return Answer(Reply(200, orjson.dumps(openapi.describe(scorer.manifest)), JSON))
+    return Answer(Reply(200, orjson.dumps(openapi.describe(serving.scorer.manifest)), JSON))
 
 
-def document(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+def document(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`GET /openapi.json`."""
     from handler import openapi
 
-    return Answer(Reply(200, orjson.dumps(openapi.document(scorer.manifest)), JSON))
+    return Answer(Reply(200, orjson.dumps(openapi.document(serving.scorer.manifest)), JSON))
 
 
-def ping(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+def ping(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`GET /ping`: ready, or a 503 that says why not."""
     return Answer(Reply(200, b'{"status":"ready"}', JSON))
 
 
-ROUTES: dict[str, dict[str, Callable[[Scorer, Request, float | None], Answer]]] = {
+ROUTES: dict[str, dict[str, Callable[[Serving, Request, float | None], Answer]]] = {
     "/predict": {"POST": predict},
+    "/feedback": {"POST": feedback},
     "/model": {"GET": model},
     "/openapi.json": {"GET": document},
     "/ping": {"GET": ping},
@@ -82,6 +108,7 @@ def create(config: settings.Settings) -> Handler:
     """Load the model and return the Lambda handler that serves it."""
     scorer, failure = _load(config)
     record = monitoring.recorder(config, scorer.manifest if scorer else None)
+    serving = _serving(config, scorer) if scorer else None
     cold = True
 
     def serve(request: Request, context: Any) -> Answer:
@@ -91,9 +118,9 @@ def create(config: settings.Settings) -> Handler:
         if request.method not in methods:
             allow = ", ".join(sorted(methods))
             raise MethodNotAllowed(f"send {allow}", headers={"allow": allow})
-        if scorer is None:
+        if serving is None:
             raise NotReady(f"the model could not be loaded: {failure}")
-        return methods[request.method](scorer, request, _deadline(context))
+        return methods[request.method](serving, request, _deadline(context))
 
     def lambda_handler(event: Any, context: Any) -> Event:
         nonlocal cold
@@ -122,6 +149,7 @@ def create(config: settings.Settings) -> Handler:
             timings_ms={step: value * 1e3 for step, value in answer.seconds.items()},
             cold=cold,
             unusual=answer.unusual,
+            **answer.watched,
         )
         cold = False
         return gateways.response(event, answer.reply)
@@ -135,6 +163,21 @@ def _load(config: settings.Settings) -> tuple[Scorer | None, ArtifactError | Non
     except ArtifactError as error:
         monitoring.event("critical", "the model could not be loaded", reason=str(error))
         return None, error
+
+
+def _serving(config: settings.Settings, scorer: Scorer) -> Serving:
+    issue = lineage.issuer(scorer.manifest, config.function_version, config.secret)
+    taker: Any = None
+
+    def tell(body: str | bytes) -> Any:  # a cold start of /predict does not wait for it
+        nonlocal taker
+        if taker is None:
+            from handler import feedback
+
+            taker = feedback.taker(scorer.manifest, config)
+        return taker(body)
+
+    return Serving(scorer, issue, tell)
 
 
 def _deadline(context: Any) -> float | None:

@@ -1,9 +1,11 @@
 """Score a request: the sentence that the product is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
+import numpy as np
 import orjson
 
 from handler import manifest as manifests
@@ -11,17 +13,22 @@ from handler.contract import Contract, example
 from handler.errors import ArtifactError, Refusal
 from handler.manifest import Manifest
 from handler.model import Model
-from handler.tensors import Columns, batches
+from handler.tensors import Array, Columns, batches
 
 
 class Scored(NamedTuple):
     """`predictions`: one JSON object per row. `unusual`: values per feature that the contract
     accepts although they are out of its range or categories. `seconds`: by step.
+
+    And for what watches: the validated `columns`, and the `outputs`, [rows, …] each in the
+    manifest's order; raw tensors that were not run together are left empty there.
     """
 
     predictions: list[bytes]
     unusual: dict[str, int]
     seconds: dict[str, float]
+    columns: Columns
+    outputs: Sequence[Array]
 
 
 class Scorer:
@@ -48,12 +55,14 @@ class Scorer:
         count = len(columns[0])
         predictions: list[bytes] = []
         unusual: dict[str, int] = {}
+        runs: list[tuple[Sequence[int], Sequence[Array]]] = []
         for indices, feeds, counts in self._batches(columns):
             before = perf_counter()
             outputs = self._model.run(feeds, deadline)
             running += perf_counter() - before
             if len(indices) == count:  # all in one run
                 predictions, unusual = self.contract.predictions(outputs, count), counts
+                together = outputs
                 break
             predictions = predictions or [b""] * count
             for i, text in zip(
@@ -61,8 +70,22 @@ class Scorer:
             ):
                 predictions[i] = text
             unusual.update(counts)
+            runs.append((indices, outputs))
+        else:
+            together = self._together(runs)
         around = perf_counter() - start - running
-        return Scored(predictions, unusual, {"run": running, "convert": around})
+        seconds = {"run": running, "convert": around}
+        return Scored(predictions, unusual, seconds, columns, together)
+
+    def _together(self, runs: list[tuple[Sequence[int], Sequence[Array]]]) -> list[Array]:
+        """The outputs of several runs as if of one."""
+        order = np.argsort([i for indices, _ in runs for i in indices])
+        return [
+            np.empty(0)
+            if output.kind == "tensor"
+            else np.concatenate([outputs[k] for _, outputs in runs])[order]
+            for k, output in enumerate(self.manifest.outputs)
+        ]
 
 
 def load(directory: Path) -> Scorer:
