@@ -25,7 +25,7 @@ from handler.errors import (  # noqa: E402
     Refusal,
 )
 from handler.gateways import Event, Reply, Request  # noqa: E402
-from handler.scoring import Scorer  # noqa: E402
+from handler.scoring import Scored, Scorer  # noqa: E402
 
 Handler = Callable[[Any, Any], Event]
 JSON = {"content-type": "application/json"}
@@ -43,10 +43,16 @@ class Answer(NamedTuple):
     seconds: dict[str, float] = {}
 
 
+Route = Callable[[Scorer, Request, float | None], Answer]
+
+
 def predict(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
     """`POST /predict`."""
     body = wire.json_body(request, scorer.manifest.limits.body_bytes)
-    scored = scorer.score(body, deadline)
+    return _predicted(scorer, scorer.score(body, deadline))
+
+
+def _predicted(scorer: Scorer, scored: Scored) -> Answer:
     reply = Reply(200, scorer.contract.answer(scored.predictions), JSON)
     return Answer(reply, len(scored.predictions), scored.unusual, scored.seconds)
 
@@ -70,11 +76,63 @@ def ping(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
     return Answer(Reply(200, b'{"status":"ready"}', JSON))
 
 
-ROUTES: dict[str, dict[str, Callable[[Scorer, Request, float | None], Answer]]] = {
+def invocations(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+    """`POST /invocations` and `POST /v1/models/{name}:predict`."""
+    from handler.protocols import invocations, oip
+
+    oip.found(scorer.manifest, request)
+    start = time.perf_counter()
+    columns = invocations.columns(scorer, request)
+    validated = time.perf_counter() - start
+    scored = scorer.score_columns(columns, deadline)
+    scored.seconds["validate"] = validated
+    return _predicted(scorer, scored)
+
+
+def infer(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+    """`POST /v2/models/{name}/infer`."""
+    from handler.protocols import oip
+
+    oip.found(scorer.manifest, request)
+    start = time.perf_counter()
+    asked = oip.read(scorer, request)
+    validated = time.perf_counter() - start
+    inferred = scorer.infer(asked.columns, deadline)
+    inferred.seconds["validate"] = validated
+    reply = oip.write(scorer.manifest, request, asked, inferred.outputs)
+    return Answer(reply, inferred.rows, inferred.unusual, inferred.seconds)
+
+
+def about(what: str) -> Route:
+    """A GET of the Open Inference Protocol, or of MLflow's: a function of handler.protocols.oip."""
+
+    def answer(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+        from handler.protocols import oip
+
+        manifest = oip.found(scorer.manifest, request)
+        return Answer(Reply(200, orjson.dumps(getattr(oip, what)(manifest)), JSON))
+
+    return answer
+
+
+ROUTES: dict[str, dict[str, Route]] = {
     "/predict": {"POST": predict},
     "/model": {"GET": model},
     "/openapi.json": {"GET": document},
     "/ping": {"GET": ping},
+    "/version": {"GET": about("version")},
+    "/invocations": {"POST": invocations},
+    "/v1/models/{name}:predict": {"POST": invocations},  # before what it would match
+    "/v1/models/{name}": {"GET": about("ready")},
+    "/v2": {"GET": about("server")},
+    "/v2/health/live": {"GET": about("live")},
+    "/v2/health/ready": {"GET": about("server_ready")},
+    "/v2/models/{name}": {"GET": about("metadata")},
+    "/v2/models/{name}/ready": {"GET": about("ready")},
+    "/v2/models/{name}/infer": {"POST": infer},
+    "/v2/models/{name}/versions/{version}": {"GET": about("metadata")},
+    "/v2/models/{name}/versions/{version}/ready": {"GET": about("ready")},
+    "/v2/models/{name}/versions/{version}/infer": {"POST": infer},
 }
 
 
@@ -85,7 +143,8 @@ def create(config: settings.Settings) -> Handler:
     cold = True
 
     def serve(request: Request, context: Any) -> Answer:
-        methods = ROUTES.get(request.path)
+        pattern, parameters = _find(request.path)
+        methods = ROUTES.get(pattern)
         if methods is None:
             raise NotFound("the paths are listed at /openapi.json")
         if request.method not in methods:
@@ -93,6 +152,8 @@ def create(config: settings.Settings) -> Handler:
             raise MethodNotAllowed(f"send {allow}", headers={"allow": allow})
         if scorer is None:
             raise NotReady(f"the model could not be loaded: {failure}")
+        if parameters:
+            request = request._replace(parameters=parameters)
         return methods[request.method](scorer, request, _deadline(context))
 
     def lambda_handler(event: Any, context: Any) -> Event:
@@ -124,7 +185,7 @@ def create(config: settings.Settings) -> Handler:
             unusual=answer.unusual,
         )
         cold = False
-        return gateways.response(event, answer.reply)
+        return gateways.response(event, wire.packed(request, answer.reply))
 
     return lambda_handler
 
@@ -145,10 +206,35 @@ def _deadline(context: Any) -> float | None:
     return time.monotonic() + remaining / 1e3 - MARGIN_SECONDS
 
 
+def _find(path: str) -> tuple[str, dict[str, str]]:
+    """The route of a path, and what its {parts} stand for; "" for a path that is none of ours."""
+    if path in ROUTES and "{" not in path:
+        return path, {}
+    parts = path.split("/")
+    for route, pattern in _PATTERNS:
+        if len(pattern) != len(parts):
+            continue
+        found = {}
+        for known, part in zip(pattern, parts, strict=True):
+            name, _, action = known.partition("}")
+            if name[:1] == "{" and part.endswith(action) and len(part) > len(action):
+                found[name[1:]] = part[: len(part) - len(action)]
+            elif known != part:
+                break
+        else:
+            return route, found
+    return "", {}
+
+
+_PATTERNS = [(route, route.split("/")) for route in ROUTES if "{" in route]
+
+
 def _route(request: Request | None) -> str:
     """The route that was asked for if it is one of ours: an unknown path is the client's text."""
-    known = request is not None and request.method in ROUTES.get(request.path, ())
-    return f"{request.method} {request.path}" if request and known else "-"
+    if request is None:
+        return "-"
+    pattern, _ = _find(request.path)
+    return f"{request.method} {pattern}" if request.method in ROUTES.get(pattern, ()) else "-"
 
 
 def _problem(refusal: Refusal, request_id: str) -> Reply:

@@ -1,9 +1,12 @@
 """Score a request: the sentence that the product is."""
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import orjson
 
 from handler import manifest as manifests
@@ -11,7 +14,10 @@ from handler.contract import Contract, example
 from handler.errors import ArtifactError, Refusal
 from handler.manifest import Manifest
 from handler.model import Model
-from handler.tensors import Columns, batches
+from handler.tensors import Array, Columns, batches
+
+if TYPE_CHECKING:
+    from handler.columns import Table
 
 
 class Scored(NamedTuple):
@@ -24,6 +30,15 @@ class Scored(NamedTuple):
     seconds: dict[str, float]
 
 
+class Inferred(NamedTuple):
+    """`outputs`: in the manifest's order, as the graph gives them."""
+
+    outputs: Sequence[Array]
+    rows: int
+    unusual: dict[str, int]
+    seconds: dict[str, float]
+
+
 class Scorer:
     """A loaded and warmed model with its contract."""
 
@@ -32,6 +47,13 @@ class Scorer:
         self.contract = Contract(manifest)
         self._batches = batches(manifest)
         self._model = Model(directory, manifest)
+
+    @cached_property
+    def table(self) -> "Table":
+        """What makes columns of tensors; `/predict` does without."""
+        from handler.columns import Table
+
+        return Table(self.manifest, self.contract)
 
     def score(self, body: str | bytes, deadline: float | None = None) -> Scored:
         """Score a body `{"instances": […]}`. Raises a Refusal; see handler.errors."""
@@ -63,6 +85,26 @@ class Scorer:
             unusual.update(counts)
         around = perf_counter() - start - running
         return Scored(predictions, unusual, {"run": running, "convert": around})
+
+    def infer(self, columns: Columns, deadline: float | None = None) -> Inferred:
+        """The same, but the outputs as they are."""
+        start, running = perf_counter(), 0.0
+        unusual: dict[str, int] = {}
+        runs: list[Sequence[Array]] = []
+        for _, feeds, counts in self._batches(columns):
+            before = perf_counter()
+            outputs = self._model.run(feeds, deadline)
+            running += perf_counter() - before
+            self.contract.finite(outputs)
+            runs.append(outputs)
+            unusual.update(counts)
+        outputs = runs[0]
+        if self.manifest.execution.batch == "none":  # one instance, without an axis for rows
+            outputs = [output[0] for output in outputs]
+        elif len(runs) > 1:
+            outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+        around = perf_counter() - start - running
+        return Inferred(outputs, len(columns[0]), unusual, {"run": running, "convert": around})
 
 
 def load(directory: Path) -> Scorer:
