@@ -52,15 +52,22 @@ class Serving(NamedTuple):
     tell: Callable[[str | bytes], Any]
 
 
+Route = Callable[[Serving, Request, float | None], Answer]
+
+
 def predict(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`POST /predict`."""
-    scorer = serving.scorer
-    body = wire.json_body(request, scorer.manifest.limits.body_bytes)
-    scored = scorer.score(body, deadline)
+    body = wire.json_body(request, serving.scorer.manifest.limits.body_bytes)
+    return _predicted(serving, request, serving.scorer.score(body, deadline))
+
+
+def _predicted(serving: Serving, request: Request, scored: Scored) -> Answer:
     ids = serving.issue(scored.outputs, len(scored.predictions), request.request_id)
     named = lineage.attach(ids, scored.predictions)
-    reply = Reply(200, scorer.contract.answer(named), JSON)
-    return Answer(reply, len(named), scored.unusual, scored.seconds, _watched(scored, ids, named))
+    reply = Reply(200, serving.scorer.contract.answer(named), JSON)
+    first = ids[0][: lineage.PREFIX].decode()
+    watched = {"scored": scored, "predictions": named, "prediction": first}
+    return Answer(reply, len(named), scored.unusual, scored.seconds, watched)
 
 
 def feedback(serving: Serving, request: Request, deadline: float | None) -> Answer:
@@ -68,12 +75,6 @@ def feedback(serving: Serving, request: Request, deadline: float | None) -> Answ
     body = wire.json_body(request, serving.scorer.manifest.limits.body_bytes)
     told = serving.tell(body)
     return Answer(Reply(202, told.answer, JSON), watched={"outcomes": told.records})
-
-
-def _watched(scored: Scored, ids: list[bytes], named: list[bytes]) -> dict[str, Any]:
-    """What the record is told of predictions."""
-    first = ids[0][: lineage.PREFIX].decode()
-    return {"scored": scored, "predictions": named, "prediction": first}
 
 
 def model(serving: Serving, request: Request, deadline: float | None) -> Answer:
@@ -95,12 +96,69 @@ def ping(serving: Serving, request: Request, deadline: float | None) -> Answer:
     return Answer(Reply(200, b'{"status":"ready"}', JSON))
 
 
-ROUTES: dict[str, dict[str, Callable[[Serving, Request, float | None], Answer]]] = {
+def invocations(serving: Serving, request: Request, deadline: float | None) -> Answer:
+    """`POST /invocations` and `POST /v1/models/{name}:predict`."""
+    from handler.protocols import invocations, oip
+
+    scorer = serving.scorer
+    oip.found(scorer.manifest, request)
+    start = time.perf_counter()
+    columns = invocations.columns(scorer, request)
+    validated = time.perf_counter() - start
+    scored = scorer.score_columns(columns, deadline)
+    scored.seconds["validate"] = validated
+    return _predicted(serving, request, scored)
+
+
+def infer(serving: Serving, request: Request, deadline: float | None) -> Answer:
+    """`POST /v2/models/{name}/infer`."""
+    from handler.protocols import oip
+
+    scorer = serving.scorer
+    oip.found(scorer.manifest, request)
+    start = time.perf_counter()
+    asked = oip.read(scorer, request)
+    validated = time.perf_counter() - start
+    scored = scorer.infer(asked.columns, deadline)
+    scored.seconds["validate"] = validated
+    whole = scorer.manifest.execution.batch == "none"  # one instance, without an axis for rows
+    outputs = [output[0] for output in scored.outputs] if whole else scored.outputs
+    reply = oip.write(scorer.manifest, request, asked, outputs)
+    rows = len(asked.columns[0])
+    return Answer(reply, rows, scored.unusual, scored.seconds, {"scored": scored})
+
+
+def about(what: str) -> Route:
+    """A GET of the Open Inference Protocol, or of MLflow's: a function of handler.protocols.oip."""
+
+    def answer(serving: Serving, request: Request, deadline: float | None) -> Answer:
+        from handler.protocols import oip
+
+        manifest = oip.found(serving.scorer.manifest, request)
+        return Answer(Reply(200, orjson.dumps(getattr(oip, what)(manifest)), JSON))
+
+    return answer
+
+
+ROUTES: dict[str, dict[str, Route]] = {
     "/predict": {"POST": predict},
     "/feedback": {"POST": feedback},
     "/model": {"GET": model},
     "/openapi.json": {"GET": document},
     "/ping": {"GET": ping},
+    "/version": {"GET": about("version")},
+    "/invocations": {"POST": invocations},
+    "/v1/models/{name}:predict": {"POST": invocations},  # before what it would match
+    "/v1/models/{name}": {"GET": about("ready")},
+    "/v2": {"GET": about("server")},
+    "/v2/health/live": {"GET": about("live")},
+    "/v2/health/ready": {"GET": about("server_ready")},
+    "/v2/models/{name}": {"GET": about("metadata")},
+    "/v2/models/{name}/ready": {"GET": about("ready")},
+    "/v2/models/{name}/infer": {"POST": infer},
+    "/v2/models/{name}/versions/{version}": {"GET": about("metadata")},
+    "/v2/models/{name}/versions/{version}/ready": {"GET": about("ready")},
+    "/v2/models/{name}/versions/{version}/infer": {"POST": infer},
 }
 
 
@@ -112,7 +170,8 @@ def create(config: settings.Settings) -> Handler:
     cold = True
 
     def serve(request: Request, context: Any) -> Answer:
-        methods = ROUTES.get(request.path)
+        pattern, parameters = _find(request.path)
+        methods = ROUTES.get(pattern)
         if methods is None:
             raise NotFound("the paths are listed at /openapi.json")
         if request.method not in methods:
@@ -120,6 +179,8 @@ def create(config: settings.Settings) -> Handler:
             raise MethodNotAllowed(f"send {allow}", headers={"allow": allow})
         if serving is None:
             raise NotReady(f"the model could not be loaded: {failure}")
+        if parameters:
+            request = request._replace(parameters=parameters)
         return methods[request.method](serving, request, _deadline(context))
 
     def lambda_handler(event: Any, context: Any) -> Event:
@@ -152,7 +213,7 @@ def create(config: settings.Settings) -> Handler:
             **answer.watched,
         )
         cold = False
-        return gateways.response(event, answer.reply)
+        return gateways.response(event, wire.packed(request, answer.reply))
 
     return lambda_handler
 
@@ -188,10 +249,35 @@ def _deadline(context: Any) -> float | None:
     return time.monotonic() + remaining / 1e3 - MARGIN_SECONDS
 
 
+def _find(path: str) -> tuple[str, dict[str, str]]:
+    """The route of a path, and what its {parts} stand for; "" for a path that is none of ours."""
+    if path in ROUTES and "{" not in path:
+        return path, {}
+    parts = path.split("/")
+    for route, pattern in _PATTERNS:
+        if len(pattern) != len(parts):
+            continue
+        found = {}
+        for known, part in zip(pattern, parts, strict=True):
+            name, _, action = known.partition("}")
+            if name[:1] == "{" and part.endswith(action) and len(part) > len(action):
+                found[name[1:]] = part[: len(part) - len(action)]
+            elif known != part:
+                break
+        else:
+            return route, found
+    return "", {}
+
+
+_PATTERNS = [(route, route.split("/")) for route in ROUTES if "{" in route]
+
+
 def _route(request: Request | None) -> str:
     """The route that was asked for if it is one of ours: an unknown path is the client's text."""
-    known = request is not None and request.method in ROUTES.get(request.path, ())
-    return f"{request.method} {request.path}" if request and known else "-"
+    if request is None:
+        return "-"
+    pattern, _ = _find(request.path)
+    return f"{request.method} {pattern}" if request.method in ROUTES.get(pattern, ()) else "-"
 
 
 def _problem(refusal: Refusal, request_id: str) -> Reply:

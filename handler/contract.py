@@ -137,13 +137,12 @@ def _row_schema(manifest: Manifest) -> cs.CoreSchema:
     return cs.typed_dict_schema(fields, extra_behavior="allow")
 
 
-def _columns_schema(manifest: Manifest) -> cs.CoreSchema:
+def _column_schemas(manifest: Manifest) -> list[cs.CoreSchema]:
     dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
-    columns: list[cs.CoreSchema] = [
-        cs.list_schema(feature_schema(f, dtypes[f.input]), min_length=1, fail_fast=True)
+    return [
+        cs.list_schema(feature_schema(f, dtypes[f.input]), fail_fast=True)
         for f in manifest.features
     ]
-    return cs.tuple_schema(columns, fail_fast=True)
 
 
 def _nested(tensor: Tensor, skip: int, elements: int) -> cs.CoreSchema:
@@ -180,7 +179,8 @@ class Contract:
         self._body = SchemaValidator(body)
         self._row = SchemaValidator(row)
         self._names = [f.name for f in manifest.features] or [t.name for t in manifest.inputs]
-        self._columns = SchemaValidator(_columns_schema(manifest)) if manifest.features else None
+        self._schemas = _column_schemas(manifest)
+        self._columns = SchemaValidator(cs.tuple_schema(self._schemas, fail_fast=True))
         self._limit = manifest.limits.rows
         # where the shapes have no axis for the rows, `Model.run` adds one
         self._whole = manifest.execution.batch == "none"
@@ -207,12 +207,12 @@ class Contract:
         """The same, a third faster for many rows, if all is well; None if it is not plain that it
         is: `_by_row` judges then.
         """
-        if self._columns is None:
+        if not self._schemas:
             return None
         try:
             document = orjson.loads(body)
             rows = document["instances"]
-            if len(document) > 1 or type(rows) is not list or len(rows) > self._limit:
+            if len(document) > 1 or type(rows) is not list or not 0 < len(rows) <= self._limit:
                 return None
             columns = [list(map(dict.get, rows, repeat(name))) for name in self._names]
             if sum(map(len, rows)) != len(rows) * len(self._names):
@@ -235,6 +235,31 @@ class Contract:
             raise ContractViolation(list(self._unknown(document)))
         return rows
 
+    def validated(
+        self, columns: Sequence[Sequence[Any]], where: Callable[[int, int], str]
+    ) -> Columns:
+        """Columns of a tabular contract, as lists; `where` points at a value by feature and row.
+
+        Raises ContractViolation for what is not in the contract.
+        """
+        try:
+            found: Columns = self._columns.validate_python(columns)
+        except ValidationError:
+            raise ContractViolation(list(self._in_columns(columns, where))) from None
+        return found
+
+    def _in_columns(
+        self, columns: Sequence[Sequence[Any]], where: Callable[[int, int], str]
+    ) -> Iterator[Violation]:
+        """Column by column, until there are more than can be told."""
+        found = 0
+        for k, (column, schema) in enumerate(zip(columns, self._schemas, strict=True)):
+            for i, violation in refused(SchemaValidator(schema), column):
+                found += 1
+                yield violation._replace(pointer=where(k, i))
+                if found > MAX_VIOLATIONS:
+                    return
+
     def predictions(self, outputs: Sequence[Array], count: int) -> list[bytes]:
         """One JSON object per row, from the outputs in the manifest's order, shape [rows, …].
 
@@ -252,6 +277,12 @@ class Contract:
             if output.decision:
                 decisions.append(_decide(output, output.decision, values))
         return list(map(self._template.__mod__, zip(*columns, *decisions, strict=True)))
+
+    def finite(self, outputs: Sequence[Array]) -> None:
+        """Raises BadOutput where an output, of any shape, is not finite."""
+        for (output, _), values in zip(self._outputs, outputs, strict=True):
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise BadOutput(f"{output.name} is not finite")
 
     def answer(self, predictions: list[bytes]) -> bytes:
         """The whole response. Raises PayloadTooLarge if it is over the contract's limit."""
@@ -291,15 +322,9 @@ class Contract:
             try:
                 self._row.validate_python(known)
             except ValidationError as error:
-                told: dict[str, Violation] = {}
-                for detail in error.errors(include_url=False, include_input=False):
-                    violation = _violation(detail, "instances", i)
-                    # an integer is tried as an int, then as a whole float, which knows more of a
-                    # number's breach but calls anything else no number
-                    if violation.pointer not in told or detail["type"] != "float_type":
-                        told[violation.pointer] = violation
+                told = violations(error, "instances", i)
                 found += len(told)
-                yield from told.values()
+                yield from told
             if found > MAX_VIOLATIONS:
                 return
 
@@ -315,6 +340,32 @@ def _unknown_field(count: int, *where: str | int) -> Violation:
     """Points at the object, not at the key: that is the client's."""
     plural = "field that is" if count == 1 else "fields that are"
     return Violation(pointer(*where), "unknown_field", f"has {count} {plural} not in the contract")
+
+
+def refused(check: SchemaValidator, values: Sequence[Any]) -> Iterator[tuple[int, Violation]]:
+    """The values that a list's validator, which stops at the first, refuses, with their index."""
+    start = 0
+    while True:
+        try:
+            check.validate_python(values[start:])
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            start += int(first["loc"][0]) + 1
+            yield start - 1, violations(error)[0]
+        else:
+            return
+
+
+def violations(error: ValidationError, *where: str | int) -> list[Violation]:
+    """What is to be told of an error, one violation for each place."""
+    told: dict[str, Violation] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        violation = _violation(detail, *where)
+        # an integer is tried as an int, then as a whole float, which knows more of a number's
+        # breach but calls anything else no number
+        if violation.pointer not in told or detail["type"] != "float_type":
+            told[violation.pointer] = violation
+    return list(told.values())
 
 
 def _violation(detail: Any, *where: str | int) -> Violation:

@@ -108,7 +108,7 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             if scored is not None and ranker is not None:
                 line |= _ranked(ranker, request_id, scored)
         line["Latency"] = _micro(latency_ms)
-        if scored is not None and capture is not None:
+        if scored is not None and capture is not None and predictions:
             line.update(capture(scored, predictions))
         text = orjson.dumps(line)
         if len(text) > LINE_BYTES:
@@ -140,7 +140,7 @@ def _ranked(ranker: Ranker, request_id: str, scored: Scored) -> dict[str, Any]:
     found = {"Unseen": ranks.novel, **ranks.bins}
     if ranks.missing:
         found["missing"] = ranks.missing
-    if ranks.rows < len(scored.predictions):
+    if ranks.rows < len(scored.columns[0]):
         found["ranked"] = ranks.rows
     return found
 

@@ -232,8 +232,50 @@ def _get(summary: str, content: Schema) -> Schema:
     }
 
 
+def _protocols(manifest: Manifest, predict: Schema) -> Schema:
+    """The paths of handler.protocols. `predict`: the operation whose answers are theirs too."""
+    from handler.protocols import schemas
+
+    def found(path: str, operation: Schema) -> Schema:
+        parts = schemas.parameters(path, manifest)
+        missing = _problems(404) if parts else {}
+        parts += operation.get("parameters", [])
+        told = {**operation["responses"], **missing}
+        return {**operation, **({"parameters": parts} if parts else {}), "responses": told}
+
+    def reference(name: str) -> Schema:
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def post(name: str, summary: str, content: Schema, answer: Schema) -> Schema:
+        # a reply is JSON even where bytes were asked for, if the front would not hand them on
+        body = {"required": True, "content": _json(reference(name)) | content}
+        told = {**predict["responses"], "200": answer}
+        return {"summary": summary, "tags": ["protocols"], "requestBody": body, "responses": told}
+
+    octets: Schema = {"application/octet-stream": {"schema": {"type": "string"}}}
+    tables: Schema = {
+        "text/csv": {"schema": {"type": "string"}},
+        "application/x-npy": {"schema": {"type": "string"}},
+    }
+    tensors = {"description": "OK", "content": _json(reference("InferenceResponse")) | octets}
+    infer = post("InferenceRequest", "Open Inference Protocol v2", octets, tensors)
+    infer["parameters"] = [schemas.LENGTH]
+    invoke = post("Invocation", "SageMaker, MLflow, KServe v1", tables, predict["responses"]["200"])
+    paths: Schema = {}
+    for path, (summary, name) in schemas.TOLD.items():
+        operation = {**_get(summary, _json(reference(name)))["get"], "tags": ["protocols"]}
+        paths[path] = {"get": found(path, operation)}
+    for path in schemas.INFER:
+        paths[path] = {"post": found(path, infer)}
+    for path in schemas.PREDICT:
+        paths[path] = {"post": found(path, invoke)}
+    return paths
+
+
 def document(manifest: Manifest) -> Schema:
     """The whole document, for every path in handler.api.ROUTES."""
+    from handler.protocols import schemas
+
     rows = manifest.limits.rows
     instances = {
         "type": "array",
@@ -280,12 +322,14 @@ def document(manifest: Manifest) -> Schema:
             "/ping": _get(
                 "Readiness: 503 says why not", _json(_closed({"status": {"const": "ready"}}))
             ),
+            **_protocols(manifest, predict),
         },
         "components": {
             "schemas": {
                 "Instance": instance_schema(manifest),
                 "Prediction": prediction_schema(manifest),
                 "Problem": PROBLEM,
+                **schemas.schemas(manifest),
             }
         },
     }

@@ -41,6 +41,9 @@ _EDGE = 1e-6 * BINS  # the baseline is rounded to six digits
 _ROUND = 1 - _EDGE
 
 
+Lists = Sequence[Sequence[Any]]
+
+
 class Ranks(NamedTuple):
     """`bins`: for each metric the bin numbers, one a row, of `rows` sampled rows; of one row the
     number itself.
@@ -224,14 +227,14 @@ class Ranker:
             step = count / self._sample
             # one row of each stretch, at a place that changes: rows may repeat with any period
             taken = [int((i + (start + i * PLASTIC) % 1.0) * step) for i in range(self._sample)]
-            pick = itemgetter(*taken)
-            columns = [pick(column) for column in columns]
+            columns = [_picked(column, taken) for column in columns]
+        given = [c.tolist() if isinstance(c, np.ndarray) else c for c in columns]
         rows = len(taken or range(count))
         draws = (np.arange(rows) * PLASTIC + start) % 1.0
         if rows <= FEW:
-            ranks = self._few(draws.tolist(), columns, outputs)
+            ranks = self._few(draws.tolist(), given, outputs)
         else:
-            ranks = self._many(draws, columns, outputs, taken)
+            ranks = self._many(draws, given, outputs, taken)
         return ranks._replace(novel=round(ranks.novel * count / rows))
 
     def _one(self, draw: float, columns: Columns, outputs: Sequence[Array]) -> Ranks:
@@ -261,13 +264,13 @@ class Ranker:
             bins[metric] = scale.rank(value, (draw + shift) % 1.0) or BINS
         return Ranks(bins, 1, missing, novel)
 
-    def _few(self, draws: list[float], columns: Columns, outputs: Sequence[Array]) -> Ranks:
+    def _few(self, draws: list[float], columns: Lists, outputs: Sequence[Array]) -> Ranks:
         found = {c.metric: _each(c, columns[c.place], draws) for c in self._columns}
         answers = {a.metric: _each(a, a.values(outputs).tolist(), draws) for a in self._answers}
         return self._ranks(found, columns, answers)
 
     def _many(
-        self, draws: Array, columns: Columns, outputs: Sequence[Array], taken: list[int] | None
+        self, draws: Array, columns: Lists, outputs: Sequence[Array], taken: list[int] | None
     ) -> Ranks:
         found: dict[str, list[int]] = {}
         if self._numbers:
@@ -298,7 +301,7 @@ class Ranker:
         return self._ranks(found, columns, answers)
 
     def _ranks(
-        self, found: dict[str, list[int]], columns: Columns, answers: dict[str, list[int]]
+        self, found: dict[str, list[int]], columns: Lists, answers: dict[str, list[int]]
     ) -> Ranks:
         """What was found in order, with what it says besides. 0 stands for what is new."""
         bins: dict[str, list[int]] = {}
@@ -315,6 +318,12 @@ class Ranker:
         for metric, one in answers.items():
             bins[metric] = [number or BINS for number in one] if 0 in one else one
         return Ranks(bins, len(next(iter(bins.values()), ())), missing, len(strange))
+
+
+def _picked(column: Sequence[Any] | Array, taken: list[int]) -> Sequence[Any] | Array:
+    picked: Sequence[Any] | Array
+    picked = column[taken] if isinstance(column, np.ndarray) else itemgetter(*taken)(column)
+    return picked
 
 
 def _column(

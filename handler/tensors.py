@@ -14,7 +14,7 @@ from handler.manifest import Feature, Manifest, Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]  # as NDArray[Any], without importing numpy.typing
 # one sequence of values per feature, or of nested lists per input of a tensor contract
-Columns = Sequence[Sequence[Any]]
+Columns = Sequence[Sequence[Any] | Array]
 NUMPY = {"string": np.dtype(object)}
 FEW = 8  # rows up to which a loop is cheaper than numpy
 
