@@ -85,13 +85,18 @@ def read(name: str) -> Iterator[dict[str, Any]]:
     """The records in a file, other lines passed over."""
     source = sys.stdin if name == "-" else open(name, encoding="utf-8")  # noqa: SIM115
     with source as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and record.get("message") in ("request", "outcomes"):
-                yield record
+        yield from parsed(lines)
+
+
+def parsed(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The records among lines, or among texts of several lines."""
+    for line in (line for text in texts for line in text.splitlines()):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and record.get("message") in ("request", "outcomes"):
+            yield record
 
 
 def page(manifest: Manifest, records: Sequence[dict[str, Any]], hours: float | None = None) -> str:
