@@ -220,7 +220,7 @@ def _card(seen: Seen, manifest: Manifest, span: tuple[int, int]) -> str:
     worst = max(seen.windows, key=lambda window: window.score)
     state = "bad" if any(loud) else "good"
     points = [(window.start, max(window.score, 0.0)) for window in seen.windows]
-    facts = f"{total:,} values · score up to {worst.score:.2f}"
+    facts = f"{total:,} values · score up to {max(worst.score, 0.0):.2f}"
     if not target.output:
         before = target.distribution.missing
         facts += f" · missing {seen.missing / total:.1%} (packed: {before:.1%})"
