@@ -100,7 +100,7 @@ class Scorer:
             unusual.update(counts)
         outputs = runs[0]
         if self.manifest.execution.batch == "none":  # one instance, without an axis for rows
-            outputs = [output[0] for output in outputs]
+            outputs = [np.asarray(output[0], output.dtype) for output in outputs]
         elif len(runs) > 1:
             outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
         around = perf_counter() - start - running
