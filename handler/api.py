@@ -122,7 +122,7 @@ def infer(serving: Serving, request: Request, deadline: float | None) -> Answer:
     scored = scorer.infer(asked.columns, deadline)
     scored.seconds["validate"] = validated
     whole = scorer.manifest.execution.batch == "none"  # one instance, without an axis for rows
-    outputs = [output[0] for output in scored.outputs] if whole else scored.outputs
+    outputs = [output[0, ...] for output in scored.outputs] if whole else scored.outputs
     reply = oip.write(scorer.manifest, request, asked, outputs)
     rows = len(asked.columns[0])
     return Answer(reply, rows, scored.unusual, scored.seconds, {"scored": scored})
@@ -199,7 +199,7 @@ def create(config: settings.Settings) -> Handler:
             monitoring.event("error", "unexpected", request_id=request_id, **where)
             problem = Fault("an unexpected error; it has been logged")
         if problem is not None:
-            answer = Answer(_problem(problem, request_id))
+            answer = Answer(_problem(problem, request_id, request))
         record(
             request_id=request_id,
             route=_route(request),
@@ -280,10 +280,11 @@ def _route(request: Request | None) -> str:
     return f"{request.method} {pattern}" if request.method in ROUTES.get(pattern, ()) else "-"
 
 
-def _problem(refusal: Refusal, request_id: str) -> Reply:
-    return Reply(
-        refusal.status, orjson.dumps(refusal.problem(request_id)), {**PROBLEM, **refusal.headers}
-    )
+def _problem(refusal: Refusal, request_id: str, request: Request | None) -> Reply:
+    # KServe's client reads the `error` of nothing but application/json
+    kserve = request is not None and request.path.startswith(("/v1/", "/v2/"))
+    headers = {**(JSON if kserve else PROBLEM), **refusal.headers}
+    return Reply(refusal.status, orjson.dumps(refusal.problem(request_id)), headers)
 
 
 lambda_handler = create(settings.read())
