@@ -58,11 +58,13 @@ def model(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
     return Answer(Reply(200, orjson.dumps(openapi.describe(scorer.manifest)), JSON))
 
 
-def document(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+def document(
+    scorer: Scorer, request: Request, deadline: float | None, jobs: bool = False
+) -> Answer:
     """`GET /openapi.json`."""
     from handler import openapi
 
-    return Answer(Reply(200, orjson.dumps(openapi.document(scorer.manifest)), JSON))
+    return Answer(Reply(200, orjson.dumps(openapi.document(scorer.manifest, jobs)), JSON))
 
 
 def ping(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
@@ -70,7 +72,8 @@ def ping(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
     return Answer(Reply(200, b'{"status":"ready"}', JSON))
 
 
-ROUTES: dict[str, dict[str, Callable[[Scorer, Request, float | None], Answer]]] = {
+Route = Callable[[Scorer, Request, float | None], Answer]
+ROUTES: dict[str, dict[str, Route]] = {
     "/predict": {"POST": predict},
     "/model": {"GET": model},
     "/openapi.json": {"GET": document},
@@ -78,14 +81,44 @@ ROUTES: dict[str, dict[str, Callable[[Scorer, Request, float | None], Answer]]] 
 }
 
 
+def job_routes(config: settings.Settings) -> dict[str, dict[str, Route]]:
+    """What a deployment with jobs has besides; boto3 is imported by the first who asks for it."""
+
+    def submit(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+        body = wire.json_body(request, scorer.manifest.limits.body_bytes)
+        scorer.contract.rows(body)  # refused here and now, rather than as the job's result
+        from handler import jobs
+
+        body = body.encode() if isinstance(body, str) else body
+        key = request.headers.get("idempotency-key")
+        ticket = jobs.submit(jobs.connect(config), body, request.caller, key)
+        # relative, because the path that the client used may begin with a stage
+        return Answer(Reply(202, ticket.document, {**JSON, "location": f"jobs/{ticket.id}"}))
+
+    def result(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+        from handler import jobs
+
+        id = request.path.rpartition("/")[2]
+        text, finished = jobs.find(jobs.connect(config), id, request.caller)
+        return Answer(Reply(200, text, JSON if finished else {**JSON, "retry-after": "2"}))
+
+    return {
+        "/openapi.json": {"GET": lambda *call: document(*call, jobs=True)},
+        "/jobs": {"POST": submit},
+        "/jobs/{id}": {"GET": result},
+    }
+
+
 def create(config: settings.Settings) -> Handler:
     """Load the model and return the Lambda handler that serves it."""
     scorer, failure = _load(config)
+    has_jobs = config.jobs_bucket and config.jobs_queue_url
+    routes = {**ROUTES, **job_routes(config)} if has_jobs else ROUTES
     record = monitoring.recorder(config, scorer.manifest if scorer else None)
     cold = True
 
     def serve(request: Request, context: Any) -> Answer:
-        methods = ROUTES.get(request.path)
+        methods = routes.get(_pattern(request.path, routes))
         if methods is None:
             raise NotFound("the paths are listed at /openapi.json")
         if request.method not in methods:
@@ -114,7 +147,7 @@ def create(config: settings.Settings) -> Handler:
             answer = Answer(_problem(problem, request_id))
         record(
             request_id=request_id,
-            route=_route(request),
+            route=_route(request, routes),
             status=answer.reply.status,
             problem=problem.kind if problem else None,
             rows=answer.rows,
@@ -145,10 +178,17 @@ def _deadline(context: Any) -> float | None:
     return time.monotonic() + remaining / 1e3 - MARGIN_SECONDS
 
 
-def _route(request: Request | None) -> str:
+def _pattern(path: str, routes: dict[str, dict[str, Route]]) -> str:
+    """The route that a path belongs to: its own, or that of what is below its parent."""
+    return path if path in routes else path.rpartition("/")[0] + "/{id}"
+
+
+def _route(request: Request | None, routes: dict[str, dict[str, Route]]) -> str:
     """The route that was asked for if it is one of ours: an unknown path is the client's text."""
-    known = request is not None and request.method in ROUTES.get(request.path, ())
-    return f"{request.method} {request.path}" if request and known else "-"
+    if request is None:
+        return "-"
+    pattern = _pattern(request.path, routes)
+    return f"{request.method} {pattern}" if request.method in routes.get(pattern, ()) else "-"
 
 
 def _problem(refusal: Refusal, request_id: str) -> Reply:

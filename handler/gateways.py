@@ -16,7 +16,9 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9=_-]{1,64}").fullmatch
 
 
 class Request(NamedTuple):
-    """`headers` have lower-case names; `body` is as the gateway gave it, base64 or not."""
+    """`headers` have lower-case names; `body` is as the gateway gave it, base64 or not. `caller` is
+    whom the front has authenticated, "" where it does not know.
+    """
 
     method: str
     path: str
@@ -24,6 +26,7 @@ class Request(NamedTuple):
     body: str
     is_base64: bool
     request_id: str
+    caller: str = ""
 
 
 class Reply(NamedTuple):
@@ -60,6 +63,7 @@ def request(event: Any) -> Request:
             body="" if body is None else body,
             is_base64=event.get("isBase64Encoded") is True,
             request_id=request_id if known else "",
+            caller=_caller(context),
         )
     except (KeyError, TypeError, AttributeError, IndexError):
         found = None
@@ -68,6 +72,24 @@ def request(event: Any) -> Request:
     ):
         raise BadRequest("the event is not one of API Gateway, a function URL or an ALB")
     return found
+
+
+def _caller(context: Event) -> str:
+    """An IAM identity, a token's subject, a Lambda authorizer's principal, or an API key's id.
+
+    All sessions of one assumed role are one caller: a session's name changes with every container
+    that assumes the role. An ALB's header is left alone, because without an authenticating rule
+    anybody may send it.
+    """
+    identity, authorizer = context.get("identity") or {}, context.get("authorizer") or {}
+    arn = identity.get("userArn") or (authorizer.get("iam") or {}).get("userArn")
+    if arn:
+        return f"iam {arn.rpartition('/')[0] if ':assumed-role/' in arn else arn}"
+    claims = authorizer.get("claims") or (authorizer.get("jwt") or {}).get("claims") or {}
+    if claims.get("sub"):
+        return f"sub {claims.get('iss', '')} {claims['sub']}"
+    principal, key = authorizer.get("principalId"), identity.get("apiKeyId")
+    return f"principal {principal}" if principal else f"key {key}" if key else ""
 
 
 def response(event: Any, reply: Reply) -> Event:

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from handler.errors import Refusal
 from handler.manifest import Manifest
 from handler.settings import Settings
 
@@ -24,28 +25,42 @@ UNITS = {
     "Faults": "Count",
     "Latency": "Milliseconds",
 }
+BATCH_UNITS = {
+    "Jobs": "Count",
+    "FailedJobs": "Count",
+    "Retries": "Count",
+    "Rows": "Count",
+    "Latency": "Milliseconds",
+}
 Record = Callable[..., None]
 
 
-def recorder(settings: Settings, manifest: Manifest | None) -> Record:
-    """The function that writes a request's record, everything constant being serialised once."""
+def _metrics(units: dict[str, str]) -> orjson.Fragment:
+    directive = {
+        "Namespace": NAMESPACE,
+        "Dimensions": [["service", "version"]],
+        "Metrics": [{"Name": name, "Unit": unit} for name, unit in units.items()],
+    }
+    return orjson.Fragment(orjson.dumps([directive]))
+
+
+def _constant(settings: Settings, manifest: Manifest | None) -> dict[str, Any]:
     model = {"name": manifest.name, "version": manifest.version} if manifest else None
-    metrics = orjson.Fragment(
-        orjson.dumps(
-            [
-                {
-                    "Namespace": NAMESPACE,
-                    "Dimensions": [["service", "version"]],
-                    "Metrics": [{"Name": name, "Unit": unit} for name, unit in UNITS.items()],
-                }
-            ]
-        )
-    )
-    constant = {
+    return {
         "service": settings.service or (manifest.name if manifest else settings.function),
         "version": settings.function_version,
         "model": orjson.Fragment(orjson.dumps(model)),
     }
+
+
+def _write(line: dict[str, Any]) -> None:
+    sys.stdout.write(orjson.dumps(line).decode() + "\n")
+    sys.stdout.flush()
+
+
+def recorder(settings: Settings, manifest: Manifest | None) -> Record:
+    """The function that writes a request's record, everything constant being serialised once."""
+    metrics, constant = _metrics(UNITS), _constant(settings, manifest)
 
     def record(
         *,
@@ -83,8 +98,48 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             line["Faults"] = int(status >= 500)
             line["timings_ms"] = {step: _micro(value) for step, value in timings_ms.items()}
         line["Latency"] = _micro(latency_ms)
-        sys.stdout.write(orjson.dumps(line).decode() + "\n")
-        sys.stdout.flush()
+        _write(line)
+
+    return record
+
+
+def batch_recorder(settings: Settings, manifest: Manifest) -> Record:
+    """The function that writes the record of a batch of jobs, and a line per one gone wrong."""
+    metrics, constant = _metrics(BATCH_UNITS), _constant(settings, manifest)
+
+    def record(
+        *,
+        request_id: str,
+        messages: int,
+        succeeded: int,
+        failed: dict[str, str],
+        retries: dict[str, Refusal],
+        rows: int,
+        latency_ms: float,
+        cold: bool,
+    ) -> None:
+        """`failed`: kinds of problem by job, which are done; `retries`: by message given back."""
+        line: dict[str, Any] = {
+            "level": "WARNING" if retries else "INFO",
+            "message": "batch",
+            "timestamp": time.time_ns() // 1_000_000,
+            "request_id": request_id,
+            "messages": messages,
+            **constant,
+        }
+        if cold:
+            line["cold_start"] = True
+        told = {key: line[key] for key in ("timestamp", "request_id", *constant)}
+        for job, problem in failed.items():
+            _write({"level": "INFO", "message": "failed job", "job": job, "problem": problem} | told)
+        for message, refusal in retries.items():
+            what = {"problem": refusal.kind, "detail": refusal.detail, "message_id": message}
+            _write({"level": "WARNING", "message": "retry", **what, **told})
+        line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
+        line["Jobs"], line["FailedJobs"] = succeeded + len(failed), len(failed)
+        line["Retries"], line["Rows"] = len(retries), rows
+        line["Latency"] = _micro(latency_ms)
+        _write(line)
 
     return record
 

@@ -14,17 +14,25 @@ ARTIFACTS = Path(__file__).parent.parent / "model_artifacts"
 class Settings(NamedTuple):
     """`model_dir`: the artifact's folder, None if there is not exactly one to choose.
     `service`: the name metrics are filed under ("" for the model's name). `function`,
-    `function_version`: as Lambda names them.
+    `function_version`: as Lambda names them. `jobs_bucket`, `jobs_queue_url`: "" where there are no
+    jobs. `jobs_days`: how long one can be asked for. `jobs_receives`: after how many receives the
+    queue gives a message up.
     """
 
     model_dir: Path | None
     service: str = ""
     function: str = "local"
     function_version: str = "$LATEST"
+    jobs_bucket: str = ""
+    jobs_queue_url: str = ""
+    jobs_days: int = 7
+    jobs_receives: int = 5
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """MODEL_DIR (default: the one artifact there is), SERVICE_NAME, and what Lambda sets."""
+    """MODEL_DIR (default: the one artifact there is), SERVICE_NAME, JOBS_BUCKET, JOBS_QUEUE_URL,
+    JOBS_DAYS, JOBS_RECEIVES, and what Lambda sets.
+    """
     named = environ.get("MODEL_DIR")
     found = [Path(named)] if named else [p.parent for p in ARTIFACTS.glob(f"*/{FILE_NAME}")]
     return Settings(
@@ -32,6 +40,10 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         service=environ.get("SERVICE_NAME", ""),
         function=environ.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
         function_version=environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        jobs_bucket=environ.get("JOBS_BUCKET", ""),
+        jobs_queue_url=environ.get("JOBS_QUEUE_URL", ""),
+        jobs_days=int(environ.get("JOBS_DAYS", 7)),
+        jobs_receives=int(environ.get("JOBS_RECEIVES", 5)),
     )
 
 
