@@ -30,7 +30,7 @@ from handler.scoring import Scorer
 from handler.tensors import Row
 
 # of the function's time: kept for writing results, for the response, and what it has unless told
-WRITING_SECONDS, MARGIN_SECONDS, DEFAULT_SECONDS = 5.0, 0.25, 60.0
+WRITING_SECONDS, MARGIN_SECONDS, DEFAULT_SECONDS = 15.0, 0.25, 60.0
 _claim = re.compile(r'\s*\{\s*"job"\s*:\s*"([\w-]{1,80})"\s*\}\s*', re.ASCII).fullmatch
 
 
@@ -255,7 +255,7 @@ class Batch:
                 if len(ended) == len(chains):
                     finished.set()
 
-        write(self._deadline)  # not to the end: a call may take seconds until it is given up
+        write(self._deadline)  # not to the end: a call may take that long until it is given up
         if todo:
             self._pool.submit(write, self._end)
         finished.wait(max(0.0, self._end - time.monotonic()))

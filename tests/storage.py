@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from hashlib import md5
 from pathlib import Path
@@ -84,12 +85,14 @@ class Folder:
     def put_object(
         self, *, Key: str, Body: bytes, Metadata: dict[str, str], IfNoneMatch: str, **_: Any
     ) -> Any:
-        draft = self.root / f".{os.getpid()}.{threading.get_ident()}"
+        draft = self.root / f".{uuid.uuid4()}"
         draft.write_bytes(json.dumps(Metadata).encode() + b"\n" + Body)
         try:
             os.link(draft, self._path(Key))
         except FileExistsError:
             raise error("PreconditionFailed", 412) from None
+        finally:
+            draft.unlink()
         # a write's trace, of one line: a doubled one would show
         with open(self.root / ".written", "a") as log:
             log.write(Key + "\n")
