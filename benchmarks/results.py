@@ -164,7 +164,10 @@ def _batch(figures: dict[str, Rounds]) -> str:
             cells.append(f"{_ms(median(figures[name][case]))} ({times:.2f}x)")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     rates = {case: 1 / median(seconds) for case, seconds in figures["batch with S3"].items()}
-    lines += ["", "Event in, response out, S3 replaced by a dict for both. Through S3's real client "]
+    lines += [
+        "",
+        "Event in, response out, S3 replaced by a dict for both. Through S3's real client ",
+    ]
     lines[-1] += "and a server on this machine (moto, which shares its two processors) one worker "
     lines[-1] += "scores "
     lines[-1] += " and ".join(f"{rate:.0f} rows a second {case}" for case, rate in rates.items())

@@ -102,8 +102,11 @@ def job_routes(config: settings.Settings) -> dict[str, dict[str, Route]]:
         text, finished = jobs.find(jobs.connect(config), id, request.caller)
         return Answer(Reply(200, text, JSON if finished else {**JSON, "retry-after": "2"}))
 
+    def with_jobs(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+        return document(scorer, request, deadline, jobs=True)
+
     return {
-        "/openapi.json": {"GET": lambda *call: document(*call, jobs=True)},
+        "/openapi.json": {"GET": with_jobs},
         "/jobs": {"POST": submit},
         "/jobs/{id}": {"GET": result},
     }

@@ -141,7 +141,7 @@ class NotReady(Fault):
 
 
 class Unavailable(Fault):
-    """A service that jobs need refuses, throttles or does not answer; the answer says when again."""
+    """A service that jobs need refuses, throttles or is silent; the answer says when again."""
 
     status, kind, title = 503, "unavailable", "A service that jobs need is not available"
 

@@ -149,7 +149,7 @@ def _date(seconds: int) -> str:
 
 
 def _id(store: Store, caller: str, key: str | None) -> str:
-    """192 bits: random, or of the caller and the key under a secret, because keys can be guessed."""
+    """192 bits: random, or of caller and key under a secret, because keys can be guessed."""
     if key is None:
         bits = os.urandom(24)
     else:
@@ -174,7 +174,9 @@ def _secret(store: Store) -> bytes:
 
 def _owner(id: str, caller: str) -> str:
     """A caller as the job's metadata has it: two jobs do not show that they have the same."""
-    return sha256(f"{id}\n{caller}".encode(errors="surrogatepass")).hexdigest() if caller else NOBODY
+    return (
+        sha256(f"{id}\n{caller}".encode(errors="surrogatepass")).hexdigest() if caller else NOBODY
+    )
 
 
 def _create(

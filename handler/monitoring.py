@@ -131,7 +131,9 @@ def batch_recorder(settings: Settings, manifest: Manifest) -> Record:
             line["cold_start"] = True
         told = {key: line[key] for key in ("timestamp", "request_id", *constant)}
         for job, problem in failed.items():
-            _write({"level": "INFO", "message": "failed job", "job": job, "problem": problem} | told)
+            _write(
+                {"level": "INFO", "message": "failed job", "job": job, "problem": problem} | told
+            )
         for message, refusal in retries.items():
             what = {"problem": refusal.kind, "detail": refusal.detail, "message_id": message}
             _write({"level": "WARNING", "message": "retry", **what, **told})

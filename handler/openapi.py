@@ -178,7 +178,13 @@ def _problems(*statuses: int) -> Schema:
 def _get(summary: str, content: Schema) -> Schema:
     ok = {"description": "OK", "content": content}
     tags = ["about the model"]
-    return {"get": {"summary": summary, "tags": tags, "responses": {"200": ok, **_problems(405, 500, 503)}}}
+    return {
+        "get": {
+            "summary": summary,
+            "tags": tags,
+            "responses": {"200": ok, **_problems(405, 500, 503)},
+        }
+    }
 
 
 def _jobs(predict: Schema) -> Schema:

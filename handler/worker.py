@@ -145,7 +145,7 @@ class Batch:
                 raise Unavailable("an earlier message of its group failed")
             if time.monotonic() >= self._deadline:
                 raise DeadlineExceeded("there was no time left to begin")
-            body: str | bytes = job.body or ""
+            body: str | bytes
             if fetch:
                 stored = fetch.result(self._deadline - time.monotonic())
                 if stored is None:
@@ -154,7 +154,7 @@ class Batch:
                 caller = stored.metadata.get("caller", caller)
                 body, until = stored.body, jobs.expires(stored.metadata, self._store)
             else:
-                wire.sized(body, self._scorer.manifest.limits.body_bytes)
+                body = wire.sized(job.body or "", self._scorer.manifest.limits.body_bytes)
             rows = self._scorer.contract.rows(body)
         except TimeoutError:
             refusal = Unavailable("the job's request was not read in time")
@@ -244,9 +244,7 @@ class Batch:
                 for i in places:
                     work, status, text = done[i]
                     try:
-                        jobs.finish(
-                            self._store, work.job.id, status, text, work.caller, work.until
-                        )
+                        jobs.finish(self._store, work.job.id, status, text, work.caller, work.until)
                     except Exception as error:
                         outcomes[i] = _refusal(error)
                         break

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,10 @@ def test_a_body_is_refused_before_anything_is_kept(
     handler: api.Handler, memory: Memory, sent: str, status: int, kind: str
 ) -> None:
     answer = post(handler, sent)
-    assert (answer["statusCode"], body(answer)["type"]) == (status, f"urn:answerable:problem:{kind}")
+    assert (answer["statusCode"], body(answer)["type"]) == (
+        status,
+        f"urn:answerable:problem:{kind}",
+    )
     assert not memory.written
     assert not memory.sent
 
@@ -118,7 +121,9 @@ def test_the_wire_rules_are_those_of_predict(handler: api.Handler, memory: Memor
     assert memory.objects[f"jobs/{id}/request.json"][0] == BODY.encode()
 
 
-@pytest.mark.parametrize("path", ["/jobs/x", "/jobs/{id}", "/jobs/", "/jobs/a/b", "/jobs/%2e", "/x"])
+@pytest.mark.parametrize(
+    "path", ["/jobs/x", "/jobs/{id}", "/jobs/", "/jobs/a/b", "/jobs/%2e", "/x"]
+)
 def test_what_is_no_job_is_not_found(handler: api.Handler, path: str) -> None:
     assert handler(events.rest(None, path, "GET"), Context())["statusCode"] == 404
 
@@ -205,9 +210,10 @@ def test_a_repeat_sends_what_was_lost_between_the_two_steps(
     def crash(**_: Any) -> None:
         raise SystemExit
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    with monkeypatch.context() as patch:
         patch.setattr(memory, "send_message", crash)
-        post(handler, **key("order-1"))
+        with pytest.raises(SystemExit):
+            post(handler, **key("order-1"))
     assert not memory.sent
     answer = post(handler, **key("order-1"))
     assert answer["statusCode"] == 202
@@ -263,7 +269,7 @@ def test_what_is_there_is_left_alone(memory: Memory) -> None:
 # Ids and callers
 
 IAM = "arn:aws:sts::123456789012:assumed-role/Scorer/session-1"
-CALLERS = [
+CALLERS: list[dict[str, Any]] = [
     {"identity": {"userArn": IAM}},
     {"identity": {"userArn": "arn:aws:iam::123456789012:user/somebody"}},
     {"identity": {"apiKeyId": "abc123"}},
@@ -281,13 +287,11 @@ def test_a_job_is_its_callers_alone(
     id = body(post(handler, **caller))["job"]["id"]
     unknown = get(handler, "A" * 32)
 
-    def stranger() -> Iterator[dict[str, Any]]:
-        yield {}
-        yield from (other for other in CALLERS if other != caller)
+    others: list[dict[str, Any]] = [{}, *(other for other in CALLERS if other != caller)]
 
     def check() -> None:
         assert get(handler, id, **caller)["statusCode"] == 200
-        for other in stranger():
+        for other in others:
             answer = get(handler, id, **other)
             assert (answer["statusCode"], answer["body"]) == (404, unknown["body"])
 
@@ -413,7 +417,7 @@ def test_a_body_that_breaks_off_is_a_503(handler: api.Handler, memory: Memory) -
             raise ConnectionResetError
 
     id = body(post(handler))["job"]["id"]
-    memory.get_object = lambda **_: {"Body": Broken(), "Metadata": {}}  # type: ignore[assignment]
+    memory.get_object = lambda **_: {"Body": Broken(), "Metadata": {}}  # type: ignore[method-assign]
     assert get(handler, id)["statusCode"] == 503
 
 

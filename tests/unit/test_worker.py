@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from handler import jobs, worker
+from handler.errors import NotFound
 from handler.scoring import Scorer
 from handler.settings import Settings
 from tests import artifact, storage
@@ -85,7 +86,7 @@ def test_claim_checks_and_producers_own_messages_are_scored(
 def test_the_result_stays_its_callers(handle: Handle, memory: Memory) -> None:
     ticket = jobs.submit(storage.store(memory), body(1).encode(), caller="me")
     handle(event(record(memory.sent[0], "m1")), Context())
-    with pytest.raises(jobs.NotFound):
+    with pytest.raises(NotFound):
         jobs.find(storage.store(memory), ticket.id, "you")
 
 
@@ -100,7 +101,9 @@ def test_a_batch_is_one_run(
         return score_rows(self, rows, deadline)
 
     monkeypatch.setattr(Scorer, "score_rows", counted)
-    handle(event(record(body(0), "warm"), *(record(body(i), f"a{i}") for i in range(20))), Context())
+    handle(
+        event(record(body(0), "warm"), *(record(body(i), f"a{i}") for i in range(20))), Context()
+    )
     assert runs == [1, 20]  # the first of all shows the pace
     handle(event(*(record(body(i, i), f"b{i}") for i in range(600))), Context())
     assert runs[2:] == [1000, 200]  # the contract's limit of rows
@@ -187,7 +190,9 @@ def test_a_breach_that_only_scoring_finds_points_into_its_own_message(
         tmp_path,
         model,
         inputs=[{"name": "x", "dtype": "float32", "shape": shape}],
-        outputs=[{"name": "y", "tensor": "y", "dtype": "float32", "shape": shape, "kind": "tensor"}],
+        outputs=[
+            {"name": "y", "tensor": "y", "dtype": "float32", "shape": shape, "kind": "tensor"}
+        ],
     )
     handle = made(directory, memory)
     good, ragged = '{"instances":[{"x":[[1,2]]}]}', '{"instances":[{"x":[[1,2],[3]]}]}'
@@ -204,7 +209,7 @@ def test_one_message_that_the_model_fails_on_does_not_fail_its_neighbours(
     sent = [record(f'{{"instances":[{{"x":{i}}}]}}', f"m{i}") for i in range(10)]
     for _ in range(2):  # the pace unknown, and known
         assert returned(handle(event(*sent), Context())) == ["m0"]
-    assert {key for key in memory.objects} == {f"jobs/m{i}/result.json" for i in range(1, 10)}
+    assert set(memory.objects) == {f"jobs/m{i}/result.json" for i in range(1, 10)}
     line = json.loads(capsys.readouterr().out.splitlines()[0])
     assert (line["message_id"], line["problem"]) == ("m0", "bad-output")
 
@@ -248,7 +253,10 @@ def test_an_unexpected_error_is_a_retry_and_logged_without_its_text(
         raise ValueError("SENTINEL")
 
     monkeypatch.setattr(Scorer, "score_rows", explode)
-    assert returned(handle(event(record(body(1), "a"), record(body(1), "b")), Context())) == ["a", "b"]
+    assert returned(handle(event(record(body(1), "a"), record(body(1), "b")), Context())) == [
+        "a",
+        "b",
+    ]
     printed = capsys.readouterr().out
     assert "SENTINEL" not in printed
     assert "explode" in printed
@@ -292,7 +300,9 @@ def test_storage_that_fails_loses_nothing(echo_dir: Path, memory: Memory, fault:
 
     broken, whole = made(echo_dir, storage.Faulty(memory, fail)), made(echo_dir, memory)
     answer = broken(event(*sent), Context())
-    done = {f"jobs/{t.id}/result.json" for t in tickets} | {f"jobs/raw{i}/result.json" for i in range(20)}
+    done = {f"jobs/{t.id}/result.json" for t in tickets} | {
+        f"jobs/raw{i}/result.json" for i in range(20)
+    }
     left = returned(answer)
     assert 0 < len(left) < 40
     # what was not returned is done, and only that
@@ -450,17 +460,21 @@ def test_a_group_stops_where_its_request_or_result_fails(
 
     broken = Broken()
     broken.objects = memory.objects
-    assert returned(made(echo_dir, broken)(event(*sent), Context())) == [f"m{i}" for i in range(failing, 3)]
+    assert returned(made(echo_dir, broken)(event(*sent), Context())) == [
+        f"m{i}" for i in range(failing, 3)
+    ]
     written = [key.split("/")[1] for key in memory.written if "result" in key]
     assert written == ids[:failing]
-    broken.get_object = lambda **_: (_ for _ in ()).throw(ConnectionError())  # type: ignore[method-assign,assignment]
+    broken.get_object = lambda **_: (_ for _ in ()).throw(ConnectionError())  # type: ignore[method-assign]
     assert returned(made(echo_dir, broken)(event(*sent), Context())) == ["m0", "m1", "m2"]
 
 
 def test_a_failed_result_does_not_stop_its_group_and_keeps_its_place(
     handle: Handle, memory: Memory
 ) -> None:
-    sent = [record(body(1) if i % 2 else "{", f"m{i}", "g", receives=1 + (i == 0)) for i in range(6)]
+    sent = [
+        record(body(1) if i % 2 else "{", f"m{i}", "g", receives=1 + (i == 0)) for i in range(6)
+    ]
     assert returned(handle(event(*sent), Context())) == []
     assert memory.written == [f"jobs/m{i}/result.json" for i in range(6)]
 
@@ -629,7 +643,10 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(
             jobs_of[name] = f"claim{i}"
             until = {"expires": str(int(time.time()) + storage.DAY), "caller": jobs.NOBODY}
             bucket.put_object(
-                Key=f"jobs/claim{i}/request.json", Body=text.encode(), Metadata=until, IfNoneMatch="*"
+                Key=f"jobs/claim{i}/request.json",
+                Body=text.encode(),
+                Metadata=until,
+                IfNoneMatch="*",
             )
             text = f'{{"job":"claim{i}"}}'
         messages[name] = record(text, name)
@@ -651,7 +668,9 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(
         assert child.stdout
         for name in taken:
             attributes = messages[name]["attributes"]
-            attributes["ApproximateReceiveCount"] = str(int(attributes["ApproximateReceiveCount"]) + 1)
+            attributes["ApproximateReceiveCount"] = str(
+                int(attributes["ApproximateReceiveCount"]) + 1
+            )
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(json.dumps(event(*(messages[name] for name in taken))) + "\n")
             child.stdin.flush()
