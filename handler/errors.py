@@ -55,14 +55,19 @@ class Refusal(Exception):
         self.violations: tuple[Violation, ...] = ()
 
     def problem(self, request_id: str) -> dict[str, Any]:
-        """The `application/problem+json` document; `error` repeats the detail for OIP clients."""
+        """The `application/problem+json` document. `error` repeats the detail, and says the first
+        of the violations: it is all that clients of the Open Inference Protocol show.
+        """
+        error = self.detail
+        for violation in self.violations[:1]:
+            error = f"{error}: {violation.pointer} {violation.message}"
         document: dict[str, Any] = {
             "type": f"urn:answerable:problem:{self.kind}",
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
             "instance": request_id,
-            "error": self.detail,
+            "error": error,
         }
         if self.violations:
             document["errors"] = [violation._asdict() for violation in self.violations]

@@ -7,17 +7,22 @@ https://docs.aws.amazon.com/elasticloadbalancing/latest/application/lambda-funct
 """
 
 import re
+from binascii import b2a_base64
 from typing import Any, NamedTuple
 
 from handler.errors import BadRequest
 
 Event = dict[str, Any]
+OCTETS = "application/octet-stream"
 _SAFE_ID = re.compile(r"[A-Za-z0-9=_-]{1,64}").fullmatch
 
 
 class Request(NamedTuple):
-    """`headers` have lower-case names; `body` is as the gateway gave it, base64 or not. `caller` is
-    whom the front has authenticated, "" where it does not know.
+    """`headers` have lower-case names; `body` is as the gateway gave it, base64 or not.
+
+    `binary`: whether a binary reply reaches the client as such, whatever the client asked for; a
+    REST API looks at `Accept` first. `parameters`: the parts of the path that the route names.
+    `caller`: whom the front has authenticated, "" where it does not know.
     """
 
     method: str
@@ -26,6 +31,8 @@ class Request(NamedTuple):
     body: str
     is_base64: bool
     request_id: str
+    binary: bool = False
+    parameters: dict[str, str] = {}
     caller: str = ""
 
 
@@ -63,6 +70,7 @@ def request(event: Any) -> Request:
             body="" if body is None else body,
             is_base64=event.get("isBase64Encoded") is True,
             request_id=request_id if known else "",
+            binary="version" in event or "elb" in context,
             caller=_caller(context),
         )
     except (KeyError, TypeError, AttributeError, IndexError):
@@ -93,12 +101,15 @@ def _caller(context: Event) -> str:
 
 
 def response(event: Any, reply: Reply) -> Event:
-    """The reply in the form that the event's front expects."""
+    """The reply in the form that the event's front expects: base64 for what is no text."""
+    headers = reply.headers
+    binary = "content-encoding" in headers or headers.get("content-type") == OCTETS
+    body = b2a_base64(reply.body, newline=False).decode() if binary else reply.body.decode()
     answer: Event = {
         "statusCode": reply.status,
-        "headers": reply.headers,
-        "body": reply.body.decode(),
-        "isBase64Encoded": False,
+        "headers": headers,
+        "body": body,
+        "isBase64Encoded": binary,
     }
     context = event.get("requestContext") if isinstance(event, dict) else None
     if isinstance(context, dict) and "elb" in context:

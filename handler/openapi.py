@@ -5,6 +5,7 @@ https://spec.openapis.org/oas/v3.1.1.html
 
 from typing import Any
 
+from handler import lineage
 from handler.contract import example, number_bounds
 from handler.errors import MAX_VIOLATIONS, Refusal
 from handler.manifest import Feature, Manifest, Output
@@ -130,7 +131,9 @@ def prediction_schema(manifest: Manifest) -> Schema:
             answers = [output.decision.above, output.decision.below]
             answers += ["review"] if output.decision.review else []
             fields[f"{output.name}_decision"] = {"enum": answers}
-    return _closed(fields)
+    named = {"type": "string", "pattern": f"^[-_0-9A-Za-z]{{{lineage.LENGTH}}}$"}
+    named |= {"description": "Says which version predicted what, and when; for /feedback."}
+    return _closed({"id": named, **fields})
 
 
 PROBLEM: Schema = {
@@ -151,6 +154,48 @@ PROBLEM: Schema = {
         },
     },
 }
+
+
+def outcomes_schema(manifest: Manifest) -> Schema:
+    """JSON Schema of the body of `/feedback`."""
+    output = lineage.predicted(manifest)[1]
+    actual: Schema = {"type": ["number", "string", "boolean"]}
+    if output is not None and output.kind == "value":
+        actual = {"type": "number"}
+    elif output is not None and output.classes:
+        actual = {"enum": list(output.classes)}
+    unit = manifest.business.unit if manifest.business else ""
+    worth = " ".join(filter(None, ["What the outcome was worth", unit and f"({unit})"]))
+    outcome = _closed(
+        {
+            "prediction_id": {"type": "string"},
+            "actual": actual | {"description": "What really came"},
+            "value": {"type": "number", "description": worth},
+        },
+        optional=("value",),
+    )
+    most = {"minItems": 1, "maxItems": lineage.MAX_OUTCOMES}
+    return _closed({"outcomes": {"type": "array", "items": outcome, **most}})
+
+
+def _feedback(manifest: Manifest) -> Schema:
+    entry = _closed({name: {"type": "string"} for name in ("pointer", "code", "message")})
+    taken = _closed(
+        {"accepted": {"type": "integer"}, "refused": {"type": "array", "items": entry}},
+        optional=("refused",),
+    )
+    return {
+        "summary": "Say how predictions turned out",
+        "operationId": "feedback",
+        "requestBody": {"required": True, "content": _json(outcomes_schema(manifest))},
+        "responses": {
+            "202": {
+                "description": "Taken; outcomes that could not be, are listed",
+                "content": _json(taken),
+            },
+            **_problems(400, 405, 413, 415, 422, 500, 503),
+        },
+    }
 
 
 def _refusals(kind: type[Refusal] = Refusal) -> dict[int, list[str]]:
@@ -185,6 +230,46 @@ def _get(summary: str, content: Schema) -> Schema:
             "responses": {"200": ok, **_problems(405, 500, 503)},
         }
     }
+
+
+def _protocols(manifest: Manifest, predict: Schema) -> Schema:
+    """The paths of handler.protocols. `predict`: the operation whose answers are theirs too."""
+    from handler.protocols import schemas
+
+    def found(path: str, operation: Schema) -> Schema:
+        parts = schemas.parameters(path, manifest)
+        missing = _problems(404) if parts else {}
+        parts += operation.get("parameters", [])
+        told = {**operation["responses"], **missing}
+        return {**operation, **({"parameters": parts} if parts else {}), "responses": told}
+
+    def reference(name: str) -> Schema:
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def post(name: str, summary: str, content: Schema, answer: Schema) -> Schema:
+        # a reply is JSON even where bytes were asked for, if the front would not hand them on
+        body = {"required": True, "content": _json(reference(name)) | content}
+        told = {**predict["responses"], "200": answer}
+        return {"summary": summary, "tags": ["protocols"], "requestBody": body, "responses": told}
+
+    octets: Schema = {"application/octet-stream": {"schema": {"type": "string"}}}
+    tables: Schema = {
+        "text/csv": {"schema": {"type": "string"}},
+        "application/x-npy": {"schema": {"type": "string"}},
+    }
+    tensors = {"description": "OK", "content": _json(reference("InferenceResponse")) | octets}
+    infer = post("InferenceRequest", "Open Inference Protocol v2", octets, tensors)
+    infer["parameters"] = [schemas.LENGTH]
+    invoke = post("Invocation", "SageMaker, MLflow, KServe v1", tables, predict["responses"]["200"])
+    paths: Schema = {}
+    for path, (summary, name) in schemas.TOLD.items():
+        operation = {**_get(summary, _json(reference(name)))["get"], "tags": ["protocols"]}
+        paths[path] = {"get": found(path, operation)}
+    for path in schemas.INFER:
+        paths[path] = {"post": found(path, infer)}
+    for path in schemas.PREDICT:
+        paths[path] = {"post": found(path, invoke)}
+    return paths
 
 
 def _jobs(predict: Schema) -> Schema:
@@ -241,7 +326,9 @@ def _jobs(predict: Schema) -> Schema:
 
 
 def document(manifest: Manifest, jobs: bool = False) -> Schema:
-    """The whole document, for every path in handler.api: with those of jobs, or without."""
+    """The whole document, for every path in handler.api.ROUTES: with those of jobs, or without."""
+    from handler.protocols import schemas
+
     rows = manifest.limits.rows
     instances = {
         "type": "array",
@@ -282,11 +369,13 @@ def document(manifest: Manifest, jobs: bool = False) -> Schema:
         },
         "paths": {
             "/predict": {"post": predict},
+            "/feedback": {"post": _feedback(manifest)},
             "/model": _get("Contract and lineage of the model", _json({"type": "object"})),
             "/openapi.json": _get("This document", _json({"type": "object"})),
             "/ping": _get(
                 "Readiness: 503 says why not", _json(_closed({"status": {"const": "ready"}}))
             ),
+            **_protocols(manifest, predict),
             **(_jobs(predict) if jobs else {}),
         },
         "components": {
@@ -294,6 +383,7 @@ def document(manifest: Manifest, jobs: bool = False) -> Schema:
                 "Instance": instance_schema(manifest),
                 "Prediction": prediction_schema(manifest),
                 "Problem": PROBLEM,
+                **schemas.schemas(manifest),
             }
         },
     }

@@ -1,10 +1,12 @@
 """Score a request: the sentence that the product is."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import orjson
 
 from handler import manifest as manifests
@@ -12,17 +14,33 @@ from handler.contract import Contract, example
 from handler.errors import ArtifactError, Refusal
 from handler.manifest import Manifest
 from handler.model import Model
-from handler.tensors import Row, batches
+from handler.tensors import Array, Columns, batches
+
+if TYPE_CHECKING:
+    from handler.columns import Table
 
 
 class Scored(NamedTuple):
     """`predictions`: one JSON object per row. `unusual`: values per feature that the contract
     accepts although they are out of its range or categories. `seconds`: by step.
+
+    And for what watches: the validated `columns`, and the `outputs`, [rows, …] each in the
+    manifest's order; raw tensors that were not run together are left empty there.
     """
 
     predictions: list[bytes]
     unusual: dict[str, int]
     seconds: dict[str, float]
+    columns: Columns
+    outputs: Sequence[Array]
+
+
+class _Runs(NamedTuple):
+    """What the graph answered: `parts` are row numbers and outputs, of each run."""
+
+    parts: list[tuple[Sequence[int], Sequence[Array]]]
+    unusual: dict[str, int]
+    seconds: float
 
 
 class Scorer:
@@ -34,31 +52,69 @@ class Scorer:
         self._batches = batches(manifest)
         self._model = Model(directory, manifest)
 
+    @cached_property
+    def table(self) -> "Table":
+        """What makes columns of tensors; `/predict` does without."""
+        from handler.columns import Table
+
+        return Table(self.manifest, self.contract)
+
     def score(self, body: str | bytes, deadline: float | None = None) -> Scored:
         """Score a body `{"instances": […]}`. Raises a Refusal; see handler.errors."""
         start = perf_counter()
-        rows = self.contract.rows(body)
+        columns = self.contract.columns(body)
         validated = perf_counter() - start
-        scored = self.score_rows(rows, deadline)
+        scored = self.score_columns(columns, deadline)
         scored.seconds["validate"] = validated
         return scored
 
-    def score_rows(self, rows: Sequence[Row], deadline: float | None = None) -> Scored:
-        """Score rows that the contract has validated, from one request or stacked from many."""
-        start, running = perf_counter(), 0.0
-        predictions: list[bytes] = [b""] * len(rows)
-        unusual: dict[str, int] = {}
-        for indices, feeds, counts in self._batches(rows):
+    def score_columns(self, columns: Columns, deadline: float | None = None) -> Scored:
+        """Score what the contract has validated, from one request or stacked from many."""
+        start, count = perf_counter(), len(columns[0])
+        runs = self._run(columns, deadline)
+        if len(runs.parts) == 1:
+            outputs = runs.parts[0][1]
+            predictions = self.contract.predictions(outputs, count)
+        else:
+            predictions = [b""] * count
+            for indices, part in runs.parts:
+                texts = self.contract.predictions(part, len(indices))
+                for i, text in zip(indices, texts, strict=True):
+                    predictions[i] = text
+            kinds = [output.kind for output in self.manifest.outputs]
+            outputs = _together(runs, [kind != "tensor" for kind in kinds])
+        seconds = {"run": runs.seconds, "convert": perf_counter() - start - runs.seconds}
+        return Scored(predictions, runs.unusual, seconds, columns, outputs)
+
+    def infer(self, columns: Columns, deadline: float | None = None) -> Scored:
+        """The same for those who want the outputs, all of them, and no predictions."""
+        start = perf_counter()
+        runs = self._run(columns, deadline)
+        for _, part in runs.parts:
+            self.contract.finite(part)
+        wanted = [True] * len(self.manifest.outputs)
+        outputs = runs.parts[0][1] if len(runs.parts) == 1 else _together(runs, wanted)
+        seconds = {"run": runs.seconds, "convert": perf_counter() - start - runs.seconds}
+        return Scored([], runs.unusual, seconds, columns, outputs)
+
+    def _run(self, columns: Columns, deadline: float | None) -> _Runs:
+        parts, unusual, running = [], {}, 0.0
+        for indices, feeds, counts in self._batches(columns):
             before = perf_counter()
             outputs = self._model.run(feeds, deadline)
             running += perf_counter() - before
-            for i, text in zip(
-                indices, self.contract.predictions(outputs, len(indices)), strict=True
-            ):
-                predictions[i] = text
+            parts.append((indices, outputs))
             unusual.update(counts)
-        around = perf_counter() - start - running
-        return Scored(predictions, unusual, {"run": running, "convert": around})
+        return _Runs(parts, unusual, running)
+
+
+def _together(runs: _Runs, wanted: Sequence[bool]) -> list[Array]:
+    """The wanted outputs of several runs as if of one."""
+    order = np.argsort([i for indices, _ in runs.parts for i in indices])
+    return [
+        np.concatenate([outputs[k] for _, outputs in runs.parts])[order] if take else np.empty(0)
+        for k, take in enumerate(wanted)
+    ]
 
 
 def load(directory: Path) -> Scorer:

@@ -1,11 +1,10 @@
-"""Validated rows -> named arrays, in one pass per dtype instead of one per feature.
+"""Validated columns -> named arrays, in one pass per dtype instead of one per feature.
 
 The features of one dtype become one [features, rows] matrix whose slices are the graph's inputs,
 so a row of ten features costs one array and not ten.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,10 @@ from handler.errors import ContractViolation, Violation, pointer
 from handler.manifest import Feature, Manifest, Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]  # as NDArray[Any], without importing numpy.typing
-Row = dict[str, Any]
+# one sequence of values per feature, or of nested lists per input of a tensor contract
+Columns = Sequence[Sequence[Any] | Array]
 NUMPY = {"string": np.dtype(object)}
+FEW = 8  # rows up to which a loop is cheaper than numpy
 
 
 class Batch(NamedTuple):
@@ -31,8 +32,8 @@ def dtype(name: str) -> np.dtype[Any]:
     return NUMPY.get(name) or np.dtype(name)
 
 
-def batches(manifest: Manifest) -> Callable[[Sequence[Row]], Iterator[Batch]]:
-    """The function that turns validated rows into runs, made once per model."""
+def batches(manifest: Manifest) -> Callable[[Columns], Iterator[Batch]]:
+    """The function that turns validated columns into runs, made once per model."""
     return _tabular(manifest) if manifest.features else _tensor(manifest)
 
 
@@ -41,14 +42,19 @@ class _Group:
 
     def __init__(self, manifest: Manifest, name: str) -> None:
         inputs = {tensor.name: tensor for tensor in manifest.inputs}
-        numbered = [
-            (i, f) for i, f in enumerate(manifest.features) if inputs[f.input].dtype == name
-        ]
-        self.dtype = dtype(name)
+        order = {tensor: i for i, tensor in enumerate(inputs)}
         # features of one input stand together, in the order of their columns
-        numbered.sort(key=lambda pair: (list(inputs).index(pair[1].input), pair[1].column))
-        self.columns = [i for i, _ in numbered]
-        self.features = [feature for _, feature in numbered]
+        numbered = sorted(
+            (order[f.input], f.column, i, f)
+            for i, f in enumerate(manifest.features)
+            if inputs[f.input].dtype == name
+        )
+        self.places = [i for _, _, i, _ in numbered]
+        self.features = [feature for *_, feature in numbered]
+        self.every = self.places == list(range(len(manifest.features)))
+        self.dtype = dtype(name)
+        # bounds are the contract's, so they are compared before anything is rounded
+        self.wide = np.dtype(float) if self.dtype.kind == "f" else self.dtype
         # where a null does not simply turn into NaN
         self.fills = [
             (k, "" if f.missing is None else f.missing)
@@ -57,68 +63,56 @@ class _Group:
         ]
         self.slices: list[tuple[str, int, int, tuple[int, ...]]] = []
         for tensor in inputs.values():
-            places = [k for k, f in enumerate(self.features) if f.input == tensor.name]
-            if places:
-                shape = (-1, len(places))[: len(tensor.shape)]
-                self.slices.append((tensor.name, places[0], places[-1] + 1, shape))
+            held = [k for k, f in enumerate(self.features) if f.input == tensor.name]
+            if held:
+                shape = (-1, len(held))[: len(tensor.shape)]
+                self.slices.append((tensor.name, held[0], held[-1] + 1, shape))
         # the inputs of one column each, whose arrays are had in one step
-        self.single = [name for name, _, _, shape in self.slices if shape == (-1, 1)]
-        if len(self.single) < len(self.features):
-            self.single = []
-        counted = [
-            f.out_of_range == "accept" and f.type in ("number", "integer") for f in self.features
+        single = [name for name, _, _, shape in self.slices if shape == (-1, 1)]
+        self.single = single if len(single) == len(self.features) else []
+        self.counted = [
+            (k, f.name, *_bounds(f))
+            for k, f in enumerate(self.features)
+            if f.out_of_range == "accept" and f.type in ("number", "integer")
         ]
-        self.counted = any(counted)
-        # in the values' own precision: 0.1 as float32 is over 0.1 as float64
-        kind = self.dtype if self.dtype.kind == "f" else np.dtype(float)
-        # of those that are not counted, nothing is outside
-        bounds = [
-            _bounds(f) if count else (-np.inf, np.inf)
-            for f, count in zip(self.features, counted, strict=True)
-        ]
-        self.minimum, self.maximum = np.hsplit(np.array(bounds, kind).reshape(-1, 2), 2)
+        limits = np.full((2, len(self.features), 1), [[[-np.inf]], [[np.inf]]])
+        for k, _, low, high in self.counted:
+            limits[:, k, 0] = low, high
+        self.minimum, self.maximum = limits
         self.open = [
-            (k, frozenset((*f.categories, *(fill for at, fill in self.fills if at == k))))
+            (k, f.name, frozenset((*f.categories, *(fill for at, fill in self.fills if at == k))))
             for k, f in enumerate(self.features)
             if f.type == "category" and f.unseen == "accept"
         ]
-        self.every = len(self.columns) == len(manifest.features) and self.columns == sorted(
-            self.columns
-        )
-        # all that there is, and nothing to replace: read from the rows without a detour
-        self.plain = (
-            self.every
-            and self.dtype.kind != "O"
-            and not any(feature.nullable for feature in self.features)
-        )
 
-    def matrix(self, rows: Sequence[Row], columns: list[Any]) -> Array:
-        """[features, rows] of this group's dtype; `columns` are all features' values."""
-        if self.plain:
-            values = chain.from_iterable(map(dict.values, rows))
-            return (
-                np.fromiter(values, self.dtype, len(rows) * len(self.columns))
-                .reshape(len(rows), -1)
-                .T
-            )
-        columns = columns if self.every else [columns[i] for i in self.columns]
-        for k, fill in self.fills:
-            columns[k] = [fill if value is None else value for value in columns[k]]
-        return np.array(columns, self.dtype)
-
-    def unusual(self, matrix: Array, counts: dict[str, int]) -> None:
-        """Count what the contract accepts, but wants to know of."""
-        if self.counted:
+    def fill(self, columns: Columns, feeds: dict[str, Array], unusual: dict[str, int]) -> None:
+        """Make this group's inputs, and count what the contract accepts but wants to know of."""
+        part = list(columns) if self.every else [columns[i] for i in self.places]
+        for k, value in self.fills:
+            part[k] = [value if item is None else item for item in part[k]]
+        matrix = np.array(part, self.wide)
+        if self.counted and len(part[0]) <= FEW:
+            for k, name, low, high in self.counted:
+                for item in part[k]:
+                    if item is not None and not low <= item <= high:
+                        unusual[name] = unusual.get(name, 0) + 1
+        elif self.counted:
             outside = (matrix < self.minimum) | (matrix > self.maximum)
             if np.count_nonzero(outside):
-                sums = outside.sum(axis=1).tolist()
-                for feature, number in zip(self.features, sums, strict=True):
+                for feature, number in zip(self.features, outside.sum(axis=1), strict=True):
                     if number:
-                        counts[feature.name] = number
-        for k, known in self.open:
-            number = sum(value not in known for value in matrix[k].tolist())
+                        unusual[feature.name] = int(number)
+        for k, name, known in self.open:
+            number = sum(item not in known for item in part[k])
             if number:
-                counts[self.features[k].name] = number
+                unusual[name] = number
+        if self.wide is not self.dtype:
+            matrix = matrix.astype(self.dtype)
+        if self.single:
+            feeds.update(zip(self.single, matrix[:, :, None], strict=True))
+            return
+        for name, start, stop, shape in self.slices:
+            feeds[name] = matrix[start:stop].T.reshape(shape)
 
 
 def _bounds(feature: Feature) -> tuple[float, float]:
@@ -126,41 +120,33 @@ def _bounds(feature: Feature) -> tuple[float, float]:
     return -np.inf if low is None else low, np.inf if high is None else high
 
 
-def _tabular(manifest: Manifest) -> Callable[[Sequence[Row]], Iterator[Batch]]:
+def _tabular(manifest: Manifest) -> Callable[[Columns], Iterator[Batch]]:
     groups = [_Group(manifest, name) for name in dict.fromkeys(t.dtype for t in manifest.inputs)]
     single = manifest.execution.batch == "single"
 
-    def make(rows: Sequence[Row]) -> Iterator[Batch]:
+    def make(columns: Columns) -> Iterator[Batch]:
         feeds: dict[str, Array] = {}
         unusual: dict[str, int] = {}
-        columns = [] if groups[0].plain else list(zip(*map(dict.values, rows), strict=True))
         for group in groups:
-            matrix = group.matrix(rows, columns)
-            if group.counted or group.open:
-                group.unusual(matrix, unusual)
-            if group.single:
-                feeds.update(zip(group.single, matrix[:, :, None], strict=True))
-                continue
-            for name, start, stop, shape in group.slices:
-                feeds[name] = matrix[start:stop].T.reshape(shape)
+            group.fill(columns, feeds, unusual)
+        count = len(columns[0])
         if not single:
-            yield Batch(range(len(rows)), feeds, unusual)
+            yield Batch(range(count), feeds, unusual)
             return
-        for i in range(len(rows)):
+        for i in range(count):
             yield Batch((i,), {k: v[i : i + 1] for k, v in feeds.items()}, {} if i else unusual)
 
     return make
 
 
-def _tensor(manifest: Manifest) -> Callable[[Sequence[Row]], Iterator[Batch]]:
+def _tensor(manifest: Manifest) -> Callable[[Columns], Iterator[Batch]]:
     inputs, batch = manifest.inputs, manifest.execution.batch
-
     axes = 0 if batch == "none" else 1
     limit = manifest.limits.elements
 
-    def array(row: Row, tensor: Tensor, i: int) -> Array:
+    def array(value: Any, tensor: Tensor, i: int) -> Array:
         try:
-            values = np.array(row[tensor.name], dtype(tensor.dtype))
+            values = np.array(value, dtype(tensor.dtype))
             wrong = values.ndim != len(tensor.shape) - axes  # ragged strings raise nothing
         except ValueError:
             wrong = True
@@ -172,18 +158,23 @@ def _tensor(manifest: Manifest) -> Callable[[Sequence[Row]], Iterator[Batch]]:
             raise ContractViolation([Violation(where, "too_many_elements", message)])
         return values
 
-    def make(rows: Sequence[Row]) -> Iterator[Batch]:
-        arrays = [[array(row, tensor, i) for tensor in inputs] for i, row in enumerate(rows)]
+    def make(columns: Columns) -> Iterator[Batch]:
+        arrays = [
+            [array(value, tensor, i) for i, value in enumerate(column)]
+            for tensor, column in zip(inputs, columns, strict=True)
+        ]
         groups: dict[Any, list[int]] = {}
-        for i, parts in enumerate(arrays):
+        for i in range(len(columns[0])):
             # only rows of the same shapes can be stacked, and only where there is a free axis
-            key = tuple(p.shape for p in parts) if batch == "dynamic" else i
+            key = tuple(column[i].shape for column in arrays) if batch == "dynamic" else i
             groups.setdefault(key, []).append(i)
         for members in groups.values():
-            feeds = {}
-            for k, tensor in enumerate(inputs):
-                parts = [arrays[i][k] for i in members]
-                feeds[tensor.name] = parts[0] if batch == "none" else np.stack(parts)
+            feeds = {
+                tensor.name: column[members[0]]
+                if batch == "none"
+                else np.stack([column[i] for i in members])
+                for tensor, column in zip(inputs, arrays, strict=True)
+            }
             yield Batch(members, feeds, {})
 
     return make

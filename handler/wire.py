@@ -4,7 +4,9 @@ import zlib
 from binascii import a2b_base64
 
 from handler.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
-from handler.gateways import Request
+from handler.gateways import OCTETS, Reply, Request
+
+PAYS = 4096  # bytes, as infra tells the REST API
 
 
 def json_body(request: Request, limit: int) -> str | bytes:
@@ -12,8 +14,8 @@ def json_body(request: Request, limit: int) -> str | bytes:
 
     Raises UnsupportedMediaType, PayloadTooLarge or BadRequest.
     """
-    kind, _, parameters = request.headers.get("content-type", "application/json").partition(";")
-    kind = kind.strip().lower()
+    parameters = request.headers.get("content-type", "").partition(";")[2]
+    kind = content_type(request)
     if kind != "application/json" and not (
         kind.startswith("application/") and kind[-5:] == "+json"
     ):
@@ -21,6 +23,55 @@ def json_body(request: Request, limit: int) -> str | bytes:
     if parameters and "charset" in parameters.lower() and "utf-8" not in parameters.lower():
         raise UnsupportedMediaType("send JSON as UTF-8")
     return body(request, limit)
+
+
+def content_type(request: Request) -> str:
+    """The media type of the body, JSON where nothing is said."""
+    kind = request.headers.get("content-type", "application/json")
+    return kind.partition(";")[0].strip().lower()
+
+
+def binary_body(request: Request, limit: int) -> bytes:
+    """The body as bytes; a front may have taken it for text. Raises as `body` does."""
+    data = body(request, limit)
+    try:
+        return data.encode() if isinstance(data, str) else data
+    except UnicodeEncodeError:
+        raise BadRequest("the body is not valid UTF-8") from None
+
+
+def takes_binary(request: Request) -> bool:
+    """Whether a reply of OCTETS reaches the client: a REST API decodes it for those who accept it
+    first, and hands the base64 itself to all others.
+    """
+    accepted = request.headers.get("accept", "").partition(",")[0].partition(";")[0]
+    return request.binary or accepted.strip().lower() == OCTETS
+
+
+def packed(request: Request | None, reply: Reply) -> Reply:
+    """The reply with gzip on it, where the client takes that, the front does not do it itself, and
+    it pays.
+    """
+    if (
+        request is None
+        or not request.binary
+        or len(reply.body) < PAYS
+        or reply.headers.get("content-type") == OCTETS  # tensors hardly get smaller
+        or not _accepts_gzip(request.headers.get("accept-encoding", ""))
+    ):
+        return reply
+    packer = zlib.compressobj(1, wbits=31)
+    data = packer.compress(reply.body) + packer.flush()
+    headers = {**reply.headers, "content-encoding": "gzip", "vary": "accept-encoding"}
+    return Reply(reply.status, data, headers)
+
+
+def _accepts_gzip(accepted: str) -> bool:
+    for part in accepted.lower().split(","):
+        coding, _, weight = part.partition(";")
+        if coding.strip() in ("gzip", "*"):
+            return not weight or any(digit in weight for digit in "123456789")
+    return False
 
 
 def body(request: Request, limit: int) -> str | bytes:

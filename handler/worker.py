@@ -18,16 +18,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import orjson
 
-from handler import jobs, monitoring, scoring, settings, wire
+from handler import jobs, lineage, monitoring, scoring, settings, wire
 from handler.errors import DeadlineExceeded, Fault, Refusal, RequestGone, Unavailable
 from handler.jobs import Store
-from handler.scoring import Scorer
-from handler.tensors import Row
+from handler.scoring import Scored, Scorer
+from handler.tensors import Columns
 
 # of the function's time: kept for writing results, for the response, and what it has unless told
 WRITING_SECONDS, MARGIN_SECONDS, DEFAULT_SECONDS = 15.0, 0.25, 60.0
@@ -46,10 +46,11 @@ class Job(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A job that was begun: its rows, or why there are none."""
+    """A job that was begun: its `rows`, or why there are none."""
 
     job: Job
-    rows: list[Row]
+    columns: Columns
+    rows: int
     refusal: Refusal | None
     caller: str = jobs.NOBODY
     until: int = 0
@@ -92,14 +93,22 @@ class Batch:
     """The state of one invocation. `pace`: the seconds that a row took last, 0 if unknown."""
 
     def __init__(
-        self, scorer: Scorer, store: Store, pool: ThreadPoolExecutor, seconds: float, pace: float
+        self,
+        scorer: Scorer,
+        issue: lineage.Issue,
+        store: Store,
+        pool: ThreadPoolExecutor,
+        seconds: float,
+        pace: float,
     ) -> None:
-        self._scorer, self._store, self._pool, self.pace = scorer, store, pool, pace
+        self._scorer, self._issue, self._store, self._pool = scorer, issue, store, pool
+        self.pace = pace
         self._end = time.monotonic() + seconds - MARGIN_SECONDS
         self._deadline = self._end - min(WRITING_SECONDS, seconds / 4)
         self._stack: list[Work] = []
         self._stopped: set[str] = set()
         self.rows = self.succeeded = 0
+        self.scored: Scored | None = None  # the largest run
         self.failed: dict[str, str] = {}
         self.retries: dict[str, Refusal] = {}
 
@@ -109,7 +118,7 @@ class Batch:
         for job, fetch in self._fetched(found):
             waiting -= 1
             work = self._begin(job, fetch, receives)
-            count = len(work.rows)
+            count = work.rows
             # whatever made a message fail before, it shall not do so to others: it runs alone
             if self._stack and (count > room or job.receives > 1):
                 self._flush(waiting + 1)
@@ -138,7 +147,7 @@ class Batch:
     def _begin(self, job: Job, fetch: Future[Any] | None, receives: int) -> Work:
         """Validate a job's body, which is fetched first where it has to be."""
         caller, until = jobs.NOBODY, job.sent + self._store.seconds
-        rows: list[Row] = []
+        columns: Columns = []
         refusal: Refusal | None = None
         try:
             if job.group in self._stopped:
@@ -155,12 +164,12 @@ class Batch:
                 body, until = stored.body, jobs.expires(stored.metadata, self._store)
             else:
                 body = wire.sized(job.body or "", self._scorer.manifest.limits.body_bytes)
-            rows = self._scorer.contract.rows(body)
+            columns = self._scorer.contract.columns(body)
         except TimeoutError:
             refusal = Unavailable("the job's request was not read in time")
         except Exception as error:
             refusal = _refusal(error)
-        return Work(job, rows, refusal, caller, until)
+        return Work(job, columns, len(columns[0]) if columns else 0, refusal, caller, until)
 
     def _flush(self, waiting: int) -> None:
         """Score what is stacked in one run and write the results."""
@@ -206,22 +215,34 @@ class Batch:
         left = self._deadline - start
         # half of the time, where that would otherwise be nothing for those who wait
         until = start + (left if len(works) == 1 and not waiting else left / 2)
-        rows = list(chain.from_iterable([work.rows for work in works]))
+        columns = works[0].columns
+        if len(works) > 1:
+            parts = zip(*[work.columns for work in works], strict=True)
+            columns = [list(chain.from_iterable(each)) for each in parts]
         try:
-            predictions = self._scorer.score_rows(rows, until).predictions
+            scored = self._scorer.score_columns(columns, until)
         except Exception as error:
             if len(works) == 1:
                 return [_refusal(error)]
             return [
                 self._score([work], waiting + len(works) - i)[0] for i, work in enumerate(works, 1)
             ]
-        self.pace = (time.monotonic() - start) / len(rows)
-        self.rows += len(rows)
-        return [self._answer(predictions, at, len(work.rows)) for at, work in _placed(works)]
+        rows = len(scored.predictions)
+        self.pace = (time.monotonic() - start) / rows
+        self.rows += rows
+        if self.scored is None or rows > len(self.scored.predictions):
+            self.scored = scored
+        ends = accumulate(work.rows for work in works)
+        return [self._answer(work, scored, end) for work, end in zip(works, ends, strict=True)]
 
-    def _answer(self, predictions: list[bytes], at: int, count: int) -> bytes | Refusal:
+    def _answer(self, work: Work, scored: Scored, end: int) -> bytes | Refusal:
+        """A job's part of a run. Its ids are of when it was submitted: the same each time."""
+        mine = slice(end - work.rows, end)
+        outputs = [output[mine] for output in scored.outputs]
+        submitted = (work.until - self._store.seconds) * 1000
+        ids = self._issue(outputs, work.rows, work.job.id, submitted)
         try:
-            return self._scorer.contract.answer(predictions[at : at + count])
+            return self._scorer.contract.answer(lineage.attach(ids, scored.predictions[mine]))
         except Refusal as refusal:
             return refusal
 
@@ -263,6 +284,7 @@ class Batch:
 def create(config: settings.Settings, store: Store | None = None) -> Callable[[Any, Any], Any]:
     """Load the model and return the Lambda handler that scores batches with it."""
     scorer = scoring.load(settings.model_dir(config))
+    issue = lineage.issuer(scorer.manifest, config.function_version, config.secret)
     record = monitoring.batch_recorder(config, scorer.manifest)
     pool = ThreadPoolExecutor(jobs.THREADS, "storage")
     pace, cold = 0.0, True
@@ -272,7 +294,7 @@ def create(config: settings.Settings, store: Store | None = None) -> Callable[[A
         start = time.perf_counter()
         found = read(event)
         seconds = context.get_remaining_time_in_millis() / 1e3 if context else DEFAULT_SECONDS
-        batch = Batch(scorer, store or jobs.connect(config), pool, seconds, pace)
+        batch = Batch(scorer, issue, store or jobs.connect(config), pool, seconds, pace)
         batch.run(found, config.jobs_receives)
         pace = batch.pace
         record(
@@ -284,19 +306,12 @@ def create(config: settings.Settings, store: Store | None = None) -> Callable[[A
             rows=batch.rows,
             latency_ms=(time.perf_counter() - start) * 1e3,
             cold=cold,
+            scored=batch.scored,
         )
         cold = False
         return {"batchItemFailures": [{"itemIdentifier": message} for message in batch.retries]}
 
     return lambda_handler
-
-
-def _placed(works: list[Work]) -> Iterator[tuple[int, Work]]:
-    """Each with the number of its first row in the stack."""
-    at = 0
-    for work in works:
-        yield at, work
-        at += len(work.rows)
 
 
 def _refusal(error: Exception) -> Refusal:

@@ -38,6 +38,7 @@ client() {
 
 docker=$(client) || { apt docker.io && hash -r && docker=$(client); } || fail "no Docker client here"
 if ! "$docker" info >/dev/null 2>&1; then
+    [ "$(id -u)" = 0 ] || fail "no Docker engine answers, and only root can start one"
     command -v dockerd >/dev/null || apt docker.io
     say "starting dockerd"
     # a session of its own, so that it outlives this script and the test run

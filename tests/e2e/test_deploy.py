@@ -78,6 +78,7 @@ def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
         "BIND_HOST": "127.0.0.1",
         "MINISTACK_ACCOUNT_ID": ACCOUNT,
         "LAMBDA_EXECUTOR": "docker",
+        # it heeds all of these but the user, which test_image.py sees to
         "LAMBDA_DOCKER_FLAGS": " ".join(AS_IN_LAMBDA),
         "TMPDIR": str(directory),
         "S3_DATA_DIR": str(directory / "s3"),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handler import contract as contracts
 from handler.contract import Contract, example
 from handler.errors import BadOutput, BadRequest, ContractViolation, PayloadTooLarge
 from handler.manifest import Decision, Limits, Output
@@ -19,7 +20,7 @@ NOTE = "/instances/0/note~1~0"
 
 def refused(echo: Scorer, body: str | bytes) -> list[tuple[str, str]]:
     with pytest.raises(ContractViolation) as caught:
-        echo.contract.rows(body)
+        echo.contract.columns(body)
     return [(v.pointer, v.code) for v in caught.value.violations]
 
 
@@ -31,13 +32,14 @@ def one(**changes: Any) -> str:
 def test_a_row_comes_in_the_contract_s_order_with_its_nulls_filled(echo: Scorer) -> None:
     shuffled = dict(reversed(GOOD.items()))
     del shuffled["serum"]
-    rows = echo.contract.rows(json.dumps({"instances": [shuffled]}))
-    assert list(rows[0]) == list(GOOD)
-    assert rows[0]["serum"] is None
+    for count in (1, 1000):  # both ways of reading
+        columns = echo.contract.columns(json.dumps({"instances": [shuffled] * count}))
+        expected = [None if name == "serum" else value for name, value in GOOD.items()]
+        assert [list(column) for column in columns] == [[value] * count for value in expected]
 
 
 def test_a_whole_float_is_an_integer(echo: Scorer) -> None:
-    assert echo.contract.rows(one(count=3.0))[0]["count"] == 3
+    assert echo.contract.columns(one(count=3.0))[1][0] == 3
 
 
 @pytest.mark.parametrize(
@@ -81,10 +83,10 @@ def test_a_breach_is_told_by_pointer_and_code(
 def test_what_an_integer_must_be_is_said_so(echo: Scorer) -> None:
     for value in ("3", 3.5, None):
         with pytest.raises(ContractViolation) as caught:
-            echo.contract.rows(one(count=value))
+            echo.contract.columns(one(count=value))
         assert caught.value.violations[0].message == "must be an integer"
     with pytest.raises(ContractViolation) as caught:
-        echo.contract.rows(one(count=-6))
+        echo.contract.columns(one(count=-6))
     assert caught.value.violations[0].message == "must be at least -5"
 
 
@@ -130,7 +132,27 @@ def test_the_envelope_has_a_contract_too(echo: Scorer, body: str, pointer: str, 
 )  # fmt: skip
 def test_what_is_not_json_is_malformed(echo: Scorer, body: str | bytes) -> None:
     with pytest.raises(BadRequest):
-        echo.contract.rows(body)
+        echo.contract.columns(body)
+
+
+@pytest.mark.parametrize("name", [*GOOD, "extra"])
+@pytest.mark.parametrize(
+    "value", [..., None, True, "x", "red", 0.5, 3, 3.0, 1e39, -1, 2**70, [], {}]
+)
+def test_both_ways_of_reading_agree(
+    echo: Scorer, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    """What one takes, the other takes with the same values; what it refuses is refused alike."""
+    row = {key: item for key, item in {**GOOD, name: value}.items() if item is not ...}
+    body = json.dumps({"instances": [GOOD, row, GOOD]})
+    found: list[Any] = []
+    for limit in (0, 10**9):
+        monkeypatch.setattr(contracts, "MANY", limit)
+        try:
+            found.append([list(column) for column in echo.contract.columns(body)])
+        except ContractViolation as refusal:
+            found.append(refusal.violations)
+    assert found[0] == found[1]
 
 
 @given(
@@ -146,12 +168,12 @@ def test_what_is_not_json_is_malformed(echo: Scorer, body: str | bytes) -> None:
 def test_any_json_is_rows_or_a_refusal_without_the_client_s_text(echo: Scorer, value: Any) -> None:
     for document in (value, {"instances": [value]}, {"instances": [{**GOOD, "ratio": value}]}):
         try:
-            rows = echo.contract.rows(json.dumps(document))
+            columns = echo.contract.columns(json.dumps(document))
         except ContractViolation as refusal:
             assert refusal.violations
             assert "SENTINEL" not in json.dumps(refusal.problem("id"))
         else:
-            assert all(list(row) == list(GOOD) for row in rows)
+            assert [len(column) for column in columns] == [len(columns[0])] * len(GOOD)
 
 
 def contract(echo: Scorer, *outputs: Output, response_bytes: int = 1000) -> Contract:
@@ -226,4 +248,5 @@ def test_an_answer_over_the_limit_is_refused(echo: Scorer) -> None:
 
 def test_the_packed_example_is_in_the_contract(echo: Scorer) -> None:
     row = example(echo.manifest)
-    assert echo.contract.rows(json.dumps({"instances": [row]})) == [row]
+    columns = echo.contract.columns(json.dumps({"instances": [row]}))
+    assert list(zip(*columns, strict=True)) == [tuple(row.values())]

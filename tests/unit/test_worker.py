@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from handler import jobs, worker
+from handler import jobs, lineage, worker
 from handler.errors import NotFound
 from handler.scoring import Scorer
 from handler.settings import Settings
@@ -79,8 +79,10 @@ def test_claim_checks_and_producers_own_messages_are_scored(
     assert finished
     queued, done = json.loads(ticket.document)["job"], json.loads(found)["job"]
     assert done == {**queued, "status": "succeeded"}
-    scored = echo.contract.answer(echo.score(body(9)).predictions)
-    assert result(memory, "m2")["result"] == json.loads(scored)
+    told = result(memory, "m2")["result"]
+    read = lineage.read(told["predictions"][0].pop("id"), lineage.sealer(""))
+    assert (read.row, read.version) == (0, "1.2.3")
+    assert told == json.loads(echo.contract.answer(echo.score(body(9)).predictions))
 
 
 def test_the_result_stays_its_callers(handle: Handle, memory: Memory) -> None:
@@ -94,13 +96,13 @@ def test_a_batch_is_one_run(
     handle: Handle, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
-    score_rows = Scorer.score_rows
+    score_columns = Scorer.score_columns
 
-    def counted(self: Scorer, rows: Any, deadline: float | None = None) -> Any:
-        runs.append(len(rows))
-        return score_rows(self, rows, deadline)
+    def counted(self: Scorer, columns: Any, deadline: float | None = None) -> Any:
+        runs.append(len(columns[0]))
+        return score_columns(self, columns, deadline)
 
-    monkeypatch.setattr(Scorer, "score_rows", counted)
+    monkeypatch.setattr(Scorer, "score_columns", counted)
     handle(
         event(record(body(0), "warm"), *(record(body(i), f"a{i}") for i in range(20))), Context()
     )
@@ -111,17 +113,17 @@ def test_a_batch_is_one_run(
 
 
 def test_runs_are_split_by_the_time_that_is_left(echo_dir: Path, memory: Memory) -> None:
-    slow = Scorer.score_rows
+    slow = Scorer.score_columns
     runs: list[int] = []
 
-    def sleeping(self: Scorer, rows: Any, deadline: float | None = None) -> Any:
-        runs.append(len(rows))
-        time.sleep(0.01 * len(rows))
-        return slow(self, rows, deadline)
+    def sleeping(self: Scorer, columns: Any, deadline: float | None = None) -> Any:
+        runs.append(len(columns[0]))
+        time.sleep(0.01 * len(columns[0]))
+        return slow(self, columns, deadline)
 
     handle = made(echo_dir, memory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scorer, "score_rows", sleeping)
+        patch.setattr(Scorer, "score_columns", sleeping)
         sent = [record(body(i), f"m{i}") for i in range(100)]
         answer = handle(event(*sent), Context(milliseconds=1500))
     assert runs[0] == 1
@@ -199,7 +201,7 @@ def test_a_breach_that_only_scoring_finds_points_into_its_own_message(
     for _ in range(2):
         handle(event(record(good, "a"), record(good, "b"), record(ragged, "c")), Context())
     assert result(memory, "c")["problem"]["errors"][0]["pointer"] == "/instances/0/x"
-    assert result(memory, "b")["result"]["predictions"] == [{"y": [[1.0, 2.0]]}]
+    assert result(memory, "b")["result"]["predictions"][0]["y"] == [[1.0, 2.0]]
 
 
 def test_one_message_that_the_model_fails_on_does_not_fail_its_neighbours(
@@ -233,14 +235,14 @@ def test_what_was_delivered_before_runs_alone(
     handle: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
-    score_rows = Scorer.score_rows
+    score_columns = Scorer.score_columns
 
-    def counted(self: Scorer, rows: Any, deadline: float | None = None) -> Any:
-        runs.append(len(rows))
-        return score_rows(self, rows, deadline)
+    def counted(self: Scorer, columns: Any, deadline: float | None = None) -> Any:
+        runs.append(len(columns[0]))
+        return score_columns(self, columns, deadline)
 
     handle(event(record(body(0), "first")), Context())
-    monkeypatch.setattr(Scorer, "score_rows", counted)
+    monkeypatch.setattr(Scorer, "score_columns", counted)
     sent = [record(body(i), f"m{i}", receives=1 + i % 2) for i in range(6)]
     handle(event(*sent), Context())
     assert runs == [3, 1, 1, 1]
@@ -252,7 +254,7 @@ def test_an_unexpected_error_is_a_retry_and_logged_without_its_text(
     def explode(*_: Any) -> Any:
         raise ValueError("SENTINEL")
 
-    monkeypatch.setattr(Scorer, "score_rows", explode)
+    monkeypatch.setattr(Scorer, "score_columns", explode)
     assert returned(handle(event(record(body(1), "a"), record(body(1), "b")), Context())) == [
         "a",
         "b",
@@ -614,14 +616,14 @@ class Dying(storage.Folder):
 out = sys.stdout
 sys.stdout = open(os.devnull, "w")
 handle = worker.create(Settings(Path(artifact)), storage.store(Dying(Path(root))))
-score_rows = worker.Scorer.score_rows
+score_columns = worker.Scorer.score_columns
 
 def score(*arguments):
     if chance.random() < 0.02:
         threading.Timer(chance.random() / 1e3, os._exit, [137]).start()
-    return score_rows(*arguments)
+    return score_columns(*arguments)
 
-worker.Scorer.score_rows = score
+worker.Scorer.score_columns = score
 for line in sys.stdin:
     print(json.dumps(handle(json.loads(line), Context())), file=out, flush=True)
 """

@@ -1,0 +1,218 @@
+"""Whole columns: what arrives as tensors, tables or files becomes columns without a row in between.
+
+Numpy looks at arrays as a whole and says whether all is plainly well. Only where it is not, the
+values become lists, and the contract's own validators judge them: the same codes, the same words.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+from pydantic_core import SchemaValidator
+from pydantic_core import core_schema as cs
+
+from handler.contract import EXACT, Contract, element_schema, number_bounds, refused
+from handler.errors import MAX_VIOLATIONS, ContractViolation, Violation
+from handler.manifest import Feature, Manifest
+from handler.tensors import Array, Columns, dtype
+
+Values = list[Any] | Array
+# the JSON pointer of a value, by the number of its feature and its row
+Where = Callable[[int, int], str]
+_KINDS: dict[str, set[Any]] = {"f": {float, int}, "i": {int}, "u": {int}, "b": {bool}, "O": {str}}
+
+
+def refuse(pointer: str, code: str, message: str) -> ContractViolation:
+    """A refusal for one reason."""
+    return ContractViolation([Violation(pointer, code, message)])
+
+
+def flat(data: Any, where: str) -> tuple[list[Any], tuple[int, ...]]:
+    """Nested lists as one list in row-major order, and their shape.
+
+    Raises ContractViolation where they differ in length or depth.
+    """
+    if type(data) is not list:
+        return [data], ()
+    shape = [len(data)]
+    while data and list in (kinds := set(map(type, data))):
+        lengths = set(map(len, data)) if kinds == {list} else set()
+        if len(lengths) != 1:
+            raise refuse(where, "ragged", "the lists differ in length")
+        shape += lengths
+        data = list(chain.from_iterable(data))
+    return data, tuple(shape)
+
+
+def elements(values: list[Any], kind: str, where: Callable[[int], str]) -> Array:
+    """An array [len(values)] of the manifest's dtype `kind`, of values as JSON has them.
+
+    Raises ContractViolation for what the dtype cannot hold.
+    """
+    made, kinds = dtype(kind), set(map(type, values))
+    if kinds <= _KINDS[made.kind]:
+        try:
+            if made.kind == "O":
+                return np.array(values, made)
+            with np.errstate(over="ignore"):
+                array: Array = np.fromiter(values, made, len(values))
+            if made.kind != "f" or np.isfinite(array).all():
+                return array
+        except OverflowError:
+            pass
+    check = SchemaValidator(cs.list_schema(element_schema(kind), fail_fast=True))
+    found = [
+        violation._replace(pointer=where(i))
+        for i, violation in islice(refused(check, values), MAX_VIOLATIONS + 1)
+    ]
+    if found:
+        raise ContractViolation(found)
+    return np.array(values, made)  # 3.0 for an integer
+
+
+class Table:
+    """Columns of a tabular contract."""
+
+    def __init__(self, manifest: Manifest, contract: Contract) -> None:
+        self.contract = contract
+        self.features = manifest.features
+        self._checks = {
+            tensor.name: _Check(tensor.dtype, [f for f in self.features if f.input == tensor.name])
+            for tensor in manifest.inputs
+        }
+
+    def columns(self, tensors: Mapping[str, Values], where: Where) -> Columns:
+        """Columns of the graph's inputs [rows, features]: arrays, or flat lists from JSON.
+
+        Raises ContractViolation for values that are not in the contract; NaN is null.
+        """
+        arrays = {
+            name: part.reshape(-1, self._checks[name].width)
+            for name, part in tensors.items()
+            if isinstance(part, np.ndarray)
+        }
+        if len(arrays) == len(tensors) and all(self._checks[k].plain(v) for k, v in arrays.items()):
+            return [_nulls(f, arrays[f.input][:, f.column]) for f in self.features]
+        lists = []
+        for feature in self.features:
+            if feature.input in arrays:
+                values = _listed(feature, arrays[feature.input][:, feature.column])
+            else:
+                width = self._checks[feature.input].width
+                values = list(tensors[feature.input][feature.column :: width])
+            if feature.type == "boolean":
+                values = [_FLAGS.get(v, v) if type(v) in (int, float) else v for v in values]
+            lists.append(values)
+        return self.contract.validated(lists, where)
+
+    def inputs(self, matrix: Array) -> dict[str, Array]:
+        """The graph's inputs, made of a matrix [rows, features] in the contract's order."""
+        found = {}
+        for name, check in self._checks.items():
+            part = matrix[:, [self.features.index(feature) for feature in check.features]]
+            with np.errstate(over="ignore"):  # inf is refused
+                found[name] = part.astype(check.dtype) if check.dtype.kind == "f" else part
+        return found
+
+
+class _Check:
+    """What can be seen at once of the values of one input: a bound per feature, in its dtype."""
+
+    def __init__(self, kind: str, features: Sequence[Feature]) -> None:
+        self.features = sorted(features, key=lambda feature: feature.column)
+        self.width, self.dtype = len(self.features), dtype(kind)
+        if self.dtype.kind in "iuf":
+            bounds = [_bounds(feature, kind) for feature in self.features]
+            self.low, self.high = (np.array(side, self.dtype) for side in zip(*bounds, strict=True))
+        fraction = self.dtype.kind == "f"
+        self.whole = [
+            i for i, f in enumerate(self.features) if fraction and f.type in ("integer", "boolean")
+        ]
+        self.sets = [
+            (i, f.categories)
+            for i, f in enumerate(self.features)
+            if f.type == "category" and f.unseen == "reject"
+        ]
+        self.nullable = np.array([fraction and f.nullable for f in self.features])
+        self.nulls = bool(self.nullable.any())
+
+    def plain(self, array: Array) -> bool:
+        """Whether the contract plainly takes all of [rows, features]; if not, it may still do."""
+        if array.dtype != self.dtype:
+            return False
+        if self.dtype.kind == "b":
+            return all(feature.type == "boolean" for feature in self.features)
+        if self.dtype.kind == "O":
+            return self._strings(array)
+        good = (array >= self.low) & (array <= self.high)  # a NaN is neither
+        if not good.all() and not (self.nulls and (good | (np.isnan(array) & self.nullable)).all()):
+            return False
+        for i in self.whole:
+            column = array[:, i]
+            if not ((np.floor(column) == column) | np.isnan(column)).all():
+                return False
+        return all(np.isin(array[:, i], self._known(i)).all() for i, _ in self.sets)
+
+    def _known(self, i: int) -> Array:
+        known = np.array(self.features[i].categories, self.dtype)
+        return np.append(known, np.nan) if self.nullable[i] else known
+
+    def _strings(self, array: Array) -> bool:
+        for i, feature in enumerate(self.features):
+            column = array[:, i].tolist()
+            if feature.type not in ("text", "category"):
+                return False
+            if feature.max_length is not None and max(map(len, column)) > feature.max_length:
+                return False
+        return all(frozenset(known).issuperset(array[:, i].tolist()) for i, known in self.sets)
+
+
+def _bounds(feature: Feature, kind: str) -> tuple[float, float]:
+    """The least and greatest value of a feature, as its dtype can hold them."""
+    low, high = number_bounds(kind)
+    if low is None or high is None:
+        low, high = -float(np.finfo(kind).max), float(np.finfo(kind).max)
+    if feature.type == "boolean":
+        return 0, 1
+    if feature.type not in ("number", "integer"):
+        return low, high
+    least, most = low, high
+    if feature.type == "integer" and kind in EXACT:
+        least, most = -EXACT[kind], EXACT[kind]
+    if feature.out_of_range == "reject":
+        least = least if feature.minimum is None else max(low, feature.minimum)
+        most = most if feature.maximum is None else min(high, feature.maximum)
+    if kind in EXACT:
+        return least, most
+    return int(np.ceil(least)), int(np.floor(most))
+
+
+def _nulls(feature: Feature, column: Array) -> Values:
+    """A column that is well; a list with None for NaN where there are nulls."""
+    if not feature.nullable:
+        return column
+    if column.dtype.kind == "f" and np.isnan(column).any():
+        return [None if value != value else value for value in column.tolist()]
+    return list(column.tolist()) if feature.missing is not None else column
+
+
+_FLAGS = {0: False, 1: True}
+
+
+def _listed(feature: Feature, column: Array) -> list[Any]:
+    """A column as the validators take it from JSON: None for null, 3 for 3.0."""
+    if column.dtype.kind != "f":
+        values: list[Any] = column.tolist()
+        return values
+    exact = column.astype(float)
+    for bound in (feature.minimum, feature.maximum, *feature.categories):
+        if isinstance(bound, int | float):  # 0.1 as float32 has it is the contract's 0.1
+            with np.errstate(over="ignore"):
+                exact[column == column.dtype.type(bound)] = bound
+    values = exact.tolist()
+    if feature.nullable:
+        values = [None if value != value else value for value in values]
+    if feature.type == "integer":
+        values = [int(v) if v is not None and v == v // 1 else v for v in values]
+    return values
