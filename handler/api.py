@@ -108,7 +108,9 @@ def submit(serving: Serving, request: Request, deadline: float | None) -> Answer
     from handler import jobs
 
     body = body.encode() if isinstance(body, str) else body
-    ticket = jobs.submit(serving.store(), body, request.caller, request.headers.get("idempotency-key"))
+    ticket = jobs.submit(
+        serving.store(), body, request.caller, request.headers.get("idempotency-key")
+    )
     # relative, because the path that the client used may begin with a stage
     return Answer(Reply(202, ticket.document, {**JSON, "location": f"jobs/{ticket.id}"}))
 

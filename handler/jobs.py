@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from handler.errors import BadRequest, Conflict, NotFound, Unavailable
 from handler.settings import Settings
 
-THREADS = 16  # that talk to S3 at once
+THREADS = 16
 REQUEST, RESULT = "request.json", "result.json"
 NOBODY = "-"  # whose job it is when no caller was known
 # an object that is not there, a condition that is not met, another conditional write under way
@@ -35,13 +35,14 @@ _is_key = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
 
 
 class Store(NamedTuple):
-    """Where jobs are kept, and for how many `seconds`."""
+    """Where jobs are kept, and for how many `seconds`; `threads` talk to it at once."""
 
     s3: Any
     sqs: Any
     bucket: str
     queue_url: str
     seconds: int
+    threads: int = THREADS
 
 
 class Stored(NamedTuple):

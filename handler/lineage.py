@@ -8,7 +8,7 @@
      3  the model's version: major, minor, patch; 255 stands for anything above
      3  the first bytes of model.onnx's SHA-256
      2  the function's version; 0 is $LATEST
-     4  CRC-32 of the request's id (at random if it has none), the same for all its rows
+     4  CRC-32 of the request's id (at random if it has none), moved on by the call's number
      2  the row's number in its request
      8  the predicted value as float64; of a class, the CRC-32 of its JSON
      8  seal: BLAKE2s keyed with FEEDBACK_SECRET (RFC 7693), or without one a CRC-32
@@ -23,6 +23,7 @@ import struct
 import time
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import NamedTuple
 from zlib import crc32
 
@@ -34,6 +35,7 @@ from handler.tensors import Array
 
 LENGTH = 52
 PREFIX = 28
+SPREAD = 0x9E3779B1  # 2^32/phi: multiples of it are far apart
 MAX_OUTCOMES = 1000  # that one request to /feedback may tell
 FORMAT = 4  # so that an id begins with a digit
 NOTHING, NUMBER, CLASS = range(3)
@@ -48,7 +50,9 @@ _WRITE = bytes.maketrans(_STANDARD, _SORTED)
 _READ = bytes.maketrans(_SORTED, _STANDARD)
 
 Seal = Callable[[bytes], bytes]
-Issue = Callable[..., list[bytes]]
+Issue = Callable[[Sequence[Array], int, str], list[bytes]]
+# for each of the requests in one run: rows, request id, milliseconds since 1970
+Stacked = Callable[[Sequence[Array], Sequence[tuple[int, str, int]]], list[bytes]]
 
 
 class Prediction(NamedTuple):
@@ -100,10 +104,10 @@ def sealer(secret: str) -> Seal:
     return lambda body: blake2s(body, key=key, digest_size=8).digest()
 
 
-def issuer(manifest: Manifest, function_version: str, secret: str) -> Issue:
-    """The function that names the predictions of a request: model's outputs, rows, request id,
-    and when it was made if that is not now.
-    """
+def _constants(
+    manifest: Manifest, function_version: str
+) -> tuple[int, bytes, Callable[[Sequence[Array], int], Array]]:
+    """An id's first bytes but for the time, those after it, and what reads the values to name."""
     index, output = predicted(manifest)
     kind = NOTHING if output is None else NUMBER if output.kind == "value" else CLASS
     name, version = identity(manifest.name), _packed(manifest.version)
@@ -111,40 +115,67 @@ def issuer(manifest: Manifest, function_version: str, secret: str) -> Issue:
     number = min(int(function_version), 0xFFFF) if function_version.isdecimal() else 0
     fixed = (name & 0xFF).to_bytes() + version + model + number.to_bytes(2)
     first = (FORMAT | kind) << 56 | name >> 8
-    seal = sealer(secret)
     labels = np.array([hashed(label) for label in output.classes] if output else [])
-    item = kind == NUMBER
 
-    def values(outputs: Sequence[Array], count: int) -> Array:
+    def values(outputs: Sequence[Array], rows: int) -> Array:
         if output is None:
-            return np.zeros(count)
+            return np.zeros(rows)
         array = outputs[index]
         if output.kind == "probabilities":
             return labels[array.argmax(axis=1)]
         flat = array.ravel()
         return np.array([hashed(label) for label in flat.tolist()]) if kind == CLASS else flat
 
-    def issue(
-        outputs: Sequence[Array], count: int, request_id: str, milliseconds: int = 0
-    ) -> list[bytes]:
-        head = first | (milliseconds or time.time_ns() // 1_000_000) << 8
+    return first, fixed, values
+
+
+def issuer(manifest: Manifest, function_version: str, secret: str) -> Issue:
+    """The function that names the predictions of a request: model's outputs, rows, request id."""
+    first, fixed, values = _constants(manifest, function_version)
+    index, output = predicted(manifest)
+    item = output is not None and output.kind == "value"
+    seal = sealer(secret)
+    calls = count()
+
+    def issue(outputs: Sequence[Array], rows: int, request_id: str) -> list[bytes]:
+        head = first | time.time_ns() // 1_000_000 << 8
         nonce = crc32(request_id.encode()) if request_id else int.from_bytes(os.urandom(4))
-        if count == 1:
+        nonce = nonce + next(calls) * SPREAD & 0xFFFFFFFF  # the same request may come again at once
+        if rows == 1:
             value = outputs[index].item() if item else float(values(outputs, 1)[0])
             body = _PACK(head, fixed, nonce, 0, value)
             return [b2a_base64(body + seal(body), newline=False).translate(_WRITE)]
-        rows = np.empty(count, _ROWS)
-        rows["request"] = np.frombuffer(_PACK(head, fixed, nonce, 0, 0.0)[:21], "S21")
-        rows["row"] = np.arange(count)
-        rows["value"] = values(outputs, count)
-        rows["seal"] = b""
-        whole, size = rows.tobytes(), _ROWS.itemsize
-        bodies = [whole[i : i + _BODY] for i in range(0, size * count, size)]
+        table = np.empty(rows, _ROWS)
+        table["request"] = np.frombuffer(_PACK(head, fixed, nonce, 0, 0.0)[:21], "S21")
+        table["row"] = np.arange(rows)
+        table["value"] = values(outputs, rows)
+        table["seal"] = b""
+        whole, size = table.tobytes(), _ROWS.itemsize
+        bodies = [whole[i : i + _BODY] for i in range(0, size * rows, size)]
         if secret:
             whole = b"".join([body + seal(body) for body in bodies])
         else:  # as `seal` does, three times as fast
-            rows["seal"] = np.fromiter(map(crc32, bodies), ">u8", count).view("S8")
-            whole = rows.tobytes()
+            table["seal"] = np.fromiter(map(crc32, bodies), ">u8", rows).view("S8")
+            whole = table.tobytes()
+        text = b2a_base64(whole, newline=False).translate(_WRITE)
+        return [text[i : i + LENGTH] for i in range(0, len(text), LENGTH)]
+
+    return issue
+
+
+def stacker(manifest: Manifest, function_version: str, secret: str) -> Stacked:
+    """The function that names the predictions of several requests in one run."""
+    first, fixed, values = _constants(manifest, function_version)
+    seal = sealer(secret)
+
+    def issue(outputs: Sequence[Array], requests: Sequence[tuple[int, str, int]]) -> list[bytes]:
+        value = iter(values(outputs, sum([count for count, _, _ in requests])).tolist())
+        bodies = [
+            _PACK(first | milliseconds << 8, fixed, crc32(id.encode()), row, next(value))
+            for count, id, milliseconds in requests
+            for row in range(count)
+        ]
+        whole = b"".join([body + seal(body) for body in bodies])
         text = b2a_base64(whole, newline=False).translate(_WRITE)
         return [text[i : i + LENGTH] for i in range(0, len(text), LENGTH)]
 

@@ -14,7 +14,7 @@ The metrics, by service and version of the function:
     in_<feature>, out_<output>                the bin, 1 to 10, of each value: see handler/ranks.py
     Labels, LabelAge (hours)                  outcomes that came, of the version that predicted
     Error, Correct, Impact                    their absolute error, agreement and worth
-    Jobs, FailedJobs, Retries                 a batch's jobs done, of these failed, messages returned
+    Jobs, FailedJobs, Retries                 jobs done, of these failed; messages given back
 """
 
 import sys

@@ -18,8 +18,8 @@ class Settings(NamedTuple):
     `service`: the name metrics are filed under ("" for the model's name). `function`,
     `function_version`: as Lambda names them. `capture`: what of a request its record keeps.
     `secret`: the key of the seal on prediction ids. `jobs_bucket`, `jobs_queue_url`: "" where there
-    are no jobs. `jobs_days`: how long one can be asked for. `jobs_receives`: after how many receives
-    the queue gives a message up.
+    are no jobs. `jobs_days`: how long one can be asked for. `jobs_receives`: how often the queue
+    delivers a message before it gives it up.
     """
 
     model_dir: Path | None
@@ -36,7 +36,9 @@ class Settings(NamedTuple):
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
     """MODEL_DIR (default: the one artifact there is), SERVICE_NAME, CAPTURE, FEEDBACK_SECRET,
-    JOBS_BUCKET, JOBS_QUEUE_URL, JOBS_DAYS, JOBS_RECEIVES, and what Lambda sets. A CAPTURE that is none of ours is "off": it may only ever show too little.
+    JOBS_BUCKET, JOBS_QUEUE_URL, JOBS_DAYS, JOBS_RECEIVES, and what Lambda sets.
+
+    A CAPTURE that is none of ours is "off": it may only ever show too little.
     """
     named = environ.get("MODEL_DIR")
     found = [Path(named)] if named else [p.parent for p in ARTIFACTS.glob(f"*/{FILE_NAME}")]

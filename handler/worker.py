@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import accumulate, chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -95,7 +95,7 @@ class Batch:
     def __init__(
         self,
         scorer: Scorer,
-        issue: lineage.Issue,
+        issue: lineage.Stacked,
         store: Store,
         pool: ThreadPoolExecutor,
         seconds: float,
@@ -138,7 +138,7 @@ class Batch:
             for _, id in zip(range(count), claims, strict=False):
                 ahead.append(self._pool.submit(jobs.request, self._store, id))
 
-        more(jobs.THREADS)
+        more(self._store.threads)
         for job in found:
             yield job, ahead.popleft() if job.body is None else None
             if job.body is None:
@@ -217,8 +217,8 @@ class Batch:
         until = start + (left if len(works) == 1 and not waiting else left / 2)
         columns = works[0].columns
         if len(works) > 1:
-            parts = zip(*[work.columns for work in works], strict=True)
-            columns = [list(chain.from_iterable(each)) for each in parts]
+            stacked = zip(*[work.columns for work in works], strict=True)
+            columns = [list(chain.from_iterable(each)) for each in stacked]
         try:
             scored = self._scorer.score_columns(columns, until)
         except Exception as error:
@@ -232,17 +232,15 @@ class Batch:
         self.rows += rows
         if self.scored is None or rows > len(self.scored.predictions):
             self.scored = scored
-        ends = accumulate(work.rows for work in works)
-        return [self._answer(work, scored, end) for work, end in zip(works, ends, strict=True)]
+        # the ids are of when a job was submitted, so that it gets the same each time
+        age = self._store.seconds
+        parts = [(work.rows, work.job.id, (work.until - age) * 1000) for work in works]
+        named = iter(lineage.attach(self._issue(scored.outputs, parts), scored.predictions))
+        return [self._answer(list(islice(named, work.rows))) for work in works]
 
-    def _answer(self, work: Work, scored: Scored, end: int) -> bytes | Refusal:
-        """A job's part of a run. Its ids are of when it was submitted: the same each time."""
-        mine = slice(end - work.rows, end)
-        outputs = [output[mine] for output in scored.outputs]
-        submitted = (work.until - self._store.seconds) * 1000
-        ids = self._issue(outputs, work.rows, work.job.id, submitted)
+    def _answer(self, predictions: list[bytes]) -> bytes | Refusal:
         try:
-            return self._scorer.contract.answer(lineage.attach(ids, scored.predictions[mine]))
+            return self._scorer.contract.answer(predictions)
         except Refusal as refusal:
             return refusal
 
@@ -255,7 +253,7 @@ class Batch:
         todo, ended, finished = list(chains.values())[::-1], deque[None](), threading.Event()
 
         def write(until: float) -> None:
-            if len(todo) > 1:  # whoever finds work left calls another before he begins
+            if len(todo) > 1 < self._store.threads:  # who finds work left calls another first
                 self._pool.submit(write, self._end)
             while todo and time.monotonic() < until:
                 try:
@@ -284,7 +282,7 @@ class Batch:
 def create(config: settings.Settings, store: Store | None = None) -> Callable[[Any, Any], Any]:
     """Load the model and return the Lambda handler that scores batches with it."""
     scorer = scoring.load(settings.model_dir(config))
-    issue = lineage.issuer(scorer.manifest, config.function_version, config.secret)
+    issue = lineage.stacker(scorer.manifest, config.function_version, config.secret)
     record = monitoring.batch_recorder(config, scorer.manifest)
     pool = ThreadPoolExecutor(jobs.THREADS, "storage")
     pace, cold = 0.0, True
