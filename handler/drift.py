@@ -135,21 +135,22 @@ def expressions(rows: int, minimum: int, hours: float) -> dict[str, str]:
     }
 
 
+def statistics() -> dict[str, str]:
+    """The ten metrics by id; TC(a:b) is the count of values over a and up to b."""
+    return {"n": "SampleCount"} | {f"b{i}": f"TC({i - 0.5}:{i + 0.5})" for i in range(1, BINS)}
+
+
 def queries(
     metric: str, dimensions: dict[str, Any], math: dict[str, str], seconds: int
 ) -> list[dict[str, Any]]:
-    """The `Metrics` of a CloudFormation alarm: math, the first of which counts, on ten metrics.
-
-    TC(a:b) is the count of values over a and up to b.
-    """
-    asked = {"n": "SampleCount"} | {f"b{i}": f"TC({i - 0.5}:{i + 0.5})" for i in range(1, BINS)}
+    """The `Metrics` of a CloudFormation alarm: math, the first of which counts, on ten metrics."""
     named = [{"Name": name, "Value": value} for name, value in dimensions.items()]
     of = {"Namespace": NAMESPACE, "MetricName": metric, "Dimensions": named}
     found: list[dict[str, Any]] = [
         {"Id": id, "Expression": text, "ReturnData": not i}
         for i, (id, text) in enumerate(math.items())
     ]
-    for id, statistic in asked.items():
+    for id, statistic in statistics().items():
         stat = {"Metric": of, "Period": seconds, "Stat": statistic}
         found.append({"Id": id, "MetricStat": stat, "ReturnData": False})
     return found

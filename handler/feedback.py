@@ -206,12 +206,14 @@ def _records(taken: list[_Judged]) -> Iterator[dict[str, Any]]:
                 for metric in values
             ]
             directive = {"Namespace": NAMESPACE, "Dimensions": DIMENSIONS, "Metrics": metrics}
+            # and of all versions together: that no outcomes come any more is nobody's in particular
+            both = {"Namespace": NAMESPACE, "Dimensions": [["service"]], "Metrics": metrics[:1]}
             yield {
                 "level": "INFO",
                 "message": "outcomes",
                 "timestamp": now,
                 "version": function_version,
                 "predicted_by": {"version": version, "model": model},
-                "_aws": {"Timestamp": now, "CloudWatchMetrics": [directive]},
+                "_aws": {"Timestamp": now, "CloudWatchMetrics": [directive, both]},
                 **values,
             }

@@ -156,8 +156,8 @@ class Alarms(NamedTuple):
 
     `drift` is the score (handler/drift.py) that matters, over a window of `drift_hours` with at
     least `drift_rows` values; `unseen` percent of rows may have a value of a kind that the baseline
-    does not know. `labels` percent of a day's predictions should learn their outcome, 0 for none;
-    an outcome should be worth `impact` in the mean of a day, in the unit of `business`.
+    does not know. Within `label_days` (at most 7, or 0 for never) some outcome should be told;
+    outcomes should be worth `impact` in the mean of a day, in the unit of `business`.
     """
 
     availability: float = 99.9
@@ -167,7 +167,7 @@ class Alarms(NamedTuple):
     drift_hours: int = 24
     drift_rows: int = 50
     unseen: float = 1.0
-    labels: float = 0.0
+    label_days: int = 0
     impact: float | None = None
 
 
@@ -287,6 +287,8 @@ def _check(manifest: Manifest) -> None:
         problems.append("alarms: latency_ms is not above 0")
     if manifest.alarms.drift_hours not in range(1, 25) or manifest.alarms.drift_rows < 20:
         problems.append("alarms: drift_hours is 1 to 24, and drift_rows at least 20")
+    if manifest.alarms.label_days not in range(8):
+        problems.append("alarms: label_days is 0 to 7")
     if "model.onnx" not in manifest.files:
         problems.append("no model.onnx among the files")
     for problem in problems:

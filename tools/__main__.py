@@ -12,6 +12,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "pack": "turn a model and a sample of its data into an artifact with a contract",
     "cost": "what a month of a deployed model costs, idle and with traffic",
+    "trace": "explain a prediction by its id",
+    "report": "draw what records say: drift, rejects, latency, outcomes",
     "serve": "run the packed model locally, through the real Lambda handler",
 }
 
