@@ -99,7 +99,12 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
         if prediction:
             line["prediction"] = prediction
         if not route.startswith("GET "):  # a look at /ping or /model is not traffic
-            ranked = scored is not None and ranker is not None
+            ranked: dict[str, Any] = {}
+            if scored is not None and ranker is not None:
+                try:
+                    ranked = _ranked(ranker, request_id, scored)
+                except Exception as error:  # the answer is good, whatever is wrong with its ranks
+                    line["unranked"] = type(error).__name__
             metrics = scoring if ranked else plain
             line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
             line["Requests"] = 1
@@ -107,8 +112,7 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             line["Rejects"] = int(400 <= status < 500)
             line["Faults"] = int(status >= 500)
             line["timings_ms"] = {step: _micro(value) for step, value in timings_ms.items()}
-            if scored is not None and ranker is not None:
-                line |= _ranked(ranker, request_id, scored)
+            line |= ranked
         line["Latency"] = _micro(latency_ms)
         if scored is not None and capture is not None and predictions:
             line.update(capture(scored, predictions))

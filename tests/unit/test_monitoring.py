@@ -160,3 +160,15 @@ def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -
     for hours in (0, 25):
         with pytest.raises(Exception, match="drift_hours"):
             manifests.read(artifact.echo(tmp_path, alarms={"drift_hours": hours}))
+
+
+def test_ranks_that_fail_do_not_fail_the_request(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any) -> Any:
+        raise ValueError("SENTINEL")
+
+    monkeypatch.setattr(ranks.Ranker, "rank", explode)
+    found = record(capsys, Settings(DIABETES), [GOLDEN])
+    assert found["unranked"] == "ValueError"
+    assert "SENTINEL" not in json.dumps(found)
