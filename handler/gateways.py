@@ -16,7 +16,11 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9=_-]{1,64}").fullmatch
 
 
 class Request(NamedTuple):
-    """`headers` have lower-case names; `body` is as the gateway gave it, base64 or not."""
+    """`headers` have lower-case names; `body` is as the gateway gave it, base64 or not.
+
+    `synthetic`: sent by a release gate or a probe, not by a client. A header could be anybody's,
+    who would then be in no metric; what stands in `requestContext` no client can write.
+    """
 
     method: str
     path: str
@@ -24,6 +28,7 @@ class Request(NamedTuple):
     body: str
     is_base64: bool
     request_id: str
+    synthetic: bool = False
 
 
 class Reply(NamedTuple):
@@ -60,6 +65,7 @@ def request(event: Any) -> Request:
             body="" if body is None else body,
             is_base64=event.get("isBase64Encoded") is True,
             request_id=request_id if known else "",
+            synthetic=context.get("synthetic") is True,
         )
     except (KeyError, TypeError, AttributeError, IndexError):
         found = None

@@ -23,18 +23,28 @@ class Row(NamedTuple):
     prediction: dict[str, Any]
 
 
+def content(directory: Path) -> bytes:
+    """The file as it is. Raises ArtifactError if it cannot be read."""
+    try:
+        return Path(directory, FILE_NAME).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
+
+
+def row(line: bytes | str) -> Row:
+    """One golden row. Raises ArtifactError for anything else."""
+    try:
+        return Row(**orjson.loads(line))
+    except (ValueError, TypeError):
+        raise ArtifactError(f"{FILE_NAME}: a line is not a golden row") from None
+
+
 def read(directory: Path) -> list[Row]:
     """The golden rows in `directory`. Raises ArtifactError where there are none, or a damaged one.
 
     That the file is the one that was packed is not asked here: `Model` verifies every hash.
     """
-    try:
-        lines = Path(directory, FILE_NAME).read_bytes().splitlines()
-        rows = [Row(**orjson.loads(line)) for line in lines]
-    except OSError as error:
-        raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
-    except (ValueError, TypeError):
-        raise ArtifactError(f"{FILE_NAME}: a line is not a golden row") from None
+    rows = [row(line) for line in content(directory).splitlines()]
     if not rows:
         raise ArtifactError(f"{FILE_NAME}: there are no golden rows")
     return rows
@@ -57,5 +67,5 @@ def deviation(expected: Any, found: Any) -> float:
     if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         return max(map(deviation, expected, found), default=0.0)
     if isinstance(expected, float) and type(found) in (int, float):
-        return abs(expected - found) / max(1.0, abs(expected))
+        return float(abs(expected - found) / max(1.0, abs(expected)))
     return 0.0 if expected == found and type(expected) is type(found) else math.inf

@@ -58,8 +58,11 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
         timings_ms: dict[str, float],
         cold: bool,
         unusual: dict[str, int],
+        synthetic: bool = False,
     ) -> None:
-        """`route` is one of ours ("-" for any other); `problem` the kind of a refusal."""
+        """`route` is one of ours ("-" for any other); `problem` the kind of a refusal. A synthetic
+        request is recorded and marked, and in no metric.
+        """
         line: dict[str, Any] = {
             "level": "INFO" if status < 500 else "ERROR",
             "message": "request",
@@ -75,7 +78,9 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             line["cold_start"] = True
         if unusual:
             line["unusual"] = unusual
-        if not route.startswith("GET "):  # a look at /ping or /model is not traffic
+        if synthetic:
+            line["synthetic"] = True
+        elif not route.startswith("GET "):  # a look at /ping or /model is not traffic
             line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
             line["Requests"] = 1
             line["Rows"] = rows
