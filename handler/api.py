@@ -45,11 +45,15 @@ class Answer(NamedTuple):
 
 
 class Serving(NamedTuple):
-    """What the routes work with. `issue` names predictions; `tell` takes outcomes."""
+    """What the routes work with. `issue` names predictions; `tell` takes outcomes; `store` connects
+    to where jobs are kept.
+    """
 
     scorer: Scorer
     issue: lineage.Issue
     tell: Callable[[str | bytes], Any]
+    store: Callable[[], Any]
+    has_jobs: bool
 
 
 Route = Callable[[Serving, Request, float | None], Answer]
@@ -88,12 +92,35 @@ def document(serving: Serving, request: Request, deadline: float | None) -> Answ
     """`GET /openapi.json`."""
     from handler import openapi
 
-    return Answer(Reply(200, orjson.dumps(openapi.document(serving.scorer.manifest)), JSON))
+    told = openapi.document(serving.scorer.manifest, serving.has_jobs)
+    return Answer(Reply(200, orjson.dumps(told), JSON))
 
 
 def ping(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`GET /ping`: ready, or a 503 that says why not."""
     return Answer(Reply(200, b'{"status":"ready"}', JSON))
+
+
+def submit(serving: Serving, request: Request, deadline: float | None) -> Answer:
+    """`POST /jobs`: as `/predict`, but answered later."""
+    body = wire.json_body(request, serving.scorer.manifest.limits.body_bytes)
+    serving.scorer.contract.columns(body)  # refused here and now, not as the job's result
+    from handler import jobs
+
+    body = body.encode() if isinstance(body, str) else body
+    ticket = jobs.submit(
+        serving.store(), body, request.caller, request.headers.get("idempotency-key")
+    )
+    # relative, because the path that the client used may begin with a stage
+    return Answer(Reply(202, ticket.document, {**JSON, "location": f"jobs/{ticket.id}"}))
+
+
+def result(serving: Serving, request: Request, deadline: float | None) -> Answer:
+    """`GET /jobs/{id}`: queued, succeeded with the result, or failed with the problem."""
+    from handler import jobs
+
+    text, finished = jobs.find(serving.store(), request.parameters["id"], request.caller)
+    return Answer(Reply(200, text, JSON if finished else {**JSON, "retry-after": "2"}))
 
 
 def invocations(serving: Serving, request: Request, deadline: float | None) -> Answer:
@@ -122,7 +149,7 @@ def infer(serving: Serving, request: Request, deadline: float | None) -> Answer:
     scored = scorer.infer(asked.columns, deadline)
     scored.seconds["validate"] = validated
     whole = scorer.manifest.execution.batch == "none"  # one instance, without an axis for rows
-    outputs = [output[0] for output in scored.outputs] if whole else scored.outputs
+    outputs = [output[0, ...] for output in scored.outputs] if whole else scored.outputs
     reply = oip.write(scorer.manifest, request, asked, outputs)
     rows = len(asked.columns[0])
     return Answer(reply, rows, scored.unusual, scored.seconds, {"scored": scored})
@@ -143,6 +170,8 @@ def about(what: str) -> Route:
 ROUTES: dict[str, dict[str, Route]] = {
     "/predict": {"POST": predict},
     "/feedback": {"POST": feedback},
+    "/jobs": {"POST": submit},
+    "/jobs/{id}": {"GET": result},
     "/model": {"GET": model},
     "/openapi.json": {"GET": document},
     "/ping": {"GET": ping},
@@ -160,6 +189,7 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v2/models/{name}/versions/{version}/ready": {"GET": about("ready")},
     "/v2/models/{name}/versions/{version}/infer": {"POST": infer},
 }
+JOBS = ("/jobs", "/jobs/{id}")  # which only a deployment with jobs has
 
 
 def create(config: settings.Settings) -> Handler:
@@ -170,9 +200,11 @@ def create(config: settings.Settings) -> Handler:
     cold = True
 
     def serve(request: Request, context: Any) -> Answer:
+        if request.synthetic and request.path.startswith("/golden/") and scorer is not None:
+            return _golden(config, request.path.rpartition("/")[2])
         pattern, parameters = _find(request.path)
         methods = ROUTES.get(pattern)
-        if methods is None:
+        if methods is None or (pattern in JOBS and not _has_jobs(config)):
             raise NotFound("the paths are listed at /openapi.json")
         if request.method not in methods:
             allow = ", ".join(sorted(methods))
@@ -199,7 +231,7 @@ def create(config: settings.Settings) -> Handler:
             monitoring.event("error", "unexpected", request_id=request_id, **where)
             problem = Fault("an unexpected error; it has been logged")
         if problem is not None:
-            answer = Answer(_problem(problem, request_id))
+            answer = Answer(_problem(problem, request_id, request))
         record(
             request_id=request_id,
             route=_route(request),
@@ -211,6 +243,7 @@ def create(config: settings.Settings) -> Handler:
             cold=cold,
             unusual=answer.unusual,
             **answer.watched,
+            synthetic=request is not None and request.synthetic,
         )
         cold = False
         return gateways.response(event, wire.packed(request, answer.reply))
@@ -238,7 +271,26 @@ def _serving(config: settings.Settings, scorer: Scorer) -> Serving:
             taker = feedback.taker(scorer.manifest, config)
         return taker(body)
 
-    return Serving(scorer, issue, tell)
+    def store() -> Any:  # nor for boto3
+        from handler import jobs
+
+        return jobs.connect(config)
+
+    return Serving(scorer, issue, tell, store, _has_jobs(config))
+
+
+def _has_jobs(config: settings.Settings) -> bool:
+    return bool(config.jobs_bucket and config.jobs_queue_url)
+
+
+def _golden(config: settings.Settings, number: str) -> Answer:
+    """A golden row: the version's own proof, for those who may invoke it past the gateway."""
+    from handler import golden
+
+    lines = golden.content(settings.model_dir(config)).splitlines()
+    if not number.isdecimal() or int(number) >= len(lines):
+        raise NotFound(f"there are {len(lines)} golden rows")
+    return Answer(Reply(200, lines[int(number)], JSON))
 
 
 def _deadline(context: Any) -> float | None:
@@ -280,10 +332,11 @@ def _route(request: Request | None) -> str:
     return f"{request.method} {pattern}" if request.method in ROUTES.get(pattern, ()) else "-"
 
 
-def _problem(refusal: Refusal, request_id: str) -> Reply:
-    return Reply(
-        refusal.status, orjson.dumps(refusal.problem(request_id)), {**PROBLEM, **refusal.headers}
-    )
+def _problem(refusal: Refusal, request_id: str, request: Request | None) -> Reply:
+    # KServe's client reads the `error` of nothing but application/json
+    kserve = request is not None and request.path.startswith(("/v1/", "/v2/"))
+    headers = {**(JSON if kserve else PROBLEM), **refusal.headers}
+    return Reply(refusal.status, orjson.dumps(refusal.problem(request_id)), headers)
 
 
 lambda_handler = create(settings.read())

@@ -14,6 +14,7 @@ The metrics, by service and version of the function:
     in_<feature>, out_<output>                the bin, 1 to 10, of each value: see handler/ranks.py
     Labels, LabelAge (hours)                  outcomes that came, of the version that predicted
     Error, Correct, Impact                    their absolute error, agreement and worth
+    Jobs, FailedJobs, Retries                 jobs done, of these failed; messages given back
 """
 
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 import orjson
 
 from handler.drift import DIMENSIONS, NAMESPACE
+from handler.errors import Refusal
 from handler.manifest import Feature, Manifest
 from handler.ranks import Ranker
 from handler.scoring import Scored
@@ -36,6 +38,13 @@ UNITS = {
     "Faults": "Count",
     "Latency": "Milliseconds",
 }
+BATCH_UNITS = {
+    "Jobs": "Count",
+    "FailedJobs": "Count",
+    "Retries": "Count",
+    "Rows": "Count",
+    "Latency": "Milliseconds",
+}
 METRICS = 100  # CloudWatch takes no more from one directive
 # CloudWatch takes 1 MB of one event, but Lambda splits what it carries there at 256 KB
 LINE_BYTES = 256_000
@@ -45,16 +54,9 @@ Record = Callable[..., None]
 
 def recorder(settings: Settings, manifest: Manifest | None) -> Record:
     """The function that writes a request's record, everything constant being serialised once."""
-    model = {"name": manifest.name, "version": manifest.version} if manifest else None
     ranker = Ranker(manifest) if manifest and manifest.baseline else None
-    plain = directives(UNITS)
-    watched = dict.fromkeys(ranker.metrics if ranker else ())
-    scoring = directives({**UNITS, "Unseen": "Count", **watched}) if ranker else plain
-    constant = {
-        "service": settings.service or (manifest.name if manifest else settings.function),
-        "version": settings.function_version,
-        "model": orjson.Fragment(orjson.dumps(model)),
-    }
+    plain, scoring = directives(UNITS), _with_ranks(UNITS, ranker)
+    constant = _constant(settings, manifest)
     capture = _capturer(settings, manifest)
 
     def record(
@@ -72,8 +74,10 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
         predictions: Sequence[bytes] = (),
         prediction: str = "",
         outcomes: Sequence[dict[str, Any]] = (),
+        synthetic: bool = False,
     ) -> None:
-        """`route` is one of ours ("-" for any other); `problem` the kind of a refusal.
+        """`route` is one of ours ("-" for any other); `problem` the kind of a refusal. A synthetic
+        request is recorded and marked, and in no metric.
 
         `scored` is ranked; of `predictions`, as they were answered, and of its rows is kept what
         CAPTURE allows. `prediction` is what the ids of the request begin with. `outcomes`: lines of
@@ -96,7 +100,9 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             line["unusual"] = unusual
         if prediction:
             line["prediction"] = prediction
-        if not route.startswith("GET "):  # a look at /ping or /model is not traffic
+        if synthetic:
+            line["synthetic"] = True
+        elif not route.startswith("GET "):  # a look at /ping or /model is not traffic
             ranked: dict[str, Any] = {}
             if scored is not None and ranker is not None:
                 try:
@@ -127,6 +133,72 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
     return record
 
 
+def batch_recorder(settings: Settings, manifest: Manifest) -> Record:
+    """The function that writes the record of a batch of jobs, and a line for each gone wrong."""
+    ranker = Ranker(manifest) if manifest.baseline else None
+    plain, scoring = directives(BATCH_UNITS), _with_ranks(BATCH_UNITS, ranker)
+    constant = _constant(settings, manifest)
+
+    def record(
+        *,
+        request_id: str,
+        messages: int,
+        succeeded: int,
+        failed: dict[str, str],
+        retries: dict[str, Refusal],
+        rows: int,
+        latency_ms: float,
+        cold: bool,
+        scored: Scored | None,
+    ) -> None:
+        """`failed`: kinds of problem by job, which are done; `retries`: by message given back.
+        `scored`: the run that is ranked.
+        """
+        line: dict[str, Any] = {
+            "level": "WARNING" if retries else "INFO",
+            "message": "batch",
+            "timestamp": time.time_ns() // 1_000_000,
+            "request_id": request_id,
+            "messages": messages,
+            **constant,
+        }
+        told = {key: line[key] for key in ("timestamp", "request_id", *constant)}
+        lines: list[dict[str, Any]] = [
+            {"level": "INFO", "message": "failed job", "job": job, "problem": kind, **told}
+            for job, kind in failed.items()
+        ]
+        for message, refusal in retries.items():
+            what = {"message_id": message, "problem": refusal.kind, "detail": refusal.detail}
+            lines.append({"level": "WARNING", "message": "retry", **what, **told})
+        if cold:
+            line["cold_start"] = True
+        metrics = scoring if scored and ranker else plain
+        line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
+        line["Jobs"], line["FailedJobs"] = succeeded + len(failed), len(failed)
+        line["Retries"], line["Rows"] = len(retries), rows
+        line["Latency"] = _micro(latency_ms)
+        if scored and ranker:
+            line |= _ranked(ranker, request_id, scored)
+        sys.stdout.write(b"\n".join(map(orjson.dumps, [*lines, line])).decode() + "\n")
+        sys.stdout.flush()
+
+    return record
+
+
+def _constant(settings: Settings, manifest: Manifest | None) -> dict[str, Any]:
+    model = {"name": manifest.name, "version": manifest.version} if manifest else None
+    return {
+        "service": settings.service or (manifest.name if manifest else settings.function),
+        "version": settings.function_version,
+        "model": orjson.Fragment(orjson.dumps(model)),
+    }
+
+
+def _with_ranks(units: dict[str, str], ranker: Ranker | None) -> orjson.Fragment:
+    watched = {"Unseen": "Count", **dict.fromkeys(ranker.metrics)} if ranker else {}
+    return directives({**units, **watched})
+
+
 def directives(units: dict[str, Any]) -> orjson.Fragment:
     """The metric directives of a record, METRICS names in each; a unit of None is left out."""
     metrics = [{"Name": k, "Unit": u} if u else {"Name": k} for k, u in units.items()]
@@ -153,8 +225,9 @@ def _short(line: dict[str, Any], metrics: orjson.Fragment) -> dict[str, Any]:
     """What must not get lost of a record that is too long: its metrics but the ranks."""
     left_out = ("unusual", "missing", "predictions", "instances", "captured", "Unseen")
     kept = {k: v for k, v in line.items() if k not in left_out and not isinstance(v, list)}
-    stamp = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
-    return kept | {"truncated": True, "_aws": stamp}
+    if "_aws" in line:
+        kept["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
+    return kept | {"truncated": True}
 
 
 def _capturer(

@@ -241,6 +241,12 @@ def _protocols(manifest: Manifest, predict: Schema) -> Schema:
         missing = _problems(404) if parts else {}
         parts += operation.get("parameters", [])
         told = {**operation["responses"], **missing}
+        if path.startswith(("/v1/", "/v2/")):  # see handler.api._problem
+            told |= {
+                status: {**answer, "content": _json(reference("Problem"))}
+                for status, answer in told.items()
+                if status != "200"
+            }
         return {**operation, **({"parameters": parts} if parts else {}), "responses": told}
 
     def reference(name: str) -> Schema:
@@ -272,8 +278,61 @@ def _protocols(manifest: Manifest, predict: Schema) -> Schema:
     return paths
 
 
-def document(manifest: Manifest) -> Schema:
-    """The whole document, for every path in handler.api.ROUTES."""
+def _jobs(predict: Schema) -> Schema:
+    """The paths of jobs, which take and give what `predict` does."""
+    told = {"id": {"type": "string"}, "expires_at": {"type": "string", "format": "date-time"}}
+
+    def state(status: str, **part: Schema) -> Schema:
+        return _closed({"job": _closed({**told, "status": {"const": status}}), **part})
+
+    queued = state("queued")
+    succeeded = state(
+        "succeeded", result=predict["responses"]["200"]["content"]["application/json"]["schema"]
+    )
+    failed = state("failed", problem={"$ref": "#/components/schemas/Problem"})
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same key is the same job, until that expires.",
+        "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
+    }
+    id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    location = {"description": "Where to ask, relative to here", "schema": {"type": "string"}}
+    again = {"description": "Seconds, while it is queued", "schema": {"type": "integer"}}
+    submit = {
+        "summary": "Score later",
+        "operationId": "submit",
+        "tags": ["jobs"],
+        "parameters": [key],
+        "requestBody": predict["requestBody"],
+        "responses": {
+            "202": {
+                "description": "Accepted; if the job was there before, with its status",
+                "headers": {"Location": location},
+                "content": _json(_closed({"job": _closed({**told, "status": {"type": "string"}})})),
+            },
+            **_problems(400, 405, 409, 413, 415, 422, 500, 503),
+        },
+    }
+    result = {
+        "summary": "A job: queued, succeeded with the result, or failed with the problem",
+        "operationId": "result",
+        "tags": ["jobs"],
+        "parameters": [id],
+        "responses": {
+            "200": {
+                "description": "OK",
+                "headers": {"Retry-After": again},
+                "content": _json({"oneOf": [queued, succeeded, failed]}),
+            },
+            **_problems(404, 405, 500, 503),
+        },
+    }
+    return {"/jobs": {"post": submit}, "/jobs/{id}": {"get": result}}
+
+
+def document(manifest: Manifest, jobs: bool = False) -> Schema:
+    """The whole document, for every path in handler.api.ROUTES: with those of jobs, or without."""
     from handler.protocols import schemas
 
     rows = manifest.limits.rows
@@ -323,6 +382,7 @@ def document(manifest: Manifest) -> Schema:
                 "Readiness: 503 says why not", _json(_closed({"status": {"const": "ready"}}))
             ),
             **_protocols(manifest, predict),
+            **(_jobs(predict) if jobs else {}),
         },
         "components": {
             "schemas": {

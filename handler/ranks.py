@@ -35,7 +35,7 @@ from handler.tensors import Array, Columns
 ROWS = 100  # CloudWatch takes no more values of a metric from one record
 FULLY = 50  # rows that are all ranked; of more, a tenth, up to ROWS, or ranks would cost too much
 VALUES = 15_000  # of all metrics together, so that the record stays short
-FEW = 8  # rows up to which plain Python is faster than numpy
+FEW = 16  # rows up to which plain Python is faster than numpy
 GOLDEN = 0.6180339887498949  # 1/phi: its multiples are spread evenly in (0, 1)
 PLASTIC = 0.7548776662466927
 _EDGE = 1e-6 * BINS  # the baseline is rounded to six digits

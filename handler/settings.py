@@ -17,7 +17,9 @@ class Settings(NamedTuple):
     """`model_dir`: the artifact's folder, None if there is not exactly one to choose.
     `service`: the name metrics are filed under ("" for the model's name). `function`,
     `function_version`: as Lambda names them. `capture`: what of a request its record keeps.
-    `secret`: the key of the seal on prediction ids.
+    `secret`: the key of the seal on prediction ids. `jobs_bucket`, `jobs_queue_url`: "" where there
+    are no jobs. `jobs_days`: how long one can be asked for. `jobs_receives`: how often the queue
+    delivers a message before it gives it up.
     """
 
     model_dir: Path | None
@@ -26,11 +28,17 @@ class Settings(NamedTuple):
     function_version: str = "$LATEST"
     capture: Capture = "off"
     secret: str = ""
+    jobs_bucket: str = ""
+    jobs_queue_url: str = ""
+    jobs_days: int = 7
+    jobs_receives: int = 5
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """MODEL_DIR (default: the one artifact there is), SERVICE_NAME, CAPTURE, FEEDBACK_SECRET, and
-    what Lambda sets. A CAPTURE that is none of ours is "off": it may only ever show too little.
+    """MODEL_DIR (default: the one artifact there is), SERVICE_NAME, CAPTURE, FEEDBACK_SECRET,
+    JOBS_BUCKET, JOBS_QUEUE_URL, JOBS_DAYS, JOBS_RECEIVES, and what Lambda sets.
+
+    A CAPTURE that is none of ours is "off": it may only ever show too little.
     """
     named = environ.get("MODEL_DIR")
     found = [Path(named)] if named else [p.parent for p in ARTIFACTS.glob(f"*/{FILE_NAME}")]
@@ -42,6 +50,10 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         function_version=environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
         capture=cast(Capture, capture) if capture in CAPTURES else "off",
         secret=environ.get("FEEDBACK_SECRET", ""),
+        jobs_bucket=environ.get("JOBS_BUCKET", ""),
+        jobs_queue_url=environ.get("JOBS_QUEUE_URL", ""),
+        jobs_days=int(environ.get("JOBS_DAYS", 7)),
+        jobs_receives=int(environ.get("JOBS_RECEIVES", 5)),
     )
 
 

@@ -54,7 +54,7 @@ def test_what_infra_takes_does_not_load_onnxruntime(module: str) -> None:
 
 
 def test_the_doors_know_neither_numpy_nor_onnx() -> None:
-    for door in ("api", "gateways", "wire"):
+    for door in ("api", "gateways", "wire", "worker", "jobs"):
         names = {name.partition(".")[0] for name in imports(ROOT / "handler" / f"{door}.py")}
         assert not names & {"numpy", "onnxruntime"}, door
 
