@@ -225,8 +225,9 @@ class Contract:
         return validated
 
     def rows(self, body: str | bytes) -> list[Row]:
-        """The same as rows, each with every feature in the contract's order; `stacked` makes columns
-        of those of several bodies.
+        """The same as rows, each with every feature in the contract's order.
+
+        Those of several bodies become columns by `stacked`.
         """
         try:
             document = self._body.validate_json(body)

@@ -12,7 +12,6 @@ instead of using up the messages' receives.
 """
 
 import gc
-import re
 import threading
 import time
 from collections import deque
@@ -31,7 +30,6 @@ from handler.scoring import Scored, Scorer
 
 # of the function's time: kept for writing results, for the response, and what it has unless told
 WRITING_SECONDS, MARGIN_SECONDS, DEFAULT_SECONDS = 15.0, 0.25, 60.0
-_claim = re.compile(r'\s*\{\s*"job"\s*:\s*"([\w-]{1,80})"\s*\}\s*', re.ASCII).fullmatch
 
 
 class Job(NamedTuple):
@@ -66,7 +64,7 @@ def read(event: Any) -> list[Job]:
             message, body, attributes = record["messageId"], record["body"], record["attributes"]
             if not (type(message) is type(body) is str and message):
                 raise TypeError
-            claim = _claim(body)
+            claim = jobs.claim(body)
             id = claim[1] if claim else message
             job = found.get((id, claim is None))
             if job:
