@@ -6,7 +6,7 @@ pass stops at the first bad row, so that six megabytes of wrong values cost no m
 second looks only as far as it needs to tell the caller of 20 violations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -207,11 +207,11 @@ class Contract:
         Raises BadRequest for what is not JSON, ContractViolation for what is not in the contract.
         """
         columns = self._by_column(body) if len(body) > MANY else None
-        return columns or list(zip(*map(dict.values, self._by_row(body)), strict=True))
+        return columns or stacked(self.rows(body))
 
     def _by_column(self, body: str | bytes) -> Columns | None:
         """The same, a third faster for many rows, if all is well; None if it is not plain that it
-        is: `_by_row` judges then.
+        is: `rows` judges then.
         """
         if not self._schemas:
             return None
@@ -230,8 +230,11 @@ class Contract:
             return None
         return validated
 
-    def _by_row(self, body: str | bytes) -> list[Row]:
-        """Every instance with every feature, in the contract's order."""
+    def rows(self, body: str | bytes) -> list[Row]:
+        """The same as rows, each with every feature in the contract's order.
+
+        Those of several bodies become columns by `stacked`.
+        """
         try:
             document = self._body.validate_json(body)
         except ValidationError as error:
@@ -340,6 +343,11 @@ class Contract:
         for i, row in enumerate(document["instances"]):
             if len(row) > len(self._names):
                 yield _unknown_field(len(row) - len(self._names), "instances", i)
+
+
+def stacked(rows: Iterable[Row]) -> Columns:
+    """The columns of validated rows."""
+    return list(zip(*map(dict.values, rows), strict=True))
 
 
 def _unknown_field(count: int, *where: str | int) -> Violation:

@@ -31,6 +31,8 @@ NOBODY = "-"  # whose job it is when no caller was known
 # an object that is not there, a condition that is not met, another conditional write under way
 _NO = {"NoSuchKey", "404", "PreconditionFailed", "ConditionalRequestConflict"}
 _is_id = re.compile(r"[A-Za-z0-9_-]{1,80}").fullmatch
+# of a message, the claim check; anything else is a body
+claim = re.compile(r'\s*\{\s*"job"\s*:\s*"([\w-]{1,80})"\s*\}\s*', re.ASCII).fullmatch
 _is_key = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
 
 
@@ -91,7 +93,7 @@ def submit(store: Store, body: bytes, caller: str = "", key: str | None = None) 
     id, digest = _id(store, caller, key), sha256(body).hexdigest()
     until = expires({}, store)
     mine = {"caller": _owner(id, caller), "sha256": digest, "expires": str(until)}
-    held = _create(store, id, REQUEST, body, mine)
+    held = create(store, id, REQUEST, body, mine)
     if held:
         if held.get("sha256") != digest:
             raise Conflict("send another body under another key")
@@ -99,9 +101,13 @@ def submit(store: Store, body: bytes, caller: str = "", key: str | None = None) 
         done = _look(store, id, RESULT, store.s3.head_object)
         if done:
             return Ticket(id, document(id, done.metadata["status"], until))
-    message = orjson.dumps({"job": id}).decode()
-    _ask(store.sqs.send_message, QueueUrl=store.queue_url, MessageBody=message)
+    _ask(store.sqs.send_message, QueueUrl=store.queue_url, MessageBody=check(id))
     return Ticket(id, document(id, "queued", until))
+
+
+def check(id: str) -> str:
+    """The message that claims a job."""
+    return orjson.dumps({"job": id}).decode()
 
 
 def find(store: Store, id: str, caller: str = "") -> tuple[bytes, bool]:
@@ -128,7 +134,7 @@ def request(store: Store, id: str) -> Stored | None:
 def finish(store: Store, id: str, status: str, text: bytes, caller: str, until: int) -> None:
     """Write a job's result, unless there is one. Raises Unavailable."""
     told = {"caller": caller, "expires": str(until), "status": status}
-    _create(store, id, RESULT, text, told)
+    create(store, id, RESULT, text, told)
 
 
 def expires(metadata: dict[str, str], store: Store) -> int:
@@ -180,7 +186,7 @@ def _owner(id: str, caller: str) -> str:
     )
 
 
-def _create(
+def create(
     store: Store, id: str, name: str, body: bytes, metadata: dict[str, str]
 ) -> dict[str, str] | None:
     """Write an object unless it is there; what is there has its metadata returned.

@@ -12,7 +12,6 @@ instead of using up the messages' receives.
 """
 
 import gc
-import re
 import threading
 import time
 from collections import deque
@@ -24,14 +23,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from handler import jobs, lineage, monitoring, scoring, settings, wire
+from handler.contract import Row, stacked
 from handler.errors import DeadlineExceeded, Fault, Refusal, RequestGone, Unavailable
 from handler.jobs import Store
 from handler.scoring import Scored, Scorer
-from handler.tensors import Columns
 
 # of the function's time: kept for writing results, for the response, and what it has unless told
 WRITING_SECONDS, MARGIN_SECONDS, DEFAULT_SECONDS = 15.0, 0.25, 60.0
-_claim = re.compile(r'\s*\{\s*"job"\s*:\s*"([\w-]{1,80})"\s*\}\s*', re.ASCII).fullmatch
 
 
 class Job(NamedTuple):
@@ -49,8 +47,7 @@ class Work(NamedTuple):
     """A job that was begun: its `rows`, or why there are none."""
 
     job: Job
-    columns: Columns
-    rows: int
+    rows: list[Row]
     refusal: Refusal | None
     caller: str = jobs.NOBODY
     until: int = 0
@@ -67,7 +64,7 @@ def read(event: Any) -> list[Job]:
             message, body, attributes = record["messageId"], record["body"], record["attributes"]
             if not (type(message) is type(body) is str and message):
                 raise TypeError
-            claim = _claim(body)
+            claim = jobs.claim(body)
             id = claim[1] if claim else message
             job = found.get((id, claim is None))
             if job:
@@ -118,7 +115,7 @@ class Batch:
         for job, fetch in self._fetched(found):
             waiting -= 1
             work = self._begin(job, fetch, receives)
-            count = work.rows
+            count = len(work.rows)
             # whatever made a message fail before, it shall not do so to others: it runs alone
             if self._stack and (count > room or job.receives > 1):
                 self._flush(waiting + 1)
@@ -147,7 +144,7 @@ class Batch:
     def _begin(self, job: Job, fetch: Future[Any] | None, receives: int) -> Work:
         """Validate a job's body, which is fetched first where it has to be."""
         caller, until = jobs.NOBODY, job.sent + self._store.seconds
-        columns: Columns = []
+        rows: list[Row] = []
         refusal: Refusal | None = None
         try:
             if job.group in self._stopped:
@@ -164,12 +161,12 @@ class Batch:
                 body, until = stored.body, jobs.expires(stored.metadata, self._store)
             else:
                 body = wire.sized(job.body or "", self._scorer.manifest.limits.body_bytes)
-            columns = self._scorer.contract.columns(body)
+            rows = self._scorer.contract.rows(body)
         except TimeoutError:
             refusal = Unavailable("the job's request was not read in time")
         except Exception as error:
             refusal = _refusal(error)
-        return Work(job, columns, len(columns[0]) if columns else 0, refusal, caller, until)
+        return Work(job, rows, refusal, caller, until)
 
     def _flush(self, waiting: int) -> None:
         """Score what is stacked in one run and write the results."""
@@ -215,10 +212,7 @@ class Batch:
         left = self._deadline - start
         # half of the time, where that would otherwise be nothing for those who wait
         until = start + (left if len(works) == 1 and not waiting else left / 2)
-        columns = works[0].columns
-        if len(works) > 1:
-            stacked = zip(*[work.columns for work in works], strict=True)
-            columns = [list(chain.from_iterable(each)) for each in stacked]
+        columns = stacked(chain.from_iterable([work.rows for work in works]))
         try:
             scored = self._scorer.score_columns(columns, until)
         except Exception as error:
@@ -234,9 +228,9 @@ class Batch:
             self.scored = scored
         # the ids are of when a job was submitted, so that it gets the same each time
         age = self._store.seconds
-        parts = [(work.rows, work.job.id, (work.until - age) * 1000) for work in works]
+        parts = [(len(work.rows), work.job.id, (work.until - age) * 1000) for work in works]
         named = iter(lineage.attach(self._issue(scored.outputs, parts), scored.predictions))
-        return [self._answer(list(islice(named, work.rows))) for work in works]
+        return [self._answer(list(islice(named, len(work.rows)))) for work in works]
 
     def _answer(self, predictions: list[bytes]) -> bytes | Refusal:
         try:

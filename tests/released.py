@@ -41,7 +41,7 @@ class Lambda:
         self.live = live
         self.asked: list[tuple[str, str]] = []
 
-    def invoke(self, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803
+    def invoke(self, FunctionName: str, Payload: bytes) -> dict[str, Any]:
         event, qualifier = json.loads(Payload), FunctionName.rpartition(":")[2]
         version = self.live if qualifier == "live" else qualifier
         self.asked.append((qualifier, f"{event['httpMethod']} {event['path']}"))

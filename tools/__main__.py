@@ -15,6 +15,7 @@ COMMANDS = {
     "cost": "what a month of a deployed model costs, idle and with traffic",
     "trace": "explain a prediction by its id",
     "report": "draw what records say: drift, rejects, latency, outcomes",
+    "redrive": "have the dead letters of a stack's jobs tried again",
     "serve": "run the packed model locally, through the real Lambda handler",
 }
 

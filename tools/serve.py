@@ -33,7 +33,7 @@ from starlette.types import Receive, Scope, Send
 
 from handler import openapi, settings
 from handler.errors import ArtifactError, PayloadTooLarge
-from tools import fronts, report
+from tools import fronts, queue, report
 from tools.environment import Environment, refusal
 from tools.fronts import Call
 
@@ -244,7 +244,10 @@ def main(args: argparse.Namespace) -> int:
             listener = stack.enter_context(
                 socket.create_server((args.host, args.port), family=family, backlog=2048)
             )
-            environment = Environment(directory.absolute(), args.front, args.timeout)
+            jobs = stack.enter_context(queue.prepared())
+            environment = Environment(
+                directory.absolute(), args.front, args.timeout, jobs and jobs.start
+            )
         except ArtifactError as error:
             say(f"{args.model_dir or 'no model to serve'}: {error}", "red")
             return 1
