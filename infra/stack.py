@@ -46,14 +46,23 @@ class ModelStack(cdk.Stack):
         notify = topic(self, settings)
         service_alarms = ServiceAlarms(self, "Alarms", watched, notify)
         alarms = service_alarms.alarms
-        if settings.rollout != "all-at-once":
+        if settings.rollout != "all-at-once" and not settings.pinned_version:
             canary = CanaryAlarms(self, "Canary", watched)
-            Rollout(self, "Rollout", settings=settings, scoring=scoring, alarms=canary.alarms)
+            rollout = Rollout(
+                self,
+                "Rollout",
+                settings=settings,
+                manifest=manifest,
+                scoring=scoring,
+                alarms=canary.alarms,
+            )
             alarms = [*alarms, *canary.alarms]
+            cdk.CfnOutput(self, "Application", value=rollout.group.application.application_name)
+            cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
         watch = DriftAlarms(self, "Drift", watched, notify)
         if settings.archive:
             Archive(self, "Archive", settings, scoring)
         Dashboard(self, "Dashboard", watched, [*alarms, *watch.shown])
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
-        cdk.CfnOutput(self, "LiveVersion", value=scoring.version.version)
+        cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)
