@@ -13,6 +13,7 @@ COMMANDS = {
     "pack": "turn a model and a sample of its data into an artifact with a contract",
     "changes": "explain the differences of two versions: contract, answers, baseline, lineage",
     "cost": "what a month of a deployed model costs, idle and with traffic",
+    "release": "which version is live; roll back, promote, pin",
     "serve": "run the packed model locally, through the real Lambda handler",
 }
 
