@@ -16,6 +16,7 @@ COMMANDS = {
     "trace": "explain a prediction by its id",
     "report": "draw what records say: drift, rejects, latency, outcomes",
     "redrive": "have the dead letters of a stack's jobs tried again",
+    "release": "which version is live; roll back, promote, pin",
     "serve": "run the packed model locally, through the real Lambda handler",
 }
 
