@@ -52,7 +52,7 @@ def write(directory: Path, dtype: str, shape: tuple[int | None, ...], batch: str
     turned = [shape[i] for i in order]
     nodes = [
         helper.make_node("Identity", ["x"], ["same"]),
-        helper.make_node("Transpose", ["x"], ["turned"], **({"perm": order} if order else {})),
+        helper.make_node("Transpose", ["x"], ["turned"], perm=order or None),
     ]
     outputs: list[tuple[str, int, list[Any], str]] = [
         ("same", kind, list(shape), name), ("turned", kind, turned, name)
