@@ -5,7 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks import cold, load, results, warm
+from benchmarks import batch, cold, load, results, warm
 from handler import settings
 
 START, END = "<!-- benchmarks: written by `make bench` -->", "<!-- /benchmarks -->"
@@ -24,6 +24,13 @@ def run(model_dir: Path, only: str | None, quick: bool) -> results.Report:
             figures[name], values[name] = warm.measure(
                 model_dir, scratch, count, *(1, 2) if quick else (5, 5), quick
             )
+        for count in batch.CALLS if only in (None, "batch") else ():
+            name = f"batch {count}"
+            figures[name], values[name] = batch.measure(
+                model_dir, scratch, count, *(1, 2) if quick else (5, 5), quick
+            )
+        if only in (None, "batch"):
+            figures["batch with S3"] = batch.with_s3(model_dir, 1 if quick else 5)
         if only in (None, "load"):
             original, packed = load.prepare(scratch)
             for what, rounds in load.measure(original, packed, 2 if quick else 15).items():
@@ -39,7 +46,7 @@ def run(model_dir: Path, only: str | None, quick: bool) -> results.Report:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=["cold", "warm", "load"])
+    parser.add_argument("--only", choices=["cold", "warm", "batch", "load"])
     parser.add_argument("--quick", action="store_true", help="two rounds, to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every figure, in seconds (MB)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the report")

@@ -34,6 +34,14 @@ CASES = {
     ),
 }
 
+# of queue messages
+BATCH = {
+    "worker": Case("**Answerable**, stacked, everything on", "benchmarks.peers.worker"),
+    "batch_processor": Case(
+        "Powertools' BatchProcessor, a run per message", "benchmarks.peers.powertools_batch"
+    ),
+}
+
 
 def start(fd: int, *arguments: str, model_dir: Path, threads: int) -> subprocess.Popen[bytes]:
     """A child in a clean environment, its records thrown away, its findings written to `fd`."""
@@ -71,13 +79,18 @@ def ask(*arguments: str, model_dir: Path, threads: int = 1) -> str:
 
 def write_events(path: Path, manifest: Manifest, count: int, different: int) -> str:
     """So many different events of `count` rows, where a child finds them; returns the path."""
+    found = rows(manifest, count, different)
+    path.write_bytes(marshal.dumps(([event(each) for each in found], found)))
+    return str(path)
+
+
+def rows(manifest: Manifest, count: int, different: int) -> list[list[dict[str, Any]]]:
+    """So many different lists of `count` rows."""
     rng = np.random.default_rng(count)
-    rows = [
+    return [
         [{f.name: _value(f, rng) for f in manifest.features} for _ in range(count)]
         for _ in range(different)
     ]
-    path.write_bytes(marshal.dumps(([event(each) for each in rows], rows)))
-    return str(path)
 
 
 def _value(feature: Feature, rng: np.random.Generator) -> Any:

@@ -58,12 +58,26 @@ def warm(out: int, module: str, path: str) -> None:
             answer = handle(event, context)
             seconds.append(clock() - start)
         seconds.sort()
-        if isinstance(answer, dict):
+        if isinstance(answer, dict) and "batchItemFailures" in answer:
+            values = written()
+        elif isinstance(answer, dict):
             values = [row["progression"] for row in json.loads(answer["body"])["predictions"]]
         else:
             values = answer[0].ravel().tolist()
         found = {"seconds": seconds[len(seconds) // 2], "values": values}
         os.write(out, json.dumps(found).encode() + b"\n")
+
+
+def written() -> list[float]:
+    """What the results say that a batch has put into the peers' bucket, which is emptied."""
+    import json
+
+    from benchmarks.peers import bucket
+
+    results = [json.loads(text) for _, text in sorted(bucket.objects.items())]
+    bucket.objects.clear()
+    results = [each.get("result", each) for each in results]  # ours is the job with its result
+    return [row["progression"] for each in results for row in each["predictions"]]
 
 
 def load(out: int, kind: str, original: str, packed: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.cases import CASES
+from benchmarks.cases import BATCH, CASES
 
 Rounds = dict[str, list[float]]
 Report = dict[str, Any]
@@ -37,6 +37,8 @@ TARGETS = (
     Target("warm 1", "answerable", "mangum_fastapi", 0.25),
     Target("warm 100", "answerable", "mangum_fastapi", 0.40),
     Target("warm 1000", "answerable", "mangum_fastapi", 0.40),
+    Target("batch 10", "worker", "batch_processor", 0.50),
+    Target("batch 1000", "worker", "batch_processor", 0.40),
     Target("load beside", "packed", "default", 0.15),
     Target("load after", "packed", "default", 0.15),
 )
@@ -81,7 +83,7 @@ def verdicts(figures: dict[str, Rounds]) -> list[dict[str, Any]]:
 
 def table(figures: dict[str, Rounds]) -> str:
     """The comparison in one table: what the README shows."""
-    columns = [name for name in figures if not name.startswith("load")]
+    columns = [name for name in figures if name == "cold" or name.startswith("warm")]
     if not columns:
         return ""
     heads = [
@@ -105,7 +107,8 @@ def markdown(report: Report) -> str:
     names = report["versions"]
     parts = [
         "# Benchmark results\n\nWritten by `python -m benchmarks`; the method is in the docstrings "
-        "of [cold.py](cold.py), [warm.py](warm.py) and [load.py](load.py), the peers are in "
+        "of [cold.py](cold.py), [warm.py](warm.py), [batch.py](batch.py) and [load.py](load.py), "
+        "the peers are in "
         "[peers/](peers).\n\n"
         f"{report['date']} · {report['machine']} · "
         + ", ".join(f"{name} {number}" for name, number in names.items())
@@ -121,6 +124,8 @@ def markdown(report: Report) -> str:
         parts.append("## Beside its peers\n\n" + text.strip() + "\n\n" + NOTES.strip())
     if "cold" in figures:
         parts.append(_cold(figures["cold"]))
+    if "batch 10" in figures:
+        parts.append(_batch(figures))
     if "load beside" in figures:
         parts.append(_load(figures))
     return "\n\n".join(parts) + "\n"
@@ -145,6 +150,28 @@ def _cold(rounds: Rounds) -> str:
         lines.append(f"| {title} | {_ms(lowest)} | {_ms(middle)} | {times:.2f} |")
     lines += ["", f"{len(rounds['floor'])} rounds; process start to the first answer of one row."]
     return "\n".join(lines)
+
+
+def _batch(figures: dict[str, Rounds]) -> str:
+    names = [name for name in figures if name.startswith("batch ") and name != "batch with S3"]
+    lines = ["## Batches of queue messages, one row each", ""]
+    lines += ["| | " + " | ".join(f"{name[6:]} messages, ms" for name in names) + " |"]
+    lines += ["|---|" + "---:|" * len(names)]
+    for case, (title, _) in BATCH.items():
+        cells = []
+        for name in names:
+            times = ratio(figures[name], case, "batch_processor")
+            cells.append(f"{_ms(median(figures[name][case]))} ({times:.2f}x)")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    rates = {case: 1 / median(seconds) for case, seconds in figures["batch with S3"].items()}
+    lines += [
+        "",
+        "Event in, response out, S3 replaced by a dict for both. Through S3's real client ",
+    ]
+    lines[-1] += "and a server on this machine (moto, which shares its two processors) one worker "
+    lines[-1] += "scores "
+    lines[-1] += " and ".join(f"{rate:.0f} rows a second {case}" for case, rate in rates.items())
+    return "\n".join(lines) + "."
 
 
 def _load(figures: dict[str, Rounds]) -> str:

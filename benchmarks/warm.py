@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from benchmarks import cases
 from benchmarks.results import Rounds
 from handler import manifest as manifests
-from handler.manifest import Manifest
 
 # calls in a turn, and different events, by rows
 CALLS = {1: 320, 100: 64, 1000: 12}
@@ -48,11 +47,27 @@ def measure(
     manifest = manifests.read(model_dir)
     events = cases.write_events(scratch / f"warm{count}", manifest, count, EVENTS[count])
     calls = 3 if quick else CALLS[count]
-    names, seconds = list(cases.CASES), {name: list[float]() for name in cases.CASES}
+    return compare(cases.CASES, events, calls, model_dir, starts, rounds)
+
+
+def compare(
+    compared: dict[str, cases.Case],
+    events: str,
+    calls: int,
+    model_dir: Path,
+    starts: int,
+    rounds: int,
+) -> tuple[Rounds, dict[str, Values]]:
+    """Let cases take turns of so many `calls`."""
+    names, seconds = list(compared), {name: list[float]() for name in compared}
     values: dict[str, Values] = {}
+    threads = manifests.read(model_dir).execution.intra_op_threads
     for _ in range(starts):
         with ExitStack() as stack:
-            workers = {name: _start(name, events, manifest, model_dir, stack) for name in names}
+            workers = {
+                name: _start(case.module, events, threads, model_dir, stack)
+                for name, case in compared.items()
+            }
             for i in range(-1, rounds):  # round -1 warms up
                 for name in names[i % len(names) :] + names[: i % len(names)]:
                     found = workers[name].turn(calls)
@@ -62,10 +77,9 @@ def measure(
     return seconds, values
 
 
-def _start(name: str, events: str, manifest: Manifest, model_dir: Path, stack: ExitStack) -> Worker:
+def _start(module: str, events: str, threads: int, model_dir: Path, stack: ExitStack) -> Worker:
     read, write = os.pipe()
-    arguments = "warm", cases.CASES[name].module, events
-    threads = manifest.execution.intra_op_threads
+    arguments = "warm", module, events
     child = cases.start(write, *arguments, model_dir=model_dir, threads=threads)
     os.close(write)
     stack.enter_context(child)  # which closes its stdin, so it ends, and waits

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple  # noqa: E402
 
 import orjson  # noqa: E402
 
-from handler import gateways, monitoring, scoring, settings, wire  # noqa: E402
+from handler import gateways, lineage, monitoring, scoring, settings, wire  # noqa: E402
 from handler.errors import (  # noqa: E402
     ArtifactError,
     Fault,
@@ -41,75 +41,127 @@ class Answer(NamedTuple):
     rows: int = 0
     unusual: dict[str, int] = {}
     seconds: dict[str, float] = {}
+    watched: dict[str, Any] = {}
 
 
-Route = Callable[[Scorer, Request, float | None], Answer]
+class Serving(NamedTuple):
+    """What the routes work with. `issue` names predictions; `tell` takes outcomes; `store` connects
+    to where jobs are kept.
+    """
+
+    scorer: Scorer
+    issue: lineage.Issue
+    tell: Callable[[str | bytes], Any]
+    store: Callable[[], Any]
+    has_jobs: bool
 
 
-def predict(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+Route = Callable[[Serving, Request, float | None], Answer]
+
+
+def predict(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`POST /predict`."""
-    body = wire.json_body(request, scorer.manifest.limits.body_bytes)
-    return _predicted(scorer, scorer.score(body, deadline))
+    body = wire.json_body(request, serving.scorer.manifest.limits.body_bytes)
+    return _predicted(serving, request, serving.scorer.score(body, deadline))
 
 
-def _predicted(scorer: Scorer, scored: Scored) -> Answer:
-    reply = Reply(200, scorer.contract.answer(scored.predictions), JSON)
-    return Answer(reply, len(scored.predictions), scored.unusual, scored.seconds)
+def _predicted(serving: Serving, request: Request, scored: Scored) -> Answer:
+    ids = serving.issue(scored.outputs, len(scored.predictions), request.request_id)
+    named = lineage.attach(ids, scored.predictions)
+    reply = Reply(200, serving.scorer.contract.answer(named), JSON)
+    first = ids[0][: lineage.PREFIX].decode()
+    watched = {"scored": scored, "predictions": named, "prediction": first}
+    return Answer(reply, len(named), scored.unusual, scored.seconds, watched)
 
 
-def model(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+def feedback(serving: Serving, request: Request, deadline: float | None) -> Answer:
+    """`POST /feedback`: how predictions turned out."""
+    body = wire.json_body(request, serving.scorer.manifest.limits.body_bytes)
+    told = serving.tell(body)
+    return Answer(Reply(202, told.answer, JSON), watched={"outcomes": told.records})
+
+
+def model(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`GET /model`: contract and lineage."""
     from handler import openapi
 
-    return Answer(Reply(200, orjson.dumps(openapi.describe(scorer.manifest)), JSON))
+    return Answer(Reply(200, orjson.dumps(openapi.describe(serving.scorer.manifest)), JSON))
 
 
-def document(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+def document(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`GET /openapi.json`."""
     from handler import openapi
 
-    return Answer(Reply(200, orjson.dumps(openapi.document(scorer.manifest)), JSON))
+    told = openapi.document(serving.scorer.manifest, serving.has_jobs)
+    return Answer(Reply(200, orjson.dumps(told), JSON))
 
 
-def ping(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+def ping(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`GET /ping`: ready, or a 503 that says why not."""
     return Answer(Reply(200, b'{"status":"ready"}', JSON))
 
 
-def invocations(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+def submit(serving: Serving, request: Request, deadline: float | None) -> Answer:
+    """`POST /jobs`: as `/predict`, but answered later."""
+    body = wire.json_body(request, serving.scorer.manifest.limits.body_bytes)
+    serving.scorer.contract.columns(body)  # refused here and now, not as the job's result
+    from handler import jobs
+
+    body = body.encode() if isinstance(body, str) else body
+    ticket = jobs.submit(
+        serving.store(), body, request.caller, request.headers.get("idempotency-key")
+    )
+    # relative, because the path that the client used may begin with a stage
+    return Answer(Reply(202, ticket.document, {**JSON, "location": f"jobs/{ticket.id}"}))
+
+
+def result(serving: Serving, request: Request, deadline: float | None) -> Answer:
+    """`GET /jobs/{id}`: queued, succeeded with the result, or failed with the problem."""
+    from handler import jobs
+
+    text, finished = jobs.find(serving.store(), request.parameters["id"], request.caller)
+    return Answer(Reply(200, text, JSON if finished else {**JSON, "retry-after": "2"}))
+
+
+def invocations(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`POST /invocations` and `POST /v1/models/{name}:predict`."""
     from handler.protocols import invocations, oip
 
+    scorer = serving.scorer
     oip.found(scorer.manifest, request)
     start = time.perf_counter()
     columns = invocations.columns(scorer, request)
     validated = time.perf_counter() - start
     scored = scorer.score_columns(columns, deadline)
     scored.seconds["validate"] = validated
-    return _predicted(scorer, scored)
+    return _predicted(serving, request, scored)
 
 
-def infer(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+def infer(serving: Serving, request: Request, deadline: float | None) -> Answer:
     """`POST /v2/models/{name}/infer`."""
     from handler.protocols import oip
 
+    scorer = serving.scorer
     oip.found(scorer.manifest, request)
     start = time.perf_counter()
     asked = oip.read(scorer, request)
     validated = time.perf_counter() - start
-    inferred = scorer.infer(asked.columns, deadline)
-    inferred.seconds["validate"] = validated
-    reply = oip.write(scorer.manifest, request, asked, inferred.outputs)
-    return Answer(reply, inferred.rows, inferred.unusual, inferred.seconds)
+    scored = scorer.infer(asked.columns, deadline)
+    scored.seconds["validate"] = validated
+    whole = scorer.manifest.execution.batch == "none"  # one instance, without an axis for rows
+    outputs = [output[0, ...] for output in scored.outputs] if whole else scored.outputs
+    reply = oip.write(scorer.manifest, request, asked, outputs)
+    rows = len(asked.columns[0])
+    return Answer(reply, rows, scored.unusual, scored.seconds, {"scored": scored})
 
 
 def about(what: str) -> Route:
     """A GET of the Open Inference Protocol, or of MLflow's: a function of handler.protocols.oip."""
 
-    def answer(scorer: Scorer, request: Request, deadline: float | None) -> Answer:
+    def answer(serving: Serving, request: Request, deadline: float | None) -> Answer:
         from handler.protocols import oip
 
-        manifest = oip.found(scorer.manifest, request)
+        manifest = oip.found(serving.scorer.manifest, request)
         return Answer(Reply(200, orjson.dumps(getattr(oip, what)(manifest)), JSON))
 
     return answer
@@ -117,6 +169,9 @@ def about(what: str) -> Route:
 
 ROUTES: dict[str, dict[str, Route]] = {
     "/predict": {"POST": predict},
+    "/feedback": {"POST": feedback},
+    "/jobs": {"POST": submit},
+    "/jobs/{id}": {"GET": result},
     "/model": {"GET": model},
     "/openapi.json": {"GET": document},
     "/ping": {"GET": ping},
@@ -134,27 +189,31 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v2/models/{name}/versions/{version}/ready": {"GET": about("ready")},
     "/v2/models/{name}/versions/{version}/infer": {"POST": infer},
 }
+JOBS = ("/jobs", "/jobs/{id}")  # which only a deployment with jobs has
 
 
 def create(config: settings.Settings) -> Handler:
     """Load the model and return the Lambda handler that serves it."""
     scorer, failure = _load(config)
     record = monitoring.recorder(config, scorer.manifest if scorer else None)
+    serving = _serving(config, scorer) if scorer else None
     cold = True
 
     def serve(request: Request, context: Any) -> Answer:
+        if request.synthetic and request.path.startswith("/golden/") and scorer is not None:
+            return _golden(config, request.path.rpartition("/")[2])
         pattern, parameters = _find(request.path)
         methods = ROUTES.get(pattern)
-        if methods is None:
+        if methods is None or (pattern in JOBS and not _has_jobs(config)):
             raise NotFound("the paths are listed at /openapi.json")
         if request.method not in methods:
             allow = ", ".join(sorted(methods))
             raise MethodNotAllowed(f"send {allow}", headers={"allow": allow})
-        if scorer is None:
+        if serving is None:
             raise NotReady(f"the model could not be loaded: {failure}")
         if parameters:
             request = request._replace(parameters=parameters)
-        return methods[request.method](scorer, request, _deadline(context))
+        return methods[request.method](serving, request, _deadline(context))
 
     def lambda_handler(event: Any, context: Any) -> Event:
         nonlocal cold
@@ -183,6 +242,8 @@ def create(config: settings.Settings) -> Handler:
             timings_ms={step: value * 1e3 for step, value in answer.seconds.items()},
             cold=cold,
             unusual=answer.unusual,
+            **answer.watched,
+            synthetic=request is not None and request.synthetic,
         )
         cold = False
         return gateways.response(event, wire.packed(request, answer.reply))
@@ -196,6 +257,40 @@ def _load(config: settings.Settings) -> tuple[Scorer | None, ArtifactError | Non
     except ArtifactError as error:
         monitoring.event("critical", "the model could not be loaded", reason=str(error))
         return None, error
+
+
+def _serving(config: settings.Settings, scorer: Scorer) -> Serving:
+    issue = lineage.issuer(scorer.manifest, config.function_version, config.secret)
+    taker: Any = None
+
+    def tell(body: str | bytes) -> Any:  # a cold start of /predict does not wait for it
+        nonlocal taker
+        if taker is None:
+            from handler import feedback
+
+            taker = feedback.taker(scorer.manifest, config)
+        return taker(body)
+
+    def store() -> Any:  # nor for boto3
+        from handler import jobs
+
+        return jobs.connect(config)
+
+    return Serving(scorer, issue, tell, store, _has_jobs(config))
+
+
+def _has_jobs(config: settings.Settings) -> bool:
+    return bool(config.jobs_bucket and config.jobs_queue_url)
+
+
+def _golden(config: settings.Settings, number: str) -> Answer:
+    """A golden row: the version's own proof, for those who may invoke it past the gateway."""
+    from handler import golden
+
+    lines = golden.content(settings.model_dir(config)).splitlines()
+    if not number.isdecimal() or int(number) >= len(lines):
+        raise NotFound(f"there are {len(lines)} golden rows")
+    return Answer(Reply(200, lines[int(number)], JSON))
 
 
 def _deadline(context: Any) -> float | None:

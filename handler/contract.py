@@ -6,7 +6,7 @@ pass stops at the first bad row, so that six megabytes of wrong values cost no m
 second looks only as far as it needs to tell the caller of 20 violations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -106,16 +106,22 @@ def feature_schema(feature: Feature, dtype: str) -> cs.CoreSchema:
         if not isinstance(feature.categories[0], str):  # a literal 1 would take true
             schema = cs.chain_schema([_float(None, None), schema])
     else:
-        low, high = number_bounds(dtype)
-        if feature.type == "integer" and dtype in EXACT:
-            low, high = -EXACT[dtype], EXACT[dtype]
-        if feature.out_of_range == "reject":
-            low = low if feature.minimum is None else feature.minimum
-            high = high if feature.maximum is None else feature.maximum
+        low, high = feature_bounds(feature, dtype)
         schema = _integer(low, high) if feature.type == "integer" else _float(low, high)
     if feature.nullable:
         return cs.with_default_schema(cs.nullable_schema(schema), default=None)
     return schema
+
+
+def feature_bounds(feature: Feature, dtype: str) -> tuple[float | None, float | None]:
+    """The least and greatest number that is taken: the stated range, or what the dtype holds."""
+    low, high = number_bounds(dtype)
+    if feature.type == "integer" and dtype in EXACT:
+        low, high = -EXACT[dtype], EXACT[dtype]
+    if feature.out_of_range == "reject":
+        low = low if feature.minimum is None else feature.minimum
+        high = high if feature.maximum is None else feature.maximum
+    return low, high
 
 
 def _row_schema(manifest: Manifest) -> cs.CoreSchema:
@@ -201,11 +207,11 @@ class Contract:
         Raises BadRequest for what is not JSON, ContractViolation for what is not in the contract.
         """
         columns = self._by_column(body) if len(body) > MANY else None
-        return columns or list(zip(*map(dict.values, self._by_row(body)), strict=True))
+        return columns or stacked(self.rows(body))
 
     def _by_column(self, body: str | bytes) -> Columns | None:
         """The same, a third faster for many rows, if all is well; None if it is not plain that it
-        is: `_by_row` judges then.
+        is: `rows` judges then.
         """
         if not self._schemas:
             return None
@@ -224,8 +230,11 @@ class Contract:
             return None
         return validated
 
-    def _by_row(self, body: str | bytes) -> list[Row]:
-        """Every instance with every feature, in the contract's order."""
+    def rows(self, body: str | bytes) -> list[Row]:
+        """The same as rows, each with every feature in the contract's order.
+
+        Those of several bodies become columns by `stacked`.
+        """
         try:
             document = self._body.validate_json(body)
         except ValidationError as error:
@@ -334,6 +343,11 @@ class Contract:
         for i, row in enumerate(document["instances"]):
             if len(row) > len(self._names):
                 yield _unknown_field(len(row) - len(self._names), "instances", i)
+
+
+def stacked(rows: Iterable[Row]) -> Columns:
+    """The columns of validated rows."""
+    return list(zip(*map(dict.values, rows), strict=True))
 
 
 def _unknown_field(count: int, *where: str | int) -> Violation:

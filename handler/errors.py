@@ -4,13 +4,16 @@
     Refusal
     ├── BadRequest            400  malformed-body
     ├── NotFound              404  not-found
+    │   └── RequestGone       404  request-gone         of a job, when its turn came
     ├── MethodNotAllowed      405  method-not-allowed
+    ├── Conflict              409  conflict             of an Idempotency-Key
     ├── PayloadTooLarge       413  payload-too-large
     ├── UnsupportedMediaType  415  unsupported-media-type
     ├── ContractViolation     422  contract-violation   with the list of violations
     └── Fault                 500  fault                ours, not the caller's
         ├── BadOutput         500  bad-output
         ├── NotReady          503  not-ready
+        ├── Unavailable       503  unavailable          S3 or SQS, with Retry-After
         └── DeadlineExceeded  504  deadline-exceeded
 
 No message here, and none made from them, holds a value or a key that the client sent.
@@ -83,10 +86,22 @@ class NotFound(Refusal):
     status, kind, title = 404, "not-found", "There is nothing at this path"
 
 
+class RequestGone(NotFound):
+    """A job's request had expired when the job's turn came."""
+
+    kind, title = "request-gone", "The job's request is no longer there"
+
+
 class MethodNotAllowed(Refusal):
     """The path exists, but not for this method; the answer carries `Allow`."""
 
     status, kind, title = 405, "method-not-allowed", "This path does not take that method"
+
+
+class Conflict(Refusal):
+    """An Idempotency-Key that stands for another body already."""
+
+    status, kind, title = 409, "conflict", "The Idempotency-Key belongs to another request"
 
 
 class PayloadTooLarge(Refusal):
@@ -128,6 +143,15 @@ class NotReady(Fault):
     """The model could not be loaded."""
 
     status, kind, title = 503, "not-ready", "The model is not loaded"
+
+
+class Unavailable(Fault):
+    """A service that jobs need refuses, throttles or is silent; the answer says when again."""
+
+    status, kind, title = 503, "unavailable", "A service that jobs need is not available"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"retry-after": "5"})
 
 
 class DeadlineExceeded(Fault):

@@ -22,6 +22,9 @@ class Request(NamedTuple):
 
     `binary`: whether a binary reply reaches the client as such, whatever the client asked for; a
     REST API looks at `Accept` first. `parameters`: the parts of the path that the route names.
+    `caller`: whom the front has authenticated, "" where it does not know.
+    `synthetic`: sent by a release gate or a probe, not by a client. A header could be anybody's,
+    who would then be in no metric; what stands in `requestContext` no client can write.
     """
 
     method: str
@@ -32,6 +35,8 @@ class Request(NamedTuple):
     request_id: str
     binary: bool = False
     parameters: dict[str, str] = {}
+    caller: str = ""
+    synthetic: bool = False
 
 
 class Reply(NamedTuple):
@@ -69,6 +74,8 @@ def request(event: Any) -> Request:
             is_base64=event.get("isBase64Encoded") is True,
             request_id=request_id if known else "",
             binary="version" in event or "elb" in context,
+            caller=_caller(context),
+            synthetic=context.get("synthetic") is True,
         )
     except (KeyError, TypeError, AttributeError, IndexError):
         found = None
@@ -77,6 +84,24 @@ def request(event: Any) -> Request:
     ):
         raise BadRequest("the event is not one of API Gateway, a function URL or an ALB")
     return found
+
+
+def _caller(context: Event) -> str:
+    """An IAM identity, a token's subject, a Lambda authorizer's principal, or an API key's id.
+
+    All sessions of one assumed role are one caller: a session's name changes with every container
+    that assumes the role. An ALB's header is left alone, because without an authenticating rule
+    anybody may send it.
+    """
+    identity, authorizer = context.get("identity") or {}, context.get("authorizer") or {}
+    arn = identity.get("userArn") or (authorizer.get("iam") or {}).get("userArn")
+    if arn:
+        return f"iam {arn.rpartition('/')[0] if ':assumed-role/' in arn else arn}"
+    claims = authorizer.get("claims") or (authorizer.get("jwt") or {}).get("claims") or {}
+    if claims.get("sub"):
+        return f"sub {claims.get('iss', '')} {claims['sub']}"
+    principal, key = authorizer.get("principalId"), identity.get("apiKeyId")
+    return f"principal {principal}" if principal else f"key {key}" if key else ""
 
 
 def response(event: Any, reply: Reply) -> Event:

@@ -21,6 +21,7 @@ FILE_NAME = "manifest.json"
 FeatureType = Literal["number", "integer", "category", "boolean", "text"]
 OutputKind = Literal["value", "label", "probabilities", "tensor"]
 Policy = Literal["reject", "accept"]
+Capture = Literal["keep", "hash", "drop"]
 
 
 class File(NamedTuple):
@@ -43,6 +44,8 @@ class Feature(NamedTuple):
 
     `minimum` and `maximum` are inclusive. `missing` is what a null or absent value of a nullable
     feature becomes before the model sees it; None stands for NaN (or "" in a string tensor).
+    `capture` is what a record keeps of the value where inputs are recorded at all: `hash` makes
+    equal values recognisable, but needs the secret, without which they could be guessed.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Feature(NamedTuple):
     max_length: int | None = None
     nullable: bool = False
     missing: str | bool | int | float | None = None
+    capture: Capture = "keep"
     example: str | bool | int | float | None = None
 
 
@@ -149,11 +153,37 @@ class Alarms(NamedTuple):
     """When a person is called. Percent of requests: `availability` is what must be answered
     without a fault of ours, `rejects` what may be refused before the callers need help.
     `latency_ms`: the slowest 1 % may take this long.
+
+    `drift` is the score (handler/drift.py) that matters, over a window of `drift_hours` with at
+    least `drift_rows` values; `unseen` percent of rows may have a value of a kind that the baseline
+    does not know. Within `label_days` (at most 7, or 0 for never) some outcome should be told;
+    outcomes should be worth `impact` in the mean of a day, in the unit of `business`.
     """
 
     availability: float = 99.9
     latency_ms: float = 1000.0
     rejects: float = 20.0
+    drift: float = 0.05
+    drift_hours: int = 24
+    drift_rows: int = 50
+    unseen: float = 1.0
+    label_days: int = 0
+    impact: float | None = None
+
+
+class Business(NamedTuple):
+    """What an outcome is worth in `unit`, where the caller does not say it.
+
+    Of numbers: `value` less `cost` per unit of absolute error. Of classes: `outcomes`, by what was
+    predicted and then by what came, where it has both; else `value` if they agree, less `cost` if
+    not. Outcomes that come more than `days` after their prediction are refused.
+    """
+
+    unit: str = ""
+    value: float = 0.0
+    cost: float = 0.0
+    outcomes: dict[str, dict[str, float]] = {}
+    days: int = 365
 
 
 class Manifest(NamedTuple):
@@ -177,6 +207,7 @@ class Manifest(NamedTuple):
     features: tuple[Feature, ...] = ()
     baseline: Baseline | None = None
     alarms: Alarms = Alarms()
+    business: Business | None = None
 
 
 def _schema(hint: Any) -> cs.CoreSchema:
@@ -254,6 +285,10 @@ def _check(manifest: Manifest) -> None:
         problems.append("alarms: a percentage that is out of range")
     if manifest.alarms.latency_ms <= 0:
         problems.append("alarms: latency_ms is not above 0")
+    if manifest.alarms.drift_hours not in range(1, 25) or manifest.alarms.drift_rows < 20:
+        problems.append("alarms: drift_hours is 1 to 24, and drift_rows at least 20")
+    if manifest.alarms.label_days not in range(8):
+        problems.append("alarms: label_days is 0 to 7")
     if "model.onnx" not in manifest.files:
         problems.append("no model.onnx among the files")
     for problem in problems:

@@ -1,22 +1,36 @@
 """One record per request: one JSON line, one write.
 
-The line is at once the structured log and the CloudWatch metrics, in the embedded metric format:
+The line is at once the structured log, the audit entry and the CloudWatch metrics, in the embedded
+metric format:
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
-Nothing in it is a value or a key that the client sent. Powertools' Logger and Metrics would write
-two lines and take 110 µs; they are kept for what is not a request.
+Nothing in it is a value or a key that the client sent, unless CAPTURE says so. Powertools' Logger
+and Metrics would write two lines and take 110 µs; they are kept for what is not a request.
+
+The metrics, by service and version of the function:
+
+    Requests, Rejects, Faults, Latency (ms)   of every request but a GET
+    Rows                                      predictions made
+    Unseen                                    rows with a value of a kind the baseline does not know
+    in_<feature>, out_<output>                the bin, 1 to 10, of each value: see handler/ranks.py
+    Labels, LabelAge (hours)                  outcomes that came, of the version that predicted
+    Error, Correct, Impact                    their absolute error, agreement and worth
+    Jobs, FailedJobs, Retries                 jobs done, of these failed; messages given back
 """
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
-from handler.manifest import Manifest
+from handler.drift import DIMENSIONS, NAMESPACE
+from handler.errors import Refusal
+from handler.manifest import Feature, Manifest
+from handler.ranks import Ranker
+from handler.scoring import Scored
 from handler.settings import Settings
 
-NAMESPACE = "Answerable"
 UNITS = {
     "Requests": "Count",
     "Rows": "Count",
@@ -24,28 +38,26 @@ UNITS = {
     "Faults": "Count",
     "Latency": "Milliseconds",
 }
+BATCH_UNITS = {
+    "Jobs": "Count",
+    "FailedJobs": "Count",
+    "Retries": "Count",
+    "Rows": "Count",
+    "Latency": "Milliseconds",
+}
+METRICS = 100  # CloudWatch takes no more from one directive
+# CloudWatch takes 1 MB of one event, but Lambda splits what it carries there at 256 KB
+LINE_BYTES = 256_000
+CAPTURE_BYTES = 180_000  # of that for what is captured
 Record = Callable[..., None]
 
 
 def recorder(settings: Settings, manifest: Manifest | None) -> Record:
     """The function that writes a request's record, everything constant being serialised once."""
-    model = {"name": manifest.name, "version": manifest.version} if manifest else None
-    metrics = orjson.Fragment(
-        orjson.dumps(
-            [
-                {
-                    "Namespace": NAMESPACE,
-                    "Dimensions": [["service", "version"]],
-                    "Metrics": [{"Name": name, "Unit": unit} for name, unit in UNITS.items()],
-                }
-            ]
-        )
-    )
-    constant = {
-        "service": settings.service or (manifest.name if manifest else settings.function),
-        "version": settings.function_version,
-        "model": orjson.Fragment(orjson.dumps(model)),
-    }
+    ranker = Ranker(manifest) if manifest and manifest.baseline else None
+    plain, scoring = directives(UNITS), _with_ranks(UNITS, ranker)
+    constant = _constant(settings, manifest)
+    capture = _capturer(settings, manifest)
 
     def record(
         *,
@@ -58,8 +70,19 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
         timings_ms: dict[str, float],
         cold: bool,
         unusual: dict[str, int],
+        scored: Scored | None = None,
+        predictions: Sequence[bytes] = (),
+        prediction: str = "",
+        outcomes: Sequence[dict[str, Any]] = (),
+        synthetic: bool = False,
     ) -> None:
-        """`route` is one of ours ("-" for any other); `problem` the kind of a refusal."""
+        """`route` is one of ours ("-" for any other); `problem` the kind of a refusal. A synthetic
+        request is recorded and marked, and in no metric.
+
+        `scored` is ranked; of `predictions`, as they were answered, and of its rows is kept what
+        CAPTURE allows. `prediction` is what the ids of the request begin with. `outcomes`: lines of
+        their own, one for each version that is told how its predictions turned out.
+        """
         line: dict[str, Any] = {
             "level": "INFO" if status < 500 else "ERROR",
             "message": "request",
@@ -75,18 +98,189 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             line["cold_start"] = True
         if unusual:
             line["unusual"] = unusual
-        if not route.startswith("GET "):  # a look at /ping or /model is not traffic
+        if prediction:
+            line["prediction"] = prediction
+        if synthetic:
+            line["synthetic"] = True
+        elif not route.startswith("GET "):  # a look at /ping or /model is not traffic
+            ranked: dict[str, Any] = {}
+            if scored is not None and ranker is not None:
+                try:
+                    ranked = _ranked(ranker, request_id, scored)
+                except Exception as error:  # the answer is good, whatever is wrong with its ranks
+                    line["unranked"] = type(error).__name__
+            metrics = scoring if ranked else plain
             line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
             line["Requests"] = 1
             line["Rows"] = rows
             line["Rejects"] = int(400 <= status < 500)
             line["Faults"] = int(status >= 500)
             line["timings_ms"] = {step: _micro(value) for step, value in timings_ms.items()}
+            line |= ranked
         line["Latency"] = _micro(latency_ms)
-        sys.stdout.write(orjson.dumps(line).decode() + "\n")
+        if scored is not None and capture is not None and predictions:
+            line.update(capture(scored, predictions))
+        text = orjson.dumps(line)
+        if len(text) > LINE_BYTES:
+            text = orjson.dumps(_short(line, plain))
+        for outcome in outcomes:
+            text += b"\n" + orjson.dumps(
+                {**outcome, "request_id": request_id, "service": constant["service"]}
+            )
+        sys.stdout.write(text.decode() + "\n")
         sys.stdout.flush()
 
     return record
+
+
+def batch_recorder(settings: Settings, manifest: Manifest) -> Record:
+    """The function that writes the record of a batch of jobs, and a line for each gone wrong."""
+    ranker = Ranker(manifest) if manifest.baseline else None
+    plain, scoring = directives(BATCH_UNITS), _with_ranks(BATCH_UNITS, ranker)
+    constant = _constant(settings, manifest)
+
+    def record(
+        *,
+        request_id: str,
+        messages: int,
+        succeeded: int,
+        failed: dict[str, str],
+        retries: dict[str, Refusal],
+        rows: int,
+        latency_ms: float,
+        cold: bool,
+        scored: Scored | None,
+    ) -> None:
+        """`failed`: kinds of problem by job, which are done; `retries`: by message given back.
+        `scored`: the run that is ranked.
+        """
+        line: dict[str, Any] = {
+            "level": "WARNING" if retries else "INFO",
+            "message": "batch",
+            "timestamp": time.time_ns() // 1_000_000,
+            "request_id": request_id,
+            "messages": messages,
+            **constant,
+        }
+        told = {key: line[key] for key in ("timestamp", "request_id", *constant)}
+        lines: list[dict[str, Any]] = [
+            {"level": "INFO", "message": "failed job", "job": job, "problem": kind, **told}
+            for job, kind in failed.items()
+        ]
+        for message, refusal in retries.items():
+            what = {"message_id": message, "problem": refusal.kind, "detail": refusal.detail}
+            lines.append({"level": "WARNING", "message": "retry", **what, **told})
+        if cold:
+            line["cold_start"] = True
+        metrics = scoring if scored and ranker else plain
+        line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
+        line["Jobs"], line["FailedJobs"] = succeeded + len(failed), len(failed)
+        line["Retries"], line["Rows"] = len(retries), rows
+        line["Latency"] = _micro(latency_ms)
+        if scored and ranker:
+            line |= _ranked(ranker, request_id, scored)
+        sys.stdout.write(b"\n".join(map(orjson.dumps, [*lines, line])).decode() + "\n")
+        sys.stdout.flush()
+
+    return record
+
+
+def _constant(settings: Settings, manifest: Manifest | None) -> dict[str, Any]:
+    model = {"name": manifest.name, "version": manifest.version} if manifest else None
+    return {
+        "service": settings.service or (manifest.name if manifest else settings.function),
+        "version": settings.function_version,
+        "model": orjson.Fragment(orjson.dumps(model)),
+    }
+
+
+def _with_ranks(units: dict[str, str], ranker: Ranker | None) -> orjson.Fragment:
+    watched = {"Unseen": "Count", **dict.fromkeys(ranker.metrics)} if ranker else {}
+    return directives({**units, **watched})
+
+
+def directives(units: dict[str, Any]) -> orjson.Fragment:
+    """The metric directives of a record, METRICS names in each; a unit of None is left out."""
+    metrics = [{"Name": k, "Unit": u} if u else {"Name": k} for k, u in units.items()]
+    parts = [metrics[i : i + METRICS] for i in range(0, len(metrics), METRICS)]
+    return orjson.Fragment(
+        orjson.dumps(
+            [{"Namespace": NAMESPACE, "Dimensions": DIMENSIONS, "Metrics": part} for part in parts]
+        )
+    )
+
+
+def _ranked(ranker: Ranker, request_id: str, scored: Scored) -> dict[str, Any]:
+    """What the record says of ranks. `ranked`: how many rows, where not all of them."""
+    ranks = ranker.rank(request_id, scored.columns, scored.outputs)
+    found = {"Unseen": ranks.novel, **ranks.bins}
+    if ranks.missing:
+        found["missing"] = ranks.missing
+    if ranks.rows < len(scored.columns[0]):
+        found["ranked"] = ranks.rows
+    return found
+
+
+def _short(line: dict[str, Any], metrics: orjson.Fragment) -> dict[str, Any]:
+    """What must not get lost of a record that is too long: its metrics but the ranks."""
+    left_out = ("unusual", "missing", "predictions", "instances", "captured", "Unseen")
+    kept = {k: v for k, v in line.items() if k not in left_out and not isinstance(v, list)}
+    if "_aws" in line:
+        kept["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
+    return kept | {"truncated": True}
+
+
+def _capturer(
+    settings: Settings, manifest: Manifest | None
+) -> Callable[[Scored, Sequence[bytes]], dict[str, Any]] | None:
+    """The function that picks what of a scored request may stand in its record."""
+    if settings.capture == "off" or manifest is None:
+        return None
+    redact = redactor(manifest.features, settings.secret) if settings.capture == "full" else None
+    names = [part.name for part in manifest.features or manifest.inputs]
+
+    def capture(scored: Scored, predictions: Sequence[bytes]) -> dict[str, Any]:
+        found: dict[str, Any] = {"predictions": [], **({"instances": []} if redact else {})}
+        size = 0
+        for values, text in zip(zip(*scored.columns, strict=True), predictions, strict=True):
+            row = dict(zip(names, values, strict=True))
+            instance = orjson.dumps(redact(row)) if redact else b""
+            size += len(text) + len(instance) + 2
+            if size > CAPTURE_BYTES:
+                break
+            found["predictions"].append(orjson.Fragment(text))
+            if redact:
+                found["instances"].append(orjson.Fragment(instance))
+        found["captured"] = len(found["predictions"])
+        return found
+
+    return capture
+
+
+def redactor(features: Sequence[Feature], secret: str) -> Callable[[dict[str, Any]], Any]:
+    """Rows without what their features' `capture` takes out.
+
+    A hash has a key, or else a birthday is found by trying them all: without one it is left out.
+    """
+    kept = {f.name: f.capture == "hash" for f in features if f.capture != "drop"}
+    if all(f.capture == "keep" for f in features):
+        return lambda row: row
+
+    def redact(row: dict[str, Any]) -> dict[str, Any]:
+        from hashlib import blake2s
+
+        result = {}
+        for name, hashed in kept.items():
+            value = row[name]
+            if not hashed or value is None:
+                result[name] = value
+            elif secret:
+                key = blake2s(secret.encode()).digest()
+                digest = blake2s(orjson.dumps([name, value]), key=key, digest_size=8).hexdigest()
+                result[name] = f"hash:{digest}"
+        return result
+
+    return redact
 
 
 def _micro(milliseconds: float) -> float:

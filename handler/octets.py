@@ -16,7 +16,7 @@ def decode(text: str | bytes) -> bytes:
     `wire.LARGE` says from when on the making of the table is worth it.
     """
     raw = text.encode("ascii") if isinstance(text, str) else text
-    if len(raw) < 16:
+    if len(raw) < 32:
         return a2b_base64(raw, strict_mode=True)
     most = len(raw) // 16 * 16 - 16  # the rest has the padding
     values = _table().take(np.frombuffer(raw, "<u2", most // 2))

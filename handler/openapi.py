@@ -5,6 +5,7 @@ https://spec.openapis.org/oas/v3.1.1.html
 
 from typing import Any
 
+from handler import lineage
 from handler.contract import example, number_bounds
 from handler.errors import MAX_VIOLATIONS, Refusal
 from handler.manifest import Feature, Manifest, Output
@@ -130,7 +131,9 @@ def prediction_schema(manifest: Manifest) -> Schema:
             answers = [output.decision.above, output.decision.below]
             answers += ["review"] if output.decision.review else []
             fields[f"{output.name}_decision"] = {"enum": answers}
-    return _closed(fields)
+    named = {"type": "string", "pattern": f"^[-_0-9A-Za-z]{{{lineage.LENGTH}}}$"}
+    named |= {"description": "Says which version predicted what, and when; for /feedback."}
+    return _closed({"id": named, **fields})
 
 
 PROBLEM: Schema = {
@@ -151,6 +154,48 @@ PROBLEM: Schema = {
         },
     },
 }
+
+
+def outcomes_schema(manifest: Manifest) -> Schema:
+    """JSON Schema of the body of `/feedback`."""
+    output = lineage.predicted(manifest)[1]
+    actual: Schema = {"type": ["number", "string", "boolean"]}
+    if output is not None and output.kind == "value":
+        actual = {"type": "number"}
+    elif output is not None and output.classes:
+        actual = {"enum": list(output.classes)}
+    unit = manifest.business.unit if manifest.business else ""
+    worth = " ".join(filter(None, ["What the outcome was worth", unit and f"({unit})"]))
+    outcome = _closed(
+        {
+            "prediction_id": {"type": "string"},
+            "actual": actual | {"description": "What really came"},
+            "value": {"type": "number", "description": worth},
+        },
+        optional=("value",),
+    )
+    most = {"minItems": 1, "maxItems": lineage.MAX_OUTCOMES}
+    return _closed({"outcomes": {"type": "array", "items": outcome, **most}})
+
+
+def _feedback(manifest: Manifest) -> Schema:
+    entry = _closed({name: {"type": "string"} for name in ("pointer", "code", "message")})
+    taken = _closed(
+        {"accepted": {"type": "integer"}, "refused": {"type": "array", "items": entry}},
+        optional=("refused",),
+    )
+    return {
+        "summary": "Say how predictions turned out",
+        "operationId": "feedback",
+        "requestBody": {"required": True, "content": _json(outcomes_schema(manifest))},
+        "responses": {
+            "202": {
+                "description": "Taken; outcomes that could not be, are listed",
+                "content": _json(taken),
+            },
+            **_problems(400, 405, 413, 415, 422, 500, 503),
+        },
+    }
 
 
 def _refusals(kind: type[Refusal] = Refusal) -> dict[int, list[str]]:
@@ -233,8 +278,61 @@ def _protocols(manifest: Manifest, predict: Schema) -> Schema:
     return paths
 
 
-def document(manifest: Manifest) -> Schema:
-    """The whole document, for every path in handler.api.ROUTES."""
+def _jobs(predict: Schema) -> Schema:
+    """The paths of jobs, which take and give what `predict` does."""
+    told = {"id": {"type": "string"}, "expires_at": {"type": "string", "format": "date-time"}}
+
+    def state(status: str, **part: Schema) -> Schema:
+        return _closed({"job": _closed({**told, "status": {"const": status}}), **part})
+
+    queued = state("queued")
+    succeeded = state(
+        "succeeded", result=predict["responses"]["200"]["content"]["application/json"]["schema"]
+    )
+    failed = state("failed", problem={"$ref": "#/components/schemas/Problem"})
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "The same key is the same job, until that expires.",
+        "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
+    }
+    id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    location = {"description": "Where to ask, relative to here", "schema": {"type": "string"}}
+    again = {"description": "Seconds, while it is queued", "schema": {"type": "integer"}}
+    submit = {
+        "summary": "Score later",
+        "operationId": "submit",
+        "tags": ["jobs"],
+        "parameters": [key],
+        "requestBody": predict["requestBody"],
+        "responses": {
+            "202": {
+                "description": "Accepted; if the job was there before, with its status",
+                "headers": {"Location": location},
+                "content": _json(_closed({"job": _closed({**told, "status": {"type": "string"}})})),
+            },
+            **_problems(400, 405, 409, 413, 415, 422, 500, 503),
+        },
+    }
+    result = {
+        "summary": "A job: queued, succeeded with the result, or failed with the problem",
+        "operationId": "result",
+        "tags": ["jobs"],
+        "parameters": [id],
+        "responses": {
+            "200": {
+                "description": "OK",
+                "headers": {"Retry-After": again},
+                "content": _json({"oneOf": [queued, succeeded, failed]}),
+            },
+            **_problems(404, 405, 500, 503),
+        },
+    }
+    return {"/jobs": {"post": submit}, "/jobs/{id}": {"get": result}}
+
+
+def document(manifest: Manifest, jobs: bool = False) -> Schema:
+    """The whole document, for every path in handler.api.ROUTES: with those of jobs, or without."""
     from handler.protocols import schemas
 
     rows = manifest.limits.rows
@@ -277,12 +375,14 @@ def document(manifest: Manifest) -> Schema:
         },
         "paths": {
             "/predict": {"post": predict},
+            "/feedback": {"post": _feedback(manifest)},
             "/model": _get("Contract and lineage of the model", _json({"type": "object"})),
             "/openapi.json": _get("This document", _json({"type": "object"})),
             "/ping": _get(
                 "Readiness: 503 says why not", _json(_closed({"status": {"const": "ready"}}))
             ),
             **_protocols(manifest, predict),
+            **(_jobs(predict) if jobs else {}),
         },
         "components": {
             "schemas": {

@@ -23,20 +23,24 @@ if TYPE_CHECKING:
 class Scored(NamedTuple):
     """`predictions`: one JSON object per row. `unusual`: values per feature that the contract
     accepts although they are out of its range or categories. `seconds`: by step.
+
+    And for what watches: the validated `columns`, and the `outputs`, [rows, …] each in the
+    manifest's order; raw tensors that were not run together are left empty there.
     """
 
     predictions: list[bytes]
     unusual: dict[str, int]
     seconds: dict[str, float]
-
-
-class Inferred(NamedTuple):
-    """`outputs`: in the manifest's order, as the graph gives them."""
-
+    columns: Columns
     outputs: Sequence[Array]
-    rows: int
+
+
+class _Runs(NamedTuple):
+    """What the graph answered: `parts` are row numbers and outputs, of each run."""
+
+    parts: list[tuple[Sequence[int], Sequence[Array]]]
     unusual: dict[str, int]
-    seconds: dict[str, float]
+    seconds: float
 
 
 class Scorer:
@@ -66,45 +70,51 @@ class Scorer:
 
     def score_columns(self, columns: Columns, deadline: float | None = None) -> Scored:
         """Score what the contract has validated, from one request or stacked from many."""
-        start, running = perf_counter(), 0.0
-        count = len(columns[0])
-        predictions: list[bytes] = []
-        unusual: dict[str, int] = {}
+        start, count = perf_counter(), len(columns[0])
+        runs = self._run(columns, deadline)
+        if len(runs.parts) == 1:
+            outputs = runs.parts[0][1]
+            predictions = self.contract.predictions(outputs, count)
+        else:
+            predictions = [b""] * count
+            for indices, part in runs.parts:
+                texts = self.contract.predictions(part, len(indices))
+                for i, text in zip(indices, texts, strict=True):
+                    predictions[i] = text
+            kinds = [output.kind for output in self.manifest.outputs]
+            outputs = _together(runs, [kind != "tensor" for kind in kinds])
+        seconds = {"run": runs.seconds, "convert": perf_counter() - start - runs.seconds}
+        return Scored(predictions, runs.unusual, seconds, columns, outputs)
+
+    def infer(self, columns: Columns, deadline: float | None = None) -> Scored:
+        """The same for those who want the outputs, all of them, and no predictions."""
+        start = perf_counter()
+        runs = self._run(columns, deadline)
+        for _, part in runs.parts:
+            self.contract.finite(part)
+        wanted = [True] * len(self.manifest.outputs)
+        outputs = runs.parts[0][1] if len(runs.parts) == 1 else _together(runs, wanted)
+        seconds = {"run": runs.seconds, "convert": perf_counter() - start - runs.seconds}
+        return Scored([], runs.unusual, seconds, columns, outputs)
+
+    def _run(self, columns: Columns, deadline: float | None) -> _Runs:
+        parts, unusual, running = [], {}, 0.0
         for indices, feeds, counts in self._batches(columns):
             before = perf_counter()
             outputs = self._model.run(feeds, deadline)
             running += perf_counter() - before
-            if len(indices) == count:  # all in one run
-                predictions, unusual = self.contract.predictions(outputs, count), counts
-                break
-            predictions = predictions or [b""] * count
-            for i, text in zip(
-                indices, self.contract.predictions(outputs, len(indices)), strict=True
-            ):
-                predictions[i] = text
+            parts.append((indices, outputs))
             unusual.update(counts)
-        around = perf_counter() - start - running
-        return Scored(predictions, unusual, {"run": running, "convert": around})
+        return _Runs(parts, unusual, running)
 
-    def infer(self, columns: Columns, deadline: float | None = None) -> Inferred:
-        """The same, but the outputs as they are."""
-        start, running = perf_counter(), 0.0
-        unusual: dict[str, int] = {}
-        runs: list[Sequence[Array]] = []
-        for _, feeds, counts in self._batches(columns):
-            before = perf_counter()
-            outputs = self._model.run(feeds, deadline)
-            running += perf_counter() - before
-            self.contract.finite(outputs)
-            runs.append(outputs)
-            unusual.update(counts)
-        outputs = runs[0]
-        if self.manifest.execution.batch == "none":  # one instance, without an axis for rows
-            outputs = [np.asarray(output[0], output.dtype) for output in outputs]
-        elif len(runs) > 1:
-            outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
-        around = perf_counter() - start - running
-        return Inferred(outputs, len(columns[0]), unusual, {"run": running, "convert": around})
+
+def _together(runs: _Runs, wanted: Sequence[bool]) -> list[Array]:
+    """The wanted outputs of several runs as if of one."""
+    order = np.argsort([i for indices, _ in runs.parts for i in indices])
+    return [
+        np.concatenate([outputs[k] for _, outputs in runs.parts])[order] if take else np.empty(0)
+        for k, take in enumerate(wanted)
+    ]
 
 
 def load(directory: Path) -> Scorer:

@@ -84,14 +84,7 @@ def body(request: Request, limit: int) -> str | bytes:
     if not request.is_base64:
         if coding == "gzip":
             raise BadRequest("a gzip body did not reach the function as binary")
-        # a character is one byte of ASCII and at most four of the rest, so few need a second look
-        if len(text) > limit or (
-            not text.isascii()
-            and len(text) * 4 > limit
-            and len(text.encode(errors="surrogatepass")) > limit
-        ):
-            raise PayloadTooLarge(f"the body is over {limit} bytes")
-        return text
+        return sized(text, limit)
     if len(text) > (limit + 2) // 3 * 4:
         raise PayloadTooLarge(f"the body is over {limit} bytes")
     try:
@@ -103,6 +96,18 @@ def body(request: Request, limit: int) -> str | bytes:
     if len(data) > limit:
         raise PayloadTooLarge(f"the body is over {limit} bytes")
     return data
+
+
+def sized(text: str, limit: int) -> str:
+    """The text, at most `limit` bytes of it. Raises PayloadTooLarge."""
+    # a character is one byte of ASCII and at most four of the rest, so few need a second look
+    if len(text) > limit or (
+        not text.isascii()
+        and len(text) * 4 > limit
+        and len(text.encode(errors="surrogatepass")) > limit
+    ):
+        raise PayloadTooLarge(f"the body is over {limit} bytes")
+    return text
 
 
 def unpacked(text: str) -> bytes:

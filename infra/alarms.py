@@ -270,6 +270,11 @@ def _over(
     )
 
 
+def described(manifest: Manifest, what: str) -> str:
+    """What happens, whose it is and where the runbook lies."""
+    return f"{what}\nOwner: {manifest.owner}\nRunbook: {manifest.runbook or 'none stated'}"
+
+
 def _alarm(
     scope: Construct,
     watched: Watched,
@@ -284,13 +289,11 @@ def _alarm(
     missing: cloudwatch.TreatMissingData = NOT_BREACHING,
 ) -> cloudwatch.Alarm:
     """An alarm that says what happens, whose it is and where the runbook lies."""
-    manifest = watched.manifest
-    whose = f"Owner: {manifest.owner}\nRunbook: {manifest.runbook or 'none stated'}"
     return cloudwatch.Alarm(
         scope,
         id or name,
         alarm_name=f"{watched.settings.service}-{name}",
-        alarm_description=f"{what}\n{whose}",
+        alarm_description=described(watched.manifest, what),
         metric=metric,
         threshold=threshold,
         comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,

@@ -4,6 +4,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
+from infra import drift
 from infra.alarms import NAMESPACE, Watched
 
 WIDTH = 24
@@ -13,7 +14,7 @@ class Dashboard(Construct):
     """From the top: alarms, callers' view, the function, versions, the latest faults."""
 
     def __init__(
-        self, scope: Construct, id: str, watched: Watched, alarms: list[cloudwatch.Alarm]
+        self, scope: Construct, id: str, watched: Watched, alarms: list[cloudwatch.IAlarm]
     ) -> None:
         super().__init__(scope, id)
         board = cloudwatch.Dashboard(
@@ -65,6 +66,13 @@ class Dashboard(Construct):
             _by_version(watched, "Rows scored", "Rows", "Sum"),
             _by_version(watched, "Faults", "Faults", "Sum"),
             _by_version(watched, "Latency p99, ms", "Latency", "p99"),
+        )
+        for graphs in drift.graphs(watched):
+            board.add_widgets(*graphs)
+        board.add_widgets(
+            _by_version(watched, "Outcomes", "Labels", "Sum"),
+            _by_version(watched, "Absolute error, mean", "Error", "Average"),
+            _by_version(watched, "Impact, mean", "Impact", "Average"),
         )
         board.add_widgets(
             cloudwatch.LogQueryWidget(

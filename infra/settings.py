@@ -66,6 +66,13 @@ class Settings(BaseModel):
     # API Gateway's log role is one per account and region; false where somebody else keeps it
     gateway_log_role: bool = True
 
+    # every drift alarm reads ten metrics, a dollar a month: of each output, or of each input too
+    drift_alarms: Literal["all", "outputs", "off"] = "all"
+    # what of a request its record keeps: nothing, what was answered, or what was sent as well
+    capture: Literal["off", "outputs", "full"] = "off"
+    # records to S3 through Firehose, to be queried by date, model and version
+    archive: bool = False
+
     # an e-mail address, an https URL, or the ARN of a topic that exists
     alarm_target: Annotated[
         str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|https://\S+|arn:[\w-]+:sns:\S+)?$")

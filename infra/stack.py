@@ -8,7 +8,9 @@ from constructs import Construct
 from handler.manifest import Manifest
 from infra.alarms import CanaryAlarms, ServiceAlarms, Watched, topic
 from infra.api import Api
+from infra.archive import Archive
 from infra.dashboard import Dashboard
+from infra.drift import DriftAlarms
 from infra.function import ModelFunction
 from infra.rollout import Rollout
 from infra.settings import Settings
@@ -41,13 +43,17 @@ class ModelStack(cdk.Stack):
         )
         api = Api(self, "Api", settings=settings, alias=scoring.alias)
         watched = Watched(settings, manifest, scoring, api.stage, settings.service)
-        service_alarms = ServiceAlarms(self, "Alarms", watched, topic(self, settings))
+        notify = topic(self, settings)
+        service_alarms = ServiceAlarms(self, "Alarms", watched, notify)
         alarms = service_alarms.alarms
         if settings.rollout != "all-at-once":
             canary = CanaryAlarms(self, "Canary", watched)
             Rollout(self, "Rollout", settings=settings, scoring=scoring, alarms=canary.alarms)
             alarms = [*alarms, *canary.alarms]
-        Dashboard(self, "Dashboard", watched, alarms)
+        watch = DriftAlarms(self, "Drift", watched, notify)
+        if settings.archive:
+            Archive(self, "Archive", settings, scoring)
+        Dashboard(self, "Dashboard", watched, [*alarms, *watch.shown])
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
         cdk.CfnOutput(self, "LiveVersion", value=scoring.version.version)

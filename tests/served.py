@@ -36,13 +36,13 @@ def feeds(kind: str) -> dict[str, Any]:
 
 def pack(kind: str, directory: Path) -> Path:
     """The artifact of a small model of that kind."""
-    model = {
-        "tabular": models.wine_classifier,
-        "image": lambda: models.image_classifier(),
-        "text": models.text_classifier,
-    }[kind]()
-    sample = {"tabular": models.wine_table, "text": models.reviews_table}.get(kind, dict)()
-    (directory / "model.onnx").write_bytes(model)
+    builders: dict[str, tuple[Any, Any]] = {
+        "tabular": (models.wine_classifier, models.wine_table()),
+        "image": (models.image_classifier, None),
+        "text": (models.text_classifier, models.reviews_table()),
+    }
+    model, sample = builders[kind]
+    (directory / "model.onnx").write_bytes(model())
     command = [sys.executable, "-m", "tools", "pack", str(directory / "model.onnx")]
     command += ["--name", kind, "--version", "1.0.0", "--owner", "tests", "--why", "a test"]
     command += ["--threads", "1", "--output", str(directory / "packed")]

@@ -70,9 +70,19 @@ def mlserver(address: str, kind: str, folder: Path) -> None:
     check(arrays(types.InferenceResponse.model_validate(answer)), expected)
     asked, answered = folder / "in", folder / "out"
     asked.write_text(json.dumps(document) + "\n")
-    program = str(Path(sys.executable).parent / "mlserver")
-    words = ["infer", "-u", address, "-m", kind, "-i", str(asked), "-o", str(answered)]
-    subprocess.run([program, *words], check=True)
+    command = [
+        "mlserver",
+        "infer",
+        "-u",
+        address,
+        "-m",
+        kind,
+        "-i",
+        str(asked),
+        "-o",
+        str(answered),
+    ]
+    subprocess.run([Path(sys.executable).parent / "mlserver", *command[1:]], check=True)
     line = json.loads(answered.read_text())
     check(arrays(types.InferenceResponse.model_validate(line)), expected)
 

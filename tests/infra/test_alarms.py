@@ -34,7 +34,8 @@ def breaches(alarm: dict[str, Any], bad: float, requests: float) -> bool:
 
 
 def test_these_are_the_alarms(template: Template) -> None:
-    assert set(template.alarms()) == SERVICE | CANARY
+    found = {name for name in template.alarms() if not name.startswith("Drift")}
+    assert found == SERVICE | CANARY  # test_drift.py has the others
 
 
 def test_each_names_owner_and_runbook(template: Template) -> None:

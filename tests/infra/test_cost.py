@@ -13,7 +13,11 @@ def total(month: Month) -> float:
 
 
 def test_it_counts_what_the_stack_has(template: Template) -> None:
-    assert sum(len(metrics(alarm)) for alarm in template.alarms().values()) == cost.ALARM_METRICS
+    alarms = template.alarms()
+    read = {name: len(metrics(alarm)) for name, alarm in alarms.items()}
+    drift = sum(count for name, count in read.items() if name.startswith("Drift"))
+    assert sum(read.values()) - drift == cost.ALARM_METRICS
+    assert drift == 11 * 10 + 2  # ten inputs, an output, and the rows of a new kind
     assert len(template.all("AWS::CloudWatch::Dashboard")) == cost.DASHBOARDS
 
 

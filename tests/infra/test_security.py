@@ -18,6 +18,7 @@ SETTINGS = {
     "cognito": ("auth=cognito", f"user_pool_arn={POOL}", "rollout=all-at-once"),
     "image": ("image_repository=answerable", "image_tag=v1", "snapstart=true"),
     "topic": ("alarm_target=arn:aws:sns:eu-west-1:123456789012:alarms", "gateway_log_role=false"),
+    "archive": ("archive=true", "capture=full", "drift_alarms=outputs"),
 }
 
 # Everything cdk-nag finds with the settings above and that is accepted, with its reason, in the
@@ -46,6 +47,13 @@ CODEDEPLOY = {
         f"AwsSolutions-IAM4[{MANAGED}AWSCodeDeployRoleForLambdaLimited]",
     )
 }
+ARCHIVE = {
+    ("Archive/Bucket", "AwsSolutions-S1"),
+    (
+        "Archive/Writer/DefaultPolicy",
+        "AwsSolutions-IAM5[Resource::<ArchiveBucket49F1AC64.Arn>/*]",
+    ),
+}
 ACCEPTED = {
     "defaults": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY,
     "api-key": ALWAYS
@@ -57,6 +65,7 @@ ACCEPTED = {
     "cognito": ALWAYS | LOG_ROLE,
     "image": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY,
     "topic": ALWAYS | METHODS | CODEDEPLOY,
+    "archive": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | ARCHIVE,
 }
 
 

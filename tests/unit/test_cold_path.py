@@ -30,6 +30,7 @@ def test_the_cold_path_imports_nothing_dear() -> None:
     row = contract.example(manifest.read(model_dir))
     script = SCRIPT.format(event=gateway_event([row]))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(model_dir)}
+    environment |= {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}  # which only their paths pay for
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True
     )

@@ -61,6 +61,9 @@ def changed(**inputs: Any) -> dict[str, Any]:
     }
 
 
+SIZES: list[Any] = [-20, 0, 16, 20.0, True, "20", 2**70, []]
+
+
 @pytest.mark.parametrize(
     ("path", "document"),
     [

@@ -50,9 +50,10 @@ def write(directory: Path, dtype: str, shape: tuple[int | None, ...], batch: str
     axes = list(range(len(shape)))
     order = axes[::-1] if batch == "none" else axes[:1] + axes[:0:-1]
     turned = [shape[i] for i in order]
+    permutation: dict[str, Any] = {"perm": order} if order else {}
     nodes = [
         helper.make_node("Identity", ["x"], ["same"]),
-        helper.make_node("Transpose", ["x"], ["turned"], perm=order or None),
+        helper.make_node("Transpose", ["x"], ["turned"], **permutation),
     ]
     outputs: list[tuple[str, int, list[Any], str]] = [
         ("same", kind, list(shape), name), ("turned", kind, turned, name)

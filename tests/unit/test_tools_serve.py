@@ -68,11 +68,17 @@ def client(echo_dir: Path) -> Iterator[httpx.Client]:
         yield client
 
 
+def predictions(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Without their ids, which are never the same twice."""
+    found: list[dict[str, Any]] = answer.json()["predictions"]
+    return [{name: value for name, value in one.items() if name != "id"} for one in found]
+
+
 @pytest.mark.parametrize("front", list(fronts.FRONTS))
 def test_every_front_gives_the_same_answer(echo_dir: Path, front: str) -> None:
     with serving(echo_dir, front) as client:
         answer = client.post("/predict?a=1", content=BODY, headers=JSON)
-        assert (answer.status_code, answer.json()["predictions"]) == (200, [ANSWER])
+        assert (answer.status_code, predictions(answer)) == (200, [ANSWER])
         assert answer.headers["content-type"] == "application/json"
         assert re.fullmatch(r"handler;dur=\d+\.\d{3}", answer.headers["server-timing"])
         refused = client.post("/predict", content=b"{", headers=JSON)
@@ -80,6 +86,14 @@ def test_every_front_gives_the_same_answer(echo_dir: Path, front: str) -> None:
             400,
             "application/problem+json",
         )
+
+
+def test_the_report_is_of_this_run_and_loads_nothing(client: httpx.Client) -> None:
+    page = client.get("/docs/report.html")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "script" not in page.text
+    assert 'href="/docs/report.html"' in client.get("/", headers={"accept": "text/html"}).text
 
 
 def test_the_answer_says_whose_request_it_was(client: httpx.Client) -> None:
@@ -91,7 +105,7 @@ def test_bodies_that_are_no_plain_json(client: httpx.Client) -> None:
     packed = client.post(
         "/predict", content=gzip.compress(BODY), headers={**JSON, "content-encoding": "gzip"}
     )
-    assert packed.json()["predictions"] == [ANSWER]
+    assert predictions(packed) == [ANSWER]
     binary = client.post(
         "/predict", content=b"\xff\x00", headers={"content-type": "application/octet-stream"}
     )
@@ -265,7 +279,7 @@ def load(url: httpx.URL, clients: int, seconds: float) -> int:
             while not sent or time.monotonic() < end:
                 answer = client.post("/predict", content=body, headers=JSON)
                 assert answer.status_code == 200
-                assert answer.json()["predictions"] == [{**ANSWER, "count": number}]
+                assert predictions(answer) == [{**ANSWER, "count": number}]
                 sent += 1
         return sent
 
@@ -327,7 +341,7 @@ def test_the_command_greets_records_and_leaves(echo_dir: Path, number: signal.Si
         assert f"{url[0]}/docs\n" in said
         assert f"{url[0]}/openapi.json\n" in said
         assert re.search(r"^200, [\d.]+ ms in the handler$", said, re.M)
-        assert '"predictions":[{"ratio":0.5,' in said
+        assert re.search(r'"predictions":\[{"id":"[^"]{52}","ratio":0.5,', said)
         if shutil.which("curl"):
             line = re.search(r"^curl .*$", said, re.M)
             assert line

@@ -1,0 +1,219 @@
+"""Do inputs and outputs still look as they did when the model was packed, and is it worth it?
+
+The formulas are handler/drift.py's, the thresholds the manifest's; docs/drift.md has what they are
+worth. Every alarm here looks at the version that this stack publishes: its baseline is the one that
+it was packed with. The window of drift is a day (`alarms.drift_hours`), so these alarms call the
+model's owner, and never take a version back.
+"""
+
+import re
+from collections.abc import Iterator
+
+import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from handler import drift
+from handler.drift import Target
+from infra.alarms import Watched, described
+
+CHILDREN = 100  # that a composite alarm may have
+FEW = 2  # rows with a value of a new kind that are let pass
+WIDTH = 24
+DAY = 86_400
+
+
+class DriftAlarms(Construct):
+    """One alarm for each output, one for all inputs together, and those of outcomes.
+
+    `shown`: what the dashboard lists; the alarms of single inputs stay behind theirs.
+    """
+
+    def __init__(self, scope: Construct, id: str, watched: Watched, notify: sns.ITopic) -> None:
+        super().__init__(scope, id)
+        self._watched, self._actions = watched, [notify.topic_arn]
+        manifest, wanted = watched.manifest, watched.manifest.alarms
+        self.shown: list[cloudwatch.IAlarm] = []
+        targets = list(drift.targets(manifest))
+        if watched.settings.drift_alarms == "off":
+            targets = []
+        elif watched.settings.drift_alarms == "outputs":
+            targets = [target for target in targets if target.output]
+        for target in targets:
+            if target.output:
+                self._show(self._drift(target, "The output", self._actions))
+        inputs = [self._drift(t, "The input", []) for t in targets if not t.output][:CHILDREN]
+        if inputs:
+            self._composite(inputs)
+        if manifest.baseline:
+            self._show(self._unseen(wanted.unseen, wanted.drift_hours))
+        if wanted.impact is not None and manifest.business:
+            self._show(self._impact(wanted.impact, manifest.business.unit))
+        if wanted.label_days:
+            self._show(self._silence(wanted.label_days))
+
+    def _show(self, alarm: cloudwatch.CfnAlarm) -> None:
+        found = cloudwatch.Alarm.from_alarm_arn(self, f"{alarm.node.id}-shown", alarm.attr_arn)
+        self.shown.append(found)
+
+    def _drift(self, target: Target, what: str, actions: list[str]) -> cloudwatch.CfnAlarm:
+        told = drift.alarm(self._watched.manifest, target, _dimensions(self._watched))
+        text = (
+            f"{what} {target.name} no longer looks as it did when the model was packed: "
+            f"its drift score is over {told['Threshold']:g}, and chance does not make it."
+        )
+        return self._alarm(target.metric, text, told, actions)
+
+    def _composite(self, inputs: list[cloudwatch.CfnAlarm]) -> None:
+        watched = self._watched
+        rule = " OR ".join(f'ALARM("{alarm.alarm_name}")' for alarm in inputs)
+        composite = cloudwatch.CfnCompositeAlarm(
+            self,
+            "inputs",
+            alarm_name=f"{watched.settings.service}-drift-inputs",
+            alarm_description=described(
+                watched.manifest, "Inputs drift; the alarms drift-in_… say which."
+            ),
+            alarm_rule=rule,
+            alarm_actions=self._actions,
+            ok_actions=self._actions,
+        )
+        for alarm in inputs:
+            composite.add_dependency(alarm)
+        self.shown.append(cloudwatch.Alarm.from_alarm_arn(self, "inputs-shown", composite.attr_arn))
+
+    def _unseen(self, percent: float, hours: int) -> cloudwatch.CfnAlarm:
+        allowed = f"rows*{percent / 100:g}"
+        math = f"unseen-IF({allowed}>{FEW},{allowed},{FEW})"
+        told = {
+            "Metrics": self._math(math, {"unseen": "Unseen", "rows": "Rows"}, hours * 3600),
+            "Threshold": 0,
+            "ComparisonOperator": "GreaterThanThreshold",
+            "EvaluationPeriods": 1,
+            "TreatMissingData": "notBreaching",
+        }
+        text = f"Over {percent:g} % of rows have a category, or a gap, that the baseline has not."
+        return self._alarm("unseen", text, told, self._actions)
+
+    def _impact(self, least: float, unit: str) -> cloudwatch.CfnAlarm:
+        told = {
+            "Metrics": self._math("impact", {"impact": "Impact"}, DAY, "Average"),
+            "Threshold": least,
+            "ComparisonOperator": "LessThanThreshold",
+            "EvaluationPeriods": 1,
+            "TreatMissingData": "notBreaching",
+        }
+        text = f"A day's outcomes are worth less than {least:g} {unit} in the mean.".replace(
+            "  ", " "
+        )
+        return self._alarm("impact", text, told, self._actions)
+
+    def _silence(self, days: int) -> cloudwatch.CfnAlarm:
+        # of all versions: outcomes are filed under the version that predicted, long ago perhaps
+        told = {
+            "Namespace": drift.NAMESPACE,
+            "MetricName": "Labels",
+            "Dimensions": [{"Name": "service", "Value": self._watched.settings.service}],
+            "Statistic": "Sum",
+            "Period": DAY,
+            "Threshold": 1,
+            "ComparisonOperator": "LessThanThreshold",
+            "EvaluationPeriods": days,
+            "TreatMissingData": "breaching",
+        }
+        return self._alarm("silence", f"No outcome was told for {days} days.", told, self._actions)
+
+    def _math(
+        self, math: str, asked: dict[str, str], seconds: int, statistic: str = "Sum"
+    ) -> list[dict[str, object]]:
+        named = [{"Name": k, "Value": v} for k, v in _dimensions(self._watched).items()]
+        found: list[dict[str, object]] = []
+        if math not in asked:
+            found.append({"Id": "answer", "Expression": math, "ReturnData": True})
+        for id, name in asked.items():
+            metric = {"Namespace": drift.NAMESPACE, "MetricName": name, "Dimensions": named}
+            stat = {"Metric": metric, "Period": seconds, "Stat": statistic}
+            found.append({"Id": id, "MetricStat": stat, "ReturnData": math == id})
+        return found
+
+    def _alarm(
+        self, name: str, what: str, told: dict[str, object], actions: list[str]
+    ) -> cloudwatch.CfnAlarm:
+        """An alarm from the properties that the tests evaluate, as CloudFormation has them."""
+        alarm = cloudwatch.CfnAlarm(
+            self,
+            re.sub(r"[^\w.-]", "_", name),
+            alarm_name=f"{self._watched.settings.service}-drift-{name}",
+            alarm_description=described(self._watched.manifest, what),
+            alarm_actions=actions or None,
+            ok_actions=actions or None,
+            comparison_operator=str(told["ComparisonOperator"]),
+            evaluation_periods=1,
+        )
+        for key, value in told.items():
+            alarm.add_property_override(key, value)
+        return alarm
+
+
+def _dimensions(watched: Watched) -> dict[str, str]:
+    return {"service": watched.settings.service, "version": watched.scoring.version.version}
+
+
+def graphs(watched: Watched) -> Iterator[list[cloudwatch.IWidget]]:
+    """The dashboard's rows: drift scores of outputs and inputs, with the line of the alarm."""
+    targets = list(drift.targets(watched.manifest))
+    row: list[cloudwatch.IWidget] = []
+    for title, output in (("outputs", True), ("inputs", False)):
+        found = [target for target in targets if target.output == output][:40]
+        if found:
+            row.append(
+                cloudwatch.GraphWidget(
+                    title=f"Drift of {title} (0: none, or not certain)",
+                    left=[_score(watched, target, i) for i, target in enumerate(found)],
+                    left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
+                    left_annotations=[
+                        cloudwatch.HorizontalAnnotation(
+                            value=watched.manifest.alarms.drift,
+                            label="alarm",
+                            color=cloudwatch.Color.RED,
+                        )
+                    ],
+                    width=WIDTH // 2,
+                    height=6,
+                )
+            )
+    if row:
+        yield row
+
+
+def _score(watched: Watched, target: Target, number: int) -> cloudwatch.MathExpression:
+    """The alarm's own math; a graph's metrics need ids of their own."""
+    wanted = watched.manifest.alarms
+    math = drift.expressions(target.distribution.rows, wanted.drift_rows, wanted.drift_hours)
+    period = cdk.Duration.hours(wanted.drift_hours)
+
+    def own(text: str) -> str:
+        names = "|".join([*math, "n", r"b\d"])
+        return re.sub(rf"\b({names})\b", rf"\g<1>_{number}", text)
+
+    statistics = drift.statistics()
+    metrics: dict[str, cloudwatch.IMetric] = {
+        own(id): cloudwatch.Metric(
+            namespace=drift.NAMESPACE,
+            metric_name=target.metric,
+            dimensions_map=_dimensions(watched),
+            statistic=statistic,
+            period=period,
+        )
+        for id, statistic in statistics.items()
+    }
+    for id in ("rest", "noise", "distance", "slope"):
+        needed = {k: v for k, v in metrics.items() if re.search(rf"\b{k}\b", own(math[id]))}
+        metrics[own(id)] = cloudwatch.MathExpression(
+            expression=own(math[id]), using_metrics=needed, period=period, label=id
+        )
+    needed = {k: v for k, v in metrics.items() if re.search(rf"\b{k}\b", own(math["drift"]))}
+    return cloudwatch.MathExpression(
+        expression=own(math["drift"]), using_metrics=needed, period=period, label=target.name
+    )

@@ -1,0 +1,489 @@
+import base64
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ReadTimeoutError
+from botocore.stub import Stubber
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from handler import api, gateways, jobs, openapi, settings
+from handler.errors import BadRequest, Conflict, NotFound, Unavailable
+from handler.settings import Settings
+from tests import events, storage
+from tests.artifact import ECHO_FEATURES
+from tests.events import Context
+from tests.storage import Memory
+
+BODY = json.dumps({"instances": [{f["name"]: f["example"] for f in ECHO_FEATURES}]})
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture(scope="module")
+def handler(echo_dir: Path) -> api.Handler:
+    return api.create(Settings(echo_dir, jobs_bucket="bucket", jobs_queue_url="queue"))
+
+
+@pytest.fixture(autouse=True)
+def connected(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(memory, monkeypatch)
+
+
+def use(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = storage.store(client)
+    monkeypatch.setattr(jobs, "connect", lambda config: kept)
+
+
+def post(handler: api.Handler, body: str | bytes = BODY, **fields: Any) -> dict[str, Any]:
+    event = events.rest(body, "/jobs")
+    event["headers"] = {**event["headers"], **fields.pop("headers", {})}
+    event["requestContext"] |= fields
+    return handler(event, Context())
+
+
+def get(handler: api.Handler, id: str, **fields: Any) -> dict[str, Any]:
+    event = events.rest(None, f"/jobs/{id}", "GET")
+    event["requestContext"] |= fields
+    return handler(event, Context())
+
+
+def body(answer: dict[str, Any]) -> Any:
+    return json.loads(answer["body"])
+
+
+def key(value: str) -> dict[str, Any]:
+    return {"headers": {"Idempotency-Key": value}}
+
+
+def test_a_job_is_stored_queued_and_found(handler: api.Handler, memory: Memory) -> None:
+    answer = post(handler)
+    job = body(answer)["job"]
+    assert (answer["statusCode"], job["status"]) == (202, "queued")
+    assert answer["headers"]["location"] == f"jobs/{job['id']}"
+    assert memory.objects[f"jobs/{job['id']}/request.json"][0] == BODY.encode()
+    assert [json.loads(sent) for sent in memory.sent] == [{"job": job["id"]}]
+    ends = time.mktime(time.strptime(job["expires_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
+    assert storage.DAY - 5 < ends - time.time() <= storage.DAY
+    found = get(handler, job["id"])
+    assert (found["statusCode"], body(found)) == (200, body(answer))
+    assert found["headers"]["retry-after"] == "2"
+
+
+def test_a_finished_job_is_answered_as_it_was_written(handler: api.Handler, memory: Memory) -> None:
+    id = body(post(handler))["job"]["id"]
+    text = jobs.document(id, "succeeded", int(time.time()) + 9, b',"result":{"predictions":[]}')
+    jobs.finish(storage.store(memory), id, "succeeded", text, jobs.NOBODY, int(time.time()) + 9)
+    found = get(handler, id)
+    assert (found["statusCode"], found["body"]) == (200, text.decode())
+    assert "retry-after" not in found["headers"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "kind"),
+    [
+        ("{", 400, "malformed-body"),
+        ('{"instances":[{}]}', 422, "contract-violation"),
+        ("x" * 1_000_001, 413, "payload-too-large"),
+    ],
+)
+def test_a_body_is_refused_before_anything_is_kept(
+    handler: api.Handler, memory: Memory, sent: str, status: int, kind: str
+) -> None:
+    answer = post(handler, sent)
+    assert (answer["statusCode"], body(answer)["type"]) == (
+        status,
+        f"urn:answerable:problem:{kind}",
+    )
+    assert not memory.written
+    assert not memory.sent
+
+
+def test_the_wire_rules_are_those_of_predict(handler: api.Handler, memory: Memory) -> None:
+    assert post(handler, headers={"Content-Type": "text/csv"})["statusCode"] == 415
+    packed = post(handler, gzip.compress(BODY.encode()), headers={"Content-Encoding": "gzip"})
+    id = body(packed)["job"]["id"]
+    assert memory.objects[f"jobs/{id}/request.json"][0] == BODY.encode()
+
+
+@pytest.mark.parametrize(
+    "path", ["/jobs/x", "/jobs/{id}", "/jobs/", "/jobs/a/b", "/jobs/%2e", "/x"]
+)
+def test_what_is_no_job_is_not_found(handler: api.Handler, path: str) -> None:
+    assert handler(events.rest(None, path, "GET"), Context())["statusCode"] == 404
+
+
+def test_other_methods_are_told_which_to_use(handler: api.Handler) -> None:
+    for path, method, allow in (("/jobs", "GET", "POST"), ("/jobs/x", "DELETE", "GET")):
+        answer = handler(events.rest(None, path, method), Context())
+        assert (answer["statusCode"], answer["headers"]["allow"]) == (405, allow)
+
+
+def test_a_deployment_without_jobs_has_no_such_paths(echo_dir: Path) -> None:
+    bare = api.create(Settings(echo_dir, jobs_bucket="bucket"))
+    assert bare(events.rest(BODY, "/jobs"), Context())["statusCode"] == 404
+    assert bare(events.rest(None, "/jobs/x", "GET"), Context())["statusCode"] == 404
+    told = body(bare(events.rest(None, "/openapi.json", "GET"), Context()))
+    assert "/jobs" not in told["paths"]
+
+
+def test_openapi_has_every_path_of_a_deployment_with_jobs(handler: api.Handler, echo: Any) -> None:
+    told = body(handler(events.rest(None, "/openapi.json", "GET"), Context()))
+    assert told == openapi.document(echo.manifest, jobs=True)
+    assert set(told["paths"]) == set(api.ROUTES)
+
+
+def test_the_record_has_the_pattern_and_never_the_id(handler: api.Handler, capsys: Capture) -> None:
+    id = body(post(handler))["job"]["id"]
+    get(handler, id)
+    get(handler, "SENTINEL")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["route"] for line in lines] == ["POST /jobs", "GET /jobs/{id}", "GET /jobs/{id}"]
+    assert "SENTINEL" not in json.dumps(lines)
+    assert id not in json.dumps(lines)
+
+
+def test_the_environment_says_where_jobs_are_kept() -> None:
+    environ = {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q", "JOBS_DAYS": "3", "JOBS_RECEIVES": "4"}
+    assert settings.read(environ)[6:] == ("b", "q", 3, 4)
+    assert settings.read({})[6:] == ("", "", 7, 5)
+
+
+# Idempotency
+
+
+def test_fifty_at_once_with_one_key_are_one_job(handler: api.Handler, memory: Memory) -> None:
+    barrier = threading.Barrier(50)
+
+    def send(i: int) -> dict[str, Any]:
+        barrier.wait()
+        return post(handler, **key("order-1"))
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(send, range(50)))
+    assert {answer["statusCode"] for answer in answers} == {202}
+    assert len({answer["body"] for answer in answers}) == 1
+    id = body(answers[0])["job"]["id"]
+    assert memory.written.count(f"jobs/{id}/request.json") == 1
+    assert {json.loads(sent)["job"] for sent in memory.sent} == {id}
+
+
+def test_another_body_under_the_same_key_is_a_conflict(
+    handler: api.Handler, memory: Memory
+) -> None:
+    first = post(handler, **key("order-1"))
+    other = post(handler, BODY.replace("red", "blue"), **key("order-1"))
+    assert (other["statusCode"], body(other)["type"]) == (409, "urn:answerable:problem:conflict")
+    assert body(first)["job"]["id"] not in other["body"]
+    assert post(handler, **key("order-2"))["statusCode"] == 202
+    assert len(memory.sent) == 2
+
+
+def test_a_key_is_its_callers_own(handler: api.Handler) -> None:
+    ids = {
+        body(post(handler, **key("order-1"), identity={"apiKeyId": name}))["job"]["id"]
+        for name in ("a", "b", "a")
+    }
+    assert len(ids) == 2
+
+
+def test_a_repeat_sends_what_was_lost_between_the_two_steps(
+    handler: api.Handler, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(**_: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "send_message", crash)
+        with pytest.raises(SystemExit):
+            post(handler, **key("order-1"))
+    assert not memory.sent
+    answer = post(handler, **key("order-1"))
+    assert answer["statusCode"] == 202
+    assert json.loads(memory.sent[0])["job"] == body(answer)["job"]["id"]
+
+
+def test_a_repeat_of_a_finished_job_is_not_sent_again(memory: Memory) -> None:
+    store = storage.store(memory)
+    ticket = jobs.submit(store, b"{}", key="k")
+    jobs.finish(store, ticket.id, "failed", b"{}", jobs.NOBODY, int(time.time()) + 9)
+    again = jobs.submit(store, b"{}", key="k")
+    assert (again.id, json.loads(again.document)["job"]["status"]) == (ticket.id, "failed")
+    assert len(memory.sent) == 1
+
+
+@pytest.mark.parametrize("wrong", ["", "a b", "a\n", "ä", "x" * 256])
+def test_a_key_that_is_none_is_refused(handler: api.Handler, memory: Memory, wrong: str) -> None:
+    assert post(handler, **key(wrong))["statusCode"] == 400
+    assert not memory.written
+
+
+# Expiry
+
+
+def test_an_expired_job_is_gone_whether_or_not_it_was_removed(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = storage.store(memory)
+    ticket = jobs.submit(store, b"1", key="k")
+    jobs.finish(store, ticket.id, "succeeded", b"old", jobs.NOBODY, int(time.time()) + storage.DAY)
+    now = time.time() + storage.DAY + 1
+    monkeypatch.setattr(time, "time", lambda: now)
+    with pytest.raises(NotFound):
+        jobs.find(store, ticket.id)
+    assert jobs.request(store, ticket.id) is None
+    # the key is free, for another body as well, and the old result is not taken for its
+    again = jobs.submit(store, b"2", key="k")
+    assert again.id == ticket.id
+    assert json.loads(again.document)["job"]["status"] == "queued"
+    assert len(memory.sent) == 2
+    assert not jobs.find(store, ticket.id)[1]
+    jobs.finish(store, ticket.id, "succeeded", b"new", jobs.NOBODY, int(now) + 9)
+    assert jobs.find(store, ticket.id) == (b"new", True)
+
+
+def test_what_is_there_is_left_alone(memory: Memory) -> None:
+    store, until = storage.store(memory), int(time.time()) + 9
+    jobs.finish(store, "x", "succeeded", b"first", jobs.NOBODY, until)
+    jobs.finish(store, "x", "failed", b"second", jobs.NOBODY, until)
+    assert jobs.find(store, "x") == (b"first", True)
+
+
+# Ids and callers
+
+IAM = "arn:aws:sts::123456789012:assumed-role/Scorer/session-1"
+CALLERS: list[dict[str, Any]] = [
+    {"identity": {"userArn": IAM}},
+    {"identity": {"userArn": "arn:aws:iam::123456789012:user/somebody"}},
+    {"identity": {"apiKeyId": "abc123"}},
+    {"authorizer": {"claims": {"iss": "https://pool", "sub": "1-2-3"}}},
+    {"authorizer": {"jwt": {"claims": {"iss": "https://pool", "sub": "4-5-6"}}}},
+    {"authorizer": {"iam": {"userArn": "arn:aws:iam::123456789012:user/other"}}},
+    {"authorizer": {"principalId": "someone"}},
+]
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_a_job_is_its_callers_alone(
+    handler: api.Handler, memory: Memory, caller: dict[str, Any]
+) -> None:
+    id = body(post(handler, **caller))["job"]["id"]
+    unknown = get(handler, "A" * 32)
+
+    others: list[dict[str, Any]] = [{}, *(other for other in CALLERS if other != caller)]
+
+    def check() -> None:
+        assert get(handler, id, **caller)["statusCode"] == 200
+        for other in others:
+            answer = get(handler, id, **other)
+            assert (answer["statusCode"], answer["body"]) == (404, unknown["body"])
+
+    check()
+    owner = memory.objects[f"jobs/{id}/request.json"][1]["caller"]
+    until = int(time.time()) + 9
+    jobs.finish(storage.store(memory), id, "succeeded", b"{}", owner, until)
+    check()
+    assert "123456789012" not in str(memory.objects)
+    assert "abc123" not in str(memory.objects)
+
+
+def test_the_sessions_of_a_role_are_one_caller(handler: api.Handler) -> None:
+    id = body(post(handler, identity={"userArn": IAM}))["job"]["id"]
+    later = {"userArn": IAM.replace("session-1", "session-2")}
+    other = {"userArn": IAM.replace("Scorer", "Other")}
+    assert get(handler, id, identity=later)["statusCode"] == 200
+    assert get(handler, id, identity=other)["statusCode"] == 404
+
+
+def test_no_front_lets_a_client_name_itself() -> None:
+    event = events.alb(None, "/jobs/x", "GET")
+    event["headers"] |= {"x-amzn-oidc-identity": "somebody", "x-api-key": "secret"}
+    assert gateways.request(event).caller == ""
+    keyed = {**events.rest(None), "requestContext": {"identity": {"apiKey": "secret"}}}
+    assert gateways.request(keyed).caller == ""
+
+
+def test_whoever_holds_the_id_reads_a_job_of_nobody(handler: api.Handler) -> None:
+    id = body(post(handler))["job"]["id"]
+    assert get(handler, id, identity={"apiKeyId": "any"})["statusCode"] == 200
+
+
+def test_ids_have_192_bits_and_show_neither_key_nor_order(memory: Memory) -> None:
+    store = storage.store(memory)
+    ids = [jobs.submit(store, b"", "me", name).id for name in (None, None, "order-1", "order-2")]
+    assert len(set(ids)) == 4
+    assert all(len(base64.urlsafe_b64decode(id)) == 24 for id in ids)
+    # under another deployment's secret, the same caller's same key is another job
+    assert jobs.submit(storage.store(Memory()), b"", "me", "order-1").id not in ids
+
+
+def test_the_secret_of_the_ids_is_kept(memory: Memory) -> None:
+    first = jobs.submit(storage.store(memory), b"", key="k").id
+    # as another environment of the function would find it
+    assert jobs.submit(storage.store(memory, seconds=99), b"", key="k").id == first
+    assert memory.written.count("secret") == 1
+
+
+@given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=300) | st.none())
+@hypothesis_settings(max_examples=200, deadline=None)
+def test_any_caller_and_key(caller: str, other: str, name: str | None) -> None:
+    store = storage.store(Memory())
+    try:
+        ticket = jobs.submit(store, b"{}", caller, name)
+    except BadRequest:
+        assert name is not None
+        return
+    assert jobs.find(store, ticket.id, caller)[0] == ticket.document
+    if caller and other != caller:
+        with pytest.raises(NotFound):
+            jobs.find(store, ticket.id, other)
+    if name is not None:
+        assert jobs.submit(store, b"{}", caller, name) == ticket
+        with pytest.raises(Conflict):
+            jobs.submit(store, b"[]", caller, name)
+
+
+# A storage that fails
+
+
+def refuse(name: str, number: int) -> None:
+    raise storage.error("AccessDenied", 403)
+
+
+def throttle(name: str, number: int) -> None:
+    raise storage.error("SlowDown", 503)
+
+
+def time_out(name: str, number: int) -> None:
+    raise ReadTimeoutError(endpoint_url="s3")
+
+
+@pytest.mark.parametrize("fault", [refuse, throttle, time_out])
+def test_storage_that_fails_is_a_503_and_loses_nothing(
+    handler: api.Handler,
+    memory: Memory,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[str, int], None],
+) -> None:
+    id = body(post(handler))["job"]["id"]
+    sent = len(memory.sent)
+    use(storage.Faulty(memory, fault), monkeypatch)
+    for answer in (post(handler, **key("k")), get(handler, id)):
+        assert answer["statusCode"] == 503
+        assert answer["headers"]["retry-after"] == "5"
+        assert body(answer)["type"] == "urn:answerable:problem:unavailable"
+    assert len(memory.sent) == sent  # nothing was promised
+    use(memory, monkeypatch)
+    assert get(handler, id)["statusCode"] == 200
+    assert post(handler, **key("k"))["statusCode"] == 202
+
+
+@pytest.mark.parametrize("failing", ["put_object", "send_message"])
+def test_whatever_step_fails_the_same_key_repairs_it(
+    handler: api.Handler, memory: Memory, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fault(name: str, number: int) -> None:
+        if name == failing:
+            raise storage.error("ServiceUnavailable", 503)
+
+    use(storage.Faulty(memory, fault), monkeypatch)
+    assert post(handler, **key("k"))["statusCode"] == 503
+    use(memory, monkeypatch)
+    answer = post(handler, **key("k"))
+    assert answer["statusCode"] == 202
+    assert {json.loads(text)["job"] for text in memory.sent} == {body(answer)["job"]["id"]}
+
+
+def test_a_body_that_breaks_off_is_a_503(handler: api.Handler, memory: Memory) -> None:
+    class Broken:
+        def read(self) -> bytes:
+            raise ConnectionResetError
+
+    id = body(post(handler))["job"]["id"]
+    memory.get_object = lambda **_: {"Body": Broken(), "Metadata": {}}  # type: ignore[method-assign]
+    assert get(handler, id)["statusCode"] == 503
+
+
+def test_conditional_writes_that_meet_are_settled(memory: Memory) -> None:
+    def meet(name: str, number: int) -> None:
+        if name == "put_object" and number < 4:
+            raise storage.error("ConditionalRequestConflict", 409)
+
+    jobs.finish(storage.store(storage.Faulty(memory, meet)), "x", "failed", b"", "-", 1 << 40)
+    assert memory.written == ["jobs/x/result.json"]
+
+    def always(name: str, number: int) -> None:
+        if name == "put_object":
+            raise storage.error("ConditionalRequestConflict", 409)
+
+    with pytest.raises(Unavailable):
+        jobs.finish(storage.store(storage.Faulty(memory, always)), "y", "failed", b"", "-", 1 << 40)
+
+
+def client(name: str, endpoint: str, config: Config | None = None) -> Any:
+    return boto3.client(
+        name,
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+        config=config,
+    )
+
+
+@pytest.mark.parametrize("code", ["NoSuchBucket", "AccessDenied", "SlowDown", "InternalError"])
+def test_what_the_real_client_raises_is_understood(code: str) -> None:
+    s3 = client("s3", "http://127.0.0.1:9")
+    with Stubber(s3) as stub:
+        stub.add_client_error("get_object", code, http_status_code=404 if "Such" in code else 503)
+        with pytest.raises(Unavailable, match=code):
+            jobs.find(jobs.Store(s3, None, "bucket", "", 9), "x" * 32)
+        stub.add_client_error("get_object", "NoSuchKey", http_status_code=404)
+        stub.add_client_error("head_object", "404", http_status_code=404)
+        with pytest.raises(NotFound):
+            jobs.find(jobs.Store(s3, None, "bucket", "", 9), "x" * 32)
+
+
+def test_an_endpoint_that_never_answers_or_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        options = Config(connect_timeout=1, read_timeout=0.1, retries={"total_max_attempts": 1})
+        store = jobs.Store(client("s3", place, options), None, "bucket", "", 9)
+        with pytest.raises(Unavailable, match="ReadTimeoutError"):
+            jobs.submit(store, b"")
+    with pytest.raises(Unavailable, match="EndpointConnectionError"):
+        jobs.submit(store, b"")
+
+
+@pytest.mark.parametrize("name", ["s3", "sqs"])
+def test_the_clients_give_up_before_the_function_must(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the real `connect`
+    for variable in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(variable, "us-east-1")
+    jobs.connect.cache_clear()
+    config = Settings(None, jobs_bucket="b", jobs_queue_url="q", jobs_days=2)
+    store = jobs.connect(config)
+    assert jobs.connect(config) is store  # made once
+    assert store.seconds == 2 * storage.DAY
+    options = getattr(store, name).meta.config
+    seconds = (options.connect_timeout + options.read_timeout) * 3
+    assert options.retries == {"mode": "standard", "total_max_attempts": 3}
+    assert seconds <= 15
+    jobs.connect.cache_clear()
