@@ -146,7 +146,7 @@ def _tensor(manifest: Manifest) -> Callable[[Columns], Iterator[Batch]]:
 
     def array(value: Any, tensor: Tensor, i: int) -> Array:
         try:
-            values = np.array(value, dtype(tensor.dtype))
+            values = np.asarray(value, dtype(tensor.dtype))
             wrong = values.ndim != len(tensor.shape) - axes  # ragged strings raise nothing
         except ValueError:
             wrong = True

@@ -84,9 +84,9 @@ async def main(folder: Path) -> None:
         Runtime.expected = orjson.loads((folder / f"{name}.shapes").read_bytes())
         seconds = []
         for _ in range(int(calls)):
-            start = time.perf_counter()
+            start = time.thread_time()
             await call(app, body)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.thread_time() - start)
         print(statistics.median(seconds), flush=True)
 
 
