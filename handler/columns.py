@@ -233,10 +233,10 @@ def _listed(feature: Feature, column: Array) -> list[Any]:
     if column.dtype.kind != "f":
         values: list[Any] = column.tolist()
         return values
-    exact = column.astype(float)
-    for bound in (feature.minimum, feature.maximum, *feature.categories):
-        if isinstance(bound, int | float):  # 0.1 as float32 has it is the contract's 0.1
-            with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # a client's bytes may be a NaN that signals
+        exact = column.astype(float)
+        for bound in (feature.minimum, feature.maximum, *feature.categories):
+            if isinstance(bound, int | float):  # 0.1 as float32 has it is the contract's 0.1
                 exact[column == column.dtype.type(bound)] = bound
     values = exact.tolist()
     if feature.nullable:

@@ -61,9 +61,6 @@ def changed(**inputs: Any) -> dict[str, Any]:
     }
 
 
-SIZES: list[Any] = [-20, 0, 16, 20.0, True, "20", 2**70, []]
-
-
 @pytest.mark.parametrize(
     ("path", "document"),
     [
