@@ -146,7 +146,8 @@ def test_settings_that_are_none_of_ours_capture_nothing() -> None:
     from handler import settings
 
     assert settings.read({"CAPTURE": "everything"}).capture == "off"
-    assert settings.read({"CAPTURE": "full", "FEEDBACK_SECRET": "x"})[-2:] == ("full", "x")
+    found = settings.read({"CAPTURE": "full", "FEEDBACK_SECRET": "x"})
+    assert (found.capture, found.secret) == ("full", "x")
 
 
 def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -> None:
