@@ -50,17 +50,10 @@ def elements(values: list[Any], kind: str, where: Callable[[int], str]) -> Array
 
     Raises ContractViolation for what the dtype cannot hold.
     """
-    made, kinds = dtype(kind), set(map(type, values))
-    if kinds <= _KINDS[made.kind]:
-        try:
-            if made.kind == "O":
-                return np.array(values, made)
-            with np.errstate(over="ignore"):
-                array: Array = np.fromiter(values, made, len(values))
-            if made.kind != "f" or np.isfinite(array).all():
-                return array
-        except OverflowError:
-            pass
+    made = dtype(kind)
+    array = _array(values, made, nulls=False)
+    if array is not None:
+        return array
     check = SchemaValidator(cs.list_schema(element_schema(kind), fail_fast=True))
     found = [
         violation._replace(pointer=where(i))
@@ -69,6 +62,27 @@ def elements(values: list[Any], kind: str, where: Callable[[int], str]) -> Array
     if found:
         raise ContractViolation(found)
     return np.array(values, made)  # 3.0 for an integer
+
+
+def _array(values: list[Any], made: np.dtype[Any], nulls: bool = True) -> Array | None:
+    """An array of JSON's values, null as NaN; None if that is not plainly possible.
+
+    In the tensor's own dtype, because clients write 0.1 as it is in theirs: 0.10000000149011612.
+    """
+    kinds = set(map(type, values))
+    if nulls and type(None) in kinds and made.kind == "f":
+        kinds.remove(type(None))
+        values = [np.nan if value is None else value for value in values]
+    if not kinds <= _KINDS[made.kind]:
+        return None
+    if made.kind == "O":
+        return np.array(values, made)
+    try:
+        with np.errstate(over="ignore"):
+            array = np.fromiter(values, made, len(values))
+    except OverflowError:
+        return None
+    return None if made.kind == "f" and np.isinf(array).any() else array
 
 
 class Table:
@@ -87,23 +101,26 @@ class Table:
 
         Raises ContractViolation for values that are not in the contract; NaN is null.
         """
-        arrays = {
-            name: part.reshape(-1, self._checks[name].width)
-            for name, part in tensors.items()
-            if isinstance(part, np.ndarray)
-        }
+        arrays: dict[str, Array] = {}
+        for name, values in tensors.items():
+            check = self._checks[name]
+            array = values if isinstance(values, np.ndarray) else _array(values, check.dtype)
+            if array is not None:
+                arrays[name] = array.reshape(-1, check.width)
         if len(arrays) == len(tensors) and all(self._checks[k].plain(v) for k, v in arrays.items()):
             return [_nulls(f, arrays[f.input][:, f.column]) for f in self.features]
         lists = []
         for feature in self.features:
+            sent, width = tensors[feature.input], self._checks[feature.input].width
+            given = sent[feature.column :: width] if isinstance(sent, list) else []
+            column = given
             if feature.input in arrays:
-                values = _listed(feature, arrays[feature.input][:, feature.column])
-            else:
-                width = self._checks[feature.input].width
-                values = list(tensors[feature.input][feature.column :: width])
+                column = _listed(feature, arrays[feature.input][:, feature.column])
+            if None in given:  # which is not a NaN to those who do not take it
+                column = [v if g is not None else g for v, g in zip(column, given, strict=True)]
             if feature.type == "boolean":
-                values = [_FLAGS.get(v, v) if type(v) in (int, float) else v for v in values]
-            lists.append(values)
+                column = [_FLAGS.get(v, v) if type(v) in (int, float) else v for v in column]
+            lists.append(column)
         return self.contract.validated(lists, where)
 
     def inputs(self, matrix: Array) -> dict[str, Array]:

@@ -106,16 +106,22 @@ def feature_schema(feature: Feature, dtype: str) -> cs.CoreSchema:
         if not isinstance(feature.categories[0], str):  # a literal 1 would take true
             schema = cs.chain_schema([_float(None, None), schema])
     else:
-        low, high = number_bounds(dtype)
-        if feature.type == "integer" and dtype in EXACT:
-            low, high = -EXACT[dtype], EXACT[dtype]
-        if feature.out_of_range == "reject":
-            low = low if feature.minimum is None else feature.minimum
-            high = high if feature.maximum is None else feature.maximum
+        low, high = feature_bounds(feature, dtype)
         schema = _integer(low, high) if feature.type == "integer" else _float(low, high)
     if feature.nullable:
         return cs.with_default_schema(cs.nullable_schema(schema), default=None)
     return schema
+
+
+def feature_bounds(feature: Feature, dtype: str) -> tuple[float | None, float | None]:
+    """The least and greatest number that is taken: the stated range, or what the dtype holds."""
+    low, high = number_bounds(dtype)
+    if feature.type == "integer" and dtype in EXACT:
+        low, high = -EXACT[dtype], EXACT[dtype]
+    if feature.out_of_range == "reject":
+        low = low if feature.minimum is None else feature.minimum
+        high = high if feature.maximum is None else feature.maximum
+    return low, high
 
 
 def _row_schema(manifest: Manifest) -> cs.CoreSchema:

@@ -30,7 +30,7 @@ from handler.manifest import Distribution, Manifest
 NAMESPACE = "Answerable"
 DIMENSIONS = [["service", "version"]]  # of the function, which each deployment counts up
 # An alarm may name ten metrics: the count of values, and those of nine bins. The tenth bin is the
-# rest. (docs/drift.md: fewer bins miss what is new, more are slower.)
+# rest. (docs/drift.md: the number hardly matters for shifts; more bins see better what is new.)
 BINS = 10
 CENTRE, VARIANCE = (BINS + 1) / 2, (BINS * BINS - 1) / 12  # of uniform bin numbers
 MONITORED = 200  # features that are ranked; every metric costs, and a record has to stay short

@@ -23,6 +23,8 @@ class Request(NamedTuple):
     `binary`: whether a binary reply reaches the client as such, whatever the client asked for; a
     REST API looks at `Accept` first. `parameters`: the parts of the path that the route names.
     `caller`: whom the front has authenticated, "" where it does not know.
+    `synthetic`: sent by a release gate or a probe, not by a client. A header could be anybody's,
+    who would then be in no metric; what stands in `requestContext` no client can write.
     """
 
     method: str
@@ -34,6 +36,7 @@ class Request(NamedTuple):
     binary: bool = False
     parameters: dict[str, str] = {}
     caller: str = ""
+    synthetic: bool = False
 
 
 class Reply(NamedTuple):
@@ -72,6 +75,7 @@ def request(event: Any) -> Request:
             request_id=request_id if known else "",
             binary="version" in event or "elb" in context,
             caller=_caller(context),
+            synthetic=context.get("synthetic") is True,
         )
     except (KeyError, TypeError, AttributeError, IndexError):
         found = None

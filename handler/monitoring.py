@@ -74,8 +74,10 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
         predictions: Sequence[bytes] = (),
         prediction: str = "",
         outcomes: Sequence[dict[str, Any]] = (),
+        synthetic: bool = False,
     ) -> None:
-        """`route` is one of ours ("-" for any other); `problem` the kind of a refusal.
+        """`route` is one of ours ("-" for any other); `problem` the kind of a refusal. A synthetic
+        request is recorded and marked, and in no metric.
 
         `scored` is ranked; of `predictions`, as they were answered, and of its rows is kept what
         CAPTURE allows. `prediction` is what the ids of the request begin with. `outcomes`: lines of
@@ -98,8 +100,15 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             line["unusual"] = unusual
         if prediction:
             line["prediction"] = prediction
-        if not route.startswith("GET "):  # a look at /ping or /model is not traffic
-            ranked = scored is not None and ranker is not None
+        if synthetic:
+            line["synthetic"] = True
+        elif not route.startswith("GET "):  # a look at /ping or /model is not traffic
+            ranked: dict[str, Any] = {}
+            if scored is not None and ranker is not None:
+                try:
+                    ranked = _ranked(ranker, request_id, scored)
+                except Exception as error:  # the answer is good, whatever is wrong with its ranks
+                    line["unranked"] = type(error).__name__
             metrics = scoring if ranked else plain
             line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
             line["Requests"] = 1
@@ -107,8 +116,7 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             line["Rejects"] = int(400 <= status < 500)
             line["Faults"] = int(status >= 500)
             line["timings_ms"] = {step: _micro(value) for step, value in timings_ms.items()}
-            if scored is not None and ranker is not None:
-                line |= _ranked(ranker, request_id, scored)
+            line |= ranked
         line["Latency"] = _micro(latency_ms)
         if scored is not None and capture is not None and predictions:
             line.update(capture(scored, predictions))
@@ -217,8 +225,9 @@ def _short(line: dict[str, Any], metrics: orjson.Fragment) -> dict[str, Any]:
     """What must not get lost of a record that is too long: its metrics but the ranks."""
     left_out = ("unusual", "missing", "predictions", "instances", "captured", "Unseen")
     kept = {k: v for k, v in line.items() if k not in left_out and not isinstance(v, list)}
-    stamp = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
-    return kept | {"truncated": True, "_aws": stamp}
+    if "_aws" in line:
+        kept["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
+    return kept | {"truncated": True}
 
 
 def _capturer(

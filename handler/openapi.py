@@ -241,6 +241,12 @@ def _protocols(manifest: Manifest, predict: Schema) -> Schema:
         missing = _problems(404) if parts else {}
         parts += operation.get("parameters", [])
         told = {**operation["responses"], **missing}
+        if path.startswith(("/v1/", "/v2/")):  # see handler.api._problem
+            told |= {
+                status: {**answer, "content": _json(reference("Problem"))}
+                for status, answer in told.items()
+                if status != "200"
+            }
         return {**operation, **({"parameters": parts} if parts else {}), "responses": told}
 
     def reference(name: str) -> Schema:

@@ -33,6 +33,7 @@ from handler.manifest import Distribution, Feature, Manifest
 from handler.tensors import Array, Columns
 
 ROWS = 100  # CloudWatch takes no more values of a metric from one record
+FULLY = 50  # rows that are all ranked; of more, a tenth, up to ROWS, or ranks would cost too much
 VALUES = 15_000  # of all metrics together, so that the record stays short
 FEW = 16  # rows up to which plain Python is faster than numpy
 GOLDEN = 0.6180339887498949  # 1/phi: its multiples are spread evenly in (0, 1)
@@ -77,6 +78,11 @@ class Scale:
                 value: (start, end - start)
                 for value, start, end in zip(known.values, low, high, strict=True)
             }
+            # the same for many values at once; place 0 is that of what is new
+            self.order: dict[Any, int] = {value: i for i, value in enumerate(self.steps, 1)}
+            if not self.novel_missing:
+                self.order[None] = len(self.order) + 1
+            self.shares = np.array([(0.0, 0.0), *self.steps.values(), self.missing]).T
             return
         values: list[Any] = list(known.values)
         for i, value in enumerate(values):
@@ -223,10 +229,11 @@ class Ranker:
         if count == 1:
             return self._one(start, columns, outputs)
         taken: list[int] | None = None
-        if count > self._sample:
-            step = count / self._sample
+        sample = min(self._sample, max(FULLY, count // 10))
+        if count > sample:
+            step = count / sample
             # one row of each stretch, at a place that changes: rows may repeat with any period
-            taken = [int((i + (start + i * PLASTIC) % 1.0) * step) for i in range(self._sample)]
+            taken = [int((i + (start + i * PLASTIC) % 1.0) * step) for i in range(sample)]
             columns = [_picked(column, taken) for column in columns]
         given = [c.tolist() if isinstance(c, np.ndarray) else c for c in columns]
         rows = len(taken or range(count))
@@ -382,13 +389,8 @@ def _each(target: _Column | _Answer, values: Sequence[Any], draws: list[float]) 
 
 def _categories(target: _Column | _Answer, values: Sequence[Any], draws: Array) -> list[int]:
     """The bins of categories; 0 where the baseline has none."""
-    scale = target.scale
-    order = {value: i for i, value in enumerate(scale.steps, 1)}
-    shares = [(0.0, 0.0), *scale.steps.values(), scale.missing]
-    if not scale.novel_missing:
-        order[None] = len(shares) - 1
+    order, (start, jump) = target.scale.order, target.scale.shares
     places = np.array([order.get(value, 0) for value in values])
-    start, jump = np.array(shares).T
     share = start[places] + jump[places] * _wrapped(draws + target.shift)
     found: list[int] = (_bins(share) * (places > 0)).tolist()
     return found

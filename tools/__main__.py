@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "pack": "turn a model and a sample of its data into an artifact with a contract",
+    "changes": "explain the differences of two versions: contract, answers, baseline, lineage",
     "cost": "what a month of a deployed model costs, idle and with traffic",
     "trace": "explain a prediction by its id",
     "report": "draw what records say: drift, rejects, latency, outcomes",

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 import uuid
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from tools import fronts
 from tools.fronts import Answer, Call
 
 GOLDEN = "golden.jsonl"
+RECORDS = 20_000  # the latest, kept for the report
 PAGE_BYTES = 2_000_000  # of golden rows on the start page; images are large
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -75,6 +77,7 @@ class Environment:
         self.directory, self.front, self.timeout = directory, front, timeout
         self._start_jobs = start_jobs  # what the first call of /jobs is made to wait for
         self.stamp = stamp(directory)
+        self.records: deque[str] = deque(maxlen=RECORDS)
         self.served = self._first()
 
     def invoke(self, call: Call) -> Answer:

@@ -27,6 +27,7 @@ from tools.packing import (
     origin,
     replay,
     stated,
+    succession,
     summary,
     table,
 )
@@ -88,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tuned to the CPU of this machine: use it if the function's is the same)",
     )
     add("--threads", type=int, metavar="N", help="threads per run (default: measured)")
+    add(
+        "--replace",
+        action="store_true",
+        help="pack the version that is there again, "
+        "although its content differs: for work in progress, never for what was deployed",
+    )
     add(
         "--output",
         type=Path,
@@ -169,6 +176,7 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
             baseline=baseline.measure(sample.features, sample.columns, outputs, results),
         )
         _load(directory, draft)  # before anything is measured: is what is stated well-formed?
+        succession.check(target, draft, replace=True)  # its files, and so its content, come later
 
         step("Measuring threads")
         threads = f"{draft.execution.intra_op_threads}, as told"
@@ -187,6 +195,7 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
         step("Comparing with the original")
         scorer = _load(directory, packed)
         compared, largest = replay.compare(scorer, original, sample, [row for _, row in rows])
+        succession.check(target, packed, args.replace)
     facts = {
         "threads": threads,
         "golden": _rows(len(rows)),

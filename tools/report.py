@@ -85,13 +85,18 @@ def read(name: str) -> Iterator[dict[str, Any]]:
     """The records in a file, other lines passed over."""
     source = sys.stdin if name == "-" else open(name, encoding="utf-8")  # noqa: SIM115
     with source as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and record.get("message") in ("request", "outcomes"):
-                yield record
+        yield from parsed(lines)
+
+
+def parsed(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The records among lines, or among texts of several lines."""
+    for line in (line for text in texts for line in text.splitlines()):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and record.get("message") in ("request", "outcomes"):
+            yield record
 
 
 def page(manifest: Manifest, records: Sequence[dict[str, Any]], hours: float | None = None) -> str:
@@ -215,7 +220,7 @@ def _card(seen: Seen, manifest: Manifest, span: tuple[int, int]) -> str:
     worst = max(seen.windows, key=lambda window: window.score)
     state = "bad" if any(loud) else "good"
     points = [(window.start, max(window.score, 0.0)) for window in seen.windows]
-    facts = f"{total:,} values · score up to {worst.score:.2f}"
+    facts = f"{total:,} values · score up to {max(worst.score, 0.0):.2f}"
     if not target.output:
         before = target.distribution.missing
         facts += f" · missing {seen.missing / total:.1%} (packed: {before:.1%})"

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -32,10 +33,17 @@ from starlette.types import Receive, Scope, Send
 
 from handler import openapi, settings
 from handler.errors import ArtifactError, PayloadTooLarge
-from tools import fronts, queue
+from tools import fronts, queue, report
 from tools.environment import Environment, refusal
 from tools.fronts import Call
 
+REPORT = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
 PAGES = Path(__file__).parent / "pages"
 PASTE_BYTES = 2_000  # the longest body that is put into a command to paste
 LOCAL = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104
@@ -116,6 +124,8 @@ def create_app(
         name = request.path_params.get("name", "docs.html")
         if name in FILES:
             return _file(FILES[name])
+        if name == "report.html":
+            return Response(_report(environment), media_type="text/html", headers=REPORT)
         if name not in DATA:
             return Response("Not found", 404)
         return Response(DATA[name](environment), media_type=JSON, headers=SECURITY)
@@ -148,6 +158,26 @@ def _start(environment: Environment) -> bytes:
     served = environment.served
     model = openapi.describe(served.manifest)
     return orjson.dumps({"model": model, "golden": served.golden, "front": environment.front})
+
+
+def _report(environment: Environment) -> str:
+    """The records of this run, drawn."""
+    found = list(report.parsed(list(environment.records)))
+    return report.page(environment.served.manifest, found)
+
+
+class _Keeper(io.TextIOBase):
+    """Writes on, and keeps what is written for the report."""
+
+    def __init__(self, out: TextIO, kept: deque[str]) -> None:
+        self._out, self._kept = out, kept
+
+    def write(self, text: str) -> int:
+        self._kept.append(text)
+        return self._out.write(text)
+
+    def flush(self) -> None:
+        self._out.flush()
 
 
 def _example(environment: Environment) -> bytes:
@@ -229,7 +259,8 @@ def main(args: argparse.Namespace) -> int:
         records: TextIO = sys.stdout
         if args.quiet or args.records:
             records = stack.enter_context(open(args.records or os.devnull, "a", encoding="utf-8"))
-        stack.enter_context(contextlib.redirect_stdout(records))
+        keeper = _Keeper(records, environment.records)
+        stack.enter_context(contextlib.redirect_stdout(keeper))
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
             signal.signal(number, lambda *_: sys.exit(0))
         config = uvicorn.Config(

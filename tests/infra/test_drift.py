@@ -1,5 +1,6 @@
 """The drift alarms of the synthesised template, computed from records of the real handler."""
 
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from examples.diabetes import train
 from handler import api, drift
 from handler import manifest as manifests
 from handler.settings import Settings
@@ -18,6 +18,7 @@ from tests.cloudwatch import Metrics
 from tests.events import Context
 from tests.infra.conftest import ROOT, Synth, Template
 
+train: Any = importlib.import_module("examples.diabetes.train")
 DAY = 86_400_000
 DIABETES = ROOT / "model_artifacts" / "diabetes"
 MANIFEST = manifests.read(DIABETES)

@@ -32,14 +32,14 @@ def record(capsys: Capture, settings: Settings, rows: list[Any], status: int = 2
 @pytest.mark.parametrize("count", [1, 8, 9, 100, 1000])
 def test_every_target_is_a_metric(capsys: Capture, count: int) -> None:
     found = record(capsys, Settings(DIABETES), [GOLDEN] * count)
-    sampled = min(count, ranks.ROWS)
+    sampled = min(count, max(ranks.FULLY, min(count // 10, ranks.ROWS)))
     for name in [*(f"in_{name}" for name in GOLDEN), "out_progression"]:
         values = found[name] if count > 1 else [found[name]]
         assert len(values) == sampled
         assert set(values) <= set(range(1, 11))
     names = [m["Name"] for d in found["_aws"]["CloudWatchMetrics"] for m in d["Metrics"]]
     assert {"in_bmi", "out_progression", "Unseen", "Latency"} <= set(names)
-    assert found.get("ranked") == (ranks.ROWS if count > ranks.ROWS else None)
+    assert found.get("ranked") == (sampled if count > sampled else None)
     assert len(found["prediction"]) == 28
 
 
@@ -160,3 +160,15 @@ def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -
     for hours in (0, 25):
         with pytest.raises(Exception, match="drift_hours"):
             manifests.read(artifact.echo(tmp_path, alarms={"drift_hours": hours}))
+
+
+def test_ranks_that_fail_do_not_fail_the_request(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any) -> Any:
+        raise ValueError("SENTINEL")
+
+    monkeypatch.setattr(ranks.Ranker, "rank", explode)
+    found = record(capsys, Settings(DIABETES), [GOLDEN])
+    assert found["unranked"] == "ValueError"
+    assert "SENTINEL" not in json.dumps(found)

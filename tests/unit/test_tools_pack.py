@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -608,3 +609,56 @@ def test_a_command_s_words_are_its_own(capsys: pytest.CaptureFixture[str]) -> No
     assert "--reference" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["no-such-command"])
+
+
+# --- what may follow what ------------------------------------------------------------------------
+
+BOUNDED = "[features.a]\nminimum = {low}\nmaximum = {high}\n"
+
+
+def test_a_narrowed_contract_needs_a_major_version(packed: Packer) -> None:
+    model, table = models.regressor(), models.regressor_table()
+    packed(model, table, contract=BOUNDED.format(low=-100, high=100))
+    narrow = BOUNDED.format(low=-100, high=90)
+    with pytest.raises(PackError, match=r"a: maximum 100.* -> 90.*2\.0\.0 is the least version"):
+        packed(model, table, "--version", "1.1.0", contract=narrow)
+    assert packed(model, table, "--version", "2.0.0", contract=narrow).version == "2.0.0"
+    wide = BOUNDED.format(low=-100, high=95)
+    with pytest.raises(PackError, match=r"2\.1\.0 is the least version after 2\.0\.0"):
+        packed(model, table, "--version", "2.0.1", contract=wide)
+    packed(model, table, "--version", "2.1.0", contract=wide)
+
+
+def test_a_version_is_replaced_only_when_that_is_meant(packed: Packer) -> None:
+    model, table = models.regressor(), models.regressor_table()
+    packed(model, table)
+    packed(model, table)  # the same again is nothing to refuse
+    bounded = BOUNDED.format(low=-100, high=100)
+    with pytest.raises(PackError, match=r"other content.*--replace"):
+        packed(model, table, contract=bounded)
+    packed(model, table, "--replace", contract=bounded)
+
+
+def test_what_is_replaced_still_follows_what_was_committed(packed: Packer, place: Path) -> None:
+    def git(*words: str) -> None:
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", *words]
+        subprocess.run(command, check=True, capture_output=True)
+
+    model, table = models.regressor(), models.regressor_table()
+    packed(model, table, contract=BOUNDED.format(low=-100, high=100))
+    git("init")
+    git("add", "model_artifacts")
+    git("commit", "-m", "1.0.0")
+    packed(model, table, "--version", "1.1.0", contract=BOUNDED.format(low=-100, high=110))
+    with pytest.raises(PackError, match=r"2\.0\.0 is the least version after 1\.0\.0"):
+        packed(
+            model, table, "--version", "1.1.0", "--replace",
+            contract=BOUNDED.format(low=-100, high=90),
+        )  # fmt: skip
+
+
+def test_what_cannot_be_compared_is_said(packed: Packer) -> None:
+    packed(models.regressor(), models.regressor_table())
+    Path("model_artifacts/model/manifest.json").write_text("{}")
+    with pytest.raises(PackError, match=r"cannot be compared \(manifest\.json: .*move it away"):
+        packed(models.regressor(), models.regressor_table())

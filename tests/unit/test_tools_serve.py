@@ -88,6 +88,14 @@ def test_every_front_gives_the_same_answer(echo_dir: Path, front: str) -> None:
         )
 
 
+def test_the_report_is_of_this_run_and_loads_nothing(client: httpx.Client) -> None:
+    page = client.get("/docs/report.html")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "script" not in page.text
+    assert 'href="/docs/report.html"' in client.get("/", headers={"accept": "text/html"}).text
+
+
 def test_the_answer_says_whose_request_it_was(client: httpx.Client) -> None:
     answer = client.get("/nowhere")
     assert answer.json()["instance"] == answer.headers["x-amzn-requestid"]

@@ -6,13 +6,13 @@ from pathlib import Path
 import orjson
 
 from handler.errors import Refusal
+from handler.golden import TOLERANCE
 from handler.scoring import Scorer
 from tools.packing import answers, execution, table
 from tools.packing.errors import PackError
 from tools.packing.golden import Instance, Named, dumps
 from tools.packing.sample import Sample
 
-TOLERANCE = 1e-5
 ROWS = 1000  # of the sample that are compared
 ELEMENTS = 2_000_000  # of tensors that are compared: they go through JSON twice
 

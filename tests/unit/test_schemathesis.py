@@ -1,0 +1,59 @@
+"""Whatever the OpenAPI document allows or forbids: no 5xx, and no answer that it does not state."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from handler import api
+from tests import served
+from tests.artifact import echo
+
+pytestmark = pytest.mark.slow
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    directory: Path = echo(tmp_path_factory.mktemp("echo"))
+    with served.serve(directory) as address:
+        yield schemathesis.openapi.from_url(f"http://{address}/openapi.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [(path, method) for path, ms in api.ROUTES.items() for method in ms]
+)
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_every_answer_is_in_the_document(schema: Any, path: str, method: str, mode: Any) -> None:
+    @given(schema[path][method].as_strategy(generation_mode=mode))
+    @hypothesis_settings(
+        max_examples=80,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def ask(case: Any) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    if mode is GenerationMode.NEGATIVE and method == "GET" and "{" not in path:
+        return  # there is nothing that could be wrong
+    ask()
