@@ -12,6 +12,7 @@ from infra.archive import Archive
 from infra.dashboard import Dashboard
 from infra.drift import DriftAlarms
 from infra.function import ModelFunction
+from infra.jobs import Jobs, JobsAlarms
 from infra.rollout import Rollout
 from infra.settings import Settings
 
@@ -50,6 +51,17 @@ class ModelStack(cdk.Stack):
             canary = CanaryAlarms(self, "Canary", watched)
             Rollout(self, "Rollout", settings=settings, scoring=scoring, alarms=canary.alarms)
             alarms = [*alarms, *canary.alarms]
+        if settings.jobs:
+            jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
+            watching = JobsAlarms(
+                self,
+                "JobsAlarms",
+                settings=settings,
+                manifest=manifest,
+                jobs=jobs,
+                notify=notify,
+            )
+            alarms = [*alarms, *watching.alarms]
         watch = DriftAlarms(self, "Drift", watched, notify)
         if settings.archive:
             Archive(self, "Archive", settings, scoring)
