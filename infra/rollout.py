@@ -3,13 +3,17 @@
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_codedeploy as codedeploy
+from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from handler.manifest import Manifest
 from infra.acknowledge import acknowledge
 from infra.function import ModelFunction
+from infra.release import Hook
 from infra.settings import Settings
 
 PERCENT = 10
+POLICY = "service-role/AWSCodeDeployRoleForLambdaLimited"
 
 
 class Rollout(Construct):
@@ -21,18 +25,40 @@ class Rollout(Construct):
         id: str,
         *,
         settings: Settings,
+        manifest: Manifest,
         scoring: ModelFunction,
         alarms: list[cloudwatch.Alarm],
     ) -> None:
         super().__init__(scope, id)
+        before, after = (
+            Hook(
+                self,
+                when.title(),
+                when=when,
+                settings=settings,
+                manifest=manifest,
+                scoring=scoring,
+            )
+            for when in ("before", "after")
+        )
+        role = iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("codedeploy.amazonaws.com"),
+            managed_policies=[iam.ManagedPolicy.from_aws_managed_policy_name(POLICY)],
+        )
         self.group = codedeploy.LambdaDeploymentGroup(
             self,
             "Group",
             application=codedeploy.LambdaApplication(self, "Application"),
             alias=scoring.alias,
+            # the hooks' names are such that the managed policy suffices
+            role=role.without_policy_updates(),
             deployment_config=codedeploy.LambdaDeploymentConfig(
                 self, "Config", traffic_routing=_routing(settings)
             ),
+            pre_hook=before.function,
+            post_hook=after.function,
             alarms=alarms,
             auto_rollback=codedeploy.AutoRollbackConfig(
                 failed_deployment=True, stopped_deployment=True, deployment_in_alarm=True
@@ -40,11 +66,12 @@ class Rollout(Construct):
             # an alarm that cannot be read is no permission to go on
             ignore_poll_alarms_failure=False,
         )
+        for hook in (before, after):
+            hook.may_answer(self.group.deployment_group_arn)
         acknowledge(
-            self.group,
+            role,
             {
-                "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/"
-                "AWSCodeDeployRoleForLambdaLimited]": (
+                f"AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{POLICY}]": (
                     "What CodeDeploy calls while it shifts traffic is AWS's to know and to keep; "
                     "the limited policy reaches only hooks named CodeDeployHook_*."
                 ),

@@ -57,6 +57,12 @@ class Settings(BaseModel):
     # all-at-once: CloudFormation moves the alias itself, with no CodeDeploy and no bake
     rollout: Literal["canary", "linear", "all-at-once"] = "canary"
     bake_minutes: Annotated[int, Field(ge=2, le=2880)] = 10
+    # what a new version is judged by when the bake is over and it served fewer than
+    # `minimum_requests`: by a replay of its golden rows, or not at all, so that it goes back
+    after_traffic: Literal["traffic", "replay"] = "replay"
+    minimum_requests: Annotated[int, Field(ge=1)] = 20
+    # After a rollback: `live` stays at this version, without CodeDeploy, until this is gone again.
+    pinned_version: Annotated[int | None, Field(ge=1)] = None
 
     auth: Literal["iam", "api-key", "cognito"] = "iam"
     user_pool_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:cognito-idp:.+:userpool/.+)?$")] = ""

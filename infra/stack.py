@@ -3,6 +3,7 @@
 import re
 
 import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
 from handler.manifest import Manifest
@@ -46,11 +47,20 @@ class ModelStack(cdk.Stack):
         watched = Watched(settings, manifest, scoring, api.stage, settings.service)
         notify = topic(self, settings)
         service_alarms = ServiceAlarms(self, "Alarms", watched, notify)
-        alarms = service_alarms.alarms
-        if settings.rollout != "all-at-once":
+        alarms: list[cloudwatch.IAlarm] = [*service_alarms.alarms]
+        if settings.rollout != "all-at-once" and not settings.pinned_version:
             canary = CanaryAlarms(self, "Canary", watched)
-            Rollout(self, "Rollout", settings=settings, scoring=scoring, alarms=canary.alarms)
+            rollout = Rollout(
+                self,
+                "Rollout",
+                settings=settings,
+                manifest=manifest,
+                scoring=scoring,
+                alarms=canary.alarms,
+            )
             alarms = [*alarms, *canary.alarms]
+            cdk.CfnOutput(self, "Application", value=rollout.group.application.application_name)
+            cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
         if settings.jobs:
             jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
             watching = JobsAlarms(
@@ -68,4 +78,4 @@ class ModelStack(cdk.Stack):
         Dashboard(self, "Dashboard", watched, [*alarms, *watch.shown])
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
-        cdk.CfnOutput(self, "LiveVersion", value=scoring.version.version)
+        cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)

@@ -1,6 +1,7 @@
 """Packed models of three kinds, and `tools serve` in a process of its own."""
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 from tests import models
 
 ROOT = Path(__file__).parents[1]
+E2E_HOME = Path(os.environ.get("E2E_HOME", Path.home() / ".cache/answerable-e2e"))
 KINDS = ("tabular", "image", "text")
 
 

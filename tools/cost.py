@@ -5,11 +5,17 @@ and discounts.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+
+from handler import drift, manifest, settings
+from handler.errors import ArtifactError
+from handler.manifest import Manifest
 
 # USD, us-east-1, from the services' public price pages. Check them before you sign something.
 PRICES_OF = "2025-09"
@@ -75,7 +81,7 @@ def bill(month: Month) -> Iterator[Item]:
     gigabytes = month.memory / 1024
     compute = f"Lambda {month.architecture}, GB-second"
     alarms = ALARM_METRICS + month.drift_alarms
-    yield Item("metrics that alarms watch", alarms, "CloudWatch alarm, metric and month")
+    yield Item("metrics that alarms read", alarms, "CloudWatch alarm, metric and month")
     yield Item("dashboard", DASHBOARDS, "CloudWatch dashboard, month")
     yield Item("image, all kept versions", IMAGE_GB + 0.03 * month.versions, "ECR, GB-month")
     if month.snapstart:
@@ -104,6 +110,17 @@ def bill(month: Month) -> Iterator[Item]:
     yield Item("metrics of the records", metrics, "CloudWatch metric, month")
 
 
+def watched(model: Manifest, drift_alarms: str) -> tuple[int, int]:
+    """How many metrics a model's ranks make, and how many of them drift alarms read: per target its
+    count and nine of its bins, and two for what the baseline has never seen.
+    """
+    targets = list(drift.targets(model))
+    alarmed = [
+        t for t in targets if drift_alarms == "all" or (drift_alarms == "outputs" and t.output)
+    ]
+    return len(targets) + bool(targets), 10 * len(alarmed) + (2 if alarmed else 0)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is deployed, and what reaches it."""
     default = Month()
@@ -118,14 +135,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--snapstart", action="store_true")
     add("--versions", type=int, default=default.versions, help="kept (default: %(default)s)")
     add("--provisioned", type=int, default=0, help="environments kept warm")
-    add("--drift-metrics", type=int, default=0, help="monitored features and outputs")
-    add("--drift-alarms", type=int, default=0, help="metrics that drift alarms watch")
+    add("--model", type=Path, help="the artifact's folder (default: the one there is)")
+    add("--drift", choices=["all", "outputs", "off"], default="all", help="as `drift_alarms`")
     add("--active-hours", type=int, default=HOURS, help="hours with traffic (default: all)")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the bill and its two sums."""
-    month = Month(**{name: getattr(args, name) for name in Month._fields})
+    try:
+        model = manifest.read(args.model or settings.model_dir(settings.read()))
+    except ArtifactError as error:
+        print(f"cost: {error}", file=sys.stderr)
+        return 2
+    metrics, alarms = watched(model, args.drift)
+    given = {name: getattr(args, name) for name in Month._fields if hasattr(args, name)}
+    month = Month(**given, drift_metrics=metrics, drift_alarms=alarms)
     items = list(bill(month))
     idle = sum(item.dollars for item in bill(month._replace(requests=0)))
     table = Table(title=f"A month in USD (prices of {PRICES_OF}, us-east-1, no free tier)")

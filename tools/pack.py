@@ -15,7 +15,7 @@ from rich.console import Console
 from handler import manifest as manifests
 from handler import scoring
 from handler.errors import ArtifactError
-from handler.manifest import Execution, Manifest, Output, Tensor
+from handler.manifest import Alarms, Business, Execution, Manifest, Output, Tensor
 from tools.packing import (
     answers,
     artifact,
@@ -171,6 +171,8 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
             lineage=origin.lineage(args.why, args.model, producer, args.reference, metrics, target),
             description=statement.description,
             runbook=statement.runbook,
+            alarms=Alarms(**statement.alarms),
+            business=Business(**statement.business) if statement.business else None,
             producer=producer,
             features=sample.features,
             baseline=baseline.measure(sample.features, sample.columns, outputs, results),

@@ -246,10 +246,7 @@ def main(args: argparse.Namespace) -> int:
             )
             jobs = stack.enter_context(queue.prepared())
             environment = Environment(
-                directory.absolute(),
-                args.front,
-                args.timeout,
-                jobs.start if jobs else None,
+                directory.absolute(), args.front, args.timeout, jobs.start if jobs else None
             )
         except ArtifactError as error:
             say(f"{args.model_dir or 'no model to serve'}: {error}", "red")

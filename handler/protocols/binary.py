@@ -4,12 +4,12 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 A string is its length, four bytes, and its UTF-8.
 """
 
-from binascii import a2b_base64
 from struct import Struct, error
 from typing import Any
 
 import numpy as np
 
+from handler import wire
 from handler.columns import refuse
 from handler.errors import BadRequest, pointer
 from handler.tensors import Array, dtype
@@ -80,7 +80,7 @@ def base64(data: Any, kind: str, count: int, i: int) -> Array:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise refuse(where, "type", "must be base64")
     try:
-        parts = [a2b_base64(text, strict_mode=True) for text in texts]
+        parts = [wire.unpacked(text) for text in texts]
         if kind == "string":
             values = np.array([part.decode() for part in parts], object)
     except ValueError:

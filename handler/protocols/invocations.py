@@ -8,8 +8,10 @@ JSON with `dataframe_split`, `dataframe_records`, `instances` or `inputs`; `text
 row, in which an empty cell is null; `application/x-npy`, in which NaN is.
 """
 
+import contextlib
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -262,19 +264,25 @@ def _csv(scorer: Scorer, body: bytes) -> Columns:
 
 def _cells(feature: Feature, column: Sequence[str]) -> list[Any]:
     """A column's values as JSON would have them; what cannot be read stays text, and is refused."""
-    text = feature.type == "text" or any(isinstance(known, str) for known in feature.categories)
-    read = _flag if feature.type == "boolean" else str if text else _number
     empty = "" if feature.type == "text" and not feature.nullable else None
-    return [read(cell) if cell else empty for cell in column]
+    if feature.type == "boolean":
+        return [_FLAGS.get(cell.lower(), cell) if cell else None for cell in column]
+    if feature.type == "text" or any(isinstance(known, str) for known in feature.categories):
+        return [cell or empty for cell in column]
+    read: type[Any] = int if feature.type == "integer" else float
+    with contextlib.suppress(ValueError):
+        values = list(map(read, column))
+        if math.isfinite(sum(values)) and "_" not in "".join(column):
+            return values
+    return [_number(cell) for cell in column]
 
 
-def _flag(cell: str) -> Any:
-    return {"true": True, "1": True, "false": False, "0": False}.get(cell.lower(), cell)
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _number(cell: str) -> Any:
     try:
         value = int(cell) if cell.lstrip("-").isdecimal() else float(cell.replace("_", "x"))
     except ValueError:
-        return cell
+        return cell or None
     return value if value == value else None

@@ -41,7 +41,12 @@ def synth(directory: Path, tag: str = TAG, tree: Path = ROOT) -> Path:
 def invoke(tools: Tools, template: Path, name: str) -> Any:
     """The function's answer to one event."""
     resources = json.loads(template.read_text())["Resources"]
-    function = next(k for k, v in resources.items() if v["Type"] == "AWS::Lambda::Function")
+    function = next(
+        name
+        for name, item in resources.items()
+        if item["Type"] == "AWS::Lambda::Function"
+        and item["Properties"]["ImageConfig"]["Command"] == ["handler.api.lambda_handler"]
+    )
     command = [tools.sam, "local", "invoke", function, "--template", str(template)]
     command += ["--event", str(answers.EVENTS / f"{name}.json"), "--skip-pull-image"]
     command += ["--region", REGION]

@@ -34,6 +34,15 @@ class Template:
         (found,) = self.all(kind).values()
         return found
 
+    def function(self, entry_point: str = "handler.api.lambda_handler") -> dict[str, Any]:
+        """The properties of the function with an entry point."""
+        (found,) = [
+            item["Properties"]
+            for item in self.all("AWS::Lambda::Function").values()
+            if item["Properties"]["ImageConfig"]["Command"] == [entry_point]
+        ]
+        return dict(found)
+
     def alarms(self) -> dict[str, dict[str, Any]]:
         """Properties by the last word of the id, as the code names them."""
         found = self.all("AWS::CloudWatch::Alarm").items()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from handler import manifest, settings
 from tests.infra.conftest import Template
 from tests.infra.test_alarms import metrics
 from tools import cost
@@ -17,7 +18,8 @@ def test_it_counts_what_the_stack_has(template: Template) -> None:
     read = {name: len(metrics(alarm)) for name, alarm in alarms.items()}
     drift = sum(count for name, count in read.items() if name.startswith("Drift"))
     assert sum(read.values()) - drift == cost.ALARM_METRICS
-    assert drift == 11 * 10 + 2  # ten inputs, an output, and the rows of a new kind
+    model = manifest.read(settings.ARTIFACTS / "diabetes")
+    assert (12, drift) == cost.watched(model, "all")
     assert len(template.all("AWS::CloudWatch::Dashboard")) == cost.DASHBOARDS
 
 

@@ -43,10 +43,17 @@ LOG_ROLE = {
     )
 }
 CODEDEPLOY = {
+    ("Rollout/Role", f"AwsSolutions-IAM4[{MANAGED}AWSCodeDeployRoleForLambdaLimited]"),
+    *(
+        (f"Rollout/{hook}/Function", f"Serverless-Lambda{rule}")
+        for hook in ("Before", "After")
+        for rule in ("DLQ", "Tracing")
+    ),
+    ("Rollout/After/Role/DefaultPolicy", "AwsSolutions-IAM5[Resource::*]"),
     (
-        "Rollout/Group/ServiceRole",
-        f"AwsSolutions-IAM4[{MANAGED}AWSCodeDeployRoleForLambdaLimited]",
-    )
+        "Rollout/After/Role/DefaultPolicy",
+        "AwsSolutions-IAM5[Resource::<ScoringFunctionB0BB4BCC.Arn>:*]",
+    ),
 }
 ARCHIVE = {
     ("Archive/Bucket", "AwsSolutions-S1"),
@@ -137,7 +144,9 @@ def test_nothing_is_allowed_by_a_star(template: Template) -> None:
     for statement in found:
         if statement["Effect"] == "Allow":
             assert "*" not in json.dumps(statement.get("Action"))
-            assert statement.get("Resource") != "*"
+            # metrics are no resources: IAM has nothing else to write there
+            everything = statement["Action"] == "cloudwatch:GetMetricData"
+            assert (statement.get("Resource") == "*") == everything
             assert statement.get("Principal") != "*"
 
 
@@ -155,6 +164,38 @@ def test_the_function_may_write_its_own_log_and_nothing_else(template: Template)
     assert len(policies) == 1
     assert statement["Action"] == ["logs:CreateLogStream", "logs:PutLogEvents"]
     assert statement["Resource"]["Fn::GetAtt"][0].startswith("ScoringLogs")
+
+
+def allowed(template: Template, role: str) -> dict[str, str]:
+    """What the only policy of a role allows: the resources, as JSON, by action."""
+    (name,) = [name for name in template.all("AWS::IAM::Role") if name.startswith(role)]
+    (policy,) = [
+        item["Properties"]["PolicyDocument"]
+        for item in template.all("AWS::IAM::Policy").values()
+        if {"Ref": name} in item["Properties"]["Roles"]
+    ]
+    found = {}
+    for statement in policy["Statement"]:
+        actions = statement["Action"]
+        for action in [actions] if isinstance(actions, str) else actions:
+            found[action] = json.dumps(statement["Resource"])
+    return found
+
+
+def test_the_hooks_may_do_what_they_do_and_nothing_else(template: Template) -> None:
+    logs = {"logs:CreateLogStream", "logs:PutLogEvents"}
+    answer = "codedeploy:PutLifecycleEventHookExecutionStatus"
+    before = allowed(template, "RolloutBeforeRole")
+    assert before.keys() == logs | {"lambda:InvokeFunction", answer}
+    assert ":live" in before["lambda:InvokeFunction"]  # beside the one new version
+    assert "*" not in before["lambda:InvokeFunction"]
+    after = allowed(template, "RolloutAfterRole")
+    assert after.keys() == before.keys() | {"codedeploy:GetDeployment", "cloudwatch:GetMetricData"}
+    for policy in (before, after):
+        assert ":deploymentgroup:" in policy[answer]
+        assert "*" not in policy[answer]
+    # CodeDeploy's own role has the managed policy, which reaches CodeDeployHook_* only
+    assert not [name for name in template.all("AWS::IAM::Policy") if "RolloutRole" in name]
 
 
 def test_the_topic_takes_alarms_and_only_over_tls(template: Template) -> None:

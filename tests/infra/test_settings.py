@@ -46,6 +46,8 @@ def test_keys_of_cdk_itself_are_not_ours() -> None:
         ({"max_concurrency": 1, "provisioned_concurrency": 2}, "over max_concurrency"),
         ({"rate_limit": 500}, "burst_limit is under rate_limit"),
         ({"rollout": "linear", "bake_minutes": 5}, "bake_minutes >= 9"),
+        ({"pinned_version": 0}, "pinned_version: Input should be greater than or equal to 1"),
+        ({"after_traffic": "hope"}, "after_traffic: Input should be 'traffic' or 'replay'"),
         ({"memroy": 512}, "memroy: there is no such setting; do you mean memory?"),
         ({"colour": "red"}, "colour: there is no such setting"),
         ({"model": "absent"}, "model: absent: manifest.json: No such file or directory"),

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from handler import errors, manifest
-from infra import gateway_responses
+from handler import errors, manifest, release_gate
+from infra import gateway_responses, release
 from tests.infra.conftest import POOL, ROOT, Synth, Template
 
 MANIFEST = manifest.read(ROOT / "model_artifacts/diabetes")
@@ -45,15 +45,58 @@ def test_the_alias_moves_through_codedeploy(template: Template) -> None:
     (application,) = template.all("AWS::CodeDeploy::Application")
     ((group, body),) = template.all("AWS::CodeDeploy::DeploymentGroup").items()
     assert alias["Properties"]["Name"] == "live"
+    hooks = {
+        when: next(name for name in template.all("AWS::Lambda::Function") if when in name)
+        for when in ("Before", "After")
+    }
     assert alias["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"] == {
         "ApplicationName": {"Ref": application},
         "DeploymentGroupName": {"Ref": group},
+        **{f"{when}AllowTrafficHook": {"Ref": name} for when, name in hooks.items()},
     }
+    # the hooks are the new version's own before CodeDeploy asks them
+    assert set(alias["DependsOn"]) >= set(hooks.values())
     rollback = body["Properties"]["AutoRollbackConfiguration"]
     assert rollback["Enabled"]
     assert len(rollback["Events"]) == 3
     assert len(body["Properties"]["AlarmConfiguration"]["Alarms"]) == 4
     assert not body["Properties"]["AlarmConfiguration"]["IgnorePollAlarmFailure"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_hook(synth: Synth, when: str) -> None:
+    template = synth.template("after_traffic=traffic", "minimum_requests=7")
+    hook = template.function(f"handler.release_gate.{when}_traffic")
+    assert hook["FunctionName"] == f"CodeDeployHook_diabetes-dev_{when}"
+    assert hook["Code"] == template.function()["Code"]  # the image that is released
+    (version,) = template.all("AWS::Lambda::Version")
+    assert hook["Environment"]["Variables"] == {
+        "VERSION_ARN": {"Ref": version},
+        "AFTER_TRAFFIC": "traffic",
+        "MINIMUM_REQUESTS": "7",
+        "SERVICE_NAME": "diabetes-dev",
+        "POWERTOOLS_LOG_LEVEL": "INFO",
+    }
+    assert hook["Timeout"] > 2 * release_gate.RESERVE_SECONDS
+
+
+def test_a_long_service_s_hooks_have_names_that_lambda_takes() -> None:
+    names = {release.name(service, "before") for service in ("a" * 57, "a" * 56, "b" * 42)}
+    assert len(names) == 3
+    assert all(len(name) <= 64 for name in names)
+
+
+def test_a_pinned_version_is_live_without_codedeploy(synth: Synth) -> None:
+    template = synth.template("pinned_version=7")
+    alias = template.one("AWS::Lambda::Alias")
+    assert alias["Properties"]["FunctionVersion"] == "7"
+    assert "UpdatePolicy" not in alias
+    assert "DependsOn" not in alias
+    assert not template.all("AWS::CodeDeploy::DeploymentGroup")
+    assert not [name for name in template.alarms() if name.startswith("Canary")]
+    # what this checkout would publish is published and retained, and called by nobody
+    assert template.one("AWS::Lambda::Version")["DeletionPolicy"] == "Retain"
+    assert template.body["Outputs"]["LiveVersion"]["Value"] == "7"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +129,7 @@ def test_all_at_once_leaves_the_alias_to_cloudformation(synth: Synth) -> None:
     template = synth.template("rollout=all-at-once")
     assert "UpdatePolicy" not in template.one("AWS::Lambda::Alias")
     assert not template.all("AWS::CodeDeploy::Application")
+    assert "CodeDeployHook" not in json.dumps(template.body)
     assert "crashes" not in str(template.alarms())
 
 
@@ -93,12 +137,11 @@ def test_the_function(synth: Synth) -> None:
     template = synth.template(
         "memory=3008", "timeout=9", "architecture=arm64", "max_concurrency=7", "snapstart=true"
     )
-    function = template.one("AWS::Lambda::Function")["Properties"]
+    function = template.function()
     assert (function["MemorySize"], function["Timeout"]) == (3008, 9)
     assert function["Architectures"] == ["arm64"]
     assert function["ReservedConcurrentExecutions"] == 7
     assert function["SnapStart"] == {"ApplyOn": "PublishedVersions"}
-    assert function["ImageConfig"] == {"Command": ["handler.api.lambda_handler"]}
     assert function["LoggingConfig"]["LogFormat"] == "Text"
     assert function["Environment"]["Variables"] == {
         "SERVICE_NAME": "diabetes-dev",
@@ -171,13 +214,13 @@ def test_the_gateway_answers_in_our_shape(template: Template) -> None:
 
 def test_logs_are_kept_as_long_as_the_settings_say(synth: Synth) -> None:
     groups = synth.template("retention_days=365").all("AWS::Logs::LogGroup").values()
-    assert len(groups) == 2
+    assert len(groups) == 4  # of the function, the API and the two hooks
     assert {group["Properties"]["RetentionInDays"] for group in groups} == {365}
     assert {group["DeletionPolicy"] for group in groups} == {"Retain"}
 
 
 def test_tags(template: Template) -> None:
-    tags: Any = template.one("AWS::Lambda::Function")["Properties"]["Tags"]
+    tags: Any = template.function()["Tags"]
     found = {tag["Key"]: tag["Value"] for tag in tags}
     assert found["answerable:model"] == "diabetes"
     assert found["answerable:stage"] == "dev"

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from handler import manifest as manifests
 from handler import scoring
-from handler.manifest import Manifest
+from handler.manifest import Alarms, Business, Manifest
 from tests import models
 from tools import pack
 from tools.__main__ import main
@@ -295,6 +295,15 @@ def test_the_body_limit_lets_full_requests_through(packed: Packer) -> None:
     assert len(body.encode()) <= manifest.limits.body_bytes <= 6_000_000
 
 
+def test_alarms_and_the_worth_of_outcomes_are_stated(packed: Packer) -> None:
+    contract = "[alarms]\ndrift = 0.1\nimpact = 2.0\n[business]\nunit = 'EUR'\ncost = 0.5\n"
+    contract += "[business.outcomes.a]\nb = 1.5\n[features.a]\ncapture = 'drop'\n"
+    manifest = packed(models.regressor(), models.regressor_table(), contract=contract)
+    assert manifest.alarms == Alarms(drift=0.1, impact=2.0)
+    assert manifest.business == Business("EUR", cost=0.5, outcomes={"a": {"b": 1.5}})
+    assert [f.capture for f in manifest.features if f.name == "a"] == ["drop"]
+
+
 # --- rows and threads ------------------------------------------------------------------------
 
 
@@ -479,6 +488,9 @@ def test_words_without_meaning(packed: Packer, words: list[str], said: str) -> N
         ("[outputs.value.decision]\nthreshold = 1\nunder = 'x'", "decision.under"),
         ("[limits]\nrows = 'many'", "limits.rows"),
         ("[limits]\nspeed = 1", "limits.speed"),
+        ("[alarms]\ndrift = 'much'", "alarms/drift"),
+        ("[alarms]\ndrift_hours = 48", "drift_hours"),
+        ("[business]\nprofit = 1", "business.profit"),
         ("[features", "contract.toml"),
     ],
 )

@@ -4,6 +4,8 @@ description = "…"                  runbook = "…"
 [features.age]                     any field of handler.manifest.Feature but name, input, column
 [outputs.progression]              name, unit, description, kind, classes, decision
 [limits]                           rows, body_bytes, response_bytes, elements
+[alarms]                           any field of handler.manifest.Alarms
+[business]                         any field of handler.manifest.Business
 """
 
 import tomllib
@@ -12,10 +14,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from handler.manifest import Decision, Feature, Limits
+from handler.manifest import Alarms, Business, Decision, Feature, Limits
 from tools.packing.errors import PackError
 
-TOP = ("description", "runbook", "features", "outputs", "limits")
+TOP = ("description", "runbook", "features", "outputs", "limits", "alarms", "business")
 FEATURE = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
 OUTPUT = ("name", "unit", "description", "kind", "classes", "decision")
 
@@ -30,6 +32,8 @@ class Stated(NamedTuple):
     features: dict[str, Fields] = {}
     outputs: dict[str, Fields] = {}
     limits: Fields = {}
+    alarms: Fields = {}
+    business: Fields = {}
 
 
 def read(path: Path) -> Stated:
@@ -66,7 +70,8 @@ def read(path: Path) -> Stated:
             if "threshold" not in decision:
                 raise PackError(f"{path}: {where} has no threshold")
             fields["decision"] = Decision(**decision)
-    document["limits"] = table(document.get("limits", {}), "limits", Limits._fields)
+    for part, kind in (("limits", Limits), ("alarms", Alarms), ("business", Business)):
+        document[part] = table(document.get(part, {}), part, kind._fields)
     return Stated(**document)
 
 
