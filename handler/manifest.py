@@ -157,7 +157,8 @@ class Alarms(NamedTuple):
     `drift` is the score (handler/drift.py) that matters, over a window of `drift_hours` with at
     least `drift_rows` values; `unseen` percent of rows may have a value of a kind that the baseline
     does not know. Within `label_days` (at most 7, or 0 for never) some outcome should be told;
-    outcomes should be worth `impact` in the mean of a day, in the unit of `business`.
+    outcomes should be worth `impact` in the mean of a day, in the unit of `business`. No job should
+    wait for longer than `queue_minutes`.
     """
 
     availability: float = 99.9
@@ -169,6 +170,7 @@ class Alarms(NamedTuple):
     unseen: float = 1.0
     label_days: int = 0
     impact: float | None = None
+    queue_minutes: float = 15.0
 
 
 class Business(NamedTuple):

@@ -72,6 +72,12 @@ class Settings(BaseModel):
     # API Gateway's log role is one per account and region; false where somebody else keeps it
     gateway_log_role: bool = True
 
+    # POST /jobs, with a queue, a bucket and a worker
+    jobs: bool = False
+    jobs_days: Annotated[int, Field(ge=1, le=14)] = 7  # SQS keeps no message longer
+    jobs_timeout: Annotated[int, Field(ge=10, le=900)] = 120
+    jobs_concurrency: Annotated[int, Field(ge=2, le=1000)] = 10
+
     # every drift alarm reads ten metrics, a dollar a month: of each output, or of each input too
     drift_alarms: Literal["all", "outputs", "off"] = "all"
     # what of a request its record keeps: nothing, what was answered, or what was sent as well

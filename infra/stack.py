@@ -3,6 +3,7 @@
 import re
 
 import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
 from handler.manifest import Manifest
@@ -12,6 +13,7 @@ from infra.archive import Archive
 from infra.dashboard import Dashboard
 from infra.drift import DriftAlarms
 from infra.function import ModelFunction
+from infra.jobs import Jobs, JobsAlarms
 from infra.rollout import Rollout
 from infra.settings import Settings
 
@@ -45,7 +47,7 @@ class ModelStack(cdk.Stack):
         watched = Watched(settings, manifest, scoring, api.stage, settings.service)
         notify = topic(self, settings)
         service_alarms = ServiceAlarms(self, "Alarms", watched, notify)
-        alarms = service_alarms.alarms
+        alarms: list[cloudwatch.IAlarm] = [*service_alarms.alarms]
         if settings.rollout != "all-at-once" and not settings.pinned_version:
             canary = CanaryAlarms(self, "Canary", watched)
             rollout = Rollout(
@@ -59,6 +61,17 @@ class ModelStack(cdk.Stack):
             alarms = [*alarms, *canary.alarms]
             cdk.CfnOutput(self, "Application", value=rollout.group.application.application_name)
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
+        if settings.jobs:
+            jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
+            watching = JobsAlarms(
+                self,
+                "JobsAlarms",
+                settings=settings,
+                manifest=manifest,
+                jobs=jobs,
+                notify=notify,
+            )
+            alarms = [*alarms, *watching.alarms]
         watch = DriftAlarms(self, "Drift", watched, notify)
         if settings.archive:
             Archive(self, "Archive", settings, scoring)

@@ -53,9 +53,11 @@ class Cloud:
         )
         assert run.returncode == 0, run.stdout[-4000:]
 
-    def deploy(self, tree: Path, tag: str, repository: str = "answerable") -> dict[str, str]:
-        """Deploy an image, and give the stack's outputs."""
-        settings = ["stage=test", "rollout=all-at-once"]
+    def deploy(
+        self, tree: Path, tag: str, *more: str, repository: str = "answerable"
+    ) -> dict[str, str]:
+        """Deploy an image, with more settings, and give the stack's outputs."""
+        settings = ["stage=test", "rollout=all-at-once", *more]
         settings += [f"image_repository={repository}", f"image_tag={tag}"]
         context = [word for setting in settings for word in ("-c", setting)]
         files = ["--output", str(tree / "cdk.out"), "--outputs-file", str(self.outputs)]

@@ -18,6 +18,7 @@ SETTINGS = {
     "cognito": ("auth=cognito", f"user_pool_arn={POOL}", "rollout=all-at-once"),
     "image": ("image_repository=answerable", "image_tag=v1", "snapstart=true"),
     "topic": ("alarm_target=arn:aws:sns:eu-west-1:123456789012:alarms", "gateway_log_role=false"),
+    "jobs": ("jobs=true", "max_concurrency=9", "provisioned_concurrency=1"),
     "archive": ("archive=true", "capture=full", "drift_alarms=outputs"),
 }
 
@@ -61,6 +62,20 @@ ARCHIVE = {
         "AwsSolutions-IAM5[Resource::<ArchiveBucket49F1AC64.Arn>/*]",
     ),
 }
+JOBS = {
+    ("Jobs/Bucket", "AwsSolutions-S1"),
+    ("Jobs/DeadLetters", "Serverless-SQSRedrivePolicy"),
+    (
+        "Jobs/Worker/Live/SqsEventSource:answerablediabetesdevJobsQueueA43E82D1",
+        "Serverless-LambdaEventSourceMappingDestination",
+    ),
+    *(
+        (f"{role}/DefaultPolicy", "AwsSolutions-IAM5[Resource::<JobsBucket264FE5C6.Arn>/jobs/*]")
+        for role in ("Scoring/Role", "Jobs/Worker/Role")
+    ),
+    ("Jobs/Worker/Function", "Serverless-LambdaDLQ"),
+    ("Jobs/Worker/Function", "Serverless-LambdaTracing"),
+}
 ACCEPTED = {
     "defaults": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY,
     "api-key": ALWAYS
@@ -72,6 +87,7 @@ ACCEPTED = {
     "cognito": ALWAYS | LOG_ROLE,
     "image": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY,
     "topic": ALWAYS | METHODS | CODEDEPLOY,
+    "jobs": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | JOBS,
     "archive": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | ARCHIVE,
 }
 
