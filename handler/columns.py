@@ -80,7 +80,7 @@ def _array(values: list[Any], made: np.dtype[Any], nulls: bool = True) -> Array 
 
 
 def _packed(values: list[Any], made: np.dtype[Any]) -> Array | None:
-    """By `struct`, which is thrice as fast as numpy, and refuses what JSON has but flags."""
+    """By `struct`, which is twice as fast as numpy, and refuses what JSON has but flags."""
     try:
         array: Array = np.frombuffer(pack(f"<{len(values)}{_CODES[made.name]}", *values), made)
     except (error, OverflowError):
