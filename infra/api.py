@@ -53,7 +53,7 @@ class Api(Construct):
             # What is binary comes as base64, and what is not must not: it would cost JSON bodies
             # a third of Lambda's 6 MB. Gzip bodies the gateway unpacks itself, because
             # compression is on; it also packs answers for clients that accept it.
-            binary_media_types=["application/octet-stream"],
+            binary_media_types=["application/octet-stream", "application/x-npy"],
             min_compression_size=cdk.Size.kibibytes(4),
             cloud_watch_role=settings.gateway_log_role,
             # One per account and region, so other stacks may live on it when this one is gone.

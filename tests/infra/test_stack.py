@@ -172,7 +172,7 @@ def test_the_api(synth: Synth) -> None:
         "rate_limit=7", "burst_limit=9", "stage=prod", "gateway_log_role=false"
     )
     api = template.one("AWS::ApiGateway::RestApi")["Properties"]
-    assert api["BinaryMediaTypes"] == ["application/octet-stream"]
+    assert api["BinaryMediaTypes"] == ["application/octet-stream", "application/x-npy"]
     assert api["SecurityPolicy"].startswith("SecurityPolicy_TLS13_1_2_")
     stage = template.one("AWS::ApiGateway::Stage")["Properties"]
     assert stage["StageName"] == "prod"
