@@ -71,13 +71,13 @@ class Watched(NamedTuple):
         )
 
     def record(self, name: str, statistic: str = "Sum", minutes: int = 1) -> cloudwatch.Metric:
-        """A metric from the function's own records, of the version that this stack publishes."""
+        """A metric from the function's own records, of the version that this stack makes live."""
         return cloudwatch.Metric(
             namespace=NAMESPACE,
             metric_name=name,
             dimensions_map={
                 "service": self.settings.service,
-                "version": self.scoring.version.version,
+                "version": self.scoring.alias.version.version,
             },
             statistic=statistic,
             period=cdk.Duration.minutes(minutes),

@@ -93,5 +93,12 @@ elif ! timeout 600 "$docker" pull -q "$base" >&2; then
     rm -rf "$context"
 fi
 
+# one that an earlier checkout made lacks what AWS's has
+if $stand_in && ! "$docker" run --rm --entrypoint python3 "$base" -c 'import boto3' 2>/dev/null; then
+    say "adding boto3 to the stand-in"
+    printf 'FROM %s\nRUN /var/lang/bin/pip install --no-cache-dir -q boto3\n' "$base" |
+        DOCKER_BUILDKIT=1 "$docker" build -q -t "$base" - >&2
+fi
+
 printf '{"docker":"%s","base":"%s","stand_in":%s,"ministack":"%s","sam":"%s","cdk":"%s"}\n' \
     "$docker" "$base" "$stand_in" "$home/ministack/bin/ministack" "$home/sam/bin/sam" "$cdk"

@@ -1,0 +1,228 @@
+"""Releases through the deployed hooks, and the way back; the test plays CodeDeploy's part."""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import surroundings
+from tests.e2e.surroundings import ACCOUNT, AS_IN_LAMBDA, REGION, Tools
+from tests.e2e.test_deploy import Cloud, live, predict
+from tools import release
+
+BRIDGE = "172.17.0.1"  # the host, as containers see it
+REPOSITORY = "answerable-release"
+BAD = "1.2.0"
+
+
+class CodeDeploy(ThreadingHTTPServer):
+    """The three calls of CodeDeploy's API that hooks and tools make."""
+
+    def __init__(self) -> None:
+        super().__init__((BRIDGE, 0), Door)
+        self.heard: list[str] = []
+        self.current = "0"
+
+    @property
+    def url(self) -> str:
+        return f"http://{BRIDGE}:{self.server_address[1]}"
+
+    def answer(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
+        if call == "PutLifecycleEventHookExecutionStatus":
+            self.heard.append(body["status"])
+            return {"lifecycleEventHookExecutionId": body["lifecycleEventHookExecutionId"]}
+        assert call == "GetDeployment", call
+        content = json.dumps({"CurrentVersion": self.current})
+        revision = {"revisionType": "String", "string": {"content": content}}
+        start = datetime.now(UTC).timestamp() - 600
+        return {"deploymentInfo": {"createTime": start, "revision": revision}}
+
+
+class Door(BaseHTTPRequestHandler):
+    server: CodeDeploy
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        answer = self.server.answer(self.headers["x-amz-target"].rpartition(".")[2], body)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+
+class Releases(Cloud):
+    """An account in which CloudFormation publishes versions and this moves the alias."""
+
+    trees: dict[str, Path]
+    codedeploy: CodeDeploy
+
+    def publish(self, tag: str, *settings: str, at: str = "") -> dict[str, str]:
+        """`cdk deploy` of an image, with the alias left where it is."""
+        self.environment |= {"E2E_CODEDEPLOY": self.codedeploy.url, "E2E_LIVE": at}
+        settings = ("stage=test", f"image_repository={REPOSITORY}", f"image_tag={tag}", *settings)
+        context = [word for setting in settings for word in ("-c", setting)]
+        tree = self.trees[tag]
+        files = ["--output", str(tree / "cdk.out"), "--outputs-file", str(self.outputs)]
+        app = ["--app", "python -m tests.e2e.release_app", "--require-approval", "never"]
+        self.cdk("deploy", *app, *context, *files, tree=tree)
+        (outputs,) = json.loads(self.outputs.read_text()).values()
+        return dict(outputs)
+
+    def hook(self, when: str) -> str:
+        """Ask a hook as CodeDeploy does; what it called back with."""
+        event = {"DeploymentId": "d-1", "LifecycleEventHookExecutionId": when}
+        heard = len(self.codedeploy.heard)
+        name = f"CodeDeployHook_diabetes-test_{when}"
+        reply = self.client("lambda").invoke(FunctionName=name, Payload=json.dumps(event))
+        assert "FunctionError" not in reply, reply["Payload"].read()
+        (status,) = self.codedeploy.heard[heard:]
+        return status
+
+    def shift(self, outputs: dict[str, str], version: str) -> list[str]:
+        """CodeDeploy's part: ask, move, ask again, and back if the answer is no."""
+        self.codedeploy.current = live(self, outputs)
+        told = [self.hook("before")]
+        if told == ["Succeeded"]:
+            self.point(outputs, version)
+            told.append(self.hook("after"))
+            if told[-1] != "Succeeded":
+                self.point(outputs, self.codedeploy.current)
+        return told
+
+    def point(self, outputs: dict[str, str], version: str) -> None:
+        function = outputs["FunctionName"]
+        self.client("lambda").update_alias(
+            FunctionName=function, Name="live", FunctionVersion=version
+        )
+
+    def release(self, *words: str) -> int:
+        parser = argparse.ArgumentParser()
+        release.add_arguments(parser)
+        args = parser.parse_args([*words, "--model", "diabetes", "--stage", "test"])
+        return release.main(args, self.client)
+
+
+def build(tools: Tools, directory: Path, version: str) -> Path:
+    """A tree and an image with the model at a version; of BAD, a golden answer is a wrong one."""
+    directory.mkdir()
+    tree = surroundings.tree(directory, version)
+    if version == BAD:
+        folder = tree / "model_artifacts/diabetes"
+        golden, manifest = folder / "golden.jsonl", folder / "manifest.json"
+        lines = [json.loads(line) for line in golden.read_text().splitlines()]
+        lines[5]["prediction"]["progression"] += 1
+        golden.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        content = json.loads(manifest.read_text())
+        digest = hashlib.sha256(golden.read_bytes()).hexdigest()
+        content["files"]["golden.jsonl"] = {"sha256": digest, "bytes": golden.stat().st_size}
+        manifest.write_text(json.dumps(content))
+    name = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{REPOSITORY}:{version}"
+    subprocess.run(
+        [sys.executable, "-m", "infra.image", "--tag", name],
+        cwd=tree,
+        env=surroundings.environment(DOCKER=tools.docker, BASE_IMAGE=tools.base),
+        check=True,
+    )
+    return tree
+
+
+@pytest.fixture(scope="module")
+def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
+    directory, port = tmp_path_factory.mktemp("releases"), surroundings.free_port()
+    endpoint = f"http://{BRIDGE}:{port}"
+    options = {
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": BRIDGE,  # the hooks call the account from their containers
+        "AWS_ENDPOINT_URL": endpoint,
+        "MINISTACK_ACCOUNT_ID": ACCOUNT,
+        "LAMBDA_EXECUTOR": "docker",
+        "LAMBDA_DOCKER_FLAGS": " ".join(AS_IN_LAMBDA),
+        "TMPDIR": str(directory),
+        "S3_DATA_DIR": str(directory / "s3"),
+        "STATE_DIR": str(directory / "state"),
+    }
+    codedeploy = CodeDeploy()
+    threading.Thread(target=codedeploy.serve_forever, daemon=True).start()
+    with (directory / "ministack.log").open("w") as log:
+        process = subprocess.Popen(
+            [tools.ministack], env=os.environ | options, stdout=log, stderr=log, cwd=directory
+        )
+        try:
+            surroundings.wait_for(f"{endpoint}/")
+            cloud = Releases(tools, port, directory / "outputs.json")
+            cloud.endpoint = cloud.environment["AWS_ENDPOINT_URL"] = endpoint
+            cloud.codedeploy = codedeploy
+            versions = ("1.0.0", "1.1.0", BAD)
+            cloud.trees = {v: build(tools, directory / v, v) for v in versions}
+            yield cloud
+        finally:
+            codedeploy.shutdown()
+            codedeploy.server_close()
+            process.terminate()
+            process.wait(30)
+
+
+def test_there_and_back_and_on(
+    cloud: Releases, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}", tree=cloud.trees["1.0.0"])
+    outputs = cloud.publish("1.0.0")
+    assert live(cloud, outputs) == "1"
+    assert predict(cloud, outputs)["model"]["version"] == "1.0.0"
+
+    # the second version, through the hooks
+    assert cloud.publish("1.1.0", at="1") == {**outputs, "LiveVersion": "2"}
+    assert live(cloud, outputs) == "1"
+    assert cloud.shift(outputs, "2") == ["Succeeded", "Succeeded"]
+    assert predict(cloud, outputs)["model"]["version"] == "1.1.0"
+
+    # one with a wrong golden answer gets no traffic
+    cloud.publish(BAD, at="2")
+    assert cloud.shift(outputs, "3") == ["Failed"]
+    assert live(cloud, outputs) == "2"
+
+    # back to the first, which has its image and proves itself
+    assert cloud.release("rollback", "1") == 1  # nothing is in ECR yet
+    assert "its image is gone" in capsys.readouterr().err
+    ecr = cloud.client("ecr")
+    ecr.create_repository(repositoryName=REPOSITORY)
+    for version in cloud.trees:
+        ecr.put_image(repositoryName=REPOSITORY, imageTag=version, imageManifest=version)
+    assert cloud.release("rollback", "3") == 1
+    assert "version 3 is not what it was" in capsys.readouterr().err
+    assert cloud.release("rollback") == 0
+    assert "29 golden rows answered as packed" in capsys.readouterr().out
+    assert live(cloud, outputs) == "1"
+    assert predict(cloud, outputs)["model"]["version"] == "1.0.0"
+    assert cloud.release("rollback", "1") == 0  # again is no harm
+    assert cloud.release("rollback", "9") == 1
+    assert "version 9 is gone" in capsys.readouterr().err
+
+    # the stack is told, and the next version goes on top of it
+    cloud.publish("1.1.0", "pinned_version=1")
+    assert live(cloud, outputs) == "1"
+    latest = cloud.publish("1.1.0", at="1")["LiveVersion"]
+    assert cloud.shift(outputs, latest) == ["Succeeded", "Succeeded"]
+    assert live(cloud, outputs) == latest
+    assert predict(cloud, outputs)["model"]["version"] == "1.1.0"
+
+
+def test_a_revision_id_that_is_not_the_alias_s_is_refused(cloud: Releases) -> None:
+    """That the emulator keeps AWS's promise, on which the rollback's own check stands."""
+    functions = cloud.client("lambda")
+    (function,) = [
+        item["FunctionName"]
+        for item in functions.list_functions()["Functions"]
+        if "Scoring" in item["FunctionName"]
+    ]
+    with pytest.raises(functions.exceptions.PreconditionFailedException):
+        functions.update_alias(FunctionName=function, Name="live", RevisionId="another")
