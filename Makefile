@@ -52,7 +52,7 @@ example: $(READY) ## train and pack the shipped model again
 	$(BIN)/python -m tools pack build/diabetes/model.onnx --reference build/diabetes/reference.csv \
 	  --contract examples/diabetes/contract.toml --metrics build/diabetes/metrics.json \
 	  --name diabetes --version 1.0.0 --owner "Answerable's maintainers" \
-	  --why "the first version: boosted trees on the diabetes study"
+	  --why "the first version: boosted trees on the diabetes study" --replace
 
 image: $(READY)  ## build the function's image and print its size (MODEL=folder)
 	$(BIN)/python -m infra.image $(if $(MODEL),--model $(notdir $(MODEL)))

@@ -336,6 +336,7 @@ def test_base64_in_json(matrix: api.Handler, handler: api.Handler) -> None:
 
 
 X = np.array([[1, 0.1, 2, 0, 3]], np.float32)
+SIZES: list[Any] = [-20, 0, 16, 20.0, True, "20", 2**70, []]
 HEAD = one(parameters={"binary_data_size": 20})
 del HEAD["data"]
 
