@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ STACK = "answerable-diabetes-test"
 class Cloud:
     """An account: the emulator, and the CDK CLI turned to it."""
 
-    def __init__(self, tools: Tools, port: int, outputs: Path) -> None:
-        self.tools, self.outputs = tools, outputs
-        self.endpoint = f"http://localhost:{port}"
+    def __init__(self, tools: Tools, endpoint: str, outputs: Path) -> None:
+        self.tools, self.endpoint, self.outputs = tools, endpoint, outputs
         self.environment = surroundings.environment(
             AWS_ENDPOINT_URL=self.endpoint,
             AWS_ACCESS_KEY_ID=ACCOUNT,  # the emulator takes it for the account
@@ -72,12 +72,15 @@ class Cloud:
         return surroundings.call(url, method, **{"signed_for": "execute-api"} | more)
 
 
-@pytest.fixture(scope="module")
-def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    directory, port = tmp_path_factory.mktemp("cloud"), surroundings.free_port()
+@contextmanager
+def account(tools: Tools, directory: Path, host: str = "127.0.0.1") -> Iterator[Cloud]:
+    """An empty account, at an address that containers reach too if `host` is the bridge's."""
+    port = surroundings.free_port()
+    endpoint = f"http://{host}:{port}"
     options = {
         "GATEWAY_PORT": str(port),
-        "BIND_HOST": "127.0.0.1",
+        "BIND_HOST": host,
+        "AWS_ENDPOINT_URL": endpoint,  # that the functions get
         "MINISTACK_ACCOUNT_ID": ACCOUNT,
         "LAMBDA_EXECUTOR": "docker",
         # it heeds all of these but the user, which test_image.py sees to
@@ -91,11 +94,17 @@ def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
             [tools.ministack], env=os.environ | options, stdout=log, stderr=log, cwd=directory
         )
         try:
-            surroundings.wait_for(f"http://localhost:{port}/")
-            yield Cloud(tools, port, directory / "outputs.json")
+            surroundings.wait_for(f"{endpoint}/")
+            yield Cloud(tools, endpoint, directory / "outputs.json")
         finally:
             process.terminate()  # it takes its containers along
             process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with account(tools, tmp_path_factory.mktemp("cloud")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

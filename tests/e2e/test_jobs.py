@@ -8,15 +8,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests import answers
 from tests.e2e.conftest import Images
-from tests.e2e.surroundings import ACCOUNT, REGION
-from tests.e2e.test_deploy import STACK, Cloud, cloud  # noqa: F401  the fixture
+from tests.e2e.surroundings import ACCOUNT, REGION, Tools
+from tests.e2e.test_deploy import STACK, Cloud, account
 from tests.storage import DAY
 
 BODY = answers.event("good/rest-one-row")["body"]
@@ -26,7 +26,16 @@ RECEIVES = 5
 
 
 @pytest.fixture(scope="module")
-def stack(cloud: Cloud, images: Images) -> dict[str, str]:  # noqa: F811
+def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """An account that the functions reach from their containers."""
+    show = ["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"]
+    run = subprocess.run([tools.docker, *show], capture_output=True, text=True, check=True)
+    with account(tools, tmp_path_factory.mktemp("cloud"), run.stdout.strip()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(cloud: Cloud, images: Images) -> dict[str, str]:
     cloud.cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}", tree=images.first)
     outputs = cloud.deploy(images.first, "first", "jobs=true", "jobs_timeout=30")
     cloud.client("sqs").set_queue_attributes(
@@ -43,7 +52,7 @@ def until(true: Callable[[], Any], seconds: float = 90) -> Any:
     return found
 
 
-def finished(cloud: Cloud, stack: dict[str, str], id: str) -> Any:  # noqa: F811
+def finished(cloud: Cloud, stack: dict[str, str], id: str) -> Any:
     def done() -> Any:
         reply = cloud.call(stack, "GET", f"/jobs/{id}")
         document = reply.json()
@@ -63,12 +72,12 @@ def check(document: Any) -> None:
     assert answers.close(result, expected)
 
 
-def test_a_job_through_the_api(cloud: Cloud, stack: dict[str, str]) -> None:  # noqa: F811
+def test_a_job_through_the_api(cloud: Cloud, stack: dict[str, str]) -> None:
     headers = {**JSON, "Idempotency-Key": "order-1"}
     replies = [
         cloud.call(stack, "POST", "/jobs", body=BODY.encode(), headers=headers) for _ in range(3)
     ]
-    assert [reply.status for reply in replies] == [202, 202, 202]
+    assert [reply.status for reply in replies] == [202, 202, 202], replies[0]
     (id,) = {reply.json()["job"]["id"] for reply in replies}
     assert replies[0].headers["location"] == f"jobs/{id}"
     check(finished(cloud, stack, id))
@@ -76,12 +85,12 @@ def test_a_job_through_the_api(cloud: Cloud, stack: dict[str, str]) -> None:  # 
     assert (other.status, other.json()["type"]) == (409, "urn:answerable:problem:conflict")
 
 
-def test_what_is_refused_or_not_there(cloud: Cloud, stack: dict[str, str]) -> None:  # noqa: F811
+def test_what_is_refused_or_not_there(cloud: Cloud, stack: dict[str, str]) -> None:
     assert cloud.call(stack, "POST", "/jobs", body=b"{}", headers=JSON).status == 422
     assert cloud.call(stack, "GET", f"/jobs/{'A' * 32}").status == 404
 
 
-def test_a_producer_on_the_queue(cloud: Cloud, stack: dict[str, str]) -> None:  # noqa: F811
+def test_a_producer_on_the_queue(cloud: Cloud, stack: dict[str, str]) -> None:
     sqs, url = cloud.client("sqs"), stack["JobsQueueUrl"]
     good = [sqs.send_message(QueueUrl=url, MessageBody=BODY)["MessageId"] for _ in range(12)]
     bad = sqs.send_message(QueueUrl=url, MessageBody="{")["MessageId"]
@@ -90,7 +99,7 @@ def test_a_producer_on_the_queue(cloud: Cloud, stack: dict[str, str]) -> None:  
     assert finished(cloud, stack, bad)["problem"]["type"] == "urn:answerable:problem:malformed-body"
 
 
-def dead(cloud: Cloud, stack: dict[str, str]) -> int:  # noqa: F811
+def dead(cloud: Cloud, stack: dict[str, str]) -> int:
     name = "ApproximateNumberOfMessages"
     found = cloud.client("sqs").get_queue_attributes(
         QueueUrl=stack["JobsDeadLettersUrl"], AttributeNames=[name]
@@ -98,7 +107,7 @@ def dead(cloud: Cloud, stack: dict[str, str]) -> int:  # noqa: F811
     return int(found["Attributes"][name])
 
 
-def redrive(cloud: Cloud, *arguments: str) -> str:  # noqa: F811
+def redrive(cloud: Cloud, *arguments: str) -> str:
     run = subprocess.run(
         [sys.executable, "-m", "tools", "redrive", STACK, *arguments],
         env=cloud.environment | {"AWS_DEFAULT_REGION": REGION},
@@ -111,7 +120,7 @@ def redrive(cloud: Cloud, *arguments: str) -> str:  # noqa: F811
 
 
 def test_a_poisoned_message_becomes_a_dead_letter_and_comes_back(
-    cloud: Cloud,  # noqa: F811
+    cloud: Cloud,
     stack: dict[str, str],
 ) -> None:
     s3, sqs = cloud.client("s3"), cloud.client("sqs")
@@ -133,7 +142,7 @@ def test_a_poisoned_message_becomes_a_dead_letter_and_comes_back(
     assert dead(cloud, stack) == 0
 
 
-def records(cloud: Cloud) -> list[dict[str, Any]]:  # noqa: F811
+def records(cloud: Cloud) -> list[dict[str, Any]]:
     """What the functions of the stack have logged."""
     logs, found = cloud.client("logs"), []
     for group in logs.describe_log_groups()["logGroups"]:
@@ -145,7 +154,7 @@ def records(cloud: Cloud) -> list[dict[str, Any]]:  # noqa: F811
     return found
 
 
-def test_a_result_is_written_once(cloud: Cloud, stack: dict[str, str]) -> None:  # noqa: F811
+def test_a_result_is_written_once(cloud: Cloud, stack: dict[str, str]) -> None:
     sqs, s3 = cloud.client("sqs"), cloud.client("s3")
     reply = cloud.call(stack, "POST", "/jobs", body=BODY.encode(), headers=JSON)
     id = reply.json()["job"]["id"]
