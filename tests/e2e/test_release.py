@@ -158,8 +158,7 @@ def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
         )
         try:
             surroundings.wait_for(f"{endpoint}/")
-            cloud = Releases(tools, port, directory / "outputs.json")
-            cloud.endpoint = cloud.environment["AWS_ENDPOINT_URL"] = endpoint
+            cloud = Releases(tools, endpoint, directory / "outputs.json")
             cloud.codedeploy = codedeploy
             versions = ("1.0.0", "1.1.0", BAD)
             cloud.trees = {v: build(tools, directory / v, v) for v in versions}
