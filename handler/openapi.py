@@ -187,6 +187,7 @@ def _feedback(manifest: Manifest) -> Schema:
     return {
         "summary": "Say how predictions turned out",
         "operationId": "feedback",
+        "tags": ["scoring"],
         "requestBody": {"required": True, "content": _json(outcomes_schema(manifest))},
         "responses": {
             "202": {
@@ -303,6 +304,7 @@ def _jobs(predict: Schema) -> Schema:
         "summary": "Score later",
         "operationId": "submit",
         "tags": ["jobs"],
+        "tags": ["jobs"],
         "parameters": [key],
         "requestBody": predict["requestBody"],
         "responses": {
@@ -317,6 +319,7 @@ def _jobs(predict: Schema) -> Schema:
     result = {
         "summary": "A job: queued, succeeded with the result, or failed with the problem",
         "operationId": "result",
+        "tags": ["jobs"],
         "tags": ["jobs"],
         "parameters": [id],
         "responses": {
