@@ -43,6 +43,7 @@ _REQUEST = struct.Struct(">B6sH3s3sHI")
 _ROW = struct.Struct(">21sHd")
 _ROWS = np.dtype([("request", "S21"), ("row", ">u2"), ("value", ">f8"), ("seal", "S8")])
 _BODY = _ROW.size
+_TIME = (1 << 48) - 1
 _PACK = struct.Struct(">Q9sIHd").pack  # the same 31 bytes, what is constant in one piece
 _STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _SORTED = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"  # as ASCII sorts
@@ -122,7 +123,8 @@ def _constants(
             return np.zeros(rows)
         array = outputs[index]
         if output.kind == "probabilities":
-            return labels[array.argmax(axis=1)]
+            chosen: Array = labels[array.argmax(axis=1)]
+            return chosen
         flat = array.ravel()
         return np.array([hashed(label) for label in flat.tolist()]) if kind == CLASS else flat
 
@@ -171,7 +173,7 @@ def stacker(manifest: Manifest, function_version: str, secret: str) -> Stacked:
     def issue(outputs: Sequence[Array], requests: Sequence[tuple[int, str, int]]) -> list[bytes]:
         value = iter(values(outputs, sum([count for count, _, _ in requests])).tolist())
         bodies = [
-            _PACK(first | milliseconds << 8, fixed, crc32(id.encode()), row, next(value))
+            _PACK(first | (milliseconds & _TIME) << 8, fixed, crc32(id.encode()), row, next(value))
             for count, id, milliseconds in requests
             for row in range(count)
         ]
