@@ -304,7 +304,6 @@ def _jobs(predict: Schema) -> Schema:
         "summary": "Score later",
         "operationId": "submit",
         "tags": ["jobs"],
-        "tags": ["jobs"],
         "parameters": [key],
         "requestBody": predict["requestBody"],
         "responses": {
@@ -319,7 +318,6 @@ def _jobs(predict: Schema) -> Schema:
     result = {
         "summary": "A job: queued, succeeded with the result, or failed with the problem",
         "operationId": "result",
-        "tags": ["jobs"],
         "tags": ["jobs"],
         "parameters": [id],
         "responses": {
