@@ -7,7 +7,7 @@ from typing import Any
 
 from handler import lineage
 from handler.contract import example, number_bounds
-from handler.errors import MAX_VIOLATIONS, Refusal
+from handler.errors import MAX_VIOLATIONS, Refusal, Violation
 from handler.manifest import Feature, Manifest, Output
 
 Schema = dict[str, Any]
@@ -136,6 +136,7 @@ def prediction_schema(manifest: Manifest) -> Schema:
     return _closed({"id": named, **fields})
 
 
+VIOLATION = _closed({name: {"type": "string"} for name in Violation._fields})
 PROBLEM: Schema = {
     "type": "object",
     "description": "RFC 9457, and the Open Inference Protocol's `error`.",
@@ -150,7 +151,7 @@ PROBLEM: Schema = {
         "errors": {
             "type": "array",
             "maxItems": MAX_VIOLATIONS,
-            "items": _closed({name: {"type": "string"} for name in ("pointer", "code", "message")}),
+            "items": VIOLATION,
         },
     },
 }
@@ -179,9 +180,8 @@ def outcomes_schema(manifest: Manifest) -> Schema:
 
 
 def _feedback(manifest: Manifest) -> Schema:
-    entry = _closed({name: {"type": "string"} for name in ("pointer", "code", "message")})
     taken = _closed(
-        {"accepted": {"type": "integer"}, "refused": {"type": "array", "items": entry}},
+        {"accepted": {"type": "integer"}, "refused": {"type": "array", "items": VIOLATION}},
         optional=("refused",),
     )
     return {

@@ -20,12 +20,12 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
+from handler.drift import NAMESPACE
 from handler.manifest import Manifest
 from infra.acknowledge import acknowledge
 from infra.function import ALIAS, ModelFunction
 from infra.settings import Settings
 
-NAMESPACE = "Answerable"  # what handler/monitoring.py files its metrics under
 # A month's error budget gone in two days is worth waking up for; gone in five, worth a morning.
 FAST_BURN, SLOW_BURN = 14.4, 6.0
 NOT_BREACHING = cloudwatch.TreatMissingData.NOT_BREACHING

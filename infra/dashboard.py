@@ -4,8 +4,9 @@ import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
+from handler.drift import NAMESPACE
 from infra import drift
-from infra.alarms import NAMESPACE, Watched
+from infra.alarms import Watched
 
 WIDTH = 24
 

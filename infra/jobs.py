@@ -16,9 +16,10 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from handler.drift import NAMESPACE
 from handler.manifest import Manifest
 from infra.acknowledge import acknowledge
-from infra.alarms import NAMESPACE, described
+from infra.alarms import described
 from infra.function import ModelFunction
 from infra.settings import Settings
 
