@@ -79,7 +79,7 @@ lock: $(READY)   ## compile requirements/*.in to hashed *.txt
 	cd requirements && for name in dev function ministack sam clients; do \
 	  case $$name in dev | function) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-strip-extras --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done
+	    --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done
 
 clean:           ## remove what make made
 	rm -rf .venv build cdk.out .pytest_cache .mypy_cache .ruff_cache .hypothesis
