@@ -160,11 +160,10 @@ def test_a_distribution_of_many_ties_is_quiet() -> None:
 
     scale = Scale(known, False)
     live = rng.poisson(1.2, 5000).tolist()
-    counts = [0] * BINS
-    for value, draw in zip(live, rng.random(5000).tolist(), strict=True):
-        counts[scale.rank(value, draw) - 1] += 1
-    assert not drift.certain(counts, 20_000, 24)
-    plain = [0] * BINS
-    for value in live:
-        plain[scale.rank(value, 0.999) - 1] += 1
-    assert drift.score(plain, 20_000) > 1
+
+    def counts(draws: list[float]) -> list[int]:
+        found = scale.ranks(live, draws)
+        return [found.count(number) for number in range(1, BINS + 1)]
+
+    assert not drift.certain(counts(rng.random(5000).tolist()), 20_000, 24)
+    assert drift.score(counts([0.999] * 5000), 20_000) > 1

@@ -22,7 +22,7 @@ def through_the_ranks(rng: np.random.Generator, change: Drift) -> list[int]:
     values: list[Any] = (rng.normal(size=CASE.values) + change.shift).tolist()
     for i in np.flatnonzero(rng.random(CASE.values) < change.lost):
         values[i] = None
-    bins = [scale.rank(x, v) or BINS for x, v in zip(values, rng.random(len(values)), strict=True)]
+    bins = [number or BINS for number in scale.ranks(values, rng.random(len(values)).tolist())]
     return [bins.count(i) for i in range(1, BINS + 1)]
 
 
