@@ -173,6 +173,8 @@ class Ranker:
         `outputs`: the model's, [rows, …], in the manifest's order.
         """
         count, start = len(outputs[0]), _shift(seed)
+        if count == 1:
+            return self._one(start, columns, outputs)
         rows = min(count, self._most, max(FULLY, count // 10))
         taken: list[int] | None = None
         if rows < count:
@@ -199,8 +201,33 @@ class Ranker:
                 found = [number or BINS for number in found]
             if feature and None in values:
                 missing[feature] = values.count(None)
-            bins[metric] = found[0] if count == 1 else found
+            bins[metric] = found
         return Ranks(bins, rows, missing, round(len(novel) * count / rows))
+
+    def _one(self, draw: float, columns: Columns, outputs: Sequence[Array]) -> Ranks:
+        """The same of one row, in a quarter of the time."""
+        bins: dict[str, int] = {}
+        missing: dict[str, int] = {}
+        novel = 0
+        for metric, scale, shift, place, feature, length, at in self._targets:
+            if feature:
+                value = columns[place][0]
+                if value is None:
+                    missing[feature] = 1
+                elif length:
+                    value = len(value)
+            else:
+                array = outputs[place]
+                value = array.item() if at is None else array[0, at].item()
+            step = scale.steps.get(value)
+            if step is None:
+                number = scale.bins[bisect_left(scale.cuts, value)]
+            else:
+                number = int(step[0] + step[1] * ((draw + shift) % 1.0))
+            if number == NOVEL:
+                number, novel = BINS, 1 if feature else novel
+            bins[metric] = number
+        return Ranks(bins, 1, missing, novel)
 
 
 def _targets(manifest: Manifest) -> Iterator[_Target]:
