@@ -165,9 +165,10 @@ def statistics(found: Array, case: Case) -> dict[str, Array]:
 def shipped(found: Array, case: Case) -> Array:
     """Whether the alarms as they ship fire, by window."""
     bins = deciles(found)
-    distance, slope, noise = _parts(bins, case.rows)
-    any_change, shift = drift.tails(case.hours)
-    sure = (distance > any_change * noise) | (slope > shift * noise)
+    distance, slope, _ = _parts(bins, case.rows)
+    any_change, shift = drift.limits(case.rows, case.hours)
+    n = case.values
+    sure = (distance > any_change[0] / n + any_change[1]) | (slope > shift[0] / n + shift[1])
     loud = sure & (score(bins, case.rows) > SHIPPED.drift) & (case.values >= SHIPPED.drift_rows)
     both: Array = loud | unseen(found, case)
     return both

@@ -17,7 +17,8 @@ An alarm asks two things at once. Does the drift matter? Then D is over the mani
 a D of about exp(s^2) - 1, which is 0.06 for a quarter, 0.28 for a half, 1.7 for one. Is it certain?
 Then one of two statistics is out in its tail: Pearson's, which sees any change, or the slope, the
 mean bin number's, which sees small shifts of everything much sooner (the first component of
-J. Neyman's smooth test, 1937, Skandinavisk Aktuarietidskrift 20, 149-199).
+J. Neyman's smooth test, 1937, Skandinavisk Aktuarietidskrift 20, 149-199). What the baseline
+contributes by chance stays for as long as it does, so it counts by a stricter tail than the day's.
 
 Pure data: nothing here imports more than the manifest, so `infra` and `tools` may.
 """
@@ -36,6 +37,9 @@ CENTRE, VARIANCE = (BINS + 1) / 2, (BINS * BINS - 1) / 12  # of uniform bin numb
 MONITORED = 200  # features that are ranked; every metric costs, and a record has to stay short
 # expected while nothing drifts, for one target: eleven targets have one in nine months
 FALSE_ALARMS_A_MONTH = 0.01
+# Chance that the sample which became the baseline is so odd that an alarm comes of it alone. It is
+# drawn once, and then cries every day, so it is held to far more than a day's values are.
+ODD_BASELINE = 1e-6
 
 
 class Target(NamedTuple):
@@ -81,9 +85,9 @@ def certain(counts: Sequence[int], rows: int, hours: float) -> bool:
     """Whether chance does not do this, in a window of so many hours."""
     if not any(counts):
         return False
-    any_change, shift = tails(hours)
-    noise = _noise(counts, rows)
-    return _distance(counts) > any_change * noise or _slope(counts) > shift * noise
+    (any_change, shift), n = limits(rows, hours), sum(counts)
+    distance, slope = _distance(counts), _slope(counts)
+    return distance > any_change[0] / n + any_change[1] or slope > shift[0] / n + shift[1]
 
 
 def _distance(counts: Sequence[int]) -> float:
@@ -100,19 +104,30 @@ def _noise(counts: Sequence[int], rows: int) -> float:
     return 1 / sum(counts) + 1 / max(rows, 1)
 
 
-def tails(hours: float) -> tuple[float, float]:
-    """Above which chi-square values of BINS - 1 and of 1 degree of freedom one is certain.
+def limits(rows: int, hours: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Above which distance, and above which slope, one is certain: (a, b) stands for a / n + b.
 
-    Each has half of the false alarms that a window of so many hours may have. The first quantile is
-    E. B. Wilson and M. M. Hilferty's (1931, PNAS 17, 684-688), the second is exact.
+    Each has half of the false alarms that a window of so many hours may have, and b is what the
+    baseline's own rows may contribute.
+    """
+    live = tails(FALSE_ALARMS_A_MONTH * hours / (30 * 24) / 2)
+    packed = tails(ODD_BASELINE / 2)
+    m = max(rows, 1)
+    return (live[0], round(packed[0] / m, 6)), (live[1], round(packed[1] / m, 6))
+
+
+def tails(chance: float) -> tuple[float, float]:
+    """What chi-square values of BINS - 1 and of 1 degree of freedom exceed with a chance.
+
+    The first is E. B. Wilson and M. M. Hilferty's approximation (1931, PNAS 17, 684-688), the
+    second is exact.
     """
     from statistics import NormalDist
 
     degrees, normal = BINS - 1, NormalDist()
-    once = FALSE_ALARMS_A_MONTH * hours / (30 * 24) / 2
     part = 2 / (9 * degrees)
-    any_change = degrees * (1 - part + normal.inv_cdf(1 - once) * part**0.5) ** 3
-    return round(float(any_change), 2), round(normal.inv_cdf(1 - once / 2) ** 2, 2)
+    any_change = degrees * (1 - part + normal.inv_cdf(1 - chance) * part**0.5) ** 3
+    return round(float(any_change), 2), round(normal.inv_cdf(1 - chance / 2) ** 2, 2)
 
 
 def expressions(rows: int, minimum: int, hours: float) -> dict[str, str]:
@@ -124,8 +139,8 @@ def expressions(rows: int, minimum: int, hours: float) -> dict[str, str]:
     bins = [f"b{i}" for i in range(1, BINS)]
     squares = "+".join(f"{name}^2" for name in (*bins, "rest"))
     sums = "+".join(f"{i}*{name}" for i, name in enumerate((*bins, "rest"), 1))
-    any_change, shift = tails(hours)
-    sure = f"(distance>{any_change}*noise)+(slope>{shift}*noise)>0"
+    (a, b), (c, d) = limits(rows, hours)
+    sure = f"(distance>{a}/n+{b:f})+(slope>{c}/n+{d:f})>0"
     return {
         "drift": f"IF(n<{minimum},0,IF({sure},distance-{BINS - 1}*noise,0))",
         "rest": f"n-({'+'.join(bins)})",
