@@ -149,10 +149,14 @@ def infer(serving: Serving, request: Request, deadline: float | None) -> Answer:
     scored = scorer.infer(asked.columns, deadline)
     scored.seconds["validate"] = validated
     whole = scorer.manifest.execution.batch == "none"  # one instance, without an axis for rows
-    outputs = [output[0, ...] for output in scored.outputs] if whole else scored.outputs
+    outputs = [output[0, ...] for output in scored.outputs] if whole else [*scored.outputs]
+    rows, watched = len(asked.columns[0]), dict[str, Any](scored=scored)
+    if any(i == len(outputs) for i, _ in asked.outputs):
+        ids = serving.issue(scored.outputs, rows, request.request_id)
+        outputs.append(oip.texts(ids))
+        watched["prediction"] = ids[0][: lineage.PREFIX].decode()
     reply = oip.write(scorer.manifest, request, asked, outputs)
-    rows = len(asked.columns[0])
-    return Answer(reply, rows, scored.unusual, scored.seconds, {"scored": scored})
+    return Answer(reply, rows, scored.unusual, scored.seconds, watched)
 
 
 def about(what: str) -> Route:

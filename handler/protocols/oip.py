@@ -43,6 +43,7 @@ DATATYPES = {
 }
 JSON = {"content-type": "application/json"}
 LENGTH = "inference-header-content-length"
+IDS = "prediction_id"  # an output that is no tensor of the graph's, [rows]: only for who names it
 _NAME = cs.typed_dict_field(cs.str_schema(strict=True))
 _PARAMETERS = cs.typed_dict_field(
     cs.nullable_schema(cs.dict_schema(cs.str_schema(strict=True), cs.any_schema())), required=False
@@ -78,8 +79,8 @@ _REQUEST = SchemaValidator(
 
 
 class Asked(NamedTuple):
-    """A request that the contract takes. `outputs`: which of the manifest's, and whether each is to
-    be sent as bytes.
+    """A request that the contract takes. `outputs`: which of the manifest's (the one after them is
+    IDS), and whether each is to be sent as bytes.
     """
 
     columns: Columns
@@ -152,17 +153,22 @@ def read(scorer: Scorer, request: Request) -> Asked:
         raise ContractViolation(violations(error)) from None
     columns = _columns(scorer, asked["inputs"], tail)
     default = bool((asked.get("parameters") or {}).get("binary_data_output"))
-    names = [output.tensor for output in manifest.outputs]
-    outputs = [(i, default) for i in range(len(names))]
+    known = names(manifest)
+    outputs = [(i, default) for i in range(len(manifest.outputs))]
     if asked.get("outputs"):
         outputs = []
         for i, output in enumerate(asked["outputs"]):
-            if output["name"] not in names:
+            if output["name"] not in known:
                 message = "must be one of the model's outputs"
                 raise refuse(pointer("outputs", i, "name"), "unknown_output", message)
             binary_data = (output.get("parameters") or {}).get("binary_data", default)
-            outputs.append((names.index(output["name"]), bool(binary_data)))
+            outputs.append((known.index(output["name"]), bool(binary_data)))
     return Asked(columns, outputs, asked.get("id"))
+
+
+def names(manifest: Manifest) -> list[str]:
+    """What may be asked for as an output."""
+    return [*(output.tensor for output in manifest.outputs), IDS]
 
 
 def _parts(request: Request, limit: int) -> tuple[str | bytes | memoryview, memoryview | None]:
@@ -269,14 +275,20 @@ def _whole(
     return values.reshape(shape)
 
 
+def texts(ids: Sequence[bytes]) -> Array:
+    """Ids as a tensor of strings, [rows]."""
+    return np.array([id.decode() for id in ids], object)
+
+
 def write(manifest: Manifest, request: Request, asked: Asked, outputs: Sequence[Array]) -> Reply:
     """The response. Raises PayloadTooLarge if it is over the contract's limit."""
     parts: list[bytes] = []
     told: list[dict[str, Any]] = []
+    known = names(manifest)
     for i, as_bytes in asked.outputs:
         array = outputs[i]
         datatype = DATATYPES[array.dtype.name]
-        tensor = {"name": manifest.outputs[i].tensor, "datatype": datatype, "shape": array.shape}
+        tensor = {"name": known[i], "datatype": datatype, "shape": array.shape}
         if as_bytes and wire.takes_binary(request):
             parts.append(binary.dump(array))
             told.append({**tensor, "parameters": {"binary_data_size": len(parts[-1])}})

@@ -3,6 +3,7 @@
 from typing import Any
 
 from handler.manifest import Manifest
+from handler.protocols import oip
 from handler.protocols.oip import DATATYPES
 
 Schema = dict[str, Any]
@@ -24,7 +25,7 @@ def _list(items: Schema, **limits: int) -> Schema:
 def schemas(manifest: Manifest) -> Schema:
     """By the name under which the paths refer to them."""
     inputs = [tensor.name for tensor in manifest.inputs]
-    outputs = [output.tensor for output in manifest.outputs]
+    outputs = oip.names(manifest)
     datatype = {"enum": sorted(set(DATATYPES.values()))}
     axes = _list({"type": "integer", "minimum": -1})
     tensor = _object(name={"type": "string"}, datatype=datatype, shape=axes)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from handler import api
+from handler import api, lineage
 from handler.settings import Settings
 from tests import artifact, events, protocols
 from tests.events import Context
@@ -45,9 +45,9 @@ def handler(echo_dir: Path) -> api.Handler:
     return api.create(Settings(echo_dir))
 
 
-def with_null(arrays: dict[str, Any]) -> dict[str, Any]:
+def with_null(arrays: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """JSON has null for NaN."""
-    event: dict[str, Any] = as_json(arrays)
+    event: dict[str, Any] = as_json(arrays, **fields)
     return {**event, "body": event["body"].replace("NaN", "null")}
 
 
@@ -143,6 +143,25 @@ def test_a_version_a_request_id_and_some_of_the_outputs_in_their_order(
     assert list(arrays) == ["note_out", "ratio_out"]
     assert "data" in document["outputs"][0]
     assert document["outputs"][1]["parameters"] == {"binary_data_size": 8}
+
+
+@pytest.mark.parametrize("made", [with_null, as_binary])
+def test_predictions_have_ids_for_who_asks(
+    handler: api.Handler, made: Any, capsys: Capture
+) -> None:
+    _, _, plain = ask(handler, made(ARRAYS))
+    assert "prediction_id" not in plain
+    outputs = [{"name": "ratio_out"}, {"name": "prediction_id"}]
+    status, _, found = ask(handler, made(ARRAYS, outputs=outputs))
+    assert (status, [*found]) == (200, ["ratio_out", "prediction_id"])
+    told = [lineage.read(id, lineage.sealer("")) for id in found["prediction_id"].tolist()]
+    assert [one.row for one in told] == [0, 1]
+    assert [one.value for one in told] == found["ratio_out"].ravel().tolist()
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["prediction"] == told[0].request
+    outcome = {"prediction_id": found["prediction_id"][1], "actual": 1.0}
+    answer = handler(events.rest(json.dumps({"outcomes": [outcome]}), "/feedback"), Context())
+    assert answer["statusCode"] == 202
 
 
 @pytest.mark.parametrize("case", BAD)
