@@ -11,10 +11,10 @@ from struct import error, pack
 from typing import Any
 
 import numpy as np
-from pydantic_core import SchemaValidator
-from pydantic_core import core_schema as cs
 
+from handler import core_schema as cs
 from handler.contract import EXACT, Contract, element_schema, number_bounds, refused
+from handler.core_schema import SchemaValidator
 from handler.errors import MAX_VIOLATIONS, ContractViolation, Violation
 from handler.manifest import Feature, Manifest
 from handler.tensors import Array, Columns, dtype

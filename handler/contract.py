@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import orjson
-from pydantic_core import SchemaValidator, ValidationError, from_json
-from pydantic_core import core_schema as cs
 
+from handler import core_schema as cs
+from handler.core_schema import SchemaValidator, ValidationError, from_json
 from handler.errors import (
     MAX_VIOLATIONS,
     BadOutput,
@@ -109,7 +109,7 @@ def feature_schema(feature: Feature, dtype: str) -> cs.CoreSchema:
         low, high = feature_bounds(feature, dtype)
         schema = _integer(low, high) if feature.type == "integer" else _float(low, high)
     if feature.nullable:
-        return cs.with_default_schema(cs.nullable_schema(schema), default=None)
+        return cs.default_schema(cs.nullable_schema(schema), None)
     return schema
 
 

@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
-from pydantic_core import SchemaValidator, ValidationError
-from pydantic_core import core_schema as cs
 
+from handler import core_schema as cs
 from handler import lineage
+from handler.core_schema import SchemaValidator, ValidationError
 from handler.drift import DIMENSIONS, NAMESPACE
 from handler.errors import BadRequest, ContractViolation, Violation, pointer
 from handler.lineage import CLASS, MAX_OUTCOMES, NUMBER, BadId, Prediction

@@ -10,9 +10,8 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic_core import SchemaValidator, ValidationError
-from pydantic_core import core_schema as cs
-
+from handler import core_schema as cs
+from handler.core_schema import SchemaValidator, ValidationError
 from handler.errors import ArtifactError
 
 FORMAT = 1
@@ -233,9 +232,7 @@ def _schema(hint: Any) -> cs.CoreSchema:
     fields = [
         cs.arguments_parameter(
             name,
-            cs.with_default_schema(_schema(kind), default=defaults[name])
-            if name in defaults
-            else _schema(kind),
+            cs.default_schema(_schema(kind), defaults[name]) if name in defaults else _schema(kind),
         )
         for name, kind in typing.get_type_hints(hint).items()
     ]

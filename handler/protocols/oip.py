@@ -13,12 +13,12 @@ from urllib.parse import unquote
 
 import numpy as np
 import orjson
-from pydantic_core import SchemaValidator, ValidationError
-from pydantic_core import core_schema as cs
 
 from handler import __version__, wire
+from handler import core_schema as cs
 from handler.columns import Values, elements, flat, refuse
 from handler.contract import MESSAGES, violations
+from handler.core_schema import SchemaValidator, ValidationError
 from handler.errors import (
     MAX_VIOLATIONS,
     BadRequest,
@@ -54,7 +54,7 @@ _SHAPE = cs.typed_dict_field(
 )
 
 
-def _list(fields: dict[str, cs.TypedDictField], least: int) -> cs.CoreSchema:
+def _list(fields: dict[str, cs.CoreSchema], least: int) -> cs.CoreSchema:
     items = cs.typed_dict_schema({**fields, "parameters": _PARAMETERS})
     return cs.list_schema(items, min_length=least, max_length=10_000, fail_fast=True)
 

@@ -9,10 +9,11 @@ from benchmarks.cases import ROOT
 from benchmarks.cases import event as gateway_event
 from handler import contract, manifest, settings
 
-# boto3 adds 150 ms to a cold start, Powertools 20 to 190, pydantic.main 70, the others 1 to 20
+# boto3 adds 150 ms to a cold start, Powertools 20 to 190, pydantic.main 70, core_schema 20, others less
 FORBIDDEN = """
 aws_lambda_powertools boto3 botocore pydantic annotated_types asyncio concurrent.futures email http
-logging multiprocessing numpy.typing onnx socket ssl subprocess tempfile unittest urllib.request
+logging multiprocessing numpy.typing onnx pydantic_core.core_schema socket ssl subprocess tempfile
+unittest urllib.request
 """.split()  # noqa: SIM905  (a paragraph of words)
 
 SCRIPT = """
@@ -39,3 +40,18 @@ def test_the_cold_path_imports_nothing_dear() -> None:
     assert not modules & set(FORBIDDEN)
     record = json.loads(done.stdout)  # that it was recorded is part of the path
     assert record["cold_start"] is True
+
+
+def test_pydantic_finds_what_was_left_out() -> None:
+    script = """
+import handler.core_schema, pydantic_core
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import CoreSchema, core_schema
+assert CoreSchema is core_schema.CoreSchema
+class Model(BaseModel):
+    x: int
+assert Model.model_validate_json('{"x": 1}').x == TypeAdapter(int).validate_python(1)
+assert not hasattr(pydantic_core, "no such name")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-W", "error", "-c", script], env=environment, check=True)
