@@ -9,7 +9,7 @@ from benchmarks.cases import ROOT
 from benchmarks.cases import event as gateway_event
 from handler import contract, manifest, settings
 
-# boto3 adds 150 ms to a cold start, Powertools 20 to 190, pydantic.main 70, core_schema 20, others less
+# boto3 adds 150 ms to a cold start, Powertools 20 to 190, pydantic.main 70, core_schema 20
 FORBIDDEN = """
 aws_lambda_powertools boto3 botocore pydantic annotated_types asyncio concurrent.futures email http
 logging multiprocessing numpy.typing onnx pydantic_core.core_schema socket ssl subprocess tempfile
