@@ -48,8 +48,10 @@ class WayBack(Construct):
                 event_pattern=events.EventPattern(
                     source=["aws.cloudformation"],
                     detail_type=["CloudFormation Stack Status Change"],
-                    resources=[stack.stack_id],
-                    detail={"status-details": {"status": events.Match.suffix("_COMPLETE")}},
+                    detail={
+                        "stack-id": [stack.stack_id],
+                        "status-details": {"status": events.Match.suffix("_COMPLETE")},
+                    },
                 ),
             ),
             self._helper("Probe", "on_schedule", "whether the version before would do"),

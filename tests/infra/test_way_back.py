@@ -40,7 +40,10 @@ def test_the_probe_runs_twice_a_day_and_after_each_deployment(template: Template
     assert (name, rule["ScheduleExpression"]) == ("Schedule", "rate(12 hours)")
     pattern = rule["EventPattern"]
     assert pattern["detail-type"] == ["CloudFormation Stack Status Change"]
-    assert pattern["resources"] == [{"Ref": "AWS::StackId"}]
+    assert pattern["detail"] == {
+        "stack-id": [{"Ref": "AWS::StackId"}],
+        "status-details": {"status": [{"suffix": "_COMPLETE"}]},
+    }
     probe = target(template, rule)
     assert probe["ImageConfig"]["Command"] == ["handler.rollback.on_schedule"]
     assert probe["Code"] == template.function()["Code"]
