@@ -77,12 +77,8 @@ def probe(capsys: Capture, context: Any = LONG) -> dict[str, Any]:
     return found
 
 
-# --- the probe -----------------------------------------------------------------------------------
-
-
-def test_a_version_that_would_do(account: Make, capsys: Capture) -> None:
-    made = account(worker=True)
-    made.alias()
+def both_fit(made: Account) -> None:
+    """2 was live before 3, and the worker's 8 has its image."""
     made.history(("user", "2", "3"))
     made.version()
     made.image()
@@ -90,6 +86,15 @@ def test_a_version_that_would_do(account: Make, capsys: Capture) -> None:
     made.version("8", function=WORKER)
     made.version("8", function=WORKER)
     made.image()
+
+
+# --- the probe -----------------------------------------------------------------------------------
+
+
+def test_a_version_that_would_do(account: Make, capsys: Capture) -> None:
+    made = account(worker=True)
+    made.alias()
+    both_fit(made)
     found = probe(capsys)
     assert found["NoWayBack"] == 0
     assert found["said"] == [
@@ -216,13 +221,7 @@ def test_it_goes_back_proves_and_tells(account: Make, capsys: Capture) -> None:
     made = account(worker=True)
     made.alias()
     made.deployments()
-    made.history(("user", "2", "3"))
-    made.version()
-    made.image()
-    made.versions("8", WORKER)
-    made.version("8", function=WORKER)
-    made.version("8", function=WORKER)
-    made.image()
+    both_fit(made)
     made.moved(note=Matches(rollback.NOTE, "from version 3 to 2"))
     made.alias("9", function=WORKER)
     made.moved("8", function=WORKER)
