@@ -15,6 +15,10 @@ The metrics, by service and version of the function:
     Labels, LabelAge (hours)                  outcomes that came, of the version that predicted
     Error, Correct, Impact                    their absolute error, agreement and worth
     Jobs, FailedJobs, Retries                 jobs done, of these failed; messages given back
+
+and by service alone
+
+    NoWayBack                                 1 if there is no going back: handler/rollback.py
 """
 
 import sys
@@ -118,7 +122,8 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             line["timings_ms"] = {step: _micro(value) for step, value in timings_ms.items()}
             line |= ranked
         line["Latency"] = _micro(latency_ms)
-        if scored is not None and capture is not None and predictions:
+        # what is asked of a version before or after a release is nobody's request: not kept
+        if scored is not None and capture is not None and predictions and not synthetic:
             line.update(capture(scored, predictions))
         text = orjson.dumps(line)
         if len(text) > LINE_BYTES:
@@ -294,6 +299,12 @@ def event(level: str, message: str, **fields: Any) -> None:
 
     log = Logger(service=NAMESPACE.lower(), use_rfc3339=True)
     getattr(log, level)(message, extra=fields)
+
+
+def failure(error: BaseException) -> str:
+    """An error in words that quote nobody: its kind, and AWS's code where it has one."""
+    code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    return f"{type(error).__name__} {code}".rstrip()
 
 
 def trace(error: BaseException) -> list[str]:

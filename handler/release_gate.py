@@ -8,21 +8,26 @@ no call back at all, CodeDeploy waits an hour and then rolls back too.
 """
 
 import os
-import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
+
+import orjson
 
 from handler import compatibility, drift, monitoring, probes, settings
 from handler import manifest as manifests
 from handler.errors import ArtifactError
 from handler.manifest import Manifest
 from handler.probes import OutOfTimeError, Version
+from handler.way_back import replaced
 
 # for the call that is under way (its read timeout, twice), and for calling back
 RESERVE_SECONDS = 75.0
 READ_SECONDS = 30.0
+# captured instances that are replayed, and how far they are sought
+CAPTURED, CAPTURED_DAYS, PAGES = 50, 7, 20
 Client = Callable[[str], Any]
 Facts = dict[str, Any]
 
@@ -124,25 +129,49 @@ def judge(gate: Gate) -> None:
     golden = probes.replay(gate.target, gate.manifest, gate.manifest.alarms.latency_ms)
     gate.note(golden=golden.rows, slowest_ms=round(golden.slowest_ms, 1))
     gate.reasons.extend(golden.reasons)
-    _against(gate, str(info.get("revision")), golden.rows)
+    _against(gate, replaced(info)[0], golden.rows)
 
 
-def _against(gate: Gate, revision: str, rows: int) -> None:
-    """The same golden rows asked of the old version. The same model must answer the same."""
-    found = re.search(r"CurrentVersion[\"'\\]*\s*:\s*[\"'\\]*(\d+)", revision)
-    if not found:
+def _against(gate: Gate, number: str | None, rows: int) -> None:
+    """The same asked of the old version: golden rows, and what clients sent it where that is kept.
+    The same model must answer the same.
+    """
+    if not number:
         gate.note(old="the deployment does not name it")
         return
-    old = gate.target.sibling(found[1])
+    old = gate.target.sibling(number)
     before = _shown(old)
     if before is None:
-        gate.note(old=f"{found[1]} is not answering, so nothing is compared with it")
+        gate.note(old=f"{number} is not answering, so nothing is compared with it")
         return
-    differing, largest = probes.compare(old, gate.target, rows)
-    gate.note(old=found[1], compared=rows, differing=differing, largest=largest)
+    gate.note(old=number)
     same = before.files["model.onnx"] == gate.manifest.files["model.onnx"]
-    if differing and same:
-        gate.reasons.append(f"the same model answers {differing} of {rows} golden rows otherwise")
+    sets = {"golden rows": list(probes.golden_instances(gate.target, rows))}
+    group = gate.environ.get("CAPTURE_LOG_GROUP")
+    if group:
+        sets["captured instances"] = captured(gate.client("logs"), group, number)
+    for what, instances in sets.items():
+        differing, largest = probes.compare(old, gate.target, instances)
+        told = {"compared": len(instances), "differing": differing, "largest": largest}
+        gate.facts.setdefault("replayed", {})[what] = told
+        if differing and same:
+            told_of = f"{differing} of {len(instances)} {what}"
+            gate.reasons.append(f"the same model answers {told_of} otherwise")
+
+
+def captured(logs: Any, group: str, version: str) -> list[Any]:
+    """The last instances that a version answered, as its records keep them."""
+    start = datetime.now(UTC) - timedelta(days=CAPTURED_DAYS)
+    pages = logs.get_paginator("filter_log_events").paginate(
+        logGroupName=group,
+        startTime=int(start.timestamp() * 1000),
+        filterPattern=f'{{ ($.version = "{version}") && ($.captured > 0) }}',
+    )
+    found: deque[Any] = deque(maxlen=CAPTURED)
+    for _, page in zip(range(PAGES), pages, strict=False):
+        for event in page["events"]:
+            found.extend(orjson.loads(event["message"])["instances"])
+    return list(found)
 
 
 def requests(cloudwatch: Any, service: str, version: str, since: datetime) -> int:
@@ -174,8 +203,7 @@ def _hook(name: str, event: Any, context: Any, ask: Callable[[Gate], None]) -> N
         reasons.append("the hook's own time was nearly used up")
     except Exception as error:
         # the message may hold anything; AWS's error code and the place are enough to find it
-        code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
-        reasons.append(f"the hook failed: {type(error).__name__} {code}".rstrip())
+        reasons.append(f"the hook failed: {monitoring.failure(error)}")
         facts["trace"] = monitoring.trace(error)
     verdict = "Failed" if reasons else "Succeeded"
     try:
@@ -198,11 +226,7 @@ def _hook(name: str, event: Any, context: Any, ask: Callable[[Gate], None]) -> N
 
 
 def _gate(event: Any, context: Any, reasons: list[str], facts: Facts) -> Gate:
-    def check() -> None:
-        if context.get_remaining_time_in_millis() / 1e3 < RESERVE_SECONDS:
-            raise OutOfTimeError
-
-    target = Version(client("lambda"), os.environ["VERSION_ARN"], check)
+    target = Version(client("lambda"), os.environ["VERSION_ARN"], in_time(context))
     return Gate(
         client=client,
         environ=os.environ,
@@ -213,6 +237,16 @@ def _gate(event: Any, context: Any, reasons: list[str], facts: Facts) -> Gate:
         reasons=reasons,
         facts=facts,
     )
+
+
+def in_time(context: Any) -> Callable[[], None]:
+    """A check that raises once no other call of a version may be begun."""
+
+    def check() -> None:
+        if context.get_remaining_time_in_millis() / 1e3 < RESERVE_SECONDS:
+            raise OutOfTimeError
+
+    return check
 
 
 def client(service: str) -> Any:

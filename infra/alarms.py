@@ -28,6 +28,7 @@ from infra.settings import Settings
 
 # A month's error budget gone in two days is worth waking up for; gone in five, worth a morning.
 FAST_BURN, SLOW_BURN = 14.4, 6.0
+RUNBOOK = "docs/runbook.md"
 NOT_BREACHING = cloudwatch.TreatMissingData.NOT_BREACHING
 
 
@@ -123,7 +124,7 @@ class ServiceAlarms(Construct):
         wanted = watched.manifest.alarms
         budget = 1 - wanted.availability / 100
         self.alarms = [
-            _alarm(
+            alarm(
                 self,
                 watched,
                 "availability",
@@ -132,7 +133,7 @@ class ServiceAlarms(Construct):
                     watched.gateway("5XXError"), watched.gateway("Count"), FAST_BURN * budget, few=1
                 ),
             ),
-            _alarm(
+            alarm(
                 self,
                 watched,
                 "availability-slow",
@@ -145,7 +146,7 @@ class ServiceAlarms(Construct):
                     few=1,
                 ),
             ),
-            _alarm(
+            alarm(
                 self,
                 watched,
                 "rejects",
@@ -158,7 +159,7 @@ class ServiceAlarms(Construct):
                     few=20,
                 ),
             ),
-            _alarm(
+            alarm(
                 self,
                 watched,
                 "latency",
@@ -171,7 +172,7 @@ class ServiceAlarms(Construct):
                 breaching=3,
                 missing=cloudwatch.TreatMissingData.IGNORE,
             ),
-            _alarm(
+            alarm(
                 self,
                 watched,
                 "throttles",
@@ -179,9 +180,8 @@ class ServiceAlarms(Construct):
                 watched.function("Throttles"),
             ),
         ]
-        for alarm in self.alarms:
-            alarm.add_alarm_action(actions.SnsAction(notify))
-            alarm.add_ok_action(actions.SnsAction(notify))
+        for each in self.alarms:
+            call(each, notify)
 
 
 class CanaryAlarms(Construct):
@@ -204,7 +204,7 @@ class CanaryAlarms(Construct):
         # Crashes and faults are two alarms, not one sum: metric math has no value where one of
         # its metrics has none, and a version that dies at init never writes a record.
         self.alarms = [
-            _alarm(
+            alarm(
                 self,
                 watched,
                 f"{prefix}crashes",
@@ -218,7 +218,7 @@ class CanaryAlarms(Construct):
                 periods=bake,
                 breaching=1,
             ),
-            _alarm(
+            alarm(
                 self,
                 watched,
                 f"{prefix}faults",
@@ -228,7 +228,7 @@ class CanaryAlarms(Construct):
                 periods=bake,
                 breaching=1,
             ),
-            _alarm(
+            alarm(
                 self,
                 watched,
                 f"{prefix}rejects",
@@ -243,7 +243,7 @@ class CanaryAlarms(Construct):
                 periods=max(1, bake // 2),
                 breaching=1,
             ),
-            _alarm(
+            alarm(
                 self,
                 watched,
                 f"{prefix}latency",
@@ -270,12 +270,19 @@ def _over(
     )
 
 
-def described(manifest: Manifest, what: str) -> str:
-    """What happens, whose it is and where the runbook lies."""
-    return f"{what}\nOwner: {manifest.owner}\nRunbook: {manifest.runbook or 'none stated'}"
+def described(manifest: Manifest, what: str, section: str) -> str:
+    """What happens, whose it is and what to do: a section of the runbook."""
+    runbook = f"{manifest.runbook or RUNBOOK}#{section}"
+    return f"{what}\nOwner: {manifest.owner}\nRunbook: {runbook}"
 
 
-def _alarm(
+def call(alarm: cloudwatch.Alarm, notify: sns.ITopic) -> None:
+    """Tell people, and tell them again when it is over."""
+    alarm.add_alarm_action(actions.SnsAction(notify))
+    alarm.add_ok_action(actions.SnsAction(notify))
+
+
+def alarm(
     scope: Construct,
     watched: Watched,
     name: str,
@@ -287,13 +294,17 @@ def _alarm(
     periods: int = 1,
     breaching: int | None = None,
     missing: cloudwatch.TreatMissingData = NOT_BREACHING,
+    notify: sns.ITopic | None = None,
 ) -> cloudwatch.Alarm:
-    """An alarm that says what happens, whose it is and where the runbook lies."""
-    return cloudwatch.Alarm(
+    """An alarm that says what happens, whose it is and where the runbook lies. One with an `id` of
+    its own is a canary's: its name has a version in it, and its section has not.
+    """
+    section = f"canary-{id}" if id else name
+    made = cloudwatch.Alarm(
         scope,
         id or name,
         alarm_name=f"{watched.settings.service}-{name}",
-        alarm_description=described(watched.manifest, what),
+        alarm_description=described(watched.manifest, what, section),
         metric=metric,
         threshold=threshold,
         comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
@@ -301,3 +312,6 @@ def _alarm(
         datapoints_to_alarm=breaching,
         treat_missing_data=missing,
     )
+    if notify:
+        call(made, notify)
+    return made

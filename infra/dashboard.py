@@ -6,7 +6,7 @@ from constructs import Construct
 
 from handler.drift import NAMESPACE
 from infra import drift
-from infra.alarms import Watched
+from infra.alarms import RUNBOOK, Watched
 
 WIDTH = 24
 
@@ -99,12 +99,11 @@ def _header(watched: Watched) -> str:
         f"https://console.aws.amazon.com/cloudwatch/home?region={region}"
         f"#alarmsV2:?search={settings.service}-"
     )
-    runbook = f"[runbook]({manifest.runbook})" if manifest.runbook else "runbook: none stated"
     return (
         f"# {manifest.name} {manifest.version}, {settings.stage}\n"
         f"{manifest.description}\n\n"
-        f"owner **{manifest.owner}** | {runbook} | [alarms]({alarms}) | "
-        f"why this version: {manifest.lineage.why}"
+        f"owner **{manifest.owner}** | [runbook]({manifest.runbook or RUNBOOK}) | "
+        f"[alarms]({alarms}) | why this version: {manifest.lineage.why}"
     )
 
 

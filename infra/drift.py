@@ -3,7 +3,7 @@
 The formulas are handler/drift.py's, the thresholds the manifest's; docs/drift.md has what they are
 worth. Every alarm here looks at the version that this stack publishes: its baseline is the one that
 it was packed with. The window of drift is a day (`alarms.drift_hours`), so these alarms call the
-model's owner, and never take a version back.
+model's owner, and take a version back only where `rollback_on` says so.
 """
 
 import re
@@ -27,12 +27,15 @@ DAY = 86_400
 class DriftAlarms(Construct):
     """One alarm for each output, one for all inputs together, and those of outcomes.
 
-    `shown`: what the dashboard lists; the alarms of single inputs stay behind theirs.
+    `shown`: what the dashboard lists; the alarms of single inputs stay behind theirs. `outputs` and
+    `impact` may take a version back (infra/way_back.py).
     """
 
     def __init__(self, scope: Construct, id: str, watched: Watched, notify: sns.ITopic) -> None:
         super().__init__(scope, id)
         self._watched, self._actions = watched, [notify.topic_arn]
+        self.outputs: list[cloudwatch.CfnAlarm] = []
+        self.impact: list[cloudwatch.CfnAlarm] = []
         manifest, wanted = watched.manifest, watched.manifest.alarms
         self.shown: list[cloudwatch.IAlarm] = []
         targets = list(drift.targets(manifest))
@@ -42,14 +45,16 @@ class DriftAlarms(Construct):
             targets = [target for target in targets if target.output]
         for target in targets:
             if target.output:
-                self._show(self._drift(target, "The output", self._actions))
+                self.outputs.append(self._drift(target, "The output", self._actions))
+                self._show(self.outputs[-1])
         inputs = [self._drift(t, "The input", []) for t in targets if not t.output][:CHILDREN]
         if inputs:
             self._composite(inputs)
         if manifest.baseline:
             self._show(self._unseen(wanted.unseen, wanted.drift_hours))
         if wanted.impact is not None and manifest.business:
-            self._show(self._impact(wanted.impact, manifest.business.unit))
+            self.impact.append(self._impact(wanted.impact, manifest.business.unit))
+            self._show(self.impact[-1])
         if wanted.label_days:
             self._show(self._silence(wanted.label_days))
 
@@ -63,7 +68,8 @@ class DriftAlarms(Construct):
             f"{what} {target.name} no longer looks as it did when the model was packed: "
             f"its drift score is over {told['Threshold']:g}, and chance does not make it."
         )
-        return self._alarm(target.metric, text, told, actions)
+        section = "drift-outputs" if target.output else "drift-inputs"
+        return self._alarm(target.metric, text, told, actions, section)
 
     def _composite(self, inputs: list[cloudwatch.CfnAlarm]) -> None:
         watched = self._watched
@@ -73,7 +79,7 @@ class DriftAlarms(Construct):
             "inputs",
             alarm_name=f"{watched.settings.service}-drift-inputs",
             alarm_description=described(
-                watched.manifest, "Inputs drift; the alarms drift-in_… say which."
+                watched.manifest, "Inputs drift; the alarms drift-in_… say which.", "drift-inputs"
             ),
             alarm_rule=rule,
             alarm_actions=self._actions,
@@ -138,14 +144,14 @@ class DriftAlarms(Construct):
         return found
 
     def _alarm(
-        self, name: str, what: str, told: dict[str, object], actions: list[str]
+        self, name: str, what: str, told: dict[str, object], actions: list[str], section: str = ""
     ) -> cloudwatch.CfnAlarm:
         """An alarm from the properties that the tests evaluate, as CloudFormation has them."""
         alarm = cloudwatch.CfnAlarm(
             self,
             re.sub(r"[^\w.-]", "_", name),
             alarm_name=f"{self._watched.settings.service}-drift-{name}",
-            alarm_description=described(self._watched.manifest, what),
+            alarm_description=described(self._watched.manifest, what, section or f"drift-{name}"),
             alarm_actions=actions or None,
             ok_actions=actions or None,
             comparison_operator=str(told["ComparisonOperator"]),

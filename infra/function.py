@@ -15,6 +15,8 @@ from infra.logs import log_group
 from infra.settings import Settings
 
 ALIAS = "live"
+# a golden set of 64 rows is asked for in seconds; this is for one whose every answer takes long
+HELPER_SECONDS = 600
 
 
 class ModelFunction(Construct):
@@ -93,3 +95,65 @@ class ModelFunction(Construct):
                 ),
             },
         )
+
+
+def helper(
+    scope: Construct,
+    *,
+    settings: Settings,
+    manifest: Manifest,
+    scoring: ModelFunction,
+    entry_point: str,
+    description: str,
+    environment: dict[str, str],
+    name: str | None = None,
+) -> lambda_.DockerImageFunction:
+    """A function of the same image that looks after the model's: no alias, no versions, and a role
+    that may write its own log until more is added.
+    """
+    logs = log_group(scope, "Logs", settings)
+    text = f"{settings.service}: {description}"
+    role = iam.Role(
+        scope,
+        "Role",
+        assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+        description=text,
+    )
+    logs.grant_write(role)
+    function = lambda_.DockerImageFunction(
+        scope,
+        "Function",
+        function_name=name,
+        code=image.code(scope, settings, manifest, entry_point),
+        description=text[:256],
+        architecture=scoring.function.architecture,
+        memory_size=512,
+        timeout=cdk.Duration.seconds(HELPER_SECONDS),
+        role=role,
+        log_group=logs,
+        logging_format=lambda_.LoggingFormat.TEXT,
+        environment={
+            "SERVICE_NAME": settings.service,
+            "POWERTOOLS_LOG_LEVEL": settings.log_level,
+            **environment,
+        },
+    )
+    acknowledge(
+        function,
+        {
+            "Serverless-LambdaDLQ": "Silence counts as a no, and the log says why.",
+            "Serverless-LambdaTracing": "It runs once in a while and logs what it asked.",
+        },
+    )
+    return function
+
+
+def allow(function: lambda_.IFunction, actions: list[str], *resources: str) -> None:
+    """Add to what a function's role may do."""
+    function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=[*resources]))
+
+
+def any_version(function: lambda_.IFunction) -> str:
+    """How cdk-nag finds the permission for every version of a function."""
+    name = cdk.Stack.of(function).get_logical_id(function.node.default_child)  # type: ignore[arg-type]
+    return f"AwsSolutions-IAM5[Resource::<{name}.Arn>:*]"

@@ -8,7 +8,6 @@ from typing import cast
 
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda_event_sources as sources
 from aws_cdk import aws_s3 as s3
@@ -19,7 +18,7 @@ from constructs import Construct
 from handler.drift import NAMESPACE
 from handler.manifest import Manifest
 from infra.acknowledge import acknowledge
-from infra.alarms import described
+from infra.alarms import Watched, alarm
 from infra.function import ModelFunction
 from infra.settings import Settings
 
@@ -71,7 +70,7 @@ class Jobs(Construct):
             "max_concurrency": None,
             "provisioned_concurrency": 0,
             "snapstart": False,
-            "pinned_version": None,
+            "pinned_version": settings.pinned_worker,
         }
         self.worker = ModelFunction(
             self,
@@ -107,6 +106,7 @@ class Jobs(Construct):
             "JobsDeadLettersUrl": self.dead_letters.queue_url,
             "JobsBucket": self.bucket.bucket_name,
             "JobsDays": str(settings.jobs_days),
+            "JobsWorkerName": self.worker.function.function_name,
         }.items():
             cdk.CfnOutput(cdk.Stack.of(self), name, value=value)
 
@@ -190,14 +190,12 @@ class JobsAlarms(Construct):
         self,
         scope: Construct,
         id: str,
-        *,
-        settings: Settings,
-        manifest: Manifest,
+        watched: Watched,
         jobs: Jobs,
         notify: sns.ITopic,
     ) -> None:
         super().__init__(scope, id)
-        wanted = manifest.alarms
+        wanted = watched.manifest.alarms
         hour = cdk.Duration.hours(1)
 
         def record(name: str) -> cloudwatch.Metric:
@@ -205,7 +203,7 @@ class JobsAlarms(Construct):
             return cloudwatch.Metric(
                 namespace=NAMESPACE,
                 metric_name=name,
-                dimensions_map={"service": jobs_service(settings), "version": version},
+                dimensions_map={"service": jobs_service(watched.settings), "version": version},
                 statistic="Sum",
                 period=hour,
             )
@@ -243,20 +241,9 @@ class JobsAlarms(Construct):
                 0.0,
             ),
         ):
-            alarm = cloudwatch.Alarm(
-                self,
-                name,
-                alarm_name=f"{settings.service}-{name}",
-                alarm_description=described(manifest, what),
-                metric=metric,
-                threshold=threshold,
-                comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
-                evaluation_periods=1,
-                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            self.alarms.append(
+                alarm(self, watched, name, what, metric, threshold=threshold, notify=notify)
             )
-            alarm.add_alarm_action(actions.SnsAction(notify))
-            alarm.add_ok_action(actions.SnsAction(notify))
-            self.alarms.append(alarm)
 
 
 def jobs_service(settings: Settings) -> str:

@@ -6,23 +6,15 @@ its contract are the ones that the version is held to.
 
 import hashlib
 
-import aws_cdk as cdk
-from aws_cdk import aws_iam as iam
-from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from handler.manifest import Manifest
-from infra import image
 from infra.acknowledge import acknowledge
-from infra.function import ALIAS, ModelFunction
-from infra.logs import log_group
+from infra.function import ALIAS, ModelFunction, allow, any_version, helper
 from infra.settings import Settings
 
 # CodeDeploy's managed role calls functions of this name and no others
 PREFIX = "CodeDeployHook_"
-MEGABYTES = 512
-# a golden set of 64 rows is asked for in seconds; this is for one whose every answer takes long
-SECONDS = 600
 
 
 class Hook(Construct):
@@ -40,68 +32,56 @@ class Hook(Construct):
     ) -> None:
         super().__init__(scope, id)
         self.when = when
-        logs = log_group(self, "Logs", settings)
-        self.role = iam.Role(
-            self,
-            "Role",
-            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
-            description=f"{settings.service}: what a release is asked {when} traffic",
+        # Only what clients sent can be sent again, so nothing may have been taken out of it.
+        captured = (
+            when == "after"
+            and settings.capture == "full"
+            and all(feature.capture == "keep" for feature in manifest.features)
         )
-        logs.grant_write(self.role)
-        entry_point = f"handler.release_gate.{when}_traffic"
-        self.function = lambda_.DockerImageFunction(
+        group = {"CAPTURE_LOG_GROUP": scoring.log_group.log_group_name} if captured else {}
+        self.function = helper(
             self,
-            "Function",
-            function_name=name(settings.service, when),
-            code=image.code(self, settings, manifest, entry_point),
-            description=f"{settings.service}: asks the new version {when} it gets traffic"[:256],
-            architecture=scoring.function.architecture,
-            memory_size=MEGABYTES,
-            timeout=cdk.Duration.seconds(SECONDS),
-            role=self.role,
-            log_group=logs,
-            logging_format=lambda_.LoggingFormat.TEXT,
+            settings=settings,
+            manifest=manifest,
+            scoring=scoring,
+            entry_point=f"handler.release_gate.{when}_traffic",
+            description=f"what the new version is asked {when} it gets traffic",
+            name=name(settings.service, when),
             environment={
-                "SERVICE_NAME": settings.service,
-                "POWERTOOLS_LOG_LEVEL": settings.log_level,
                 # a new value for each version, so this function is always the image's own
                 "VERSION_ARN": scoring.version.function_arn,
                 "AFTER_TRAFFIC": settings.after_traffic,
                 "MINIMUM_REQUESTS": str(settings.minimum_requests),
+                **group,
             },
         )
         # CloudFormation must have updated the hook before it moves the alias; the name of the
         # hook in the alias's update policy does not make it wait.
         scoring.alias.node.add_dependency(self.function)
         arn = scoring.function.function_arn
-        before = when == "before"
+        if when == "before":
+            versions = [scoring.version.function_arn, f"{arn}:{ALIAS}"]
+            allow(self.function, ["lambda:InvokeFunction"], *versions)
+            return
         # which version is the old one, only the deployment says
-        targets = [scoring.version.function_arn, f"{arn}:{ALIAS}"] if before else [f"{arn}:*"]
-        self._allow("lambda:InvokeFunction", *targets)
-        findings = {
-            "Serverless-LambdaDLQ": (
-                "CodeDeploy takes a missing answer for Failed, and the log says why."
-            ),
-            "Serverless-LambdaTracing": "It runs once per deployment and logs what it asked.",
-        }
-        if not before:
-            # the metrics of CloudWatch are no resources: IAM knows only all of them
-            self._allow("cloudwatch:GetMetricData", "*")
-            findings["AwsSolutions-IAM5[Resource::*]"] = "CloudWatch's metrics are no resources."
-            function = cdk.Stack.of(self).get_logical_id(scoring.function.node.default_child)  # type: ignore[arg-type]
-            findings[f"AwsSolutions-IAM5[Resource::<{function}.Arn>:*]"] = (
-                "Any version may be the one that is replaced."
-            )
-        acknowledge(self, findings)
+        allow(self.function, ["lambda:InvokeFunction"], f"{arn}:*")
+        # the metrics of CloudWatch are no resources: IAM knows only all of them
+        allow(self.function, ["cloudwatch:GetMetricData"], "*")
+        if captured:
+            allow(self.function, ["logs:FilterLogEvents"], scoring.log_group.log_group_arn)
+        acknowledge(
+            self,
+            {
+                "AwsSolutions-IAM5[Resource::*]": "CloudWatch's metrics are no resources.",
+                any_version(scoring.function): "Any version may be the one that is replaced.",
+            },
+        )
 
     def may_answer(self, group_arn: str) -> None:
         """Let it ask about and answer to the deployments of one group."""
-        self._allow("codedeploy:PutLifecycleEventHookExecutionStatus", group_arn)
+        allow(self.function, ["codedeploy:PutLifecycleEventHookExecutionStatus"], group_arn)
         if self.when == "after":
-            self._allow("codedeploy:GetDeployment", group_arn)
-
-    def _allow(self, action: str, *resources: str) -> None:
-        self.role.add_to_policy(iam.PolicyStatement(actions=[action], resources=[*resources]))
+            allow(self.function, ["codedeploy:GetDeployment"], group_arn)
 
 
 def name(service: str, when: str) -> str:

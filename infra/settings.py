@@ -61,8 +61,14 @@ class Settings(BaseModel):
     # `minimum_requests`: by a replay of its golden rows, or not at all, so that it goes back
     after_traffic: Literal["traffic", "replay"] = "replay"
     minimum_requests: Annotated[int, Field(ge=1)] = 20
-    # After a rollback: `live` stays at this version, without CodeDeploy, until this is gone again.
+    # After a rollback: `live` stays at this version, without CodeDeploy, until this is gone again;
+    # the worker's, of jobs, has numbers of its own.
     pinned_version: Annotated[int | None, Field(ge=1)] = None
+    pinned_worker: Annotated[int | None, Field(ge=1)] = None
+    # which alarms take a version back after its deployment: the impact of outcomes, the drift of
+    # outputs; by themselves only once in so many hours
+    rollback_on: Literal["nothing", "impact", "drift", "both"] = "nothing"
+    rollback_cooldown_hours: Annotated[int, Field(ge=1)] = 24
 
     auth: Literal["iam", "api-key", "cognito"] = "iam"
     user_pool_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:cognito-idp:.+:userpool/.+)?$")] = ""

@@ -16,6 +16,7 @@ from infra.function import ModelFunction
 from infra.jobs import Jobs, JobsAlarms
 from infra.rollout import Rollout
 from infra.settings import Settings
+from infra.way_back import WayBack
 
 
 class ModelStack(cdk.Stack):
@@ -48,6 +49,7 @@ class ModelStack(cdk.Stack):
         notify = topic(self, settings)
         service_alarms = ServiceAlarms(self, "Alarms", watched, notify)
         alarms: list[cloudwatch.IAlarm] = [*service_alarms.alarms]
+        rollout, worker = None, None
         if settings.rollout != "all-at-once" and not settings.pinned_version:
             canary = CanaryAlarms(self, "Canary", watched)
             rollout = Rollout(
@@ -63,19 +65,13 @@ class ModelStack(cdk.Stack):
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
         if settings.jobs:
             jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
-            watching = JobsAlarms(
-                self,
-                "JobsAlarms",
-                settings=settings,
-                manifest=manifest,
-                jobs=jobs,
-                notify=notify,
-            )
-            alarms = [*alarms, *watching.alarms]
+            worker = jobs.worker
+            alarms = [*alarms, *JobsAlarms(self, "JobsAlarms", watched, jobs, notify).alarms]
         watch = DriftAlarms(self, "Drift", watched, notify)
+        way_back = WayBack(self, "WayBack", watched, notify, watch, worker, rollout)
         if settings.archive:
             Archive(self, "Archive", settings, scoring)
-        Dashboard(self, "Dashboard", watched, [*alarms, *watch.shown])
+        Dashboard(self, "Dashboard", watched, [*alarms, way_back.alarm, *watch.shown])
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
         cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)

@@ -1,4 +1,4 @@
-"""`python -m tools release status|rollback|promote|pin|iam`: what is live, and the way back.
+"""`python -m tools release status|rollback|promote|pin|prune|iam`: what is live, and the way back.
 
 The alias is moved only to a version that has just proved itself, and only if nobody else has moved
 it meanwhile. What stays to be done then is to tell the stack: a deployment with `pinned_version`,
@@ -17,8 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from handler import settings as function_settings
+from handler import way_back
 from handler.errors import ArtifactError
-from tools.deployed import ALIAS, ReleaseError, Service, find, policy, prove
+from handler.way_back import ReleaseError, Service
+from tools import prune
+from tools.deployed import find, policy
 
 POLL_SECONDS, POLLS = 5.0, 120
 
@@ -26,12 +29,13 @@ POLL_SECONDS, POLLS = 5.0, 120
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `release`."""
     add = parser.add_argument
-    add("action", choices=["status", "rollback", "promote", "pin", "iam"])
+    add("action", choices=["status", "rollback", "promote", "pin", "prune", "iam"])
     add("version", nargs="?", type=int, metavar="VERSION", help="of the function (rollback: the one"
         " before the live one; promote: the latest; pin: the live one)")  # fmt: skip
     add("--model", help="a folder of model_artifacts (default: the only one)")
     add("--stage", default="dev")
     add("--dry-run", action="store_true", help="prove the version and show the plan, no more")
+    add("--keep", type=int, default=5, help="versions that prune leaves (default: %(default)s)")
     add("--deploy", action="store_true", help="run the deployment that pins the stack, too")
 
 
@@ -49,16 +53,20 @@ def main(args: argparse.Namespace, client: Callable[[str], Any] | None = None) -
         if args.action == "iam":
             console.print_json(json.dumps(policy(service)))
             return 0
+        if args.action == "prune":
+            prune.prune(service, args.keep, console.print, args.dry_run)
+            return 0
         target = chosen(service, args.action, args.version)
         if args.action == "pin":
-            _pinnable(service, target)
+            targets = _pinnable(service, target)
         else:
-            console.print(f"version {target}: {prove(service, target)}")
-            move(service, target, console.print, args.dry_run)
+            targets = way_back.prove(service, target, console.print)
+            stop(service, console.print, args.dry_run)
+            way_back.move(service, targets, service.alias(), console.print, args.dry_run)
     except (ReleaseError, ArtifactError, ClientError, BotoCoreError) as error:
         Console(stderr=True, soft_wrap=True).print(f"release: {error}", style="red", markup=False)
         return 1
-    return _pin(console, args, target)
+    return _pin(console, args, way_back.pinned(service, targets))
 
 
 def _only_model() -> str:
@@ -73,16 +81,16 @@ def chosen(service: Service, action: str, version: int | None) -> str:
     live = service.alias()["FunctionVersion"]
     if action == "pin":
         return str(live)
-    known = [v["Version"] for v in service.versions()]
-    wanted = known if action == "promote" else [v for v in known if int(v) < int(live)]
-    if not wanted:
+    if action == "promote":
+        return str(service.versions()[0]["Version"])
+    previous = service.previous(live)
+    if previous is None:
         raise ReleaseError(f"there is no version before {live}")
-    return str(wanted[0])
+    return previous
 
 
-def move(service: Service, target: str, say: Callable[[str], Any], dry_run: bool = False) -> None:
-    """Point `live` at a version, with nothing else under way."""
-    functions = service.client("lambda")
+def stop(service: Service, say: Callable[[str], Any], dry_run: bool = False) -> None:
+    """Stop what is under way, and wait until it is rolled back."""
     running = service.running()
     for deployment in running:
         say(f"stop the running deployment {deployment}, and wait until it is rolled back")
@@ -99,47 +107,33 @@ def move(service: Service, target: str, say: Callable[[str], Any], dry_run: bool
         quiet = 0 if running else quiet + 1
     if quiet < 2:
         raise ReleaseError(f"still under way: {', '.join(running)}; the alias was not moved")
-    alias = service.alias()
-    weights = (alias.get("RoutingConfig") or {}).get("AdditionalVersionWeights")
-    if alias["FunctionVersion"] == target and not weights:
-        say(f"{ALIAS} is at version {target} already")
-        return
-    say(f"move {ALIAS} from version {alias['FunctionVersion']} to {target}")
-    if dry_run:
-        return
-    try:
-        functions.update_alias(
-            FunctionName=service.function,
-            Name=ALIAS,
-            FunctionVersion=target,
-            RoutingConfig={"AdditionalVersionWeights": {}},
-            RevisionId=alias["RevisionId"],
-        )
-    except functions.exceptions.PreconditionFailedException:
+
+
+def _pinnable(service: Service, target: str) -> dict[str, str]:
+    live = {
+        function: service.alias(function)["FunctionVersion"]
+        for function in filter(None, (service.function, service.worker))
+    }
+    if live[service.function] != target:
         raise ReleaseError(
-            f"somebody else has moved {ALIAS} just now; look at `release status` and decide again"
-        ) from None
+            f"version {live[service.function]} is live, not {target}: rollback or promote moves it"
+        )
+    return live
 
 
-def _pinnable(service: Service, target: str) -> None:
-    live = service.alias()["FunctionVersion"]
-    if live != target:
-        raise ReleaseError(f"version {live} is live, not {target}: rollback or promote moves it")
-
-
-def _pin(console: Console, args: argparse.Namespace, target: str) -> int:
-    chosen = f"stage={args.stage} pinned_version={target}"
+def _pin(console: Console, args: argparse.Namespace, pinned: str) -> int:
+    chosen = f"stage={args.stage} {pinned}"
     command = ["make", "deploy", *([f"MODEL={args.model}"] if args.model else []), f"SET={chosen}"]
     run = args.deploy and not args.dry_run
     console.print("running" if run else "then tell the stack, with the SET it was deployed with:")
     console.print(f"  {shlex.join(command)}", markup=False)
-    console.print("and leave pinned_version out again when the next version is to come")
+    console.print("and leave what is pinned out again when the next version is to come")
     return subprocess.run(command, check=False).returncode if run else 0  # noqa: S603
 
 
 def _status(console: Console, service: Service) -> None:
     alias = service.alias()
-    weights = (alias.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {}
+    weights = way_back.weights(alias)
     shares = {alias["FunctionVersion"]: 1 - sum(weights.values()), **weights}
     table = Table("version", "model", "published", "traffic")
     for version in service.versions():

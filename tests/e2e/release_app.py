@@ -13,6 +13,7 @@ from typing import Any
 from infra import app
 
 GONE = ("AWS::CodeDeploy::", "AWS::CloudWatch::")
+NAMED = {"Application": "app", "DeploymentGroup": "group"}
 
 
 def main() -> int:
@@ -34,15 +35,18 @@ def emulated(template: dict[str, Any]) -> dict[str, Any]:
             properties["PolicyDocument"]["Statement"] = kept
         elif item["Type"] == "AWS::Lambda::Function":
             endpoint = os.environ["E2E_CODEDEPLOY"]
-            properties["Environment"]["Variables"]["AWS_ENDPOINT_URL_CODEDEPLOY"] = endpoint
+            variables = properties["Environment"]["Variables"]
+            variables["AWS_ENDPOINT_URL_CODEDEPLOY"] = endpoint
+            if "APPLICATION" in variables:
+                variables |= {"APPLICATION": "app", "DEPLOYMENT_GROUP": "group"}
+        elif item["Type"] == "AWS::Events::Rule" and "aws.cloudwatch" in json.dumps(item):
+            del properties["EventPattern"]["resources"]  # the alarms that are gone
         elif item["Type"] == "AWS::Lambda::Alias" and item.pop("UpdatePolicy", None):
             live = os.environ["E2E_LIVE"]
             properties["FunctionVersion"] = live or properties["FunctionVersion"]
-    template["Outputs"] = {
-        name: item
-        for name, item in template["Outputs"].items()
-        if name not in ("Application", "DeploymentGroup")
-    }
+    for name, value in NAMED.items():
+        if name in template["Outputs"]:  # a pinned stack has none
+            template["Outputs"][name]["Value"] = value
     return template
 
 

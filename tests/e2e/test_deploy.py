@@ -37,9 +37,10 @@ class Cloud:
             CDK_DISABLE_CLI_TELEMETRY="true",
         )
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, endpoint: str = "") -> Any:
         keys = {"aws_access_key_id": ACCOUNT, "aws_secret_access_key": "test"}
-        return boto3.client(service, endpoint_url=self.endpoint, region_name=REGION, **keys)
+        endpoint = endpoint or self.endpoint
+        return boto3.client(service, endpoint_url=endpoint, region_name=REGION, **keys)
 
     def cdk(self, *args: str, tree: Path) -> None:
         run = subprocess.run(

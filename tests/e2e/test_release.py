@@ -1,6 +1,7 @@
 """Releases through the deployed hooks, and the way back; the test plays CodeDeploy's part."""
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import surroundings
-from tests.e2e.surroundings import ACCOUNT, AS_IN_LAMBDA, REGION, Tools
+from tests.e2e.surroundings import ACCOUNT, AS_IN_LAMBDA, REGION, ROOT, Tools
 from tests.e2e.test_deploy import Cloud, live, predict
 from tools import release
 
@@ -26,12 +27,13 @@ BAD = "1.2.0"
 
 
 class CodeDeploy(ThreadingHTTPServer):
-    """The three calls of CodeDeploy's API that hooks and tools make."""
+    """The calls of CodeDeploy's API that the functions make."""
 
     def __init__(self) -> None:
         super().__init__((BRIDGE, 0), Door)
         self.heard: list[str] = []
         self.current = "0"
+        self.succeeded: list[tuple[str, str]] = []
 
     @property
     def url(self) -> str:
@@ -41,11 +43,20 @@ class CodeDeploy(ThreadingHTTPServer):
         if call == "PutLifecycleEventHookExecutionStatus":
             self.heard.append(body["status"])
             return {"lifecycleEventHookExecutionId": body["lifecycleEventHookExecutionId"]}
+        if call == "ListDeployments":
+            wanted = "Succeeded" in body["includeOnlyStatuses"]
+            return {"deployments": [f"d-{i}" for i in range(len(self.succeeded)) if wanted]}
+        if call == "BatchGetDeployments":
+            return {"deploymentsInfo": [_info(i, *v) for i, v in enumerate(self.succeeded)]}
         assert call == "GetDeployment", call
-        content = json.dumps({"CurrentVersion": self.current})
-        revision = {"revisionType": "String", "string": {"content": content}}
-        start = datetime.now(UTC).timestamp() - 600
-        return {"deploymentInfo": {"createTime": start, "revision": revision}}
+        return {"deploymentInfo": _info(0, self.current, "")}
+
+
+def _info(number: int, before: str, after: str) -> dict[str, Any]:
+    content = json.dumps({"CurrentVersion": before, "TargetVersion": after})
+    start = datetime.now(UTC).timestamp() - 600 + number
+    revision = {"revisionType": "String", "string": {"content": content}}
+    return {"createTime": start, "revision": revision}
 
 
 class Door(BaseHTTPRequestHandler):
@@ -68,6 +79,7 @@ class Releases(Cloud):
     def publish(self, tag: str, *settings: str, at: str = "") -> dict[str, str]:
         """`cdk deploy` of an image, with the alias left where it is."""
         self.environment |= {"E2E_CODEDEPLOY": self.codedeploy.url, "E2E_LIVE": at}
+        settings += ("rollback_on=drift",)
         settings = ("stage=test", f"image_repository={REPOSITORY}", f"image_tag={tag}", *settings)
         context = [word for setting in settings for word in ("-c", setting)]
         tree = self.trees[tag]
@@ -94,9 +106,25 @@ class Releases(Cloud):
         if told == ["Succeeded"]:
             self.point(outputs, version)
             told.append(self.hook("after"))
-            if told[-1] != "Succeeded":
+            if told[-1] == "Succeeded":
+                self.codedeploy.succeeded.append((self.codedeploy.current, version))
+            else:
                 self.point(outputs, self.codedeploy.current)
         return told
+
+    def ask(self, part: str, event: dict[str, Any]) -> dict[str, Any]:
+        """Call one of the way back's functions as EventBridge does; its last log line."""
+        functions = self.client("lambda")
+        (name,) = [
+            found["FunctionName"]
+            for found in functions.list_functions()["Functions"]
+            if f"WayBack{part}" in found["FunctionName"]
+        ]
+        reply = functions.invoke(FunctionName=name, Payload=json.dumps(event), LogType="Tail")
+        assert "FunctionError" not in reply, reply["Payload"].read()
+        log = base64.b64decode(reply["LogResult"]).decode().splitlines()
+        (line,) = [line for line in log if '"message":"way back"' in line or "rollback" in line]
+        return dict(json.loads(line))
 
     def point(self, outputs: dict[str, str], version: str) -> None:
         function = outputs["FunctionName"]
@@ -108,7 +136,17 @@ class Releases(Cloud):
         parser = argparse.ArgumentParser()
         release.add_arguments(parser)
         args = parser.parse_args([*words, "--model", "diabetes", "--stage", "test"])
-        return release.main(args, self.client)
+        services = {"codedeploy": self.codedeploy.url}
+        return release.main(args, lambda name: self.client(name, services.get(name, "")))
+
+
+def in_alarm(version: str) -> dict[str, Any]:
+    """What EventBridge sends when an output of a version drifts."""
+    event: dict[str, Any] = json.loads((ROOT / "tests/alarm.json").read_text())
+    for query in event["detail"]["configuration"]["metrics"]:
+        if "metricStat" in query:
+            query["metricStat"]["metric"]["dimensions"]["version"] = version
+    return event
 
 
 def build(tools: Tools, directory: Path, version: str) -> Path:
@@ -189,6 +227,12 @@ def test_there_and_back_and_on(
     assert cloud.shift(outputs, "3") == ["Failed"]
     assert live(cloud, outputs) == "2"
 
+    # the probe knows which version was live before, and that its image is not in ECR yet
+    scheduled = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
+    found = cloud.ask("Probe", scheduled)
+    assert (found["NoWayBack"], found["said"]) == (1, ["version 2 is live; before it was 1"])
+    assert "its image is gone" in found["reason"]
+
     # back to the first, which has its image and proves itself
     assert cloud.release("rollback", "1") == 1  # nothing is in ECR yet
     assert "its image is gone" in capsys.readouterr().err
@@ -196,6 +240,9 @@ def test_there_and_back_and_on(
     ecr.create_repository(repositoryName=REPOSITORY)
     for version in cloud.trees:
         ecr.put_image(repositoryName=REPOSITORY, imageTag=version, imageManifest=version)
+    found = cloud.ask("Probe", scheduled)
+    assert found["NoWayBack"] == 0
+    assert "29 golden rows answered as packed" in found["said"][-1]
     assert cloud.release("rollback", "3") == 1
     assert "version 3 is not what it was" in capsys.readouterr().err
     assert cloud.release("rollback") == 0
@@ -213,6 +260,29 @@ def test_there_and_back_and_on(
     assert cloud.shift(outputs, latest) == ["Succeeded", "Succeeded"]
     assert live(cloud, outputs) == latest
     assert predict(cloud, outputs)["model"]["version"] == "1.1.0"
+
+    # its outputs drift: back to what was live before it, which is not the number before it
+    alarm = in_alarm(latest)
+    assert "pinned_version=1," in cloud.ask("Rollback", alarm)["said"][-1]
+    assert live(cloud, outputs) == "1"
+    assert predict(cloud, outputs)["model"]["version"] == "1.0.0"
+    assert cloud.ask("Rollback", alarm)["said"] == [
+        f"stopped: the alarm is about version {latest}, and 1 is live"
+    ]
+
+    # and on: the same image goes on top, and for a day it is a person's to take it back
+    cloud.publish("1.1.0", at="1")
+    assert cloud.shift(outputs, latest) == ["Succeeded", "Succeeded"]
+    assert "already; the next time is yours" in cloud.ask("Rollback", alarm)["said"][-1]
+    assert live(cloud, outputs) == latest
+
+    # old versions go, and those that may be needed stay
+    assert cloud.release("prune", "--keep", "1") == 0
+    told = capsys.readouterr().out
+    assert "delete version 2 of" in told
+    assert cloud.release("rollback", "1", "--dry-run") == 0
+    assert cloud.release("rollback", "2", "--dry-run") == 1
+    assert cloud.ask("Probe", scheduled)["NoWayBack"] == 0
 
 
 def test_a_revision_id_that_is_not_the_alias_s_is_refused(cloud: Releases) -> None:

@@ -1,17 +1,19 @@
 """The alarms' definitions in the template, and what their formulas say of made-up traffic."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from handler import manifest
-from infra.alarms import FAST_BURN
+from infra.alarms import FAST_BURN, RUNBOOK
 from tests.infra.conftest import ROOT, Synth, Template
 
 ALARMS = manifest.read(ROOT / "model_artifacts/diabetes").alarms
 SERVICE = {"availability", "availabilityslow", "rejects", "latency", "throttles"}
 CANARY = {"Canarycrashes", "Canaryfaults", "Canaryrejects", "Canarylatency"}
+WAY_BACK = "WayBackwayback"
 
 
 def metrics(alarm: dict[str, Any]) -> list[dict[str, Any]]:
@@ -35,26 +37,48 @@ def breaches(alarm: dict[str, Any], bad: float, requests: float) -> bool:
 
 def test_these_are_the_alarms(template: Template) -> None:
     found = {name for name in template.alarms() if not name.startswith("Drift")}
-    assert found == SERVICE | CANARY  # test_drift.py has the others
+    assert found == SERVICE | CANARY | {WAY_BACK}  # test_drift.py has the others
 
 
 def test_each_names_owner_and_runbook(template: Template) -> None:
     found = manifest.read(ROOT / "model_artifacts/diabetes")
     for alarm in template.alarms().values():
         assert f"Owner: {found.owner}" in alarm["AlarmDescription"]
-        assert f"Runbook: {found.runbook or 'none stated'}" in alarm["AlarmDescription"]
+        assert f"Runbook: {found.runbook or RUNBOOK}#" in alarm["AlarmDescription"]
+
+
+def sections(template: Template) -> set[str]:
+    found = [*template.alarms().values()]
+    found += [i["Properties"] for i in template.all("AWS::CloudWatch::CompositeAlarm").values()]
+    return {alarm["AlarmDescription"].rpartition("#")[2] for alarm in found}
+
+
+def test_each_alarm_has_its_section_of_the_runbook_and_vice_versa(
+    synth: Synth,
+) -> None:
+    text = (ROOT / RUNBOOK).read_text()
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert [re.sub(r"[^a-z0-9-]", "", h.replace(" ", "-")) for h in headings] == headings
+    outcomes = ["drift-impact", "drift-silence"]  # of a model whose outcomes are told
+    assert sections(synth.template("jobs=true")) | set(outcomes) == set(headings)
+    assert len(headings) == len(set(headings))
+    for heading in headings:  # each says what it means, what to look at and what to do
+        body = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        for part in ("**Means**", "**Look**", "**Do**", "```"):
+            assert part in body, (heading, part)
 
 
 def test_missing_data_is_treated_on_purpose(template: Template) -> None:
     for name, alarm in template.alarms().items():
-        expected = "ignore" if name == "latency" else "notBreaching"
+        # a probe that says nothing is no way back
+        expected = {"latency": "ignore", WAY_BACK: "breaching"}.get(name, "notBreaching")
         assert alarm["TreatMissingData"] == expected, name
 
 
 def test_a_person_is_told_and_told_again_when_it_is_over(synth: Synth) -> None:
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
     alarms = synth.template(f"alarm_target={topic}").alarms()
-    for name in SERVICE:
+    for name in SERVICE | {WAY_BACK}:
         assert alarms[name]["AlarmActions"] == alarms[name]["OKActions"] == [topic]
     for name in CANARY:  # CodeDeploy's to act on
         assert "AlarmActions" not in alarms[name]

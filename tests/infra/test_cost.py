@@ -24,7 +24,7 @@ def test_it_counts_what_the_stack_has(template: Template) -> None:
 
 
 def test_an_idle_month_is_alarms_dashboard_and_image() -> None:
-    assert total(Month()) == pytest.approx(1.5 + 3 + 0.039)
+    assert total(Month()) == pytest.approx(1.6 + 3 + 0.039)
 
 
 def test_a_million_requests_by_hand() -> None:

@@ -196,7 +196,8 @@ def business(tmp_path: Path) -> dict[str, dict[str, Any]]:
     scoring: Any = type("F", (), {"version": version})()
     stage: Any = None
     watched = service.Watched(deployment, stated, scoring, stage, "api")
-    DriftAlarms(stack, "Drift", watched, service.topic(stack, deployment))
+    drift = DriftAlarms(stack, "Drift", watched, service.topic(stack, deployment))
+    assert [alarm.alarm_name for alarm in drift.impact] == ["diabetes-dev-drift-impact"]
     found = assertions.Template.from_stack(stack).find_resources("AWS::CloudWatch::Alarm")
     return {
         item["Properties"]["AlarmName"].removeprefix("diabetes-dev-drift-"): item["Properties"]
@@ -219,6 +220,11 @@ def outcomes(
     record: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     record["_aws"]["Timestamp"] = day * DAY
     return record
+
+
+def test_each_has_its_section_of_the_runbook(business: dict[str, dict[str, Any]]) -> None:
+    for name in ("impact", "silence"):
+        assert business[name]["AlarmDescription"].endswith(f"docs/runbook.md#drift-{name}")
 
 
 def test_impact_and_silence(

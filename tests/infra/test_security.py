@@ -18,7 +18,7 @@ SETTINGS = {
     "cognito": ("auth=cognito", f"user_pool_arn={POOL}", "rollout=all-at-once"),
     "image": ("image_repository=answerable", "image_tag=v1", "snapstart=true"),
     "topic": ("alarm_target=arn:aws:sns:eu-west-1:123456789012:alarms", "gateway_log_role=false"),
-    "jobs": ("jobs=true", "max_concurrency=9", "provisioned_concurrency=1"),
+    "jobs": ("jobs=true", "max_concurrency=9", "provisioned_concurrency=1", "rollback_on=drift"),
     "archive": ("archive=true", "capture=full", "drift_alarms=outputs"),
 }
 
@@ -42,6 +42,7 @@ LOG_ROLE = {
         f"AwsSolutions-IAM4[{MANAGED}AmazonAPIGatewayPushToCloudWatchLogs]",
     )
 }
+SCORING = "AwsSolutions-IAM5[Resource::<ScoringFunctionB0BB4BCC.Arn>:*]"
 CODEDEPLOY = {
     ("Rollout/Role", f"AwsSolutions-IAM4[{MANAGED}AWSCodeDeployRoleForLambdaLimited]"),
     *(
@@ -50,10 +51,7 @@ CODEDEPLOY = {
         for rule in ("DLQ", "Tracing")
     ),
     ("Rollout/After/Role/DefaultPolicy", "AwsSolutions-IAM5[Resource::*]"),
-    (
-        "Rollout/After/Role/DefaultPolicy",
-        "AwsSolutions-IAM5[Resource::<ScoringFunctionB0BB4BCC.Arn>:*]",
-    ),
+    ("Rollout/After/Role/DefaultPolicy", SCORING),
 }
 ARCHIVE = {
     ("Archive/Bucket", "AwsSolutions-S1"),
@@ -76,19 +74,42 @@ JOBS = {
     ("Jobs/Worker/Function", "Serverless-LambdaDLQ"),
     ("Jobs/Worker/Function", "Serverless-LambdaTracing"),
 }
+WORKER = "AwsSolutions-IAM5[Resource::<JobsWorkerFunctionD9840A42.Arn>:*]"
+REPOSITORIES = "arn:<AWS::Partition>:ecr:<AWS::Region>:<AWS::AccountId>:repository/*"
+
+
+def way_back(part: str, rule: str, *functions: str) -> set[tuple[str, str]]:
+    """What is accepted of one of the way back's functions and the rule that calls it."""
+    role = f"WayBack/{part}/Role/DefaultPolicy"
+    return {
+        (f"WayBack/{rule}", "Serverless-EventBusDLQ"),
+        *((f"WayBack/{part}/Function", f"Serverless-Lambda{rule}") for rule in ("DLQ", "Tracing")),
+        (role, f"AwsSolutions-IAM5[Resource::{REPOSITORIES}]"),
+        *((role, finding) for finding in functions),
+    }
+
+
+PROBE = way_back("Probe", "Schedule", SCORING)
 ACCEPTED = {
-    "defaults": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY,
+    "defaults": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | PROBE,
     "api-key": ALWAYS
     | METHODS
     | LOG_ROLE
     | CODEDEPLOY
+    | PROBE
     | {(path, "AwsSolutions-APIG4") for path, _ in METHODS}
     | {("Topic/team@example.org", "Serverless-SNSRedrivePolicy")},
-    "cognito": ALWAYS | LOG_ROLE,
-    "image": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY,
-    "topic": ALWAYS | METHODS | CODEDEPLOY,
-    "jobs": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | JOBS,
-    "archive": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | ARCHIVE,
+    "cognito": ALWAYS | LOG_ROLE | PROBE,
+    "image": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | PROBE,
+    "topic": ALWAYS | METHODS | CODEDEPLOY | PROBE,
+    "jobs": ALWAYS
+    | METHODS
+    | LOG_ROLE
+    | CODEDEPLOY
+    | JOBS
+    | way_back("Probe", "Schedule", SCORING, WORKER)
+    | way_back("Rollback", "OnAlarm", SCORING, WORKER),
+    "archive": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | ARCHIVE | PROBE,
 }
 
 

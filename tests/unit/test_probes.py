@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from onnx import helper
 
-from handler import golden, manifest, probes
+from handler import api, golden, manifest, probes
 from handler.probes import Version
-from tests import artifact, released
+from handler.settings import Settings
+from tests import artifact, events, released
 from tests.events import Context
 from tests.released import FUNCTION, SHIPPED, Lambda
 
@@ -51,6 +52,16 @@ def test_synthetic_requests_are_recorded_as_such_and_in_no_metric(
     assert line["synthetic"] is True
     assert (line["status"], line["route"]) == (422, "POST /predict")
     assert "_aws" not in line
+
+
+def test_what_a_prober_sends_is_not_captured(capsys: Capture) -> None:
+    function = api.create(Settings(SHIPPED, capture="full"))
+    event = events.rest(json.dumps({"instances": [golden.read(SHIPPED)[0].instance]}))
+    for synthetic in (False, True):
+        event["requestContext"]["synthetic"] = synthetic
+        capsys.readouterr()
+        assert function(event, Context())["statusCode"] == 200
+        assert ("instances" in json.loads(capsys.readouterr().out)) != synthetic
 
 
 def test_no_client_can_be_synthetic_or_read_golden_rows(capsys: Capture) -> None:
@@ -175,8 +186,10 @@ def test_two_versions_are_compared(tmp_path: Path) -> None:
     other = released.artifact(tmp_path / "other", narrow, version="2.0.0")
     functions = Lambda({"1": other, "2": SHIPPED})
     old, new = (Version(functions, f"{FUNCTION}:{number}") for number in "12")
-    assert probes.compare(new, new, ROWS) == (0, 0)
-    assert probes.compare(old, new, ROWS) == (1, 0)  # `maximum of age` is refused by one
+    instances = list(probes.golden_instances(new, ROWS))
+    assert instances == [row.instance for row in golden.read(SHIPPED)]
+    assert probes.compare(new, new, instances) == (0, 0)
+    assert probes.compare(old, new, instances) == (1, 0)  # `maximum of age` is refused by one
 
 
 def test_nothing_is_asked_when_the_check_forbids_it() -> None:

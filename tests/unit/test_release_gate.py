@@ -1,5 +1,6 @@
 """The hooks as CodeDeploy calls them: what they ask, what they answer, and that they answer."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from handler import release_gate
+from handler import golden, release_gate
 from handler.probes import OutOfTimeError
 from handler.release_gate import after_traffic, before_traffic
 from tests import released
@@ -42,18 +43,21 @@ class Hook:
 
     def expect(self, status: str, deployment: bool = False) -> None:
         if deployment:
-            info = {
-                "startTime": datetime(2026, 1, 1, tzinfo=UTC),
-                "revision": {"revisionType": "String", "string": {"content": self.revision}},
-            }
-            answer = {"deploymentInfo": info}
-            self.codedeploy.add_response("get_deployment", answer, {"deploymentId": "d-1"})
+            self.deployment()
         call = {
             "deploymentId": "d-1",
             "lifecycleEventHookExecutionId": "e-1",
             "status": status,
         }
         self.codedeploy.add_response("put_lifecycle_event_hook_execution_status", {}, call)
+
+    def deployment(self) -> None:
+        info = {
+            "startTime": datetime(2026, 1, 1, tzinfo=UTC),
+            "revision": {"revisionType": "String", "string": {"content": self.revision}},
+        }
+        answer = {"deploymentInfo": info}
+        self.codedeploy.add_response("get_deployment", answer, {"deploymentId": "d-1"})
 
     # cloudwatch, in two pages
     def get_paginator(self, name: str) -> "Hook":
@@ -143,16 +147,18 @@ def test_another_model_than_the_image_s_fails(hook: Hooks, capsys: Capture, tmp_
     assert found["reasons"] == ["diabetes 1.0.1 answers, or other files of it"]
 
 
-def test_damaged_golden_rows_fail(hook: Hooks, capsys: Capture, tmp_path: Path) -> None:
+@pytest.mark.parametrize("entry", [before_traffic, after_traffic])
+def test_damaged_golden_rows_fail(hook: Hooks, capsys: Capture, tmp_path: Path, entry: Any) -> None:
     damaged = released.artifact(tmp_path / "damaged")
     path = damaged / "golden.jsonl"
     path.write_bytes(path.read_bytes().replace(b"row 1", b"row 2"))
-    found = run(hook({"1": SHIPPED, "2": damaged}), capsys, "Failed")
+    found = run(hook({"1": SHIPPED, "2": damaged}), capsys, "Failed", entry)
     assert "golden.jsonl: its SHA-256 is not the manifest's" in found["reasons"][0]
 
 
+@pytest.mark.parametrize("entry", [before_traffic, after_traffic])
 def test_a_cold_version_is_not_blamed_for_its_first_answer(
-    hook: Hooks, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hook: Hooks, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: Any
 ) -> None:
     """Only the call to /model, which warms it, may take longer than the budget."""
     tight = released.artifact(tmp_path / "tight", alarms={"latency_ms": 300.0})
@@ -166,7 +172,8 @@ def test_a_cold_version_is_not_blamed_for_its_first_answer(
         calls.append(event["path"])
         return good(event, context)
 
-    assert run(hook({"1": tight, "2": cold}), capsys, "Succeeded")["slowest_ms"] < 300
+    found = run(hook({"1": tight, "2": cold}), capsys, "Succeeded", entry)
+    assert found["slowest_ms"] < 300
     assert calls[0] == "/model"
 
 
@@ -219,10 +226,11 @@ def test_a_broken_live_version_does_not_keep_its_cure_out(hook: Hooks, capsys: C
     run(hook({"1": lambda *_: unreadable, "2": SHIPPED}), capsys, "Succeeded")
 
 
+@pytest.mark.parametrize("entry", [before_traffic, after_traffic])
 def test_a_crashing_version_fails_and_nothing_of_its_message_is_logged(
-    hook: Hooks, capsys: Capture
+    hook: Hooks, capsys: Capture, entry: Any
 ) -> None:
-    found = run(hook({"1": SHIPPED, "2": crash}), capsys, "Failed")
+    found = run(hook({"1": SHIPPED, "2": crash}), capsys, "Failed", entry)
     assert found["reasons"] == ["GET /model: crashed or timed out"]
     assert "SENTINEL" not in json.dumps(found)
 
@@ -230,14 +238,15 @@ def test_a_crashing_version_fails_and_nothing_of_its_message_is_logged(
 # --- it always calls back ------------------------------------------------------------------------
 
 
-def test_a_hook_that_fails_says_failed(hook: Hooks, capsys: Capture) -> None:
+@pytest.mark.parametrize("entry", [before_traffic, after_traffic])
+def test_a_hook_that_fails_says_failed(hook: Hooks, capsys: Capture, entry: Any) -> None:
     made = hook({"1": SHIPPED, "2": SHIPPED})
 
     def denied(**_: Any) -> Any:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "SENTINEL"}}, "Invoke")
 
     made.functions.invoke = denied  # type: ignore[method-assign,assignment]
-    found = run(made, capsys, "Failed")
+    found = run(made, capsys, "Failed", entry)
     assert found["reasons"] == ["the hook failed: ClientError AccessDenied"]
     assert any("probes.py" in place for place in found["trace"])
     assert "SENTINEL" not in json.dumps(found)
@@ -261,8 +270,9 @@ def test_a_missing_setting_says_failed(
     made.codedeploy.assert_no_pending_responses()
 
 
+@pytest.mark.parametrize("entry", [before_traffic, after_traffic])
 def test_no_time_left_says_failed_while_there_is_time_to_say_so(
-    hook: Hooks, capsys: Capture
+    hook: Hooks, capsys: Capture, entry: Any
 ) -> None:
     class Running(Context):
         def get_remaining_time_in_millis(self) -> int:
@@ -270,19 +280,22 @@ def test_no_time_left_says_failed_while_there_is_time_to_say_so(
             return self.milliseconds
 
     context = Running(200_000)
-    found = run(hook({"1": SHIPPED, "2": SHIPPED}), capsys, "Failed", context=context)
+    found = run(hook({"1": SHIPPED, "2": SHIPPED}), capsys, "Failed", entry, context)
     assert found["reasons"] == ["the hook's own time was nearly used up"]
     assert context.milliseconds / 1e3 > 2 * release_gate.READ_SECONDS
     assert issubclass(OutOfTimeError, Exception)
 
 
+@pytest.mark.parametrize("entry", [before_traffic, after_traffic])
 def test_a_call_back_that_fails_is_raised_so_that_lambda_calls_again(
-    hook: Hooks, capsys: Capture
+    hook: Hooks, capsys: Capture, entry: Any
 ) -> None:
-    made = hook({"1": SHIPPED, "2": SHIPPED})
+    made = hook({"1": SHIPPED, "2": SHIPPED}, served=20)
+    if entry is after_traffic:
+        made.deployment()
     made.codedeploy.add_client_error("put_lifecycle_event_hook_execution_status", "Throttling")
     with pytest.raises(ClientError):
-        before_traffic(EVENT, LONG)
+        entry(EVENT, LONG)
     found = record(capsys)
     assert (found["callback"], found["level"]) == ("ClientError", "ERROR")
 
@@ -327,7 +340,8 @@ def test_too_few_fail_where_only_traffic_counts(
 def test_too_few_are_made_up_for_by_a_replay(hook: Hooks, capsys: Capture) -> None:
     made = hook({"1": SHIPPED, "2": SHIPPED}, served=3, revision=REVISION)
     found = run(made, capsys, "Succeeded", after_traffic)
-    assert (found["golden"], found["compared"], found["differing"]) == (29, 29, 0)
+    assert found["golden"] == 29
+    assert found["replayed"] == {"golden rows": {"compared": 29, "differing": 0, "largest": 0.0}}
     assert {qualifier for qualifier, _ in made.functions.asked} == {"1", "2"}
 
 
@@ -343,7 +357,7 @@ def test_the_same_model_must_answer_as_before(hook: Hooks, capsys: Capture) -> N
     made = hook({"1": old, "2": SHIPPED}, revision=REVISION)
     found = run(made, capsys, "Failed", after_traffic)
     assert found["reasons"] == ["the same model answers 29 of 29 golden rows otherwise"]
-    assert found["largest"] > 0.9
+    assert found["replayed"]["golden rows"]["largest"] > 0.9
 
 
 def test_another_model_may_answer_otherwise(hook: Hooks, capsys: Capture, tmp_path: Path) -> None:
@@ -360,7 +374,7 @@ def test_another_model_may_answer_otherwise(hook: Hooks, capsys: Capture, tmp_pa
 
     made = hook({"1": old, "2": SHIPPED}, revision=REVISION)
     found = run(made, capsys, "Succeeded", after_traffic)
-    assert (found["differing"], found["old"]) == (29, "1")
+    assert (found["replayed"]["golden rows"]["differing"], found["old"]) == (29, "1")
 
 
 @pytest.mark.parametrize(
@@ -376,9 +390,75 @@ def test_without_an_old_version_the_golden_rows_decide(
     assert told in found["old"]
 
 
-def test_the_replay_of_a_bad_version_fails(hook: Hooks, capsys: Capture) -> None:
-    found = run(hook({"1": SHIPPED, "2": crash}), capsys, "Failed", after_traffic)
-    assert found["reasons"] == ["GET /model: crashed or timed out"]
+class Logs:
+    """What a version recorded: pages of log events."""
+
+    def __init__(self, *pages: list[Any]) -> None:
+        self.pages = [
+            {"events": [{"message": json.dumps({"instances": rows})} for rows in page]}
+            for page in pages
+        ]
+        self.asked_for: dict[str, Any] = {}
+
+    def get_paginator(self, name: str) -> "Logs":
+        assert name == "filter_log_events"
+        return self
+
+    def paginate(self, **asked_for: Any) -> list[Any]:
+        self.asked_for = asked_for
+        return self.pages
+
+
+BMIS = [20.125 + i for i in range(60)]
+SENT = [golden.read(SHIPPED)[0].instance | {"bmi": bmi} for bmi in BMIS]
+
+
+@pytest.fixture
+def logs(monkeypatch: pytest.MonkeyPatch) -> Logs:
+    monkeypatch.setenv("CAPTURE_LOG_GROUP", "group")
+    return Logs([], [SENT[:40]], [SENT[40:50], SENT[50:]])
+
+
+def test_what_clients_sent_is_asked_of_both(hook: Hooks, logs: Logs, capsys: Capture) -> None:
+    made = hook({"1": SHIPPED, "2": SHIPPED}, served=3, revision=REVISION)
+    made.clients["logs"] = logs
+    made.expect("Succeeded", deployment=True)
+    after_traffic(EVENT, LONG)
+    out = capsys.readouterr().out
+    (found,) = [line for line in map(json.loads, out.splitlines()) if "verdict" in line]
+    told = {"compared": release_gate.CAPTURED, "differing": 0, "largest": 0.0}
+    assert found["replayed"]["captured instances"] == told
+    asked = logs.asked_for
+    assert (asked["logGroupName"], asked["startTime"] / 1e3 < time.time()) == ("group", True)
+    assert '"1"' in asked["filterPattern"]
+    # the last ones, marked as nobody's requests, and no value of theirs is kept
+    assert all("_aws" not in line for line in map(json.loads, out.splitlines()))
+    assert not [bmi for bmi in BMIS if str(bmi) in out]
+
+
+def test_a_captured_instance_that_is_answered_otherwise_speaks_against_the_same_model(
+    hook: Hooks, logs: Logs, capsys: Capture
+) -> None:
+    good = Lambda({"2": SHIPPED}).handlers["2"]
+
+    def worse(event: Any, context: Any) -> Any:
+        answer = good(event, context)
+        if str(BMIS[-1]) not in (event["body"] or ""):
+            return answer
+        return {**answer, "body": answer["body"].replace('"progression":', '"progression":1')}
+
+    made = hook({"1": SHIPPED, "2": worse}, revision=REVISION)
+    made.clients["logs"] = logs
+    found = run(made, capsys, "Failed", after_traffic)
+    assert found["reasons"] == ["the same model answers 1 of 50 captured instances otherwise"]
+
+
+def test_logs_without_end_are_not_read_to_the_end() -> None:
+    class Endless(Logs):
+        def paginate(self, **asked_for: Any) -> Any:
+            return itertools.repeat(self.pages[1])
+
+    assert release_gate.captured(Endless([], [SENT[:1]]), "group", "1") == SENT[:1] * 20
 
 
 def test_the_clients_give_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

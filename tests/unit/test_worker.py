@@ -701,3 +701,13 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(
         assert finished
         assert [row["count"] for row in json.loads(found)["result"]["predictions"]] == [i]
     assert len([p for p in os.listdir(bucket.root) if re.search("result", p)]) == number
+
+
+def test_a_batch_of_nothing_says_that_the_version_starts(
+    echo_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What handler/way_back.py asks; no store is there, and no record says that jobs were done."""
+    handler = worker.create(Settings(echo_dir))
+    assert handler({"Records": []}, None) == {"batchItemFailures": []}
+    assert capsys.readouterr().out == ""
