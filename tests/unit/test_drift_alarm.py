@@ -11,9 +11,10 @@ from handler import api, drift
 from handler import manifest as manifests
 from handler.drift import BINS
 from handler.settings import Settings
-from tests import cloudwatch, events
-from tests.cloudwatch import Metrics
+from tests import emf, events
 from tests.events import Context
+from tools import cloudwatch
+from tools.cloudwatch import Metrics
 from tools.packing import baseline
 
 DAY = 86_400_000
@@ -65,7 +66,7 @@ def emitted(
         record = json.loads(capsys.readouterr().out)
         record["_aws"]["Timestamp"] = record["timestamp"] = i * days * DAY // len(requests)
         records.append(record)
-    return Metrics.of(records)
+    return emf.metrics(records)
 
 
 def fired(metrics: Metrics, days: int) -> dict[str, list[str]]:
