@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import itertools
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -16,19 +17,24 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from handler import manifest as manifests
 from handler import settings
 from handler.errors import ArtifactError
+from infra.settings import Settings
+from tools.cloudwatch import Unsupported
 from tools.rehearsal import plan as plans
 from tools.rehearsal import traffic, versions
 from tools.rehearsal.account import Account
 from tools.rehearsal.plan import NEW, OLD, Plan, RehearsalError
-from tools.rehearsal.play import NOISE, TOLD, TOLD_AFTER, Moment, Play, Truth, Verdict
+from tools.rehearsal.play import TOLD, TOLD_AFTER, Moment, Play, Truth, Verdict
+from tools.rehearsal.versions import NOISE
 
 BAR = 10
-COLUMNS = ("asked", "4xx", "5xx")
+COLUMNS, WIDE = {OLD: ("asked", "4xx", "5xx"), NEW: ("asked", "4xx", "5xx", "wrong")}, 8
+WIDTH = 100  # where there is no terminal to ask
 FEW = 30  # minutes of a shift that are shown one by one
 
 
@@ -44,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--story", choices=list(versions.STORIES), action="append", help="repeatable")
     add("--records", type=Path, metavar="FILE", help="traffic that CAPTURE=full has recorded")
     add("--rate", type=int, default=30, metavar="N", help="requests a minute (default: 30)")
-    add("--hours", type=float, default=6.0, metavar="N", help="after the shift (default: 6)")
+    add("--hours", type=float, default=3.0, metavar="N", help="after the shift (default: 3)")
     add("--seed", type=int, default=1, metavar="N")
     add("--skip-gate", action="store_true", help="give traffic to what the gate would refuse")
     add("-c", dest="context", action="append", default=[], metavar="KEY=VALUE", help="a setting")
@@ -52,14 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Play; 1 and one line on stderr where that cannot be done."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     try:
+        if args.rate < 1:
+            raise RehearsalError("--rate takes a number from 1")
         old = args.old or settings.model_dir(settings.read())
-        stories = [""] if args.new else args.story or list(versions.STORIES)
-        for story in stories:
+        for story in [""] if args.new else args.story or list(versions.STORIES):
             with tempfile.TemporaryDirectory() as folder:
                 rehearse(console, args, old, story, Path(folder))
-    except (ArtifactError, RehearsalError) as error:
+    except (ArtifactError, RehearsalError, Unsupported) as error:
         Console(stderr=True, soft_wrap=True).print(f"rehearse: {error}", style="red", markup=False)
         return 1
     return 0
@@ -68,34 +75,30 @@ def main(args: argparse.Namespace) -> int:
 def rehearse(
     console: Console, args: argparse.Namespace, old: Path, story: str, folder: Path
 ) -> Verdict:
-    """Play one release, and show it."""
-    if args.rate < 1:
-        raise RehearsalError("--rate takes a number from 1")
+    """Play one release, and show it; `folder` is for the versions."""
     manifest = manifests.read(old)
-    artifacts = {OLD: folder / OLD / manifest.name, NEW: folder / NEW / manifest.name}
-    versions.copy(old, artifacts[OLD], bool(story), measure=not args.records)
-    if story:
-        versions.STORIES[story](artifacts[OLD], artifacts[NEW])
-    else:
-        versions.copy(args.new, artifacts[NEW], measure=not args.records)
-    if manifests.read(artifacts[NEW]).name != manifest.name:
-        raise RehearsalError(f"{args.new} is another model than {manifest.name}")
-    context = dict(pair.partition("=")[::2] for pair in args.context)
-    plan = plans.read(plans.synthesise(artifacts[NEW].parent, manifest.name, context))
+    recorded = traffic.recorded(args.records, manifest) if args.records else []
+    artifacts = {version: folder / version / manifest.name for version in (OLD, NEW)}
     with _muted():
-        account = Account(plan, artifacts)
-        play = Play(plan, account, args.rate, args.seed, Truth(artifacts[OLD]) if story else None)
-        _header(console, args, plan, artifacts, story)
-        rng = np.random.default_rng(args.seed)
-        bodies = (
-            itertools.cycle(traffic.recorded(args.records, manifest))
-            if args.records
-            else traffic.bodies(traffic.drawn(manifests.read(artifacts[OLD]), rng))
-        )
-        moments = play.moments(bodies, round(args.hours * 60), not args.skip_gate)
-        _table(console, plan, moments)
-    console.print(_sentence(play.verdict, plan))
-    console.print()
+        versions.copy(old, artifacts[OLD], bool(story), measure=not recorded)
+        if story:
+            versions.STORIES[story](artifacts[OLD], artifacts[NEW])
+        else:
+            versions.copy(args.new, artifacts[NEW], measure=not recorded)
+    if (other := manifests.read(artifacts[NEW]).name) != manifest.name:
+        raise RehearsalError(f"the new version is of {other}, and the old one of {manifest.name}")
+    context = dict(pair.partition("=")[::2] for pair in args.context)
+    if story == "silent" and "rollback_on" in Settings.model_fields:
+        context = {"rollback_on": "both", **context}
+    plan = plans.read(plans.synthesise(artifacts[NEW].parent, manifest.name, context))
+    _header(console, plan, artifacts, story, _asked(args, context))
+    drawn = traffic.drawn(manifests.read(artifacts[OLD]), np.random.default_rng(args.seed))
+    bodies = itertools.cycle(recorded) if recorded else traffic.bodies(drawn)
+    with _muted():
+        truth = Truth(artifacts[OLD]) if story else None
+        play = Play(plan, Account(plan, artifacts), args.rate, args.seed, truth)
+        _table(console, plan, play.moments(bodies, round(args.hours * 60), not args.skip_gate))
+    console.print(_sentence(play.verdict, plan), "\n")
     return play.verdict
 
 
@@ -112,42 +115,43 @@ def _muted() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _header(
-    console: Console, args: argparse.Namespace, plan: Plan, artifacts: dict[str, Path], story: str
-) -> None:
-    old, new = (manifests.read(artifacts[version]) for version in (OLD, NEW))
-    title = f"{new.name} {old.version} -> {new.version}" + (f": {story}" if story else "")
-    console.rule(Text(title, "bold"), align="left")
-    weights = (
-        "all of the traffic at once"
-        if not plan.bake
-        else f"{plan.percent} % of the traffic for {plan.interval} min, then all"
-        if plan.canary
-        else f"{plan.percent} % more of the traffic every {plan.interval} min"
+def _asked(args: argparse.Namespace, context: dict[str, str]) -> dict[str, str]:
+    source = f"those of {args.records}" if args.records else "rows drawn from the baseline"
+    settings = " ".join(f"{key}={value}" for key, value in context.items())
+    return {"requests": f"{args.rate} a minute, {source}"} | (
+        {"settings": settings} if settings else {}
     )
-    watched = {
-        "CodeDeploy": [alarm for alarm in plan.alarms if alarm.canary],
-        "a rule": [alarm for alarm in plan.alarms if alarm.returns],
-        "its owner": [alarm for alarm in plan.alarms if alarm.calls and not alarm.returns],
-    }
-    source = args.records or "rows drawn from the baseline, each feature for itself"
-    lines = {
-        "version 2": new.lineage.why,
-        "gets": weights,
-        "asked": f"{args.rate} requests a minute: {source}",
-    }
+
+
+def _header(
+    console: Console, plan: Plan, artifacts: dict[str, Path], story: str, asked: dict[str, str]
+) -> None:
+    """What is released, and what the template says of it."""
+    old, new = (manifests.read(artifacts[version]) for version in (OLD, NEW))
+    weights = f"{plan.percent} % of the traffic for {plan.interval} minutes, then all of it"
+    if not plan.bake:
+        weights = "all of the traffic at once"
+    elif not plan.canary:
+        weights = f"{plan.percent} % more of the traffic every {plan.interval} minutes"
+    lines = {f"version {NEW}": new.lineage.why, "gets": weights, **asked}
     if story:
         lines["outcomes"] = (
-            f"of {TOLD:.0%} after {TOLD_AFTER} min: version 1's answer stands for the truth, "
-            f"with {NOISE:.0%} noise"
+            f"of {TOLD:.0%} of the predictions, {TOLD_AFTER} minutes later; what version {OLD} "
+            f"answers stands for the truth, with {NOISE:.0%} of noise"
         )
-    lines |= {
-        f"{who} minds": ", ".join(_short(plan, alarm.name) for alarm in alarms)
-        for who, alarms in watched.items()
-        if alarms
+    acting = {
+        "CodeDeploy minds": [a for a in plan.alarms if a.canary],
+        "a rule minds": [a for a in plan.alarms if a.returns],
+        "its owner minds": [a for a in plan.alarms if a.calls],
     }
+    for who, alarms in acting.items():
+        lines[who] = ", ".join(_short(plan, alarm.name) for alarm in alarms) or "no alarm"
+    title = f"{new.name} {old.version} -> {new.version}" + (f": {story}" if story else "")
+    console.rule(Text(title, "bold"), align="left")
+    table = Table.grid(padding=(0, 2))
     for name, text in lines.items():
-        console.print(Text.assemble((f"{name:<17}", "dim"), text), soft_wrap=False)
+        table.add_row(Text(name, "dim"), Text(text))
+    console.print(table)
 
 
 def _short(plan: Plan, name: str) -> str:
@@ -156,48 +160,42 @@ def _short(plan: Plan, name: str) -> str:
 
 def _table(console: Console, plan: Plan, moments: Iterator[Moment]) -> None:
     """A line for each minute of a short shift, then one for what changes, or for an hour."""
-    head = f"{'':24}{'version 1':>11}{'':13}{'version 2':>11}\n"
-    names = "".join(f"{name:>6}" for name in COLUMNS)
-    head += (
-        f"{'time':>6}  {'to version 2':<16}{names}{'p99':>7}{names}{'wrong':>6}{'p99':>7}  alarms"
-    )
-    console.print(Text(f"\n{head}", "dim"))
+    above, below = f"\n{'':23}", f"{'time':>6}  {f'to version {NEW}':<15}"
+    for version, columns in COLUMNS.items():
+        above += f"version {version}".rjust(WIDE * (len(columns) + 1))
+        below += "".join(name.rjust(WIDE) for name in (*columns, "p99 ms"))
+    console.print(Text(f"{above}\n{below}", "dim"))
     counts = {OLD: Counter[str](), NEW: Counter[str]()}
     for moment in moments:
         for version, found in moment.counts.items():
             counts[version] += found
-        shown = moment.minute <= plan.bake and (plan.bake <= FEW or moment.minute % FEW == 0)
-        if shown or moment.changed or moment.done or (moment.minute - plan.bake) % 60 == 0:
+        after = moment.minute - plan.bake
+        shown = after % 60 == 0 or (after < 0 and (plan.bake <= FEW or after % FEW == 0))
+        if shown or moment.changed or moment.done:
             console.print(_row(plan, moment, counts))
             counts = {OLD: Counter(), NEW: Counter()}
     console.print()
 
 
 def _row(plan: Plan, moment: Moment, counts: dict[str, Counter[str]]) -> Text:
-    """Counts are since the row above."""
+    """Counts are since the row above; p99 is of the time since the last look."""
     hours, minutes = divmod(moment.minute, 60)
     filled = round(moment.share / 100 * BAR)
-    row = Text.assemble(
-        f"{hours:3}:{minutes:02}  ",
-        ("█" * filled, "cyan"),
-        ("░" * (BAR - filled), "dim"),
-        f"{moment.share:4} %",
-    )
-    for version in (OLD, NEW):
-        for name in (*COLUMNS, *(["wrong"] if version == NEW else [])):
+    row = Text(f"{hours:3}:{minutes:02}  ")
+    row.append("█" * filled, "cyan").append("░" * (BAR - filled), "dim")
+    row.append(f"{moment.share:4} %")
+    for version, columns in COLUMNS.items():
+        for name in columns:
             count = counts[version][name]
-            row.append(f"{count or '·':>6}", "red" if count and name in ("5xx", "wrong") else "")
+            style = "red" if count and name in ("5xx", "wrong") else ""
+            row.append(f"{count or '·':>{WIDE}}", style)
         p99 = moment.p99[version]
-        row.append(f"{'·' if p99 is None else f'{p99:.1f}':>7}", "dim")
-    told = [
-        (f"{'▲' if state == 'ALARM' else '▽'} {_short(plan, name)}", "bold red")
-        for name, state in moment.changed.items()
-    ]
+        row.append("·".rjust(WIDE) if p99 is None else f"{p99:{WIDE}.1f}", "dim")
+    for name, state in moment.changed.items():
+        row.append(f"\n{'':8}{'▲' if state == 'ALARM' else '▽'} {_short(plan, name)}", "red")
+        row.append(" is in ALARM" if state == "ALARM" else " is OK again", "red")
     if moment.done:
-        told.append((f"→ {moment.done}", "bold"))
-    for i, (text, style) in enumerate(told):
-        row.append(f"{'' if not i else chr(10) + ' ' * 77}  ")
-        row.append(text, style)
+        row.append(f"\n{'':8}→ {moment.done}", "bold")
     return row
 
 

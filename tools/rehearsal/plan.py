@@ -33,7 +33,7 @@ class Alarm(NamedTuple):
 
     @property
     def parts(self) -> list[str]:
-        """The alarms that a composite one is made of; none of one that reads metrics."""
+        """The alarms of which one suffices for a composite one; none of one that reads metrics."""
         return re.findall(r'ALARM\("([^"]+)"\)', self.properties.get("AlarmRule", ""))
 
 
@@ -119,6 +119,9 @@ def read(template: Mapping[str, Any]) -> Plan:
         for kind in ("Alarm", "CompositeAlarm")  # those that others are made of come first
         for id, item in every(f"AWS::CloudWatch::{kind}").items()
     )
+    for alarm in alarms:
+        if re.search(r"\b(AND|NOT|OK)\b", alarm.properties.get("AlarmRule", "")):
+            raise RehearsalError(f"{alarm.name}: only a composite alarm of ORs can be rehearsed")
     return Plan(
         service=environ["SERVICE_NAME"],
         function=function,
@@ -132,7 +135,7 @@ def read(template: Mapping[str, Any]) -> Plan:
             for alarm in alarms
             if not alarm.parts
             for key in cloudwatch.keys(alarm.properties)
-            if key[0].startswith("AWS/")
+            if key[0] == "AWS/ApiGateway" or dict(key[2]).get("FunctionName") == function
         ),
     )
 

@@ -19,8 +19,8 @@ from tools.rehearsal.plan import NEW, OLD, Plan
 from tools.rehearsal.versions import NOISE, spread
 
 MINUTE = 60_000
-STEP = 15  # minutes between two looks when the traffic has shifted
-TOLD, TOLD_AFTER = 0.3, 90  # of the predictions' outcomes come in, so many minutes later
+STEP = 5  # minutes between two looks when the traffic has shifted
+TOLD, TOLD_AFTER = 0.3, 60  # of the predictions' outcomes come in, so many minutes later
 WRONG = 0.1  # spreads of the output from what is right
 
 
@@ -66,7 +66,9 @@ class Truth:
     def answer(self, prediction: dict[str, Any]) -> Any:
         """What outcomes are compared with; None where nothing is."""
         found = prediction.get(self._name)
-        return self._classes[max(found, key=found.get)] if isinstance(found, dict) else found
+        return (
+            self._classes[max(found, key=found.__getitem__)] if isinstance(found, dict) else found
+        )
 
     def wrong(self, answer: Any, right: Any) -> bool:
         """Whether the two are too far apart."""
