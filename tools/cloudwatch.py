@@ -300,8 +300,9 @@ def key(metric: Mapping[str, Any], resolve: Callable[[Any], str] = str) -> Key:
 
 
 def keys(alarm: Mapping[str, Any]) -> set[Key]:
-    """The keys of all metrics that an alarm reads."""
-    return {key(q["MetricStat"]["Metric"]) for q in _queries(alarm) if "MetricStat" in q}
+    """The keys of all metrics that an alarm reads; a composite one reads none."""
+    queries = [] if "AlarmRule" in alarm else _queries(alarm)
+    return {key(q["MetricStat"]["Metric"]) for q in queries if "MetricStat" in q}
 
 
 def _value(

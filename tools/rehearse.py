@@ -80,16 +80,17 @@ def rehearse(
     recorded = traffic.recorded(args.records, manifest) if args.records else []
     artifacts = {version: folder / version / manifest.name for version in (OLD, NEW)}
     with _muted():
-        versions.copy(old, artifacts[OLD], bool(story), measure=not recorded)
+        versions.copy(old, artifacts[OLD], measure=not recorded, worth=bool(story))
         if story:
             versions.STORIES[story](artifacts[OLD], artifacts[NEW])
         else:
-            versions.copy(args.new, artifacts[NEW], measure=not recorded)
+            versions.copy(args.new, artifacts[NEW], measure=not recorded, worth=False)
     if (other := manifests.read(artifacts[NEW]).name) != manifest.name:
         raise RehearsalError(f"the new version is of {other}, and the old one of {manifest.name}")
     context = dict(pair.partition("=")[::2] for pair in args.context)
     if story == "silent" and "rollback_on" in Settings.model_fields:
-        context = {"rollback_on": "both", **context}
+        both = "impact" if context.get("drift_alarms") == "off" else "both"
+        context = {"rollback_on": both, **context}
     plan = plans.read(plans.synthesise(artifacts[NEW].parent, manifest.name, context))
     _header(console, plan, artifacts, story, _asked(args, context))
     drawn = traffic.drawn(manifests.read(artifacts[OLD]), np.random.default_rng(args.seed))

@@ -6,13 +6,14 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from handler import manifest as manifests
-from handler import probes, release_gate
+from handler import probes
+from handler.release_gate import Gate
 from handler.settings import Settings
 from tools import cloudwatch, fronts, report
 from tools.environment import Context
@@ -38,6 +39,8 @@ class Account:
                 for version, folder in artifacts.items()
             }
         self.metrics = cloudwatch.Metrics()
+        keys = {key for alarm in plan.alarms for key in cloudwatch.keys(alarm.properties)}
+        self._keys = {key: dict(key[2]) for key in keys if key[0].startswith("AWS/")}
         self._plan, self._new = plan, artifacts[NEW]
 
     def send(
@@ -62,8 +65,9 @@ class Account:
             "Count": 1, "4XXError": int(400 <= status < 500), "5XXError": int(status >= 500),
             "Latency": ms,
         }  # fmt: skip
-        for key in self._plan.metrics:
-            if dict(key[2]).get("ExecutedVersion", version) == version and key[1] in told:
+        ours = {"FunctionName": self._plan.function, "ExecutedVersion": version}
+        for key, named in self._keys.items():
+            if key[1] in told and all(named.get(k, v) == v for k, v in ours.items()):
                 self.metrics.put(key, at, told[key[1]])
         return status, found
 
@@ -73,29 +77,21 @@ class Account:
         with contextlib.redirect_stdout(self._out):
             return self.handlers[version](event, Context(30.0))
 
-    def before(self) -> list[str]:
-        """What the hook has against the new version before it gets traffic."""
-        return self._ask(release_gate.prove)
-
-    def after(self) -> list[str]:
-        """What the hook has against it when it has all of the traffic."""
-        return self._ask(release_gate.judge)
-
-    def _ask(self, question: Any) -> list[str]:
+    def against(self, question: Callable[[Gate], None]) -> list[str]:
+        """The reasons that a hook, `prove` or `judge`, has against the new version."""
         target = probes.Version(self, f"{FUNCTION}:{NEW}")
-        reasons: list[str] = []
-        gate = release_gate.Gate(
+        gate = Gate(
             client=lambda service: self,
             environ=self._plan.environ,
             manifest=manifests.read(self._new),
             deployment="rehearsed",
             target=target,
             live=target.sibling(OLD),
-            reasons=reasons,
+            reasons=[],
             facts={},
         )
         question(gate)
-        return reasons
+        return gate.reasons
 
     def invoke(self, **asked: Any) -> dict[str, Any]:
         """`lambda:Invoke` of one version."""

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tools import cloudwatch
-
 ROOT = Path(__file__).parents[2]
 OLD, NEW = "1", "2"  # the function's versions
 # which image is deployed changes no alarm, and an asset would copy the checkout
@@ -40,7 +38,7 @@ class Alarm(NamedTuple):
 class Plan(NamedTuple):
     """`percent` of the traffic moves to the new version every `interval` minutes; of a canary, all
     that is left at the second step. `function`: as the alarms' dimensions name it. `environ`: the
-    hooks' own, empty where there are none. `metrics`: what the platform is to write.
+    hooks' own, empty where there are none.
     """
 
     service: str
@@ -50,7 +48,6 @@ class Plan(NamedTuple):
     canary: bool
     alarms: tuple[Alarm, ...]
     environ: Mapping[str, str]
-    metrics: frozenset[cloudwatch.Key]
 
     @property
     def bake(self) -> int:
@@ -83,10 +80,9 @@ def synthesise(artifacts: Path, model: str, context: Mapping[str, str]) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         app = cdk.App(outdir=folder, context={**flags, **IMAGE, **context, "model": model})
         try:
-            chosen, manifest = settings.read(app.node.get_all_context(), artifacts)
+            stack = ModelStack(app, *settings.read(app.node.get_all_context(), artifacts))
         except settings.SettingsError as error:
             raise RehearsalError(str(error)) from None
-        stack = ModelStack(app, chosen, manifest)
         found: dict[str, Any] = app.synth().get_stack_by_name(stack.stack_name).template
         return found
 
@@ -130,13 +126,6 @@ def read(template: Mapping[str, Any]) -> Plan:
         canary=canary,
         alarms=alarms,
         environ=functions.get("handler.release_gate.after_traffic", ("", {}))[1],
-        metrics=frozenset(
-            key
-            for alarm in alarms
-            if not alarm.parts
-            for key in cloudwatch.keys(alarm.properties)
-            if key[0] == "AWS/ApiGateway" or dict(key[2]).get("FunctionName") == function
-        ),
     )
 
 

@@ -6,13 +6,14 @@ later than this, and looks at alarms more often than this does once the traffic 
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from handler import drift, lineage, scoring
+from handler.release_gate import Gate, judge, prove
 from tools import cloudwatch
 from tools.rehearsal.account import Account
 from tools.rehearsal.plan import NEW, OLD, Plan
@@ -91,8 +92,8 @@ class Play:
     def moments(self, bodies: Iterator[bytes], minutes: int, gate: bool) -> Iterator[Moment]:
         """Every minute of the shift, and every STEP minutes of the `minutes` after it."""
         plan = self._plan
-        if gate and plan.environ and (against := self._account.before()):
-            self.verdict = Verdict("refused", by="; ".join(against))
+        if gate and (against := self._against(prove)):
+            self.verdict = Verdict("refused", by=against)
             return
         start, counts = 0, {OLD: Counter[str](), NEW: Counter[str]()}
         for minute in range(1, plan.bake + minutes + 1):
@@ -113,6 +114,10 @@ class Play:
             start, counts = minute, {OLD: Counter(), NEW: Counter()}
         if self.verdict.what == "live":
             self.verdict = self.verdict._replace(minute=minute)
+
+    def _against(self, question: Callable[[Gate], None]) -> str:
+        """What a hook has against the new version; nothing where there are no hooks."""
+        return "; ".join(self._account.against(question)) if self._plan.environ else ""
 
     def _arrivals(self, minute: int, share: int) -> Iterator[tuple[int, str]]:
         """When a minute's requests come, and which version each gets to."""
@@ -161,14 +166,15 @@ class Play:
 
     def _look(self, minute: int) -> dict[str, str]:
         """Look at every alarm; those that are in ALARM now and were not, or the other way round."""
-        before = dict(self._states)
+        before, metrics = dict(self._states), self._account.metrics
         for alarm in self._plan.alarms:
             if alarm.parts:
                 loud = any(self._states[part] == "ALARM" for part in alarm.parts)
                 self._states[alarm.name] = "ALARM" if loud else "OK"
-            else:
+            # what nobody writes here has a history in the account, and no news of this release
+            elif metrics.data.keys() & cloudwatch.keys(alarm.properties):
                 found = cloudwatch.look(
-                    alarm.properties, self._account.metrics, minute * MINUTE, before[alarm.name]
+                    alarm.properties, metrics, minute * MINUTE, before[alarm.name]
                 )
                 self._states[alarm.name] = found.state
         return {
@@ -182,16 +188,14 @@ class Play:
         loud = [alarm for alarm in self._plan.alarms if self._states[alarm.name] == "ALARM"]
         shifting = minute <= self._plan.bake
         back = [a for a in loud if a.returns or (a.canary and shifting)]
+        who, by = "", ""
         if back:
-            self.verdict = self.verdict._replace(what="rolled back", minute=minute, by=back[0].name)
-            return f"{'CodeDeploy' if back[0].canary else 'the rule'} goes back to version {OLD}"
-        if minute == self._plan.bake and self._plan.environ:
-            against = "; ".join(self._account.after())
-            if against:
-                self.verdict = self.verdict._replace(
-                    what="rolled back", minute=minute, by=f"the hook after traffic: {against}"
-                )
-                return f"the hook goes back to version {OLD}"
+            who, by = "CodeDeploy" if back[0].canary else "the rule", back[0].name
+        elif minute == self._plan.bake and (against := self._against(judge)):
+            who, by = "CodeDeploy", f"the hook after traffic: {against}"
+        if by:
+            self.verdict = self.verdict._replace(what="rolled back", minute=minute, by=by)
+            return f"{who} goes back to version {OLD}"
         called = [alarm.name for alarm in loud if alarm.calls]
         if called and self.verdict.what == "live":
             self.verdict = self.verdict._replace(what="called", minute=minute, by=called[0])
