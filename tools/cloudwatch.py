@@ -240,7 +240,9 @@ def look(
     _require(seconds * total <= longest, "over CloudWatch's range")
     if seconds * total > DAY_SECONDS:
         at -= at % HOUR_MS
-    compare = COMPARISONS[alarm["ComparisonOperator"]]
+    compare = COMPARISONS.get(alarm["ComparisonOperator"])
+    if compare is None:
+        raise Unsupported(f"{alarm['ComparisonOperator']}: a comparison that is not known here")
     values: list[Value] = []
     known = 0
     while known < total and len(values) < total + FURTHER:

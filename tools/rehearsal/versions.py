@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from handler import compatibility, golden, lineage, scoring
 from handler import manifest as manifests
-from handler.errors import Refusal
+from handler.errors import ArtifactError, Refusal
 from handler.manifest import Business, Distribution, Feature, Manifest
 from tools.packing import artifact, baseline, graph, replay
 from tools.rehearsal import traffic
@@ -46,14 +46,15 @@ def copy(source: Path, target: Path, *, measure: bool, worth: bool) -> None:
 
 
 def _measured(directory: Path, manifest: Manifest) -> Manifest:
-    drawn, scorer = traffic.drawn(manifest, np.random.default_rng(0)), scoring.load(directory)
-    parts = []
-    for step in itertools.repeat(min(100, manifest.limits.rows), SAMPLE // 100):
-        body = orjson.dumps({"instances": list(itertools.islice(drawn, step))})
-        try:
-            parts.append(scorer.score(body).outputs)
-        except Refusal:  # the gate, or an alarm, has something to say of that
-            return manifest
+    drawn, step = traffic.drawn(manifest, np.random.default_rng(0)), min(100, manifest.limits.rows)
+    try:
+        scorer = scoring.load(directory)
+        parts = [
+            scorer.score(orjson.dumps({"instances": list(itertools.islice(drawn, step))})).outputs
+            for _ in range(SAMPLE // step)
+        ]
+    except (ArtifactError, Refusal):  # the gate, or an alarm, has something to say of that
+        return manifest
     answers = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
     outputs = baseline.measure((), {}, manifest.outputs, answers).outputs
     known = manifest.baseline
