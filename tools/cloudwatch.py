@@ -44,6 +44,7 @@ def _require(holds: object, what: str) -> None:
         raise Unsupported(what)
 
 
+@functools.lru_cache(4096)
 def bucket(value: float) -> float:
     """The value that an SEH1 sketch has of one: the geometric middle of its bucket."""
     if value == 0:

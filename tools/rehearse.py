@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--story", choices=list(versions.STORIES), action="append", help="repeatable")
     add("--records", type=Path, metavar="FILE", help="traffic that CAPTURE=full has recorded")
     add("--rate", type=int, default=30, metavar="N", help="requests a minute (default: 30)")
-    add("--hours", type=float, default=3.0, metavar="N", help="after the shift (default: 3)")
+    add("--hours", type=float, default=2.0, metavar="N", help="after the shift (default: 2)")
     add("--seed", type=int, default=1, metavar="N")
     add("--skip-gate", action="store_true", help="give traffic to what the gate would refuse")
     add("-c", dest="context", action="append", default=[], metavar="KEY=VALUE", help="a setting")
@@ -99,7 +99,8 @@ def rehearse(
         truth = Truth(artifacts[OLD]) if story else None
         play = Play(plan, Account(plan, artifacts), args.rate, args.seed, truth)
         _table(console, plan, play.moments(bodies, round(args.hours * 60), not args.skip_gate))
-    console.print(_sentence(play.verdict, plan), "\n")
+    console.print(_sentence(play.verdict, plan))
+    console.print()
     return play.verdict
 
 
@@ -205,11 +206,13 @@ def _sentence(verdict: Verdict, plan: Plan) -> Text:
     hours, minutes = divmod(verdict.minute, 60)
     when = f"after {hours} h {minutes:02} min" if hours else f"at minute {minutes}"
     by = _short(plan, verdict.by)
-    answers = f"{verdict.wrong:,} wrong of {verdict.asked:,} answers"
+    answers = f"{verdict.wrong:,} of {verdict.asked:,} answers wrong"
     if verdict.what == "refused":
         return Text(f"This version would have been refused before it got any traffic: {by}", "red")
     if verdict.what == "rolled back":
-        return Text(f"This version would have been rolled back {when} by {by}: {answers}.", "red")
+        return Text(
+            f"This version would have been rolled back {when} by {by}, with {answers}.", "red"
+        )
     if verdict.what == "called":
         return Text(
             f"Its owner would have been called {when} by {by}, and the version stays live: "
