@@ -205,18 +205,12 @@ def _sentence(verdict: Verdict, plan: Plan) -> Text:
     """What would have happened, in one sentence."""
     hours, minutes = divmod(verdict.minute, 60)
     when = f"after {hours} h {minutes:02} min" if hours else f"at minute {minutes}"
-    by = _short(plan, verdict.by)
+    by = f"{when} by {_short(plan, verdict.by)}"
     answers = f"{verdict.wrong:,} of {verdict.asked:,} answers wrong"
-    if verdict.what == "refused":
-        return Text(f"This version would have been refused before it got any traffic: {by}", "red")
-    if verdict.what == "rolled back":
-        return Text(
-            f"This version would have been rolled back {when} by {by}, with {answers}.", "red"
-        )
-    if verdict.what == "called":
-        return Text(
-            f"Its owner would have been called {when} by {by}, and the version stays live: "
-            f"{answers} by the end.",
-            "yellow",
-        )
-    return Text(f"This version would be live, and nobody called: {answers}.", "green")
+    sentence, style = {
+        "refused": (f"would have been refused before it got any traffic: {verdict.by}", "red"),
+        "rolled back": (f"would have been rolled back {by}, with {answers}.", "red"),
+        "called": (f"would be live, its owner called {by}, with {answers} by the end.", "yellow"),
+        "live": (f"would be live, and nobody called: {answers}.", "green"),
+    }[verdict.what]
+    return Text(f"This version {sentence}", f"bold {style}")

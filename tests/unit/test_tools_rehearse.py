@@ -192,7 +192,7 @@ def test_a_silently_wrong_model_is_called_out_by_drift_and_outcomes(
     for alarm in ("drift-out_progression", "drift-in_triglycerides_log", "drift-inputs"):
         assert f"▲ {alarm} is in ALARM" in shown
     assert shown.index("drift-out_progression is in") < shown.index("▲ drift-impact is in ALARM")
-    found = re.search(r"called at minute \d+ by \S+, and .* live: ([\d,]+) of", shown)
+    found = re.search(r"owner called at minute \d+ by \S+, with ([\d,]+) of", shown)
     assert found
     assert int(found[1].replace(",", "")) > 500
     assert not re.search(r"▲ v2-", shown)
