@@ -61,7 +61,7 @@ class Account:
             if "_aws" in record:
                 self.metrics.add(record, at)
         told = {
-            "Invocations": 1, "Errors": int(status == 502), "Throttles": 0, "Duration": ms,
+            "Invocations": 1, "Errors": int(status == 502), "Throttles": 0,
             "Count": 1, "4XXError": int(400 <= status < 500), "5XXError": int(status >= 500),
             "Latency": ms,
         }  # fmt: skip

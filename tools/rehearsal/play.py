@@ -112,8 +112,6 @@ class Play:
             if self.verdict.what == "rolled back":
                 return
             start, counts = minute, {OLD: Counter(), NEW: Counter()}
-        if self.verdict.what == "live":
-            self.verdict = self.verdict._replace(minute=minute)
 
     def _against(self, question: Callable[[Gate], None]) -> str:
         """What a hook has against the new version; nothing where there are no hooks."""
