@@ -30,7 +30,7 @@ from tools.rehearsal import traffic, versions
 from tools.rehearsal.account import Account
 from tools.rehearsal.plan import NEW, OLD, Plan, RehearsalError
 from tools.rehearsal.play import TOLD, TOLD_AFTER, Moment, Play, Truth, Verdict
-from tools.rehearsal.versions import NOISE
+from tools.rehearsal.versions import LEAST, NOISE
 
 BAR = 10
 COLUMNS, WIDE = {OLD: ("asked", "4xx", "5xx"), NEW: ("asked", "4xx", "5xx", "wrong")}, 8
@@ -140,6 +140,9 @@ def _header(
         lines["outcomes"] = (
             f"of {TOLD:.0%} of the predictions, {TOLD_AFTER} minutes later; what version {OLD} "
             f"answers stands for the truth, with {NOISE:.0%} of noise"
+        )
+        lines["worth, as set here"] = (
+            f"1 less the error in spreads of the output; an alarm if it is under {LEAST} in the mean"
         )
     acting = {
         "CodeDeploy minds": [a for a in plan.alarms if a.canary],
