@@ -141,8 +141,8 @@ def _header(
             f"of {TOLD:.0%} of the predictions, {TOLD_AFTER} minutes later; what version {OLD} "
             f"answers stands for the truth, with {NOISE:.0%} of noise"
         )
-        lines["worth, as set here"] = (
-            f"1 less the error in spreads of the output; an alarm if it is under {LEAST} in the mean"
+        lines["worth (set here)"] = (
+            f"1, less the error in spreads of the output; an alarm where the mean is under {LEAST}"
         )
     acting = {
         "CodeDeploy minds": [a for a in plan.alarms if a.canary],
