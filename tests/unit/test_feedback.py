@@ -10,7 +10,7 @@ from handler import api, feedback, lineage
 from handler.errors import BadRequest, ContractViolation
 from handler.manifest import Business
 from handler.settings import Settings
-from tests import artifact, cloudwatch, events
+from tests import artifact, emf, events
 from tests.events import Context
 from tests.unit.test_lineage import CHANCES, LABEL, RAW, VALUE, manifest
 
@@ -159,7 +159,7 @@ def test_many_outcomes_keep_to_cloudwatchs_limits() -> None:
     told = tell(taker(found), *((id, 1) for id in given))
     assert len(told.records) == 10
     for record in told.records:
-        cloudwatch.validate({**record, "service": "s"})
+        emf.validate({**record, "service": "s"})
 
 
 def test_the_whole_way(tmp_path: Path, capsys: Capture) -> None:
@@ -177,7 +177,7 @@ def test_the_whole_way(tmp_path: Path, capsys: Capture) -> None:
     assert given[0].startswith(scored["prediction"])
     assert (request["route"], request["status"], request["Rows"]) == ("POST /feedback", 202, 0)
     assert (found["version"], found["Error"], found["Impact"]) == ("9", [1, 1], [2, 2])
-    cloudwatch.validate(found)
+    emf.validate(found)
     again = handler(events.rest(json.dumps({"outcomes": outcomes}), "/feedback"), Context())
     assert again["statusCode"] == 422
     assert json.loads(again["body"])["errors"][0]["code"] == "duplicate"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 RULES = {
     "handler": set(),
     "infra": {"handler"},
-    "tools": {"handler"},
+    "tools": {"handler", "infra"},
     "benchmarks": {"handler", "tools", "tests"},
 }
 INFRA_TAKES = {"handler.manifest", "handler.contract", "handler.openapi", "handler.errors"}

@@ -9,7 +9,7 @@ import pytest
 from handler import api, monitoring, ranks
 from handler import manifest as manifests
 from handler.settings import Settings
-from tests import artifact, cloudwatch, events
+from tests import artifact, emf, events
 from tests.events import Context
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def record(capsys: Capture, settings: Settings, rows: list[Any], status: int = 2
     (line,) = capsys.readouterr().out.splitlines()
     assert len(line) < monitoring.LINE_BYTES
     found = json.loads(line)
-    cloudwatch.validate(found)
+    emf.validate(found)
     return found
 
 
