@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from handler import rollback
-from tests import cloudwatch
+from tests import emf
 from tests.events import Context
 from tests.released import NAME, WORKER, Account
 
@@ -69,7 +69,7 @@ def probe(capsys: Capture, context: Any = LONG) -> dict[str, Any]:
     capsys.readouterr()
     rollback.on_schedule({"source": "aws.events"}, context)
     found = lines(capsys, "way back")
-    cloudwatch.validate(found)
+    emf.validate(found)
     (directive,) = found["_aws"]["CloudWatchMetrics"]
     assert directive["Dimensions"] == [["service"]]
     assert found["service"] == "diabetes-dev"
