@@ -27,6 +27,7 @@ from pydantic_core import SchemaValidator, ValidationError
 from pydantic_core import core_schema as cs
 
 from handler import lineage
+from handler.contract import once
 from handler.drift import DIMENSIONS, NAMESPACE
 from handler.errors import BadRequest, ContractViolation, Violation, pointer
 from handler.lineage import CLASS, MAX_OUTCOMES, NUMBER, BadId, Prediction
@@ -102,7 +103,9 @@ def taker(manifest: Manifest, settings: Settings) -> Callable[[str | bytes], Tol
     seen: dict[str, None] = {}
 
     def take(body: str | bytes) -> Told:
-        outcomes = _validated(validator, body)["outcomes"]
+        document = _validated(validator, body)
+        once(body, document)
+        outcomes = document["outcomes"]
         taken: list[_Judged] = []
         refused: list[Violation] = []
         for i, outcome in enumerate(outcomes):

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from handler.contract import example
-from handler.corpus import Breach, Case, Places, body, breaches, envelopes, few, instance
+from handler.corpus import JUNK, Breach, Case, Places, body, breaches, envelopes, few, instance
 from handler.errors import pointer
 from handler.lineage import MAX_OUTCOMES
 from handler.manifest import Manifest
@@ -56,10 +56,10 @@ def _bad(manifest: Manifest, jobs: bool) -> Iterator[Case]:
     yield from _wire(manifest, v2, infer)
     yield from _tensors(manifest, v2)
     yield from _binary(manifest, v2)
-    yield from _wire(manifest, "/feedback", b'{"outcomes":[]}')
+    yield from _wire(manifest, "/feedback", b'{"outcomes":[{"prediction_id":"x","actual":1}]}')
     yield from _feedback()
     for path, text in ((v1, good), (v2, infer)):
-        yield Case("another model", path.replace(f"/{name}", "/answerable-other"), text, 404)
+        yield Case("another model", path.replace(f"/{name}", "/{quote(JUNK)}"), text, 404)
     yield Case("another version", f"/v2/models/{name}/versions/0.0.0-none/infer", infer, 404)
 
 
@@ -76,6 +76,7 @@ def _good(manifest: Manifest) -> Iterator[Case]:
     yield Case("good", f"/v2/models/{name}/infer", infer, 200)
     text, headers = _framed(*_parts(manifest))
     yield Case("good", f"/v2/models/{name}/infer", text, 200, headers=headers)
+    yield from _files(manifest)
     for feature in manifest.features:
         for bound in (feature.minimum, feature.maximum):
             if bound is not None and feature.out_of_range == "reject":
@@ -94,6 +95,17 @@ def _breaches(manifest: Manifest, path: str, form: str, strict: bool = True) -> 
         else:
             places = ((pointer(form, 0, *breach.place), breach.code),)
             yield Case(breach.kind, path, text, 422, places)
+    row = instance(manifest)
+    for twice in (row[:-1] + b"," + row[1:], _escaped(row)):
+        text = b'{"%b":[%b]}' % (form.encode(), twice)
+        yield Case("a name twice", path, text, 400)
+
+
+def _escaped(row: bytes) -> bytes:
+    """The first name once more, in another spelling: it is not the text that is compared."""
+    name, value = next(iter(orjson.loads(row).items()))
+    spelt = "".join(f"\\u{ord(c):04x}" for c in name)
+    return b'%b, "%b" :%b}' % (row[:-1], spelt.encode(), orjson.dumps(value))
 
 
 _GZIP = {**JSON, "content-encoding": "gzip"}
@@ -114,15 +126,17 @@ def _wire(manifest: Manifest, path: str, good: bytes) -> Iterator[Case]:
     yield case("empty", b"")
     yield case("too large", good.ljust(limit + 1), 413)
     yield case("too large", b" " * (limit + 1), 413)
-    for end in (b" x", b"{}", b"\0", b","):
+    for end in (b" " + JUNK.encode(), b"{}", b"\0", b","):
         yield case("trailing data", good + end)
+    yield case("a name twice", good[:-1] + b"," + good[1:])
     yield case("cut off", good[:-1])
+    yield case("cut off", b'{"%b":"%b' % (JUNK.encode(), JUNK.encode()))
     yield case("byte order mark", b"\xef\xbb\xbf" + good)
     for coding in ("utf-16", "utf-16-le", "utf-32"):
         yield case("UTF-16", good.decode().encode(coding))
     for junk in (b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80"):
-        yield case("bad UTF-8", b'{"%b":1}' % junk)
-    yield case("lone surrogate", b'{"\\ud800":1}')
+        yield case("bad UTF-8", b'{"%b%b":1}' % (JUNK.encode(), junk))
+    yield case("lone surrogate", b'{"%b\\ud800":1}' % JUNK.encode())
     yield case("lone surrogate", b'{"instances":"\\udc00"}')
     yield event("lone surrogate", '{"instances":"\ud800"}', encoded=False)
     for opening in (b"[", b'{"instances":[', b'{"a":'):
@@ -130,20 +144,28 @@ def _wire(manifest: Manifest, path: str, good: bytes) -> Iterator[Case]:
     yield case("deep nesting", b"[" * 100_000 + b"]" * 100_000)
     yield case("long integer", b"9" * 5000)
     yield case("long integer", b'{"instances":[%b]}' % (b"9" * 5000))
-    for text in ("e30", "e3 0=", "e30=\n", "é30=", "====", "e30=x", "e3-_", "e=30", "e30=" * 2):
-        yield event("base64", text)
+    for marked in ("e30", "e3 0=", "e30=\n", "é30=", "====", "e30=x", "e3-_", "e=30", "e30=" * 2):
+        yield event("base64", marked)
     yield event("null header", "{}", False, headers={"content-type": None})
-    yield event("null header", "{}", False, headers={**JSON, "x": 1})
+    yield event("null header", "{}", False, headers={**JSON, JUNK: 1})
     packed = gzip.compress(good)
     yield case("gzip bomb", gzip.compress(b" " * (limit + 1)), 413, content_encoding="gzip")
     bomb = gzip.compress(gzip.compress(b"\0" * 1_000_000))
     yield case("gzip in gzip", bomb, content_encoding="gzip")
-    for text in (packed[:-1], packed[:-8], packed + b"x", packed * 2, good, b"", packed[:9]):
+    for text in (
+        packed[:-1],
+        packed[:-8],
+        packed + JUNK.encode(),
+        packed * 2,
+        good,
+        b"",
+        packed[:9],
+    ):
         yield case("broken gzip", text, content_encoding="gzip")
     yield case("gzip, unmarked", packed)
-    for coding in ("br", "deflate", "gzip, gzip", "x"):
+    for coding in ("br", "deflate", "gzip, gzip", JUNK):
         yield case("coding", good, 415, content_encoding=coding)
-    for kind in ("text/html", "application/xml", "", "json", "application/json; charset=utf-16"):
+    for kind in (f"text/{JUNK}", "application/xml", "", "json", "application/json; charset=utf-16"):
         yield case("content type", good, 415, content_type=kind)
 
 
@@ -181,17 +203,18 @@ def _tensors(manifest: Manifest, path: str) -> Iterator[Case]:
     yield case("no inputs", {"inputs": []}, ("/inputs", "wrong_length"))
     yield case("no inputs", {"inputs": {}}, ("/inputs", "type"))
     yield case(
-        "an input that is missing", {"inputs": good[1:] or [{**good[0], "name": "?"}]}, _INPUTS
+        "an input that is missing", {"inputs": good[1:] or [{**good[0], "name": JUNK}]}, _INPUTS
     )
     yield case("an input twice", {"inputs": [*good, good[0]]}, _INPUTS)
-    yield case("an unknown input", {"inputs": [*good, {**good[0], "name": "?"}]}, _INPUTS)
-    outputs = {"inputs": good, "outputs": [{"name": "answerable unknown"}]}
+    yield case("an unknown input", {"inputs": [*good, {**good[0], "name": JUNK}]}, _INPUTS)
+    outputs = {"inputs": good, "outputs": [{"name": JUNK}]}
     yield case("an unknown output", outputs, ("/outputs/0/name", "unknown_output"))
-    yield case("id", {"inputs": good, "id": 1}, ("/id", "type"))
+    yield case("id", {"inputs": good, "id": [JUNK]}, ("/id", "type"))
+    other: Any
     batched, rows = manifest.execution.batch != "none", manifest.limits.rows
     for i, (part, tensor) in enumerate(zip(good, manifest.inputs, strict=True)):
         at, shape = pointer("inputs", i), part["shape"]
-        for kind in ("BF16", "FP8", "x", "FP32" if tensor.dtype != "float32" else "FP64"):
+        for kind in ("BF16", "FP8", JUNK, "FP32" if tensor.dtype != "float32" else "FP64"):
             yield case("datatype", changed(i, datatype=kind), (f"{at}/datatype", "type"))
         for wrong in ([*shape, 1], *([shape[1:]] if shape else ()), [*shape, 0]):
             yield case("rank", changed(i, shape=wrong), (f"{at}/shape", "shape"))
@@ -201,14 +224,14 @@ def _tensors(manifest: Manifest, path: str) -> Iterator[Case]:
                 changed(i, shape=[n, *shape[1:]]),
                 (f"{at}/shape/0", "out_of_range"),
             )
-        yield case("shape", changed(i, shape="x"), (f"{at}/shape", "type"))
+        yield case("shape", changed(i, shape=JUNK), (f"{at}/shape", "type"))
         yield case("shape", changed(i, shape=[1.5, *shape[1:]]), (f"{at}/shape/0", "type"))
         data = part["data"]
         for wrong in (data[1:], [*data, data[0]], []):
             yield case(
                 "shape and data differ", changed(i, data=wrong), (f"{at}/data", "wrong_length")
             )
-        for other in (None, {}, "x", 1):
+        for other in (None, {}, JUNK, 1):
             yield case("no list of data", changed(i, data=other), (f"{at}/data", "type"))
         if len(data) > 1:
             ragged = [data[:1], data]
@@ -268,13 +291,15 @@ def _binary(manifest: Manifest, path: str) -> Iterator[Case]:
     document, parts = _parts(manifest)
     text, headers = _framed(document, parts)
     head = int(headers[LENGTH])
+    lie: Any
     for length in (
-        "-1", "0", "", "x", "1e3", "0x10", " ", "1.0", "+5", "\uff19", str(len(text) + 1), "9" * 30,
+        JUNK,
+        "-1", "0", "", "1e3", "0x10", " ", "1.0", "+5", "\uff19", str(len(text) + 1), "9" * 30,
         f"{head}, {head}", f"{head},{head}", str(head - 1), str(head + 1), "-0", "NaN", "1" * 5000,
     ):  # fmt: skip
         yield Case("header length", path, text, 400, headers={**OCTETS, LENGTH: length})
     yield Case("no header length", path, text, 400, headers=OCTETS)
-    yield Case("trailing data", path, text + b"x", 400, headers=headers)
+    yield Case("trailing data", path, text + JUNK.encode(), 400, headers=headers)
     yield Case("cut off", path, text[:-1], 400, headers=headers)
     for i, part in enumerate(document["inputs"]):
         size = len(parts[i])
@@ -323,13 +348,20 @@ def _invocations(manifest: Manifest) -> Iterator[Case]:
     ) -> Case:
         return Case(kind, path, text, status, places, headers)
 
+    document: Any
     for document in ({}, [], None, {"instances": [row], "inputs": [row]}):
         yield case("no form, or two", document, ("", "missing"))
-    for text in (b"", b"x", b"\x93NUMPY", b"\x93NUMPY\1\0\xff\xff{", b"\x93NUMPY\1\0\2\0()"):
+    for text in (
+        b"",
+        JUNK.encode(),
+        b"\x93NUMPY",
+        b"\x93NUMPY\1\0\xff\xff{",
+        b"\x93NUMPY\1\0\2\0()",
+    ):
         yield other("no .npy", text, NPY, 400)
     made = _npy(np.zeros((1, len(names)), np.float32))
     yield other("cut off", made[:-1], NPY, 400)
-    yield other("trailing data", made + b"x", NPY, 400)
+    yield other("trailing data", made + JUNK.encode(), NPY, 400)
     for array in (np.array([b"x"]), np.array(["x"]), np.zeros(1, "M8[s]"), np.zeros(1, complex)):
         yield other("dtype", _npy(array), NPY, 415)
     if not features:
@@ -340,7 +372,7 @@ def _invocations(manifest: Manifest) -> Iterator[Case]:
     for rows in ([values, values[1:]], [[*values, 1]], [1], [values, {}]):
         frame = {"columns": names, "data": rows}
         yield case("ragged", {"dataframe_split": frame}, (at, "ragged"))
-    frame = {"columns": [*names, "?"], "data": [[*values, 1]]}
+    frame = {"columns": [*names, JUNK], "data": [[*values, 1]]}
     yield case("an unknown column", {"dataframe_split": frame}, (at, "unknown_field"))
     frame = {"columns": [*names, names[0]], "data": [[*values, values[0]]]}
     yield case("a column twice", {"dataframe_split": frame}, (at, "unknown_field"))
@@ -368,17 +400,34 @@ def _invocations(manifest: Manifest) -> Iterator[Case]:
     yield other("ragged", titles + cells.rstrip() + b",1\n", CSV, 422, ("", "ragged"))
     yield other(
         "an unknown column",
-        _line([*names, "?"]) + _line([*values, 1]),
+        _line([*names, JUNK]) + _line([*values, 1]),
         CSV,
         422,
         ("", "unknown_field"),
     )
     for k, feature in enumerate(features):
         if feature.type in ("number", "integer"):
-            text = titles + _line([*values[:k], "x", *values[k + 1 :]])
+            text = titles + _line([*values[:k], JUNK, *values[k + 1 :]])
             yield other("text for a number", text, CSV, 422, (pointer(0, feature.name), "type"))
     for wrong in (np.zeros(len(names) or 1), np.zeros((1, len(names) + 1)), np.zeros((1, 1, 1))):
         yield other("shape", _npy(wrong), NPY, 422, ("", "shape"))
+
+
+def _files(manifest: Manifest) -> Iterator[Case]:
+    """The example as a file."""
+    row = example(manifest)
+    if manifest.features:
+        text = _line(list(row)) + _line(list(row.values()))
+        yield Case("good", "/invocations", text, 200, headers=CSV)
+    numbers = all(f.type in ("number", "integer") for f in manifest.features)
+    if numbers and (manifest.features or len(manifest.inputs) == 1):
+        first = manifest.inputs[0]
+        batched = manifest.execution.batch != "none"
+        values = list(row.values()) if manifest.features else row[first.name]
+        if first.dtype != "string":
+            kind = "float64" if manifest.features else first.dtype
+            array = np.array([values] if batched else values, kind)
+            yield Case("good", "/invocations", _npy(array), 200, headers=NPY)
 
 
 def _line(cells: list[Any]) -> bytes:
@@ -402,7 +451,9 @@ def _feedback() -> Iterator[Case]:
     def one(kind: str, outcome: Any, place: str) -> Case:
         return case(kind, {"outcomes": [outcome]}, f"/outcomes/0{place}")
 
-    for document in ([], None, {"outcomes": [good], "x": 1}):
+    document: Any
+    actual: Any
+    for document in ([], None, {"outcomes": [good], JUNK: 1}):
         yield case("no outcomes", document, "")
     for document in (
         {},
@@ -412,14 +463,14 @@ def _feedback() -> Iterator[Case]:
     ):
         yield case("no outcomes", document, "/outcomes")
     yield one("no outcome", 1, "")
-    yield one("an unknown field", {**good, "x": 1}, "")
+    yield one("an unknown field", {**good, JUNK: JUNK}, "")
     yield one("missing", {"actual": 1}, "/prediction_id")
     yield one("missing", {"prediction_id": "x"}, "/actual")
-    for actual in (None, {}, [], "x" * 1001):
+    for actual in (None, {JUNK: JUNK}, [JUNK], JUNK * 60):
         yield one("wrong type", {**good, "actual": actual}, "/actual")
     for text in (b"NaN", b"1e999", b'"1"', b"null", b"true"):
-        sent = b'{"outcomes":[{"prediction_id":"x","actual":1,"value":%b}]}' % text
-        yield Case("value", "/feedback", sent, 422, (("/outcomes/0/value", "invalid"),))
-    for id in ("", "x", "x" * 52, "4" * 52, "é" * 52, "4" * 51 + "\n"):
+        told = b'{"outcomes":[{"prediction_id":"x","actual":1,"value":%b}]}' % text
+        yield Case("value", "/feedback", told, 422, (("/outcomes/0/value", "invalid"),))
+    for id in ("", JUNK, "x" * 52, "4" * 52, "é" * 52, "4" * 51 + "\n"):
         sent = {"outcomes": [{"prediction_id": id, "actual": 1}]}
         yield case("no id", sent, "/outcomes/0/prediction_id", "malformed")
