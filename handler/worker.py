@@ -215,6 +215,11 @@ class Batch:
         columns = stacked(chain.from_iterable([work.rows for work in works]))
         try:
             scored = self._scorer.score_columns(columns, until)
+            # the ids are of when a job was submitted, so that it gets the same each time
+            age = self._store.seconds
+            parts = [(len(work.rows), work.job.id, (work.until - age) * 1000) for work in works]
+            ids = self._issue(scored.outputs, parts)
+            named = iter(lineage.attach(ids, scored.predictions))
         except Exception as error:
             if len(works) == 1:
                 return [_refusal(error)]
@@ -226,10 +231,6 @@ class Batch:
         self.rows += rows
         if self.scored is None or rows > len(self.scored.predictions):
             self.scored = scored
-        # the ids are of when a job was submitted, so that it gets the same each time
-        age = self._store.seconds
-        parts = [(len(work.rows), work.job.id, (work.until - age) * 1000) for work in works]
-        named = iter(lineage.attach(self._issue(scored.outputs, parts), scored.predictions))
         return [self._answer(list(islice(named, len(work.rows)))) for work in works]
 
     def _answer(self, predictions: list[bytes]) -> bytes | Refusal:
