@@ -188,7 +188,6 @@ class Contract:
         self._schemas = _column_schemas(manifest)
         self._columns = SchemaValidator(cs.tuple_schema(self._schemas, fail_fast=True))
         self._limit = manifest.limits.rows
-        self._defaults = any(feature.nullable for feature in manifest.features)
         # where the shapes have no axis for the rows, `Model.run` adds one
         self._whole = manifest.execution.batch == "none"
         self._response_bytes = manifest.limits.response_bytes
@@ -246,8 +245,9 @@ class Contract:
         rows: list[Row] = document["instances"]
         if len(document) > 1 or sum(map(len, rows)) != len(rows) * len(self._names):
             raise ContractViolation(list(self._unknown(document)))
-        sent = from_json(body) if self._defaults else document  # without what was left out
-        once(body, sent, 1 + sum(map(len, sent["instances"])))
+        if any(None in row.values() for row in rows):  # may be left out, so is no name in the body
+            document = from_json(body)
+        once(body, document, 1 + sum(map(len, document["instances"])))
         return rows
 
     def validated(

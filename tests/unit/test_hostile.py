@@ -151,7 +151,7 @@ def changed(draw: Any, value: Any) -> Any:
 def mangled(draw: Any, data: bytes) -> bytes:
     """Bytes with others in one place."""
     at, gone = draw(st.integers(0, len(data))), draw(st.integers(0, 3))
-    return data[:at] + draw(st.binary(max_size=4)) + data[at + gone :]
+    return data[:at] + bytes(draw(st.binary(max_size=4))) + data[at + gone :]
 
 
 @cache
@@ -171,7 +171,7 @@ def hostile_body(draw: Any, case: Case) -> bytes:
     if way == "v" and document is not None:
         return text(changed(draw, document))
     if way == "g":
-        return draw(st.binary(max_size=40)) if draw(st.booleans()) else text(draw(JUNK))
+        return bytes(draw(st.binary(max_size=40))) if draw(st.booleans()) else text(draw(JUNK))
     return case.body if way == "n" else mangled(draw, case.body)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from handler import api as api_door
+from handler.settings import Settings
 from tests import artifact, hostile, protocols, storage
 from tests.artifact import FLOAT, INT64
 from tests.events import Context
@@ -138,7 +140,7 @@ def test_another_type_than_promised_is_a_problem(
         fields["features"] = []
     directory = artifact.ratio(tmp_path, node("Neg"), **fields)
     if tabular:
-        api = hostile.api.create(hostile.Settings(directory))
+        api = api_door.create(Settings(directory))
     else:
         api, _ = hostile.doors(directory, Memory(), monkeypatch)
     sent = json.dumps({"instances": [{"x": 1.0 if tabular else [1.0]}]})
