@@ -62,7 +62,7 @@ def read(event: Any) -> list[Job]:
     try:
         for record in event["Records"]:
             message, body, attributes = record["messageId"], record["body"], record["attributes"]
-            if not (type(message) is type(body) is str and message):
+            if not (type(message) is type(body) is str and jobs.is_id(message)):
                 raise TypeError
             claim = jobs.claim(body)
             id = claim[1] if claim else message
@@ -76,10 +76,12 @@ def read(event: Any) -> list[Job]:
             fifo = record["eventSourceARN"].endswith(".fifo")
             group = attributes["MessageGroupId"] if fifo else ""
             sent = int(attributes["SentTimestamp"]) // 1000
+            if not 0 <= sent < 1 << 40:  # what no date can be made of
+                raise ValueError
             found[id, claim is None] = Job(
                 id, None if claim else body, group, receives, sent, [message]
             )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise TypeError("the event is not one of SQS") from None
     # what has failed before comes last, so that it cannot take the others' time again
     ordered = list(found.values())
