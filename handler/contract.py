@@ -25,7 +25,7 @@ from handler.errors import (
     pointer,
 )
 from handler.manifest import Decision, Feature, Manifest, Output, Tensor
-from handler.tensors import Array, Columns
+from handler.tensors import Array, Columns, dtype
 
 Row = dict[str, Any]
 
@@ -192,6 +192,7 @@ class Contract:
         self._whole = manifest.execution.batch == "none"
         self._response_bytes = manifest.limits.response_bytes
         self._outputs = [(output, _writer(output)) for output in manifest.outputs]
+        self._promised = [_promised(output, self._whole) for output in manifest.outputs]
         fields = [
             b'"%b":%%b' % orjson.dumps(o.name)[1:-1].replace(b"%", b"%%") for o in manifest.outputs
         ]
@@ -221,13 +222,15 @@ class Contract:
             if len(document) > 1 or type(rows) is not list or not 0 < len(rows) <= self._limit:
                 return None
             columns = [list(map(dict.get, rows, repeat(name))) for name in self._names]
-            if sum(map(len, rows)) != len(rows) * len(self._names):
+            keys = sum(map(len, rows))
+            if keys != len(rows) * len(self._names):
                 known = frozenset(self._names)
                 if not all(map(known.issuperset, rows)):
                     return None
             validated: Columns = self._columns.validate_python(columns)
         except (ValueError, TypeError, KeyError):  # ValidationError is a ValueError
             return None
+        once(body, document, keys + 1)
         return validated
 
     def rows(self, body: str | bytes) -> list[Row]:
@@ -242,6 +245,9 @@ class Contract:
         rows: list[Row] = document["instances"]
         if len(document) > 1 or sum(map(len, rows)) != len(rows) * len(self._names):
             raise ContractViolation(list(self._unknown(document)))
+        if any(None in row.values() for row in rows):  # may be left out, so is no name in the body
+            document = from_json(body)
+        once(body, document, 1 + sum(map(len, document["instances"])))
         return rows
 
     def validated(
@@ -272,13 +278,12 @@ class Contract:
     def predictions(self, outputs: Sequence[Array], count: int) -> list[bytes]:
         """One JSON object per row, from the outputs in the manifest's order, shape [rows, …].
 
-        Raises BadOutput where an output has another shape than promised, or is not finite.
+        Raises BadOutput where an output is not what was promised, or is not finite.
         """
+        self._checked(outputs, count)
         columns: list[Sequence[bytes]] = []
         decisions: list[Sequence[bytes]] = []
         for (output, write), values in zip(self._outputs, outputs, strict=True):
-            if len(values) != count or values.ndim != len(output.shape) + self._whole:
-                raise BadOutput(f"{output.name} does not have the shape of the contract")
             try:
                 columns.append(write(values))
             except FloatingPointError:
@@ -287,8 +292,19 @@ class Contract:
                 decisions.append(_decide(output, output.decision, values))
         return list(map(self._template.__mod__, zip(*columns, *decisions, strict=True)))
 
-    def finite(self, outputs: Sequence[Array]) -> None:
-        """Raises BadOutput where an output, of any shape, is not finite."""
+    def _checked(self, outputs: Sequence[Array], count: int) -> None:
+        for (output, _), (kind, rank, fixed), values in zip(
+            self._outputs, self._promised, outputs, strict=True
+        ):
+            if not isinstance(values, np.ndarray) or values.dtype != kind:  # a map, say
+                raise BadOutput(f"{output.name} does not have the type of the contract")
+            shape = values.shape
+            if len(shape) != rank or shape[0] != count or any(shape[i] != n for i, n in fixed):
+                raise BadOutput(f"{output.name} does not have the shape of the contract")
+
+    def finite(self, outputs: Sequence[Array], count: int) -> None:
+        """Raises BadOutput where an output is not what was promised, or is not finite."""
+        self._checked(outputs, count)
         for (output, _), values in zip(self._outputs, outputs, strict=True):
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise BadOutput(f"{output.name} is not finite")
@@ -350,6 +366,36 @@ def stacked(rows: Iterable[Row]) -> Columns:
     return list(zip(*map(dict.values, rows), strict=True))
 
 
+def once(body: str | bytes, document: Any, keys: int | None = None) -> None:
+    """Raises BadRequest where a name stands twice in an object: readers differ in which of the two
+    counts (RFC 8259, section 4), so one may have checked what another scores.
+
+    `document` is what the body was read as, and `keys` how many names that has, if it is known. In
+    the body each has a colon; only where there are more, in strings perhaps, all is looked at.
+    """
+    colons = body.count(":") if isinstance(body, str) else body.count(b":")
+    if colons <= (_named(document) if keys is None else keys):
+        return
+    import re
+
+    text = body if isinstance(body, str) else body.decode()
+    strings = re.findall(r'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?', text)
+    if len(strings) - strings.count("") > _named(document, deep=True):
+        raise BadRequest("an object in the body has the same name twice")
+
+
+def _named(document: Any, deep: bool = False) -> int:
+    """How many names there are in all; unless `deep`, none in lists that begin with a value."""
+    found, todo = 0, [document]
+    for part in todo:
+        if type(part) is dict:
+            found += len(part)
+            todo += part.values()
+        elif type(part) is list and part and (deep or type(part[0]) in (dict, list)):
+            todo += part
+    return found
+
+
 def _unknown_field(count: int, *where: str | int) -> Violation:
     """Points at the object, not at the key: that is the client's."""
     plural = "field that is" if count == 1 else "fields that are"
@@ -400,11 +446,29 @@ _NAMED = ("le", "ge", "min_length", "max_length")
 _BRANCHES = {"int", "float", "constrained-int", "constrained-float"}
 
 
+def _promised(output: Output, whole: bool) -> tuple[Any, int, list[tuple[int, int]]]:
+    """An output's dtype, its rank with the rows' axis, and the sizes of the others as promised."""
+    axes = output.shape if whole else output.shape[1:]
+    sizes: Sequence[int | None] = axes
+    if output.kind in ("value", "label"):
+        sizes = [1] * len(axes)
+    elif output.kind == "probabilities":
+        sizes = [*axes[:-1], len(output.classes)]
+    fixed = [(i, size) for i, size in enumerate(sizes, 1) if size is not None]
+    return dtype(output.dtype), len(axes) + 1, fixed
+
+
 def _writer(output: Output) -> Callable[[Array], Sequence[bytes]]:
     """Values [rows, …] -> one JSON fragment per row, in the shortest form of their own dtype."""
     if output.kind == "label" and output.classes:
         known = {value: orjson.dumps(value) for value in output.classes}
-        return lambda values: [known.get(v) or orjson.dumps(v) for v in values.ravel().tolist()]
+
+        def labels(values: Array) -> list[bytes]:
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise FloatingPointError
+            return [known.get(v) or orjson.dumps(v) for v in values.ravel().tolist()]
+
+        return labels
     if output.kind == "probabilities":
         names = [orjson.dumps(str(value)) for value in output.classes]
         template = b"{%b}" % b",".join(b"%b:%%b" % name.replace(b"%", b"%%") for name in names)

@@ -26,6 +26,7 @@ import orjson
 
 from handler import core_schema as cs
 from handler import lineage
+from handler.contract import once
 from handler.core_schema import SchemaValidator, ValidationError
 from handler.drift import DIMENSIONS, NAMESPACE
 from handler.errors import BadRequest, ContractViolation, Violation, pointer
@@ -102,7 +103,9 @@ def taker(manifest: Manifest, settings: Settings) -> Callable[[str | bytes], Tol
     seen: dict[str, None] = {}
 
     def take(body: str | bytes) -> Told:
-        outcomes = _validated(validator, body)["outcomes"]
+        document = _validated(validator, body)
+        once(body, document)
+        outcomes = document["outcomes"]
         taken: list[_Judged] = []
         refused: list[Violation] = []
         for i, outcome in enumerate(outcomes):

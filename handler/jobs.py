@@ -30,7 +30,7 @@ REQUEST, RESULT = "request.json", "result.json"
 NOBODY = "-"  # whose job it is when no caller was known
 # an object that is not there, a condition that is not met, another conditional write under way
 _NO = {"NoSuchKey", "404", "PreconditionFailed", "ConditionalRequestConflict"}
-_is_id = re.compile(r"[A-Za-z0-9_-]{1,80}").fullmatch
+is_id = re.compile(r"[A-Za-z0-9_-]{1,80}").fullmatch
 # of a message, the claim check; anything else is a body
 claim = re.compile(r'\s*\{\s*"job"\s*:\s*"([\w-]{1,80})"\s*\}\s*', re.ASCII).fullmatch
 _is_key = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
@@ -116,7 +116,7 @@ def find(store: Store, id: str, caller: str = "") -> tuple[bytes, bool]:
     Raises NotFound, to the wrong caller as well, and Unavailable.
     """
     found = done = None
-    if _is_id(id):
+    if is_id(id):
         done = _look(store, id, RESULT, store.s3.get_object)
         found = done or _look(store, id, REQUEST, store.s3.head_object)
     if not found or found.metadata.get("caller", NOBODY) not in (NOBODY, _owner(id, caller)):

@@ -107,13 +107,8 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
         if synthetic:
             line["synthetic"] = True
         elif not route.startswith("GET "):  # a look at /ping or /model is not traffic
-            ranked: dict[str, Any] = {}
-            if scored is not None and ranker is not None:
-                try:
-                    ranked = _ranked(ranker, request_id, scored)
-                except Exception as error:  # the answer is good, whatever is wrong with its ranks
-                    line["unranked"] = type(error).__name__
-            metrics = scoring if ranked else plain
+            ranked = _ranked(ranker, request_id, scored)
+            metrics = scoring if "Unseen" in ranked else plain
             line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
             line["Requests"] = 1
             line["Rows"] = rows
@@ -177,13 +172,13 @@ def batch_recorder(settings: Settings, manifest: Manifest) -> Record:
             lines.append({"level": "WARNING", "message": "retry", **what, **told})
         if cold:
             line["cold_start"] = True
-        metrics = scoring if scored and ranker else plain
+        ranked = _ranked(ranker, request_id, scored)
+        metrics = scoring if "Unseen" in ranked else plain
         line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
         line["Jobs"], line["FailedJobs"] = succeeded + len(failed), len(failed)
         line["Retries"], line["Rows"] = len(retries), rows
         line["Latency"] = _micro(latency_ms)
-        if scored and ranker:
-            line |= _ranked(ranker, request_id, scored)
+        line |= ranked
         sys.stdout.write(b"\n".join(map(orjson.dumps, [*lines, line])).decode() + "\n")
         sys.stdout.flush()
 
@@ -215,9 +210,14 @@ def directives(units: dict[str, Any]) -> orjson.Fragment:
     )
 
 
-def _ranked(ranker: Ranker, request_id: str, scored: Scored) -> dict[str, Any]:
+def _ranked(ranker: Ranker | None, request_id: str, scored: Scored | None) -> dict[str, Any]:
     """What the record says of ranks. `ranked`: how many rows, where not all of them."""
-    ranks = ranker.rank(request_id, scored.columns, scored.outputs)
+    if ranker is None or scored is None:
+        return {}
+    try:
+        ranks = ranker.rank(request_id, scored.columns, scored.outputs)
+    except Exception as error:  # the answer is good, whatever is wrong with its ranks
+        return {"unranked": type(error).__name__}
     found = {"Unseen": ranks.novel, **ranks.bins}
     if ranks.missing:
         found["missing"] = ranks.missing

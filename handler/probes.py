@@ -12,13 +12,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from handler import golden
+from handler import corpus, golden
 from handler import manifest as manifests
-from handler.contract import example
-from handler.errors import MAX_VIOLATIONS, pointer
-from handler.manifest import Feature, Manifest
+from handler.manifest import Manifest
 
-ENVELOPE = 6 * 1024 * 1024 - 4096  # of an event, for the body
 ENOUGH = 5  # reasons, after which nothing more is asked
 
 
@@ -160,80 +157,15 @@ def compare(old: Version, new: Version, instances: Iterable[Any]) -> tuple[int, 
     return differing, largest
 
 
-class Bad(NamedTuple):
-    """A request that must be refused, with this status and for these places of the body."""
-
-    name: str
-    request: tuple[str, str, str | None]
-    status: int
-    pointers: tuple[str, ...] = ()
-    content_type: str = "application/json"
-
-
 def refusals(version: Version, manifest: Manifest) -> Outcome:
     """Send the version what its contract forbids."""
     reasons: list[str] = []
-    requests = list(bad_requests(manifest))
-    for bad in requests:
-        reply = version.call(*bad.request, content_type=bad.content_type)
-        problem = reply.json()
-        listed = problem.get("errors", []) if isinstance(problem, dict) else []
-        found = tuple(error["pointer"] for error in listed)
-        if reply.status != bad.status or found != bad.pointers:
-            reasons.append(f"{bad.name}: {_status(reply)} instead of {bad.status}, or elsewhere")
+    cases = list(corpus.few(manifest))
+    for case in cases:
+        reply = version.call(case.method, case.path, case.body.decode(), **case.headers)
+        differs = case.differs(reply.status, reply.json())
+        if differs:
+            reasons.append(f"{case.kind}: {differs}")
         if len(reasons) == ENOUGH:
             break
-    return Outcome(reasons, len(requests), 0.0)
-
-
-def bad_requests(manifest: Manifest) -> Iterator[Bad]:
-    """A small set, derived from the contract: one row breaks one rule."""
-    good = example(manifest)
-    limits = manifest.limits
-
-    def predict(name: str, instances: list[Any], *pointers: str) -> Bad:
-        body = orjson.dumps({"instances": instances}).decode()
-        return Bad(name, ("POST", "/predict", body), 422, pointers)
-
-    yield Bad("not JSON", ("POST", "/predict", "{"), 400)
-    yield Bad("CSV", ("POST", "/predict", "1,2"), 415, content_type="text/csv")
-    yield Bad("GET", ("GET", "/predict", None), 405)
-    yield Bad("an unknown path", ("POST", "/predict/x", "{}"), 404)
-    yield Bad("no instances", ("POST", "/predict", "{}"), 422, ("/instances",))
-    yield predict("no rows", [], "/instances")
-    yield predict("a row that is no object", [1], "/instances/0")
-    yield predict("an unknown field", [{**good, "answerable unknown": 1}], "/instances/0")
-    if 3 * limits.rows < min(limits.body_bytes, ENVELOPE) - 20:
-        yield predict("too many rows", [{}] * (limits.rows + 1), "/instances")
-    if limits.body_bytes < ENVELOPE:
-        yield Bad("too large", ("POST", "/predict", " " * (limits.body_bytes + 1)), 413)
-    needed = [f.name for f in manifest.features if not f.nullable] or [
-        tensor.name for tensor in manifest.inputs if not manifest.features
-    ]
-    for name in needed[:MAX_VIOLATIONS]:
-        row = {key: value for key, value in good.items() if key != name}
-        yield predict(f"{name} is missing", [row], f"/instances/0{pointer(name)}")
-    wrong = [(f.name, *pair) for f in manifest.features for pair in _wrong(f)]
-    step = min(MAX_VIOLATIONS, limits.rows)
-    for i in range(0, min(len(wrong), 10 * step), step):
-        part = wrong[i : i + step]
-        rows = [{**good, name: value} for name, _, value in part]
-        places = [pointer("instances", n, name) for n, (name, _, _) in enumerate(part)]
-        yield predict(f"{part[0][0]} {part[0][1]}, and so on", rows, *places)
-
-
-def _wrong(feature: Feature) -> Iterator[tuple[str, Any]]:
-    """Values that a feature does not take, with what is wrong about each."""
-    yield "is an object", {}
-    if not feature.nullable:
-        yield "is null", None
-    if feature.type in ("number", "integer"):
-        yield "is text", "x"
-        if feature.out_of_range == "reject":
-            for name, bound, sign in (("low", feature.minimum, -1), ("high", feature.maximum, 1)):
-                if bound is not None:
-                    yield f"is too {name}", bound + sign * (1 + abs(bound))
-    elif feature.type == "text" and (feature.max_length or ENVELOPE) < 10_000:
-        yield "is too long", "x" * ((feature.max_length or 0) + 1)
-    elif feature.type == "category" and feature.unseen == "reject":
-        yield "is unseen", "answerable unseen"
+    return Outcome(reasons, len(cases), 0.0)

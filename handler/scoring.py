@@ -90,8 +90,8 @@ class Scorer:
         """The same for those who want the outputs, all of them, and no predictions."""
         start = perf_counter()
         runs = self._run(columns, deadline)
-        for _, part in runs.parts:
-            self.contract.finite(part)
+        for indices, part in runs.parts:
+            self.contract.finite(part, len(indices))
         wanted = [True] * len(self.manifest.outputs)
         outputs = runs.parts[0][1] if len(runs.parts) == 1 else _together(runs, wanted)
         seconds = {"run": runs.seconds, "convert": perf_counter() - start - runs.seconds}

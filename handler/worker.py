@@ -62,7 +62,7 @@ def read(event: Any) -> list[Job]:
     try:
         for record in event["Records"]:
             message, body, attributes = record["messageId"], record["body"], record["attributes"]
-            if not (type(message) is type(body) is str and message):
+            if not (type(message) is type(body) is str and jobs.is_id(message)):
                 raise TypeError
             claim = jobs.claim(body)
             id = claim[1] if claim else message
@@ -76,10 +76,12 @@ def read(event: Any) -> list[Job]:
             fifo = record["eventSourceARN"].endswith(".fifo")
             group = attributes["MessageGroupId"] if fifo else ""
             sent = int(attributes["SentTimestamp"]) // 1000
+            if not 0 <= sent < 1 << 40:  # what no date can be made of
+                raise ValueError
             found[id, claim is None] = Job(
                 id, None if claim else body, group, receives, sent, [message]
             )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise TypeError("the event is not one of SQS") from None
     # what has failed before comes last, so that it cannot take the others' time again
     ordered = list(found.values())
@@ -215,6 +217,11 @@ class Batch:
         columns = stacked(chain.from_iterable([work.rows for work in works]))
         try:
             scored = self._scorer.score_columns(columns, until)
+            # the ids are of when a job was submitted, so that it gets the same each time
+            age = self._store.seconds
+            parts = [(len(work.rows), work.job.id, (work.until - age) * 1000) for work in works]
+            ids = self._issue(scored.outputs, parts)
+            named = iter(lineage.attach(ids, scored.predictions))
         except Exception as error:
             if len(works) == 1:
                 return [_refusal(error)]
@@ -226,10 +233,6 @@ class Batch:
         self.rows += rows
         if self.scored is None or rows > len(self.scored.predictions):
             self.scored = scored
-        # the ids are of when a job was submitted, so that it gets the same each time
-        age = self._store.seconds
-        parts = [(len(work.rows), work.job.id, (work.until - age) * 1000) for work in works]
-        named = iter(lineage.attach(self._issue(scored.outputs, parts), scored.predictions))
         return [self._answer(list(islice(named, len(work.rows)))) for work in works]
 
     def _answer(self, predictions: list[bytes]) -> bytes | Refusal:

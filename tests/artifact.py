@@ -116,6 +116,45 @@ def echo(directory: Path, **fields: Any) -> Path:
     )
 
 
+def classifier(directory: Path, **fields: Any) -> Path:
+    """One [N,4] tensor, with a number, an integer, a flag and a numeric category for columns; a
+    label and the probabilities of four classes out.
+    """
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["odds"], axis=1),
+        helper.make_node("ArgMax", ["odds"], ["label"], axis=1, keepdims=0),
+    ]
+    outputs = [("label", INT64, [None]), ("odds", FLOAT, [None, 4])]
+    features = [
+        {"name": "size", "type": "number", "minimum": -2.5, "maximum": 9.1, "example": 0.5},
+        {"name": "years", "type": "integer", "minimum": 0, "nullable": True, "missing": 3,
+         "example": 1},
+        {"name": "open:now", "type": "boolean", "example": True},
+        {"name": "grade", "type": "category", "categories": [1, 2.5], "example": 2.5},
+    ]  # fmt: skip
+    parts = {
+        "inputs": [{"name": "x", "dtype": "float32", "shape": [None, 4]}],
+        "features": [{**f, "input": "x", "column": i} for i, f in enumerate(features)],
+        "outputs": [
+            {"name": name, "tensor": name, "dtype": DTYPES[kind], "shape": shape,
+             "kind": "label" if name == "label" else "probabilities", "classes": [0, 1, 2, 3]}
+            for name, kind, shape in outputs
+        ],
+        **fields,
+    }  # fmt: skip
+    return write(directory, graph(nodes, [("x", FLOAT, [None, 4])], outputs), **parts)
+
+
+def pair(directory: Path, **fields: Any) -> Path:
+    """A tensor contract of two inputs, numbers and words, that answers with both."""
+    inputs = [("image", FLOAT, [None, 2, None]), ("words", STRING, [None, None])]
+    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name, _, _ in inputs]
+    outputs = [(f"{name}_out", kind, shape) for name, kind, shape in inputs]
+    told = [{**t, "tensor": t["name"], "kind": "tensor"} for t in tensors(outputs)]
+    parts = {"inputs": tensors(inputs), "outputs": told, **fields}
+    return write(directory, graph(nodes, inputs, outputs), **parts)
+
+
 def ratio(directory: Path, node: Any, **fields: Any) -> Path:
     """One float feature `x` in, the output `y` of one ONNX node out."""
     model = graph([node], [("x", FLOAT, [None, 1])], [("y", FLOAT, [None, 1])])

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "pack": "turn a model and a sample of its data into an artifact with a contract",
     "changes": "explain the differences of two versions: contract, answers, baseline, lineage",
+    "check-contract": "whether what a contract forbids is refused, here or at a URL",
     "cost": "what a month of a deployed model costs, idle and with traffic",
     "trace": "explain a prediction by its id",
     "report": "draw what records say: drift, rejects, latency, outcomes",
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == chosen:
-            module = importlib.import_module(f"tools.{name}")
+            module = importlib.import_module(f"tools.{name.replace('-', '_')}")
             module.add_arguments(command)
             command.set_defaults(run=module.main)
     args = parser.parse_args(argv)

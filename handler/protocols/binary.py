@@ -61,6 +61,8 @@ def _strings(data: memoryview | bytes, count: int, i: int) -> Array:
         for k in range(len(values)):
             (size,) = _LENGTH.unpack_from(raw, at)
             at += 4 + size
+            if at > len(raw):  # its text is not there to be judged
+                break
             values[k] = raw[at - size : at].decode()
     except error:
         at = -1

@@ -20,7 +20,7 @@ import orjson
 
 from handler import wire
 from handler.columns import Values, elements, flat, refuse
-from handler.contract import MESSAGES
+from handler.contract import MESSAGES, once
 from handler.errors import BadRequest, Refusal, UnsupportedMediaType, pointer
 from handler.gateways import Request
 from handler.manifest import Feature, Tensor
@@ -46,6 +46,7 @@ def _json(scorer: Scorer, body: str | bytes) -> Columns:
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise BadRequest(f"the body is not valid JSON ({where})") from None
+    once(body, document)
     forms = [form for form in FORMS if isinstance(document, dict) and form in document]
     if len(forms) != 1:
         raise refuse("", "missing", f"must have one of {', '.join(FORMS)}")

@@ -17,7 +17,7 @@ import orjson
 from handler import __version__, wire
 from handler import core_schema as cs
 from handler.columns import Values, elements, flat, refuse
-from handler.contract import MESSAGES, violations
+from handler.contract import MESSAGES, once, violations
 from handler.core_schema import SchemaValidator, ValidationError
 from handler.errors import (
     MAX_VIOLATIONS,
@@ -145,7 +145,9 @@ def read(scorer: Scorer, request: Request) -> Asked:
     text, tail = _parts(request, scorer.manifest.limits.body_bytes)
     manifest = scorer.manifest
     try:
-        asked = _REQUEST.validate_python(orjson.loads(text))
+        document = orjson.loads(text)
+        once(text, document)
+        asked = _REQUEST.validate_python(document)
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise BadRequest(f"the inference request is not valid JSON ({where})") from None
@@ -171,18 +173,19 @@ def names(manifest: Manifest) -> list[str]:
     return [*(output.tensor for output in manifest.outputs), IDS]
 
 
-def _parts(request: Request, limit: int) -> tuple[str | bytes | memoryview, memoryview | None]:
+def _parts(request: Request, limit: int) -> tuple[str | bytes, memoryview | None]:
     """The JSON of a body, and the bytes behind it; None where it is all JSON."""
     length = request.headers.get(LENGTH)
     if length is None and wire.content_type(request) != "application/octet-stream":
         return wire.json_body(request, limit), None
-    data = memoryview(wire.binary_body(request, limit))
+    body = wire.binary_body(request, limit)
     if length is None:
-        return data, None
+        return body, None
+    data = memoryview(body)
     if not (length.isascii() and length.isdigit() and 0 < int(length[:20]) <= len(data)):
         raise BadRequest(f"{LENGTH} is not the length of the JSON that the body begins with")
     size = int(length[:20])
-    return data[:size], data[size:]
+    return body[:size], data[size:]
 
 
 def _columns(scorer: Scorer, inputs: list[Any], tail: memoryview | None) -> Columns:

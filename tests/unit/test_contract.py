@@ -199,7 +199,7 @@ def test_every_kind_of_output_is_written(echo: Scorer) -> None:
         contract(
             echo,
             value("100%"),
-            value("label", "label", classes=("a,b", 'c"d')),
+            value("label", "label", classes=("a,b", 'c"d'))._replace(dtype="string"),
             value("odds", "probabilities", classes=("a,b", "50%"))._replace(shape=(None, 2)),
             value("raw", "tensor")._replace(shape=(None, 2, 2)),
         ),
@@ -217,7 +217,7 @@ def test_every_kind_of_output_is_written(echo: Scorer) -> None:
 def test_a_decision_is_threshold_and_band(echo: Scorer) -> None:
     rule = Decision(threshold=0.5, above="approve", below="decline", review=(0.4, 0.6))
     scores = np.array([[0.39], [0.4], [0.6], [0.61]], np.float64)
-    found = answers(contract(echo, value(decision=rule)), scores)
+    found = answers(contract(echo, value(decision=rule)._replace(dtype="float64")), scores)
     assert [row["y_decision"] for row in found] == ["decline", "review", "review", "approve"]
     odds = value("odds", "probabilities", classes=("no", "yes"), decision=Decision(0.5, of="yes"))
     pairs = np.array([[0.9, 0.1], [0.5, 0.5]], np.float32)
@@ -232,8 +232,11 @@ def test_a_decision_is_threshold_and_band(echo: Scorer) -> None:
         np.array([[np.inf]], np.float32),
         np.zeros((2, 1), np.float32),
         np.zeros(1, np.float32),
+        np.zeros((1, 2), np.float32),
+        np.zeros((1, 1), np.float64),
+        [{"a": 1.0}],
     ],
-    ids=["nan", "inf", "rows", "rank"],
+    ids=["nan", "inf", "rows", "rank", "width", "dtype", "map"],
 )
 def test_a_model_s_unusable_answer_is_a_fault(echo: Scorer, array: Any) -> None:
     with pytest.raises(BadOutput):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from onnx import helper
 
-from handler import api, golden, manifest, probes
+from handler import api, corpus, golden, manifest, probes
 from handler.probes import Version
 from handler.settings import Settings
 from tests import artifact, events, released
@@ -157,10 +157,10 @@ def test_every_feature_type_s_own_refusals(echo_dir: Path) -> None:
     version = Version(Lambda({"1": echo_dir}), f"{FUNCTION}:1")
     assert probes.refusals(version, found).reasons == []
     small = found._replace(limits=found.limits._replace(rows=2))
-    assert len(list(probes.bad_requests(small))) > len(list(probes.bad_requests(found)))
-    names = {bad.name for bad in probes.bad_requests(small)}
-    assert {"ratio is missing", "too many rows", "too large"} <= names
-    assert "serum is missing" not in names  # it may be
+    assert len(list(corpus.few(small))) > len(list(corpus.few(found)))
+    assert {"too many rows", "too large"} <= {case.kind for case in corpus.few(small)}
+    missing = {breach.at for breach in corpus.breaches(found) if breach.kind == "missing"}
+    assert missing == {(f.name,) for f in found.features} - {("serum",)}  # which may be
 
 
 def test_a_tensor_contract_s_refusals(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_tensor_contract_s_refusals(tmp_path: Path) -> None:
 def test_a_version_that_takes_anything_is_found_out(shipped: Version) -> None:
     version = changed(shipped, lambda event, good: {"statusCode": 200, "body": "{}"})
     reasons = probes.refusals(version, MANIFEST).reasons
-    assert reasons[0] == "not JSON: 200 instead of 400, or elsewhere"
+    assert reasons[0] == "GET: 200 instead of 405"
     assert len(reasons) == probes.ENOUGH
 
 

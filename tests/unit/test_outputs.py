@@ -1,0 +1,173 @@
+"""What a model may answer that it must not: a problem and a metric, on every protocol."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from handler import api as api_door
+from handler.settings import Settings
+from tests import artifact, hostile, protocols, storage
+from tests.artifact import FLOAT, INT64
+from tests.events import Context
+from tests.storage import Memory
+
+Capture = pytest.CaptureFixture[str]
+ROW = {"x": 0.0}
+X = {"x": np.array([[0.0]], np.float32)}
+GOOD = {"x": np.array([[1.0]], np.float32)}
+OUTPUT = {"name": "y", "tensor": "y", "dtype": "float32", "shape": [None, 1], "kind": "value"}
+
+
+def body(x: float) -> str:
+    return json.dumps({"instances": [{"x": x}]})
+
+
+def events(x: float) -> dict[str, dict[str, Any]]:
+    """The same row through every protocol."""
+    arrays = {"x": np.array([[x]], np.float32)}
+    return {
+        "predict": protocols.event(body(x), "/predict"),
+        "invocations": protocols.event(body(x), "/invocations"),
+        "v1": protocols.event(body(x), "/v1/models/test:predict"),
+        "v2": protocols.as_json(arrays),
+        "v2 binary": protocols.as_binary(arrays),
+    }
+
+
+def node(op: str, **attributes: Any) -> Any:
+    return helper.make_node(op, ["x"], ["y"], **attributes)
+
+
+def made(directory: Path, nodes: list[Any], output: dict[str, Any], kind: int = FLOAT) -> Path:
+    """A graph of x [N,1] that is good at its example, 1, and bad at 0; the output as declared."""
+    model = artifact.graph(nodes, [("x", FLOAT, [None, 1])], [("y", kind, None)])
+    return artifact.write(
+        directory,
+        model,
+        inputs=[{"name": "x", "dtype": "float32", "shape": [None, 1]}],
+        features=[{"name": "x", "input": "x", "type": "number", "example": 1.0}],
+        outputs=[{**OUTPUT, **output}],
+    )
+
+
+# rows where x is not 0: at x = 0 there are none
+NONZERO = [
+    helper.make_node("NonZero", ["x"], ["at"]),
+    helper.make_node("Constant", [], ["one"], value_ints=[0]),
+    helper.make_node("Gather", ["at", "one"], ["first"], axis=0),
+    helper.make_node("Transpose", ["first"], ["y"], perm=[1, 0]),
+]
+# [N, 1 + x]: another width for every x
+WIDER = [
+    helper.make_node("Cast", ["x"], ["n"], to=INT64),
+    helper.make_node("Constant", [], ["minus"], value_ints=[-1]),
+    helper.make_node("Constant", [], ["two"], value_ints=[2]),
+    helper.make_node("Reshape", ["n", "minus"], ["flat"]),
+    helper.make_node("Sub", ["two", "flat"], ["times"]),
+    helper.make_node("Constant", [], ["rows"], value_ints=[1]),
+    helper.make_node("Concat", ["rows", "times"], ["repeats"], axis=0),
+    helper.make_node("Tile", ["x", "repeats"], ["y"]),
+]
+BAD: dict[str, tuple[list[Any], dict[str, Any], int]] = {
+    "infinite": ([node("Log")], {}, FLOAT),
+    "not a number": ([helper.make_node("Div", ["x", "x"], ["y"])], {}, FLOAT),
+    "a probability": (
+        [helper.make_node("Div", ["x", "x"], ["y"])],
+        {"kind": "probabilities", "classes": ["a"]},
+        FLOAT,
+    ),
+    "a label": (
+        [helper.make_node("Div", ["x", "x"], ["y"])],
+        {"kind": "label", "classes": [0, 1]},
+        FLOAT,
+    ),
+    "a tensor": ([helper.make_node("Div", ["x", "x"], ["y"])], {"kind": "tensor"}, FLOAT),
+    "half": (
+        [
+            helper.make_node("Div", ["x", "x"], ["d"]),
+            helper.make_node("Cast", ["d"], ["y"], to=TensorProto.FLOAT16),
+        ],
+        {"dtype": "float16"},
+        TensorProto.FLOAT16,
+    ),
+    "fewer rows": (NONZERO, {"dtype": "int64"}, INT64),
+    "wider": (WIDER, {"shape": [None, None], "kind": "probabilities", "classes": ["a"]}, FLOAT),
+    "wider value": (WIDER, {"shape": [None, None]}, FLOAT),
+}
+
+
+@pytest.mark.fault(
+    "the model answers NaN, Inf, or in another shape than its contract says",
+    "500 bad-output and the metric Faults on every protocol; a job comes again",
+)
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_answer_is_a_problem_everywhere(
+    case: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = made(tmp_path, *BAD[case])
+    api, worker = hostile.doors(directory, memory := Memory(), monkeypatch)
+    for name, event in events(1.0).items():
+        assert api(event, Context())["statusCode"] == 200, name
+    capsys.readouterr()
+    for name, event in events(0.0).items():
+        answer = api(event, Context())
+        assert answer["statusCode"] == 500, name
+        assert hostile.checked(answer)["type"].endswith(":bad-output"), name
+        record = json.loads(capsys.readouterr().out)
+        assert (record["Faults"], record["Rejects"], record["problem"]) == (1, 0, "bad-output")
+    good, bad = (storage.record(body(x), name) for x, name in ((1.0, "good"), (0.0, "bad")))
+    answered = worker(storage.event(good, bad), Context())
+    assert answered == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
+    assert list(memory.objects) == ["jobs/good/result.json"]
+    retry, batch = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (retry["problem"], batch["Retries"]) == ("bad-output", 1)
+
+
+@pytest.mark.fault(
+    "the graph's output has another type than the manifest says",
+    "a table's function is not ready (503) and says why; a tensor model answers 500 bad-output",
+)
+@pytest.mark.parametrize("tabular", [True, False])
+def test_another_type_than_promised_is_a_problem(
+    tabular: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {"outputs": [{**OUTPUT, "dtype": "float64"}]}
+    if not tabular:
+        fields["features"] = []
+    directory = artifact.ratio(tmp_path, node("Neg"), **fields)
+    if tabular:
+        api = api_door.create(Settings(directory))
+    else:
+        api, _ = hostile.doors(directory, Memory(), monkeypatch)
+    sent = json.dumps({"instances": [{"x": 1.0 if tabular else [1.0]}]})
+    for event in (protocols.event(sent, "/predict"), protocols.as_json(GOOD)):
+        answer = api(event, Context())
+        kind = "not-ready" if tabular else "bad-output"
+        assert hostile.checked(answer)["type"].endswith(kind)
+
+
+@pytest.mark.fault(
+    "the answer would be larger than the response may be",
+    "413 and the metric Rejects on every protocol; a job has failed with that problem",
+)
+def test_too_large_an_answer_is_refused_everywhere(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"rows": 10, "body_bytes": 10_000, "response_bytes": 50, "elements": 10}
+    directory = artifact.ratio(tmp_path, node("Neg"), limits=limits)
+    api, worker = hostile.doors(directory, memory := Memory(), monkeypatch)
+    for name, event in events(1.0).items():
+        capsys.readouterr()
+        answer = api(event, Context())
+        assert answer["statusCode"] == 413, name
+        assert hostile.checked(answer)["type"].endswith("payload-too-large")
+        record = json.loads(capsys.readouterr().out)
+        assert (record["Faults"], record["Rejects"]) == (0, 1)
+    answered = worker(storage.event(storage.record(body(1.0), "m")), Context())
+    assert answered == {"batchItemFailures": []}
+    result = hostile.strict(memory.objects["jobs/m/result.json"][0])
+    assert result["problem"]["type"].endswith("payload-too-large")
