@@ -188,6 +188,12 @@ class Contract:
         self._schemas = _column_schemas(manifest)
         self._columns = SchemaValidator(cs.tuple_schema(self._schemas, fail_fast=True))
         self._limit = manifest.limits.rows
+        self._nullable = any(feature.nullable for feature in manifest.features)
+        # whether "null" may stand in a body for anything but a null
+        strings = [*self._names, *(c for f in manifest.features for c in f.categories)]
+        self._texts = any("null" in str(known) for known in strings) or any(
+            f.type == "text" or f.unseen == "accept" for f in manifest.features
+        )
         # where the shapes have no axis for the rows, `Model.run` adds one
         self._whole = manifest.execution.batch == "none"
         self._response_bytes = manifest.limits.response_bytes
@@ -245,9 +251,13 @@ class Contract:
         rows: list[Row] = document["instances"]
         if len(document) > 1 or sum(map(len, rows)) != len(rows) * len(self._names):
             raise ContractViolation(list(self._unknown(document)))
-        if any(None in row.values() for row in rows):  # may be left out, so is no name in the body
-            document = from_json(body)
-        once(body, document, 1 + sum(map(len, document["instances"])))
+        keys = 1 + sum(map(len, rows))
+        gaps = sum([list(row.values()).count(None) for row in rows]) if self._nullable else 0
+        if gaps and self._texts:  # a gap may have been left out, so is no name in the body
+            keys = 1 + sum(map(len, from_json(body)["instances"]))
+        elif gaps:
+            keys += _count(body, "null") - gaps
+        once(body, None, keys)
         return rows
 
     def validated(
@@ -370,18 +380,23 @@ def once(body: str | bytes, document: Any, keys: int | None = None) -> None:
     """Raises BadRequest where a name stands twice in an object: readers differ in which of the two
     counts (RFC 8259, section 4), so one may have checked what another scores.
 
-    `document` is what the body was read as, and `keys` how many names that has, if it is known. In
-    the body each has a colon; only where there are more, in strings perhaps, all is looked at.
+    `document` is what the body was read as, if that is at hand, and `keys` how many names it has,
+    if that is known. In the body each has a colon; only where there are more, in strings perhaps,
+    all is looked at.
     """
-    colons = body.count(":") if isinstance(body, str) else body.count(b":")
-    if colons <= (_named(document) if keys is None else keys):
+    if _count(body, ":") <= (_named(document) if keys is None else keys):
         return
     import re
 
+    document = from_json(body) if document is None else document
     text = body if isinstance(body, str) else body.decode()
     strings = re.findall(r'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?', text)
     if len(strings) - strings.count("") > _named(document, deep=True):
         raise BadRequest("an object in the body has the same name twice")
+
+
+def _count(body: str | bytes, text: str) -> int:
+    return body.count(text) if isinstance(body, str) else body.count(text.encode())
 
 
 def _named(document: Any, deep: bool = False) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from handler import settings
 from handler.scoring import Scorer, load
 from tests import artifact
 
@@ -23,3 +24,8 @@ def echo(echo_dir: Path) -> Scorer:
 def _fresh_logger() -> None:
     """Powertools keeps a logger with the stdout of the test that first used it."""
     logging.root.manager.loggerDict.pop("answerable", None)
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Scorer:
+    return load(settings.ARTIFACTS / "diabetes")

@@ -253,3 +253,36 @@ def test_the_packed_example_is_in_the_contract(echo: Scorer) -> None:
     row = example(echo.manifest)
     columns = echo.contract.columns(json.dumps({"instances": [row]}))
     assert list(zip(*columns, strict=True)) == [tuple(row.values())]
+
+
+@pytest.mark.fault("a name stands twice in an object", "400, whatever is null, left out, or text")
+@given(st.data())
+def test_a_name_that_stands_twice_is_refused(echo: Scorer, data: st.DataObject) -> None:
+    row: dict[str, Any] = {"ratio": 1, "count": 2, "colour": "red", "open": True}
+    row["note/~"] = data.draw(st.sampled_from(["", "null", ":", '"a":1', "x: null"]))
+    for serum in data.draw(st.lists(st.sampled_from([None, 0.5]), max_size=1)):
+        row["serum"] = serum
+    rows = [dict(row) for _ in range(data.draw(st.integers(1, 3)))]
+    good = json.dumps({"instances": rows})
+    assert len(echo.contract.rows(good)) == len(rows)
+    name = data.draw(st.sampled_from([*row, "instances"]))
+    value = good[good.index("[") : good.rindex("]") + 1] if name == "instances" else row[name]
+    twice = f'"{name}": {value if name == "instances" else json.dumps(value)}, '
+    at = data.draw(st.integers(0, len(rows) - 1)) if name != "instances" else -1
+    place = [i for i, c in enumerate(good) if c == "{"][at + 1] + 1
+    with pytest.raises(BadRequest):
+        echo.contract.rows(good[:place] + twice + good[place:])
+
+
+@given(st.data())
+def test_nor_where_nulls_are_counted(shipped: Scorer, data: st.DataObject) -> None:
+    full = example(shipped.manifest)
+    gaps = {f.name for f in shipped.manifest.features if f.nullable}
+    choice = st.sampled_from([None, 1.0, ...])
+    row = {k: data.draw(choice) if k in gaps else v for k, v in full.items()}
+    row = {k: full[k] if v == 1.0 else v for k, v in row.items() if v is not ...}
+    good = json.dumps({"instances": [row]})
+    assert shipped.contract.rows(good) == [{**dict.fromkeys(full), **row}]
+    name = data.draw(st.sampled_from([*row]))
+    with pytest.raises(BadRequest):
+        shipped.contract.rows(good.replace("[{", f'[{{"{name}": {json.dumps(row[name])}, '))
