@@ -16,10 +16,11 @@ SETTINGS = $(foreach pair,$(if $(MODEL),model=$(notdir $(MODEL))) $(SET),-c $(pa
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
 
+# --no-deps: a lock is whole, and to resolve it again old pips look for what it does not have
 $(READY): requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13 …")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
 	@touch $(READY)
 
 run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=folder, PORT=8000)
@@ -79,7 +80,7 @@ lock: $(READY)   ## compile requirements/*.in to hashed *.txt
 	cd requirements && for name in dev function ministack sam clients; do \
 	  case $$name in dev | function) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-strip-extras --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done
+	    --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done
 
 clean:           ## remove what make made
 	rm -rf .venv build cdk.out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -53,7 +53,7 @@ venv() { # venv NAME: the packages of requirements/NAME.txt, again when that fil
     cmp -s "$lock" "$done" && return
     say "installing $1"
     "$python" -m venv --clear "$home/$1"
-    "$home/$1/bin/python" -m pip install -q --disable-pip-version-check --require-hashes --no-deps \
+    "$home/$1/bin/python" -m pip install -q --disable-pip-version-check --no-deps --require-hashes \
         -r "$lock" >"$home/$1.log" 2>&1 || { tail -20 "$home/$1.log" >&2; fail "no $1"; }
     cp "$lock" "$done"
 }

@@ -33,8 +33,8 @@ def clients() -> Path:
     folder, done = served.E2E_HOME / "clients", served.E2E_HOME / "clients/requirements.txt"
     if not done.exists() or done.read_text() != REQUIREMENTS.read_text():
         subprocess.run([interpreter(), "-m", "venv", "--clear", folder], check=True)
-        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--require-hashes"]
-        subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
+        pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "--require-hashes", "-r", str(REQUIREMENTS)], check=True)
         shutil.copy(REQUIREMENTS, done)
     return folder / "bin/python"
 
