@@ -66,7 +66,7 @@ def predict(serving: Serving, request: Request, deadline: float | None) -> Answe
 
 
 def _predicted(serving: Serving, request: Request, scored: Scored) -> Answer:
-    ids = serving.issue(scored.outputs, len(scored.predictions), request.request_id)
+    ids = serving.issue(scored.outputs, len(scored.predictions))
     named = lineage.attach(ids, scored.predictions)
     reply = Reply(200, serving.scorer.contract.answer(named), JSON)
     first = ids[0][: lineage.PREFIX].decode()
