@@ -47,6 +47,11 @@ class Told(NamedTuple):
             del prediction["id"]
         return body
 
+    @property
+    def ids(self) -> list[str]:
+        """Of an answer's predictions."""
+        return [row["id"] for row in json.loads(self.content["body"])["predictions"]]
+
 
 class Environment:
     """Begins with the process's start and ends with its death: the next one is another object.
