@@ -72,8 +72,7 @@ def test_a_failed_run_is_a_fault_and_the_next_call_works(tmp_path: Path) -> None
     "Lambda is told the kind of error and nothing of the event; the next call works",
 )
 def test_an_exception_leaves_without_the_event_in_it(endless_dir: Path) -> None:
-    queue = {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}
-    with Environment(endless_dir, "handler.worker.lambda_handler", **queue) as environment:
+    with Environment(endless_dir, "handler.worker.lambda_handler") as environment:
         for _ in range(2):
             told = environment.invoke({"Records": [{"body": "SENTINEL"}]})
             assert told.what == "error"
