@@ -41,11 +41,7 @@ def columns(scorer: Scorer, request: Request) -> Columns:
 
 
 def _json(scorer: Scorer, body: str | bytes) -> Columns:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise BadRequest(f"the body is not valid JSON ({where})") from None
+    document = scorer.contract.parsed(body, lists=len(scorer.manifest.features))
     forms = [form for form in FORMS if isinstance(document, dict) and form in document]
     if len(forms) != 1:
         raise refuse("", "missing", f"must have one of {', '.join(FORMS)}")

@@ -143,11 +143,9 @@ def read(scorer: Scorer, request: Request) -> Asked:
     """What an inference request asks for. Raises BadRequest, ContractViolation and their like."""
     text, tail = _parts(request, scorer.manifest.limits.body_bytes)
     manifest = scorer.manifest
+    document = scorer.contract.parsed(text, lists=len(manifest.features))
     try:
-        asked = _REQUEST.validate_python(orjson.loads(text))
-    except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise BadRequest(f"the inference request is not valid JSON ({where})") from None
+        asked = _REQUEST.validate_python(document)
     except ValidationError as error:
         raise ContractViolation(violations(error)) from None
     columns = _columns(scorer, asked["inputs"], tail)
@@ -165,18 +163,18 @@ def read(scorer: Scorer, request: Request) -> Asked:
     return Asked(columns, outputs, asked.get("id"))
 
 
-def _parts(request: Request, limit: int) -> tuple[str | bytes | memoryview, memoryview | None]:
+def _parts(request: Request, limit: int) -> tuple[str | bytes, memoryview | None]:
     """The JSON of a body, and the bytes behind it; None where it is all JSON."""
     length = request.headers.get(LENGTH)
     if length is None and wire.content_type(request) != "application/octet-stream":
         return wire.json_body(request, limit), None
-    data = memoryview(wire.binary_body(request, limit))
+    data = wire.binary_body(request, limit)
     if length is None:
         return data, None
     if not (length.isascii() and length.isdigit() and 0 < int(length[:20]) <= len(data)):
         raise BadRequest(f"{LENGTH} is not the length of the JSON that the body begins with")
     size = int(length[:20])
-    return data[:size], data[size:]
+    return data[:size], memoryview(data)[size:]
 
 
 def _columns(scorer: Scorer, inputs: list[Any], tail: memoryview | None) -> Columns:

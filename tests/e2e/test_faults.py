@@ -76,7 +76,7 @@ def test_a_long_life(tools: Tools, images: Images) -> None:
         asks = [soak.predict, soak.invocations, soak.csv, soak.tensors, soak.binary, soak.feedback]
         memory: dict[int, int] = {}
         for i in range(REQUESTS + 1):
-            if i % WARM == 0:
+            if i and i % WARM == 0:
                 memory[i] = resident(running)
             if chance.random() < 0.1:
                 soak.bad()
