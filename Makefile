@@ -26,13 +26,14 @@ $(READY): requirements/dev.txt
 run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=folder, PORT=8000)
 	$(BIN)/python -m tools serve $(MODEL) --port $(PORT)
 
-test: $(READY)   ## the tests that need nothing but Python
-	$(BIN)/python -m pytest tests/unit
+test: $(READY)   ## the tests that need nothing but Python; tests/runtime is 20 s of it
+	$(BIN)/python -m pytest tests/unit tests/runtime
 
 check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.reliability --check
 	$(BIN)/python -m pytest tests/infra
 	$(BIN)/python -m pytest -m slow
 

@@ -1,4 +1,4 @@
-"""Hostile bodies: what it takes to refuse each, in seconds and in memory.
+"""Hostile bodies: what it takes to refuse each, in seconds of CPU and in memory.
 
 Bodies as large as the contract lets through (or as Lambda does: 6 MB), of every kind that was found
 to be dear to somebody, for three contracts: the shipped one, the same with its limits raised to all

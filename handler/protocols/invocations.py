@@ -13,6 +13,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -244,7 +245,9 @@ def _npy(data: bytes) -> Array:
 def _csv(scorer: Scorer, body: bytes) -> Columns:
     try:
         text = io.StringIO(body.decode("utf-8-sig"), newline="")
-        names, *cells = filter(None, csv.reader(text, strict=True))
+        lines = filter(None, csv.reader(text, strict=True))
+        # one row too many is enough to be refused for
+        names, *cells = islice(lines, scorer.manifest.limits.rows + 2)
     except (ValueError, csv.Error):
         raise BadRequest("the body is not CSV in UTF-8 with a header row") from None
     if len(set(names)) < len(names) or set(map(len, cells)) - {len(names)}:

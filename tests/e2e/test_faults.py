@@ -4,6 +4,7 @@ import json
 import math
 import random
 import subprocess
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Soak:
         self.invoke, self.chance = running.invoke, chance
         self.session = ort.InferenceSession(MODEL / "model.onnx")
         self.bodies = rows(READ, 100, 50)
-        self.bad_ones = answers.names("bad")
+        self.bad_ones = cycle(answers.names("bad"))
         self.ids: list[str] = []
 
     def rows(self) -> Rows:
@@ -162,7 +163,7 @@ class Soak:
         assert json.loads(answer["body"]) == {"accepted": len(told)}
 
     def bad(self) -> None:
-        name = self.chance.choice(self.bad_ones)
+        name = next(self.bad_ones)  # all of them in the first thousand requests
         answers.check(name, self.invoke(answers.event(name)))
 
 

@@ -89,7 +89,7 @@ def elsewhere(link: Callable[[Path, Path], None]) -> Callable[[Path], None]:
 
 @pytest.mark.fault(
     "A model's file is cut off, empty, gone, a folder, a link to another, or another",
-    "The same: nothing is served that is not what was packed",
+    "503 with the file's name: nothing is served that is not what was packed",
 )
 @pytest.mark.parametrize("name", HASHED)
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_file_that_is_not_the_packed_one_is_not_served(
 
 @pytest.mark.fault(
     "The manifest is cut off, gone, no manifest, or another model's",
-    "The same, whatever the other files are",
+    "503 that says so, whatever the other files are",
 )
 @pytest.mark.parametrize(
     ("damage", "name"),

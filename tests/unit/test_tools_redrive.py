@@ -66,6 +66,10 @@ def test_claim_checks_are_sent_as_they_are_and_own_messages_keep_their_id(echo_d
         assert json.loads(found)["job"]["id"] == id
 
 
+@pytest.mark.fault(
+    "A redrive of dead letters is stopped at any point",
+    "No message is lost",
+)
 def test_stopped_at_any_point_nothing_is_lost() -> None:
     letters = ['{"job":"a"}', "own", '{"job":"b"}']
     for after in range(3):
