@@ -54,7 +54,9 @@ def _rows(form: str) -> Callable[[Scorer, Any], Columns]:
 
     def read(scorer: Scorer, rows: Any) -> Columns:
         features, inputs = scorer.manifest.features, scorer.manifest.inputs
-        if isinstance(rows, list) and rows and not isinstance(rows[0], dict):
+        if isinstance(rows, list):  # before each is made an object
+            _counted(scorer, [rows], pointer(form))
+        if isinstance(rows, list) and not isinstance(rows[0], dict):
             if features:
                 return _positions(scorer, rows, form)
             rows = [{_only(scorer, form).name: row} for row in rows] if len(inputs) == 1 else rows
