@@ -10,12 +10,13 @@ beyond what it held before, the event included.
 import gzip
 import json
 import marshal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from onnx import helper
 
 from benchmarks import cases
 from benchmarks.results import Rounds
@@ -60,7 +61,7 @@ def contracts(model_dir: Path, scratch: Path) -> dict[str, Path]:
     for name in document["files"]:
         (raised / name).symlink_to((model_dir / name).resolve())
     inputs = [("image", FLOAT, [None, 3, None, None])]
-    mean = artifact.helper.make_node("GlobalAveragePool", ["image"], ["mean"])
+    mean = helper.make_node("GlobalAveragePool", ["image"], ["mean"])
     output = {"name": "mean", "dtype": "float32", "shape": [None, 3, 1, 1], "kind": "tensor"}
     image = artifact.write(
         scratch / "image",
@@ -181,7 +182,7 @@ def _inference(manifest: Manifest, size: int) -> Iterator[tuple[str, Event]]:
         tensor.name: [1 if n is None else n for n in tensor.shape] for tensor in manifest.inputs
     }
 
-    def inputs(data: Callable[[str], str], rows: int = 1) -> str:
+    def inputs(data: dict[str, str], rows: int = 1) -> str:
         parts = [
             json.dumps(
                 {
@@ -190,7 +191,7 @@ def _inference(manifest: Manifest, size: int) -> Iterator[tuple[str, Event]]:
                     "shape": [rows, *shapes[tensor.name][1:]],
                     "data": "DATA",
                 }
-            ).replace('"DATA"', data(tensor.name))
+            ).replace('"DATA"', data[tensor.name])
             for tensor in manifest.inputs
         ]
         return f'{{"inputs":[{",".join(parts)}]}}'
@@ -206,7 +207,7 @@ def _inference(manifest: Manifest, size: int) -> Iterator[tuple[str, Event]]:
     }.items():
         count = share // (len(item) + 1)
         for rows in (1, count):
-            text = inputs(lambda _, item=item: f"[{_filled(item, share)}]", rows)
+            text = inputs(dict.fromkeys(shapes, f"[{_filled(item, share)}]"), rows)
             yield (
                 f"OIP: {name}, {'as many stated' if rows > 1 else 'one stated'}",
                 protocols.event(text, path),
@@ -224,13 +225,15 @@ def _inference(manifest: Manifest, size: int) -> Iterator[tuple[str, Event]]:
         ),
     )
     outputs = _filled('{"name":"a"}', size - 5000)
-    whole = inputs(lambda name: f"[{','.join(['1'] * int(np.prod(shapes[name])))}]")
+    whole = inputs(
+        {name: f"[{','.join(['1'] * int(np.prod(shape)))}]" for name, shape in shapes.items()}
+    )
     yield "OIP: outputs without end", protocols.event(f'{whole[:-1]},"outputs":[{outputs}]}}', path)
     yield "OIP: no JSON", protocols.event("[" * size, path)
     tail = size // 4 * 3 - 3000
     for name, fill in {"zeros": 0, "NaN": 255}.items():
         part = bytes([fill]) * (tail // len(manifest.inputs) // 4 * 4)
-        document = json.loads(inputs(lambda _: "0"))
+        document = json.loads(inputs(dict.fromkeys(shapes, "0")))
         for tensor in document["inputs"]:
             del tensor["data"]
             tensor["parameters"] = {"binary_data_size": len(part)}
