@@ -31,13 +31,14 @@ rehearse: $(READY) ## play a release, minute by minute (MODEL=folder, NEW=folder
 	$(BIN)/python -m tools rehearse $(if $(MODEL),--old $(MODEL)) $(if $(NEW),--new $(NEW)) \
 	  $(foreach pair,$(SET),-c $(pair))
 
-test: $(READY)   ## the tests that need nothing but Python
-	$(BIN)/python -m pytest tests/unit
+test: $(READY)   ## the tests that need nothing but Python; tests/runtime is 20 s of it
+	$(BIN)/python -m pytest tests/unit tests/runtime
 
 check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.reliability --check
 	$(BIN)/python -m pytest tests/infra
 	$(BIN)/python -m pytest -m slow
 

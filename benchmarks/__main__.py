@@ -5,7 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks import batch, cold, load, results, warm
+from benchmarks import batch, cold, load, refusals, results, warm
 from handler import settings
 
 START, END = "<!-- benchmarks: written by `make bench` -->", "<!-- /benchmarks -->"
@@ -35,6 +35,9 @@ def run(model_dir: Path, only: str | None, quick: bool) -> results.Report:
             original, packed = load.prepare(scratch)
             for what, rounds in load.measure(original, packed, 2 if quick else 15).items():
                 figures[f"load {what}"] = rounds
+        if only in (None, "refusals"):
+            found = refusals.measure(model_dir, scratch, 1 if quick else 3)
+            figures["refusals"], figures["refusals MB"] = found
     return {
         **results.machine(),
         "quick": quick,
@@ -46,7 +49,7 @@ def run(model_dir: Path, only: str | None, quick: bool) -> results.Report:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=["cold", "warm", "batch", "load"])
+    parser.add_argument("--only", choices=["cold", "warm", "batch", "load", "refusals"])
     parser.add_argument("--quick", action="store_true", help="two rounds, to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every figure, in seconds (MB)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the report")

@@ -21,6 +21,8 @@ LOAD = {
     "peak": "peak memory when loaded (MB)",
 }
 
+REFUSED_SECONDS, REFUSED_MB = 0.15, 100  # what any refusal is allowed
+
 
 class Target(NamedTuple):
     """`case` takes at most `limit` times what `reference` takes."""
@@ -128,6 +130,8 @@ def markdown(report: Report) -> str:
         parts.append(_batch(figures))
     if "load beside" in figures:
         parts.append(_load(figures))
+    if "refusals" in figures:
+        parts.append(_refusals(figures["refusals"], figures["refusals MB"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -187,6 +191,26 @@ def _load(figures: dict[str, Rounds]) -> str:
         cells = [f"{v:.0f}" if what == "peak" else _ms(v) for v in (default, packed)]
         times = ratio(rounds, "packed", "default")
         lines.append(f"| {title} | {cells[0]} | {cells[1]} | {times:.2f}x |")
+    return "\n".join(lines)
+
+
+def _refusals(seconds: Rounds, memory: Rounds) -> str:
+    """Every body, the dearest first; what is over a limit is in bold."""
+    lines = ["## Refusing hostile bodies", ""]
+    lines += [
+        "| contract: body | least, ms | median, ms | most memory, MB |",
+        "|---|---:|---:|---:|",
+    ]
+    over = 0
+    for name in sorted(seconds, key=lambda name: -median(seconds[name])):
+        least, middle, most = min(seconds[name]), median(seconds[name]), max(memory[name])
+        far = least > REFUSED_SECONDS or most > REFUSED_MB
+        over += far
+        title = f"**{name}**" if far else name
+        lines.append(f"| {title} | {_ms(least)} | {_ms(middle)} | {most:.0f} |")
+    told = f"{over} of {len(seconds)} are over {_ms(REFUSED_SECONDS)} ms or {REFUSED_MB} MB. "
+    told += "Milliseconds of CPU, which others on the machine do not stretch; the method is in "
+    lines += ["", told + "[refusals.py](refusals.py)."]
     return "\n".join(lines)
 
 

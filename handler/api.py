@@ -66,7 +66,7 @@ def predict(serving: Serving, request: Request, deadline: float | None) -> Answe
 
 
 def _predicted(serving: Serving, request: Request, scored: Scored) -> Answer:
-    ids = serving.issue(scored.outputs, len(scored.predictions), request.request_id)
+    ids = serving.issue(scored.outputs, len(scored.predictions))
     named = lineage.attach(ids, scored.predictions)
     reply = Reply(200, serving.scorer.contract.answer(named), JSON)
     first = ids[0][: lineage.PREFIX].decode()
@@ -152,7 +152,7 @@ def infer(serving: Serving, request: Request, deadline: float | None) -> Answer:
     outputs = [output[0, ...] for output in scored.outputs] if whole else [*scored.outputs]
     rows, watched = len(asked.columns[0]), dict[str, Any](scored=scored)
     if any(i == len(outputs) for i, _ in asked.outputs):
-        ids = serving.issue(scored.outputs, rows, request.request_id)
+        ids = serving.issue(scored.outputs, rows)
         outputs.append(oip.texts(ids))
         watched["prediction"] = ids[0][: lineage.PREFIX].decode()
     reply = oip.write(scorer.manifest, request, asked, outputs)

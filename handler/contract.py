@@ -6,6 +6,7 @@ pass stops at the first bad row, so that six megabytes of wrong values cost no m
 second looks only as far as it needs to tell the caller of 20 violations.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
@@ -52,6 +53,7 @@ MESSAGES = {
 }
 # characters of a body from which on it is faster to validate by column
 MANY = 4096
+LARGE = 1_000_000  # characters
 FLOAT_MAX = {"float16": 65504.0, "float32": 3.4028234663852886e38, "float64": None}
 # the integers that a dtype holds exactly
 EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
@@ -173,6 +175,18 @@ def _zeros(dtype: str, shape: tuple[int | None, ...]) -> Any:
     return [_zeros(dtype, shape[1:])] * (1 if shape[0] is None else shape[0])
 
 
+def _marks(features: Sequence[Feature]) -> int:
+    """The most brackets and braces a row has, those in its strings too; 0 if there is no saying."""
+    if not features or any(f.type == "text" or f.unseen == "accept" for f in features):
+        return 0
+    texts = [[f.name, max(map(str, f.categories), key=_count, default="")] for f in features]
+    return 1 + sum(_count(text) for pair in texts for text in pair)
+
+
+def _count(text: str) -> int:
+    return text.count("[") + text.count("{")
+
+
 class Contract:
     """The contract of one manifest, ready to validate and to answer."""
 
@@ -188,12 +202,7 @@ class Contract:
         self._schemas = _column_schemas(manifest)
         self._columns = SchemaValidator(cs.tuple_schema(self._schemas, fail_fast=True))
         self._limit = manifest.limits.rows
-        self._nullable = any(feature.nullable for feature in manifest.features)
-        # whether "null" may stand in a body for anything but a null
-        strings = [*self._names, *(c for f in manifest.features for c in f.categories)]
-        self._texts = any("null" in str(known) for known in strings) or any(
-            f.type == "text" or f.unseen == "accept" for f in manifest.features
-        )
+        self._marks = _marks(manifest.features)
         # where the shapes have no axis for the rows, `Model.run` adds one
         self._whole = manifest.execution.batch == "none"
         self._response_bytes = manifest.limits.response_bytes
@@ -213,17 +222,41 @@ class Contract:
 
         Raises BadRequest for what is not JSON, ContractViolation for what is not in the contract.
         """
-        columns = self._by_column(body) if len(body) > MANY else None
-        return columns or stacked(self.rows(body))
+        if len(body) <= MANY:
+            return stacked(self.rows(body))
+        document = self.parsed(body)
+        return self._by_column(body, document) or stacked(self._rows(body, document))
 
-    def _by_column(self, body: str | bytes) -> Columns | None:
+    def parsed(self, body: str | bytes, lists: int = 0) -> Any:
+        """The JSON of a large body, and of any in another protocol, where each row may be in so
+        many `lists`. Raises BadRequest, ContractViolation.
+
+        If it is LARGE and nests more than any table does, it is refused unread: its objects would
+        take 40 times its size. The collector, which would look at them again and again, waits.
+        """
+        marks = ("[", "{") if isinstance(body, str) else (b"[", b"{")
+        most = 1000 + self._limit * (2 * self._marks + lists)
+        if self._marks and len(body) > LARGE and sum(map(body.count, marks)) > most:  # type: ignore[arg-type]
+            message = "has more arrays and objects than the contract's rows can have"
+            raise ContractViolation([Violation("", "too_many_elements", message)])
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            where = f"line {error.lineno} column {error.colno}"
+            raise BadRequest(f"the body is not valid JSON ({where})") from None
+        finally:
+            if enabled:
+                gc.enable()
+
+    def _by_column(self, body: str | bytes, document: Any) -> Columns | None:
         """The same, a third faster for many rows, if all is well; None if it is not plain that it
-        is: `rows` judges then.
+        is: `_rows` judges then.
         """
         if not self._schemas:
             return None
         try:
-            document = orjson.loads(body)
             rows = document["instances"]
             if len(document) > 1 or type(rows) is not list or not 0 < len(rows) <= self._limit:
                 return None
@@ -244,20 +277,30 @@ class Contract:
 
         Those of several bodies become columns by `stacked`.
         """
+        if len(body) > MANY:
+            return self._rows(body, self.parsed(body))
         try:
             document = self._body.validate_json(body)
         except ValidationError as error:
-            raise self._refusal(error, body) from None
+            raise self._refusal(error, lambda: from_json(body)) from None
+        return self._known(body, document)
+
+    def _rows(self, body: str | bytes, sent: Any) -> list[Row]:
+        """Not from the text: pydantic-core would copy all that an error is about."""
+        try:
+            document = self._body.validate_python(sent)
+        except ValidationError as error:
+            raise self._refusal(error, lambda: sent) from None
+        return self._known(body, document, sent)
+
+    def _known(self, body: str | bytes, document: Any, sent: Any = None) -> list[Row]:
         rows: list[Row] = document["instances"]
         if len(document) > 1 or sum(map(len, rows)) != len(rows) * len(self._names):
             raise ContractViolation(list(self._unknown(document)))
-        keys = 1 + sum(map(len, rows))
-        gaps = sum([list(row.values()).count(None) for row in rows]) if self._nullable else 0
-        if gaps and self._texts:  # a gap may have been left out, so is no name in the body
-            keys = 1 + sum(map(len, from_json(body)["instances"]))
-        elif gaps:
-            keys += _count(body, "null") - gaps
-        once(body, None, keys)
+        if sent is None and any(None in row.values() for row in rows):
+            sent = orjson.loads(body)  # what is null may have been left out, so is no name in it
+        sent = sent or document
+        once(body, sent, 1 + sum(map(len, sent["instances"])))
         return rows
 
     def validated(
@@ -328,7 +371,9 @@ class Contract:
             )
         return body
 
-    def _refusal(self, error: ValidationError, body: str | bytes) -> BadRequest | ContractViolation:
+    def _refusal(
+        self, error: ValidationError, sent: Callable[[], Any]
+    ) -> BadRequest | ContractViolation:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             where = first["ctx"]["error"].rpartition(" at ")[2]
@@ -337,7 +382,7 @@ class Contract:
             if first["type"] == "string_unicode":
                 return BadRequest("the body is not valid UTF-8")
             return ContractViolation([_violation(first)])
-        instances = from_json(body)["instances"]
+        instances = sent()["instances"]
         if len(instances) > self._limit:  # said before anything of the rows that are too many
             message = MESSAGES["too_long"][1].format(max_length=self._limit)
             return ContractViolation([Violation("/instances", "wrong_length", message)])
@@ -380,23 +425,18 @@ def once(body: str | bytes, document: Any, keys: int | None = None) -> None:
     """Raises BadRequest where a name stands twice in an object: readers differ in which of the two
     counts (RFC 8259, section 4), so one may have checked what another scores.
 
-    `document` is what the body was read as, if that is at hand, and `keys` how many names it has,
-    if that is known. In the body each has a colon; only where there are more, in strings perhaps,
-    all is looked at.
+    `document` is what the body was read as, and `keys` how many names that has, if it is known. In
+    the body each has a colon; only where there are more, in strings perhaps, all is looked at.
     """
-    if _count(body, ":") <= (_named(document) if keys is None else keys):
+    colons = body.count(":") if isinstance(body, str) else body.count(b":")
+    if colons <= (_named(document) if keys is None else keys):
         return
     import re
 
-    document = from_json(body) if document is None else document
     text = body if isinstance(body, str) else body.decode()
     strings = re.findall(r'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?', text)
     if len(strings) - strings.count("") > _named(document, deep=True):
         raise BadRequest("an object in the body has the same name twice")
-
-
-def _count(body: str | bytes, text: str) -> int:
-    return body.count(text) if isinstance(body, str) else body.count(text.encode())
 
 
 def _named(document: Any, deep: bool = False) -> int:

@@ -8,7 +8,7 @@
      3  the model's version: major, minor, patch; 255 stands for anything above
      3  the first bytes of model.onnx's SHA-256
      2  the function's version; 0 is $LATEST
-     4  CRC-32 of the request's id (at random if it has none), moved on by the call's number
+     4  at random; of a job, the CRC-32 of its id, so that it gets the same each time
      2  the row's number in its request
      8  the predicted value as float64; of a class, the CRC-32 of its JSON
      8  seal: BLAKE2s keyed with FEEDBACK_SECRET (RFC 7693), or without one a CRC-32
@@ -23,7 +23,6 @@ import struct
 import time
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import NamedTuple
 from zlib import crc32
 
@@ -35,7 +34,6 @@ from handler.tensors import Array
 
 LENGTH = 52
 PREFIX = 28
-SPREAD = 0x9E3779B1  # 2^32/phi: multiples of it are far apart
 MAX_OUTCOMES = 1000  # that one request to /feedback may tell
 FORMAT = 4  # so that an id begins with a digit
 NOTHING, NUMBER, CLASS = range(3)
@@ -51,7 +49,7 @@ _WRITE = bytes.maketrans(_STANDARD, _SORTED)
 _READ = bytes.maketrans(_SORTED, _STANDARD)
 
 Seal = Callable[[bytes], bytes]
-Issue = Callable[[Sequence[Array], int, str], list[bytes]]
+Issue = Callable[[Sequence[Array], int], list[bytes]]
 # for each of the requests in one run: rows, request id, milliseconds since 1970
 Stacked = Callable[[Sequence[Array], Sequence[tuple[int, str, int]]], list[bytes]]
 
@@ -132,17 +130,16 @@ def _constants(
 
 
 def issuer(manifest: Manifest, function_version: str, secret: str) -> Issue:
-    """The function that names the predictions of a request: model's outputs, rows, request id."""
+    """The function that names the predictions of a request: model's outputs, rows."""
     first, fixed, values = _constants(manifest, function_version)
     index, output = predicted(manifest)
     item = output is not None and output.kind == "value"
     seal = sealer(secret)
-    calls = count()
 
-    def issue(outputs: Sequence[Array], rows: int, request_id: str) -> list[bytes]:
+    def issue(outputs: Sequence[Array], rows: int) -> list[bytes]:
         head = first | time.time_ns() // 1_000_000 << 8
-        nonce = crc32(request_id.encode()) if request_id else int.from_bytes(os.urandom(4))
-        nonce = nonce + next(calls) * SPREAD & 0xFFFFFFFF  # the same request may come again at once
+        # the kernel's: environments restored from one snapshot count and reckon alike
+        nonce = int.from_bytes(os.urandom(4))
         if rows == 1:
             value = outputs[index].item() if item else float(values(outputs, 1)[0])
             body = _PACK(head, fixed, nonce, 0, value)

@@ -24,6 +24,7 @@ and by service alone
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -127,8 +128,7 @@ def recorder(settings: Settings, manifest: Manifest | None) -> Record:
             text += b"\n" + orjson.dumps(
                 {**outcome, "request_id": request_id, "service": constant["service"]}
             )
-        sys.stdout.write(text.decode() + "\n")
-        sys.stdout.flush()
+        _write(text)
 
     return record
 
@@ -179,10 +179,18 @@ def batch_recorder(settings: Settings, manifest: Manifest) -> Record:
         line["Retries"], line["Rows"] = len(retries), rows
         line["Latency"] = _micro(latency_ms)
         line |= ranked
-        sys.stdout.write(b"\n".join(map(orjson.dumps, [*lines, line])).decode() + "\n")
-        sys.stdout.flush()
+        _write(b"\n".join(map(orjson.dumps, [*lines, line])))
 
     return record
+
+
+def _write(text: bytes) -> None:
+    """Lines in one write. What cannot be written is lost, for the answer is the caller's: metrics
+    miss it, and Lambda's own count of invocations shows how many.
+    """
+    with suppress(OSError, ValueError, AttributeError):  # full, closed, or never there
+        sys.stdout.write(text.decode() + "\n")
+        sys.stdout.flush()
 
 
 def _constant(settings: Settings, manifest: Manifest | None) -> dict[str, Any]:

@@ -155,9 +155,9 @@ def pair(directory: Path, **fields: Any) -> Path:
     return write(directory, graph(nodes, inputs, outputs), **parts)
 
 
-def ratio(directory: Path, node: Any, **fields: Any) -> Path:
-    """One float feature `x` in, the output `y` of one ONNX node out."""
-    model = graph([node], [("x", FLOAT, [None, 1])], [("y", FLOAT, [None, 1])])
+def ratio(directory: Path, *nodes: Any, **fields: Any) -> Path:
+    """One float feature `x` in, the output `y` of a few ONNX nodes out."""
+    model = graph(list(nodes), [("x", FLOAT, [None, 1])], [("y", FLOAT, [None, 1])])
     output = {"name": "y", "tensor": "y", "dtype": "float32", "shape": [None, 1], "kind": "value"}
     feature = {"name": "x", "input": "x", "type": "number", "example": 1.0}
     parts = {
@@ -187,19 +187,25 @@ def endless(directory: Path) -> Path:
             helper.make_tensor_value_info("next", FLOAT, None),
         ],
     )
-    nodes = [
+    return ratio(
+        directory,
         helper.make_node("Constant", [], ["zero"], value_float=0.0),
         helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
         helper.make_node("Greater", ["most", "zero"], ["positive"]),
         helper.make_node("Loop", ["", "positive", "x"], ["y"], body=less),
-    ]
-    model = graph(nodes, [("x", FLOAT, [None, 1])], [("y", FLOAT, [None, 1])])
-    return write(
-        directory,
-        model,
-        inputs=[{"name": "x", "dtype": "float32", "shape": [None, 1]}],
         features=[{"name": "x", "input": "x", "type": "number", "example": -1.0}],
-        outputs=[
-            {"name": "y", "tensor": "y", "dtype": "float32", "shape": [None, 1], "kind": "value"}
-        ],
+    )
+
+
+def hungry(directory: Path) -> Path:
+    """`x` in and out; the run takes 4 bytes of memory for each of `x`, and fails below 0."""
+    return ratio(
+        directory,
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["size"], to=INT64),
+        helper.make_node("Constant", [], ["axis"], value_ints=[0]),
+        helper.make_node("Unsqueeze", ["size", "axis"], ["sizes"]),
+        helper.make_node("ConstantOfShape", ["sizes"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0),
+        helper.make_node("Add", ["x", "zero"], ["y"]),
     )

@@ -13,6 +13,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,7 @@ def columns(scorer: Scorer, request: Request) -> Columns:
 
 
 def _json(scorer: Scorer, body: str | bytes) -> Columns:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise BadRequest(f"the body is not valid JSON ({where})") from None
+    document = scorer.contract.parsed(body, lists=len(scorer.manifest.features))
     once(body, document)
     forms = [form for form in FORMS if isinstance(document, dict) and form in document]
     if len(forms) != 1:
@@ -58,7 +55,9 @@ def _rows(form: str) -> Callable[[Scorer, Any], Columns]:
 
     def read(scorer: Scorer, rows: Any) -> Columns:
         features, inputs = scorer.manifest.features, scorer.manifest.inputs
-        if isinstance(rows, list) and rows and not isinstance(rows[0], dict):
+        if isinstance(rows, list):  # before each is made an object
+            _counted(scorer, [rows], pointer(form))
+        if isinstance(rows, list) and not isinstance(rows[0], dict):
             if features:
                 return _positions(scorer, rows, form)
             rows = [{_only(scorer, form).name: row} for row in rows] if len(inputs) == 1 else rows
@@ -249,7 +248,9 @@ def _npy(data: bytes) -> Array:
 def _csv(scorer: Scorer, body: bytes) -> Columns:
     try:
         text = io.StringIO(body.decode("utf-8-sig"), newline="")
-        names, *cells = filter(None, csv.reader(text, strict=True))
+        lines = filter(None, csv.reader(text, strict=True))
+        # one row too many is enough to be refused for
+        names, *cells = islice(lines, scorer.manifest.limits.rows + 2)
     except (ValueError, csv.Error):
         raise BadRequest("the body is not CSV in UTF-8 with a header row") from None
     if len(set(names)) < len(names) or set(map(len, cells)) - {len(names)}:

@@ -144,13 +144,10 @@ def read(scorer: Scorer, request: Request) -> Asked:
     """What an inference request asks for. Raises BadRequest, ContractViolation and their like."""
     text, tail = _parts(request, scorer.manifest.limits.body_bytes)
     manifest = scorer.manifest
+    document = scorer.contract.parsed(text, lists=len(manifest.features))
+    once(text, document)
     try:
-        document = orjson.loads(text)
-        once(text, document)
         asked = _REQUEST.validate_python(document)
-    except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise BadRequest(f"the inference request is not valid JSON ({where})") from None
     except ValidationError as error:
         raise ContractViolation(violations(error)) from None
     columns = _columns(scorer, asked["inputs"], tail)
@@ -178,14 +175,13 @@ def _parts(request: Request, limit: int) -> tuple[str | bytes, memoryview | None
     length = request.headers.get(LENGTH)
     if length is None and wire.content_type(request) != "application/octet-stream":
         return wire.json_body(request, limit), None
-    body = wire.binary_body(request, limit)
+    data = wire.binary_body(request, limit)
     if length is None:
-        return body, None
-    data = memoryview(body)
+        return data, None
     if not (length.isascii() and length.isdigit() and 0 < int(length[:20]) <= len(data)):
         raise BadRequest(f"{LENGTH} is not the length of the JSON that the body begins with")
     size = int(length[:20])
-    return body[:size], data[size:]
+    return data[:size], memoryview(data)[size:]
 
 
 def _columns(scorer: Scorer, inputs: list[Any], tail: memoryview | None) -> Columns:

@@ -51,11 +51,19 @@ def test_telemetry_is_off(tools: Tools, images: Images) -> None:
     assert inside(tools, images, script) == ""
 
 
+@pytest.mark.fault(
+    "A read-only root, another user, 512 MB: Lambda's own surroundings",
+    "Every event gets its stated answer",
+)
 @pytest.mark.parametrize("name", answers.names("good") + answers.names("bad"))
 def test_an_event_gets_its_answer(function: Container, name: str) -> None:
     answers.check(name, function.invoke(answers.event(name)))
 
 
+@pytest.mark.fault(
+    "192 MB, and a user that nobody knows",
+    "The same answer",
+)
 def test_another_user_and_less_memory(tools: Tools, images: Images) -> None:
     options = ["--read-only", "--tmpfs", "/tmp", "--user", "1234:1234"]
     options += ["--memory", "192m", "--memory-swap", "192m"]

@@ -119,6 +119,10 @@ def redrive(cloud: Cloud, *arguments: str) -> str:
     return run.stdout
 
 
+@pytest.mark.fault(
+    "A message that no delivery can help",
+    "It ends in the dead letters, and `tools redrive` brings it back",
+)
 def test_a_poisoned_message_becomes_a_dead_letter_and_comes_back(
     cloud: Cloud,
     stack: dict[str, str],

@@ -132,6 +132,10 @@ def test_a_model_that_cannot_be_loaded_is_loud_and_says_why(
     assert broken(events.rest(BODY, "/nope"), Context())["statusCode"] == 404
 
 
+@pytest.mark.fault(
+    "No model, or more than one, in the image",
+    "503 that says so",
+)
 def test_no_artifact_to_choose_is_said_too() -> None:
     answer = api.create(Settings(None))(events.rest(None, "/ping", "GET"), Context())
     assert answer["statusCode"] == 503
@@ -155,6 +159,10 @@ def test_an_unusable_answer_is_a_500_and_strict_json(tmp_path: Path, capsys: Cap
     assert lines(capsys)[-1]["Faults"] == 1
 
 
+@pytest.mark.fault(
+    "The handler meets an error that nobody foresaw",
+    "500, logged by where it was; neither says what the error said",
+)
 def test_an_unexpected_error_is_answered_and_logged_without_its_text(
     handler: api.Handler, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -190,6 +198,10 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@pytest.mark.fault(
+    "Any event at all",
+    "A problem document in strict JSON",
+)
 @given(st.fixed_dictionaries({}, optional=PARTS) | JSON, st.booleans())
 @hypothesis_settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -45,6 +45,20 @@ def test_loads_are_compared(tmp_path: Path) -> None:
     assert "## Loading a 47 MB CNN" in text
 
 
+@pytest.mark.fault(
+    "Hostile bodies of a hundred kinds: as large as Lambda carries, nested, mistyped, bombs",
+    "Each is refused with a 4xx; what that takes is measured in benchmarks/RESULTS.md",
+)
+@pytest.mark.slow
+def test_hostile_bodies_are_refused(tmp_path: Path) -> None:
+    report, text = run(tmp_path, "refusals")
+    assert report["figures"]["refusals"].keys() == report["figures"]["refusals MB"].keys()
+    assert {name.partition(":")[0] for name in report["figures"]["refusals"]} == {
+        "shipped", "limits raised", "image"
+    }  # fmt: skip
+    assert "## Refusing hostile bodies" in text
+
+
 def test_a_report_names_no_path_of_the_machine(tmp_path: Path) -> None:
     report = {**results.machine(), "quick": False, "targets": [], "figures": {}}
     assert str(Path.home()) not in results.markdown(report)

@@ -26,7 +26,7 @@ def model(*outputs: Any, business: Business | None = None, **fields: Any) -> Any
 
 def ids(model: Any, *arrays: Any, version: str = "3", secret: str = SECRET) -> list[str]:
     issue = lineage.issuer(model, version, secret)
-    return [id.decode() for id in issue(list(arrays), len(arrays[0]), "")]
+    return [id.decode() for id in issue(list(arrays), len(arrays[0]))]
 
 
 def tell(taker: Any, *outcomes: Any) -> Any:

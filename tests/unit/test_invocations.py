@@ -295,6 +295,10 @@ def test_what_a_tensor_contract_refuses(
     assert (status, told(problem)) == (422, [(pointer, code)])
 
 
+@pytest.mark.fault(
+    "Any body in any format of `/invocations`",
+    "An answer or a problem, never a crash",
+)
 @given(st.sampled_from(["application/json", "text/csv", "application/x-npy"]), st.data())
 @hypothesis_settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -202,6 +202,10 @@ def test_a_key_is_its_callers_own(handler: api.Handler) -> None:
     assert len(ids) == 2
 
 
+@pytest.mark.fault(
+    "The function dies between storing a job and queueing it",
+    "The same `Idempotency-Key` again queues it; nobody had been told of a job",
+)
 def test_a_repeat_sends_what_was_lost_between_the_two_steps(
     handler: api.Handler, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +377,10 @@ def time_out(name: str, number: int) -> None:
     raise ReadTimeoutError(endpoint_url="s3")
 
 
+@pytest.mark.fault(
+    "S3 or SQS is out when a job is submitted or asked for",
+    "503 with `Retry-After`, without the services' words",
+)
 @pytest.mark.parametrize("fault", [refuse, throttle, time_out])
 def test_storage_that_fails_is_a_503_and_loses_nothing(
     handler: api.Handler,
@@ -393,6 +401,10 @@ def test_storage_that_fails_is_a_503_and_loses_nothing(
     assert post(handler, **key("k"))["statusCode"] == 202
 
 
+@pytest.mark.fault(
+    "Any one step of a submission fails",
+    "The same key again makes it whole: one job, one effect",
+)
 @pytest.mark.parametrize("failing", ["put_object", "send_message"])
 def test_whatever_step_fails_the_same_key_repairs_it(
     handler: api.Handler, memory: Memory, monkeypatch: pytest.MonkeyPatch, failing: str
@@ -409,6 +421,10 @@ def test_whatever_step_fails_the_same_key_repairs_it(
     assert {json.loads(text)["job"] for text in memory.sent} == {body(answer)["job"]["id"]}
 
 
+@pytest.mark.fault(
+    "S3's answer breaks off in the middle",
+    "503, and no half of a result",
+)
 def test_a_body_that_breaks_off_is_a_503(handler: api.Handler, memory: Memory) -> None:
     class Broken:
         def read(self) -> bytes:
@@ -419,6 +435,10 @@ def test_a_body_that_breaks_off_is_a_503(handler: api.Handler, memory: Memory) -
     assert get(handler, id)["statusCode"] == 503
 
 
+@pytest.mark.fault(
+    "Two conditional writes meet",
+    "One wins, the other finds that it was done; what never settles is a 503",
+)
 def test_conditional_writes_that_meet_are_settled(memory: Memory) -> None:
     def meet(name: str, number: int) -> None:
         if name == "put_object" and number < 4:
@@ -459,6 +479,10 @@ def test_what_the_real_client_raises_is_understood(code: str) -> None:
             jobs.find(jobs.Store(s3, None, "bucket", "", 9), "x" * 32)
 
 
+@pytest.mark.fault(
+    "The storage's endpoint is silent or gone",
+    "503, before the function's own time is over",
+)
 def test_an_endpoint_that_never_answers_or_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"http://127.0.0.1:{silent.getsockname()[1]}"

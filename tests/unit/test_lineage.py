@@ -29,7 +29,7 @@ def manifest(*outputs: Output, name: str = "test", version: str = "1.2.3") -> An
 def test_an_id_says_what_was_predicted_and_by_whom(values: list[float], secret: str) -> None:
     issue = lineage.issuer(manifest(VALUE), "42", secret)
     before = time.time_ns() // 1_000_000
-    ids = issue([np.array(values, "float32")[:, None]], len(values), "r-1")
+    ids = issue([np.array(values, "float32")[:, None]], len(values))
     assert len(set(ids)) == len(values)
     for row, (id, value) in enumerate(zip(ids, values, strict=True)):
         found = lineage.read(id.decode(), lineage.sealer(secret))
@@ -46,7 +46,7 @@ def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = []
     for stamp in stamps:
         monkeypatch.setattr(time, "time_ns", lambda stamp=stamp: stamp * 1_000_000)
-        ids += issue([np.zeros((2, 1))], 2, f"r{stamp}")
+        ids += issue([np.zeros((2, 1))], 2)
     assert sorted(ids) == ids
     assert {len(id) for id in ids} == {lineage.LENGTH}
     assert all(id[:1].isdigit() for id in ids)
@@ -57,7 +57,7 @@ def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_change_is_found(secret: str, rows: int) -> None:
     seal = lineage.sealer(secret)
     issue = lineage.issuer(manifest(VALUE), "1", secret)
-    id = issue([np.full((rows, 1), 7.0)], rows, "")[-1].decode()
+    id = issue([np.full((rows, 1), 7.0)], rows)[-1].decode()
     assert lineage.read(id, seal).value == 7.0
     for i in range(lineage.LENGTH):
         changed = id[:i] + ("a" if id[i] != "a" else "b") + id[i + 1 :]
@@ -69,7 +69,7 @@ def test_any_change_is_found(secret: str, rows: int) -> None:
 
 
 def test_only_the_key_proves_an_id() -> None:
-    made_up = lineage.issuer(manifest(VALUE), "1", "another key")([np.ones((1, 1))], 1, "")[0]
+    made_up = lineage.issuer(manifest(VALUE), "1", "another key")([np.ones((1, 1))], 1)[0]
     with pytest.raises(BadId, match="forged"):
         lineage.read(made_up.decode(), lineage.sealer("key"))
     assert lineage.read(made_up.decode(), lineage.sealer("key"), sealed=False).value == 1
@@ -84,14 +84,14 @@ def test_classes_are_recognised_by_their_json(count: int) -> None:
         ((CHANCES,), [shares]),
         ((RAW, LABEL), [np.zeros((count, 3)), labels]),
     ):
-        ids = lineage.issuer(manifest(*outputs), "1", "")(arrays, count, "r")
+        ids = lineage.issuer(manifest(*outputs), "1", "")(arrays, count)
         found = [lineage.read(id.decode(), lineage.sealer("")) for id in ids]
         assert {one.kind for one in found} == {lineage.CLASS}
         assert [one.value for one in found] == [lineage.hashed(label) for label in labels]
 
 
 def test_raw_tensors_have_ids_without_a_value() -> None:
-    (id,) = lineage.issuer(manifest(RAW), "$LATEST", "")([np.zeros((1, 3))], 1, "r")
+    (id,) = lineage.issuer(manifest(RAW), "$LATEST", "")([np.zeros((1, 3))], 1)
     found = lineage.read(id.decode(), lineage.sealer(""))
     assert (found.kind, found.value, found.function_version) == (lineage.NOTHING, 0.0, "$LATEST")
 
@@ -101,7 +101,7 @@ def test_raw_tensors_have_ids_without_a_value() -> None:
     [("2.0.1-rc.1", "2.0.1"), ("1.300.0", "1.255.0"), ("10.20.30+b", "10.20.30")],
 )
 def test_versions_are_told_as_far_as_three_bytes_go(version: str, told: str) -> None:
-    (id,) = lineage.issuer(manifest(VALUE, version=version), "1", "")([np.ones(1)], 1, "r")
+    (id,) = lineage.issuer(manifest(VALUE, version=version), "1", "")([np.ones(1)], 1)
     assert lineage.read(id.decode(), lineage.sealer("")).version == told
 
 

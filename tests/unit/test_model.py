@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from handler import manifest
 from handler.errors import ArtifactError, DeadlineExceeded, Fault
@@ -56,6 +56,10 @@ def test_every_file_of_the_manifest_is_verified(tmp_path: Path) -> None:
         Model(directory, read._replace(files=files))
 
 
+@pytest.mark.fault(
+    "A model file whose hash is right and which is no graph",
+    "The init fails and names it",
+)
 def test_what_is_no_graph_is_an_artifact_error(tmp_path: Path) -> None:
     directory = artifact.write(
         tmp_path,
@@ -69,6 +73,10 @@ def test_what_is_no_graph_is_an_artifact_error(tmp_path: Path) -> None:
         opened(directory)
 
 
+@pytest.mark.fault(
+    "Runs that never end, one after another",
+    "Each is stopped at its own deadline, those in between are not touched",
+)
 def test_a_run_ends_at_its_deadline_and_the_next_is_not_touched(tmp_path: Path) -> None:
     model = opened(artifact.endless(tmp_path))
     for _ in range(3):
@@ -94,3 +102,20 @@ def test_a_failing_run_is_a_fault_without_the_values(tmp_path: Path) -> None:
         model.run({"x": np.array([["secret"]], object)})
     assert "secret" not in caught.value.detail
     assert model.run(column(2))[0].tolist() == [[-2]]
+
+
+@pytest.mark.fault(
+    "onnxruntime complains of a run in words that quote the client's values",
+    "It is told to be silent: a log line has no value in it",
+)
+def test_onnxruntime_logs_nothing_of_a_failed_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["x", "index"], ["y"]),
+    ]
+    model = opened(artifact.ratio(tmp_path, *nodes))
+    with pytest.raises(Fault):
+        model.run(column(471_147))
+    assert "471147" not in "".join(capfd.readouterr())

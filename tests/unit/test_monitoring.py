@@ -100,6 +100,10 @@ def test_a_record_never_exceeds_an_event(capsys: Capture) -> None:
     assert len(found["instances"]) == len(found["predictions"]) == found["captured"]
 
 
+@pytest.mark.fault(
+    "A record is longer than CloudWatch takes",
+    "It is shortened, and its counts stay",
+)
 def test_a_record_that_would_be_too_long_keeps_its_metrics(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +166,10 @@ def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -
             manifests.read(artifact.echo(tmp_path, alarms={"drift_hours": hours}))
 
 
+@pytest.mark.fault(
+    "Drift ranks cannot be computed",
+    "The answer goes out, the record says that it is unranked",
+)
 def test_ranks_that_fail_do_not_fail_the_request(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

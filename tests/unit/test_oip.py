@@ -360,6 +360,10 @@ HEAD = one(parameters={"binary_data_size": 20})
 del HEAD["data"]
 
 
+@pytest.mark.fault(
+    "Binary tensors of other sizes than stated",
+    "400",
+)
 @pytest.mark.parametrize(
     "event",
     [
@@ -477,6 +481,10 @@ def test_the_deadline_and_a_bad_output(tmp_path: Path) -> None:
     assert (status, problem["type"]) == (500, "urn:answerable:problem:bad-output")
 
 
+@pytest.mark.fault(
+    "Any bytes as an inference request",
+    "An answer or a problem, never a crash",
+)
 @given(st.binary(max_size=60), st.integers(0, 80), st.booleans())
 @hypothesis_settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -128,6 +128,10 @@ def test_a_good_version_passes(hook: Hooks, capsys: Capture) -> None:
     ]
 
 
+@pytest.mark.fault(
+    "A new version answers a golden row otherwise",
+    "The deployment fails before it has any traffic",
+)
 def test_a_wrong_golden_answer_fails(hook: Hooks, capsys: Capture) -> None:
     good = Lambda({"2": SHIPPED}).handlers["2"]
 
@@ -147,6 +151,10 @@ def test_another_model_than_the_image_s_fails(hook: Hooks, capsys: Capture, tmp_
     assert found["reasons"] == ["diabetes 1.0.1 answers, or other files of it"]
 
 
+@pytest.mark.fault(
+    "A version's golden rows are damaged",
+    "The deployment fails",
+)
 @pytest.mark.parametrize("entry", [before_traffic, after_traffic])
 def test_damaged_golden_rows_fail(hook: Hooks, capsys: Capture, tmp_path: Path, entry: Any) -> None:
     damaged = released.artifact(tmp_path / "damaged")
@@ -177,6 +185,10 @@ def test_a_cold_version_is_not_blamed_for_its_first_answer(
     assert calls[0] == "/model"
 
 
+@pytest.mark.fault(
+    "A new version is slow, twice",
+    "The deployment fails",
+)
 def test_a_slow_version_fails(
     hook: Hooks, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +231,10 @@ def crash(event: Any, context: Any) -> Any:
     raise RuntimeError("SENTINEL")
 
 
+@pytest.mark.fault(
+    "The live version is broken",
+    "Its cure is judged by itself and let in",
+)
 def test_a_broken_live_version_does_not_keep_its_cure_out(hook: Hooks, capsys: Capture) -> None:
     found = run(hook({"1": crash, "2": SHIPPED}), capsys, "Succeeded")
     assert "not answering" in found["live"]
@@ -226,6 +242,10 @@ def test_a_broken_live_version_does_not_keep_its_cure_out(hook: Hooks, capsys: C
     run(hook({"1": lambda *_: unreadable, "2": SHIPPED}), capsys, "Succeeded")
 
 
+@pytest.mark.fault(
+    "A new version crashes",
+    "The deployment fails; nothing of the crash's text is logged",
+)
 @pytest.mark.parametrize("entry", [before_traffic, after_traffic])
 def test_a_crashing_version_fails_and_nothing_of_its_message_is_logged(
     hook: Hooks, capsys: Capture, entry: Any
@@ -238,6 +258,10 @@ def test_a_crashing_version_fails_and_nothing_of_its_message_is_logged(
 # --- it always calls back ------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    "The hook itself fails",
+    "It tells CodeDeploy Failed, rather than let it wait for an hour",
+)
 @pytest.mark.parametrize("entry", [before_traffic, after_traffic])
 def test_a_hook_that_fails_says_failed(hook: Hooks, capsys: Capture, entry: Any) -> None:
     made = hook({"1": SHIPPED, "2": SHIPPED})
@@ -270,6 +294,10 @@ def test_a_missing_setting_says_failed(
     made.codedeploy.assert_no_pending_responses()
 
 
+@pytest.mark.fault(
+    "A hook runs out of time",
+    "It says Failed while it still can",
+)
 @pytest.mark.parametrize("entry", [before_traffic, after_traffic])
 def test_no_time_left_says_failed_while_there_is_time_to_say_so(
     hook: Hooks, capsys: Capture, entry: Any
@@ -286,6 +314,10 @@ def test_no_time_left_says_failed_while_there_is_time_to_say_so(
     assert issubclass(OutOfTimeError, Exception)
 
 
+@pytest.mark.fault(
+    "CodeDeploy cannot be told",
+    "The hook raises, so that Lambda calls it again",
+)
 @pytest.mark.parametrize("entry", [before_traffic, after_traffic])
 def test_a_call_back_that_fails_is_raised_so_that_lambda_calls_again(
     hook: Hooks, capsys: Capture, entry: Any
@@ -390,6 +422,10 @@ def test_without_an_old_version_the_golden_rows_decide(
     assert told in found["old"]
 
 
+@pytest.mark.fault(
+    "A bad version has had too little traffic to be judged",
+    "The golden rows are asked again, and send it back",
+)
 class Logs:
     """What a version recorded: pages of log events."""
 

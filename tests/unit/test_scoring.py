@@ -227,6 +227,10 @@ def test_a_tensor_model_that_cannot_take_zeros_is_served(tmp_path: Path) -> None
     assert score(scorer, {"t": [1, 1]}) == [{"y": [0, 0]}]
 
 
+@pytest.mark.fault(
+    "The model answers NaN or infinity",
+    "500, never a null or an invalid document",
+)
 def test_an_answer_that_is_not_finite_is_a_fault_not_a_null(tmp_path: Path) -> None:
     scorer = load(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])))
     assert score(scorer, {"x": 1}) == [{"y": 0}]
@@ -234,6 +238,10 @@ def test_an_answer_that_is_not_finite_is_a_fault_not_a_null(tmp_path: Path) -> N
         score(scorer, {"x": 1}, {"x": 0})
 
 
+@pytest.mark.fault(
+    "The model fails on its contract's own example",
+    "It is not served: 503 with the reason",
+)
 def test_a_model_that_fails_on_its_example_is_not_served(tmp_path: Path) -> None:
     feature = {"name": "x", "input": "x", "type": "number", "example": -1.0}
     directory = artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"]), features=[feature])

@@ -549,6 +549,10 @@ def test_external_data_from_elsewhere(packed: Packer, place: Path) -> None:
         assert said in refused(packed, external(location), table), location
 
 
+@pytest.mark.fault(
+    "A model to be packed answers NaN",
+    "It is not packed",
+)
 def test_a_model_that_answers_nan(packed: Packer) -> None:
     model = models.graph(
         [helper.make_node("Log", ["x"], ["y"])],
@@ -563,6 +567,10 @@ def test_a_model_that_answers_nan(packed: Packer) -> None:
     assert ask([{"x": None}, {}]) == [{"y": 0}, {"y": 0}]
 
 
+@pytest.mark.fault(
+    "Packing fails",
+    "The artifact that was there stays",
+)
 def test_an_artifact_stays_when_its_successor_is_refused(
     packed: Packer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

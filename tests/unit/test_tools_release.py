@@ -133,6 +133,10 @@ def test_a_deployment_that_does_not_stop_leaves_the_alias(
     assert "still under way: d-1; the alias was not moved" in capsys.readouterr().err
 
 
+@pytest.mark.fault(
+    "Somebody else moves the alias during a rollback",
+    "It is reported and left alone",
+)
 def test_a_conflict_is_reported_and_not_overwritten(account: Make, capsys: Capture) -> None:
     made = account()
     made.version()
@@ -153,6 +157,10 @@ def test_a_vanished_version(account: Make, capsys: Capture) -> None:
     assert capsys.readouterr().err.strip() == "release: version 2 is gone"
 
 
+@pytest.mark.fault(
+    "The image of the version to go back to is gone",
+    "The rollback says so and moves nothing",
+)
 @pytest.mark.parametrize("known", [True, False])
 def test_a_vanished_image(account: Make, capsys: Capture, known: bool) -> None:
     made = account()
@@ -194,6 +202,10 @@ def test_an_inactive_version_is_woken(account: Make) -> None:
     assert made.functions.asked[0] == ("2", "GET /ping")
 
 
+@pytest.mark.fault(
+    "The version to go back to answers its golden rows otherwise",
+    "The rollback moves nothing",
+)
 def test_a_version_that_answers_otherwise_is_no_way_back(account: Make, capsys: Capture) -> None:
     made = account()
     made.version()

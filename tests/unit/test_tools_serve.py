@@ -155,6 +155,10 @@ def test_too_large_for_the_front_for_lambda_or_for_the_contract(
     assert (answer.json()["status"], answer.json()["detail"]) == (413, told)
 
 
+@pytest.mark.fault(
+    "The function fails under `tools serve`",
+    "502, as the gateway has it",
+)
 def test_a_function_that_fails_is_a_502(
     echo_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +238,10 @@ def test_golden_rows_are_offered_as_far_as_a_page_can_carry_them(
         Environment(directory)
 
 
+@pytest.mark.fault(
+    "The model under `tools serve` is replaced by a broken one",
+    "The one that works goes on serving",
+)
 def test_a_model_that_changes_is_reloaded_and_a_broken_one_is_not(tmp_path: Path) -> None:
     directory, said = artifact.echo(tmp_path / "model"), list[str]()
     with serving(directory, said=said) as client:

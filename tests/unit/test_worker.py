@@ -133,6 +133,10 @@ def test_runs_are_split_by_the_time_that_is_left(echo_dir: Path, memory: Memory)
     assert not done & set(returned(answer))
 
 
+@pytest.mark.fault(
+    "A batch comes with hardly any time left",
+    "Nothing is begun; every message goes back to the queue",
+)
 def test_near_the_deadline_nothing_is_begun(handle: Handle, memory: Memory) -> None:
     ids = [f"m{i}" for i in range(3)]
     answer = handle(event(*(record(body(1), id) for id in ids)), Context(milliseconds=0))
@@ -143,6 +147,10 @@ def test_near_the_deadline_nothing_is_begun(handle: Handle, memory: Memory) -> N
 # What is whose fault
 
 
+@pytest.mark.fault(
+    "A queue's message breaks the contract",
+    "It would again, so it is a failed result and done; the others are scored",
+)
 @pytest.mark.parametrize(
     ("sent", "kind"),
     [
@@ -204,6 +212,10 @@ def test_a_breach_that_only_scoring_finds_points_into_its_own_message(
     assert result(memory, "b")["result"]["predictions"][0]["y"] == [[1.0, 2.0]]
 
 
+@pytest.mark.fault(
+    "The model fails on one message of a batch",
+    "That one goes back to the queue, the others have their results",
+)
 def test_one_message_that_the_model_fails_on_does_not_fail_its_neighbours(
     tmp_path: Path, memory: Memory, capsys: Capture
 ) -> None:
@@ -216,6 +228,10 @@ def test_one_message_that_the_model_fails_on_does_not_fail_its_neighbours(
     assert (line["message_id"], line["problem"]) == ("m0", "bad-output")
 
 
+@pytest.mark.fault(
+    "The model never ends on one message of a batch",
+    "It is stopped and goes back; the others have their results",
+)
 def test_a_message_that_never_ends_does_not_fail_its_neighbours(
     tmp_path: Path, memory: Memory
 ) -> None:
@@ -248,6 +264,10 @@ def test_what_was_delivered_before_runs_alone(
     assert runs == [3, 1, 1, 1]
 
 
+@pytest.mark.fault(
+    "The worker meets an error that nobody foresaw",
+    "A retry, logged by where it was and without its text",
+)
 def test_an_unexpected_error_is_a_retry_and_logged_without_its_text(
     handle: Handle, memory: Memory, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -265,6 +285,10 @@ def test_an_unexpected_error_is_a_retry_and_logged_without_its_text(
     assert not memory.written
 
 
+@pytest.mark.fault(
+    "A job's request is not in the bucket",
+    "It is looked for as often as the queue delivers, then the job has failed and says so",
+)
 @pytest.mark.parametrize("receives", [1, 4, 5, 6])
 def test_a_request_that_is_not_there_fails_after_the_last_receive(
     handle: Handle, memory: Memory, receives: int
@@ -289,6 +313,10 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault(
+    "S3 fails when the worker reads or writes",
+    "The messages concerned go back; none is lost, none done twice",
+)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_storage_that_fails_loses_nothing(echo_dir: Path, memory: Memory, fault: str) -> None:
     tickets = [jobs.submit(storage.store(memory), body(i).encode()) for i in range(20)]
@@ -333,6 +361,10 @@ def test_when_every_message_fails_every_id_is_told(
     assert batch["level"] == "WARNING"
 
 
+@pytest.mark.fault(
+    "S3 hangs in the worker",
+    "The call is given up in time to give the messages back",
+)
 @pytest.mark.parametrize("call", ["get_object", "put_object"])
 def test_storage_that_hangs_is_not_waited_for(echo_dir: Path, memory: Memory, call: str) -> None:
     free = threading.Event()
@@ -361,6 +393,10 @@ def test_storage_that_hangs_is_not_waited_for(echo_dir: Path, memory: Memory, ca
 # Exactly one effect
 
 
+@pytest.mark.fault(
+    "The queue delivers a message twice",
+    "The result is written once",
+)
 def test_a_message_delivered_again_changes_nothing(handle: Handle, memory: Memory) -> None:
     sent = event(record(body(1), "a"), record("{", "b"))
     handle(sent, Context())
@@ -433,6 +469,10 @@ def test_without_a_context_it_works_too(handle: Handle) -> None:
 # FIFO queues
 
 
+@pytest.mark.fault(
+    "A message of a FIFO group fails",
+    "What follows in its group goes back too, so that the order holds",
+)
 def test_a_group_stops_at_its_first_failure(tmp_path: Path, memory: Memory) -> None:
     handle = made(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])), memory)
     sent = [
@@ -629,6 +669,10 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.fault(
+    "The worker is killed again and again, at any step",
+    "Every job has one result, written once",
+)
 @pytest.mark.parametrize("number", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_killed_worker_loses_nothing_and_does_nothing_twice(
     tmp_path: Path, echo_dir: Path, number: int

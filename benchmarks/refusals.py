@@ -1,0 +1,261 @@
+"""Hostile bodies: what it takes to refuse each, in seconds of CPU and in memory.
+
+Bodies as large as the contract lets through (or as Lambda does: 6 MB), of every kind that was found
+to be dear to somebody, for three contracts: the shipped one, the same with its limits raised to all
+that Lambda carries, and an image's, whose tensors have no fixed size. Every call is the first of a
+process of its own, so that what is imported only now counts too. Memory is the process's peak
+beyond what it held before, the event included.
+"""
+
+import gzip
+import json
+import marshal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from onnx import helper
+
+from benchmarks import cases
+from benchmarks.results import Rounds
+from handler import manifest as manifests
+from handler.contract import example
+from handler.lineage import LENGTH as ID_LENGTH
+from handler.manifest import Manifest
+from tests import artifact, events, protocols
+from tests.artifact import FLOAT
+
+CARRIED = 6_000_000  # bytes of an event that Lambda carries, and so of any body
+FRAMES = ("dataframe_split", "dataframe_records", "instances", "inputs")
+Event = dict[str, Any]
+
+
+def measure(model_dir: Path, scratch: Path, rounds: int) -> tuple[Rounds, Rounds]:
+    """Seconds and MB of each refusal, by `contract: family`, a process for each."""
+    seconds: Rounds = {}
+    memory: Rounds = {}
+    path = scratch / "hostile"
+    for contract, directory in contracts(model_dir, scratch).items():
+        for family, event in bodies(manifests.read(directory)):
+            path.write_bytes(marshal.dumps(([event], [])))
+            for _ in range(rounds):
+                answer = cases.ask("refuse", str(path), model_dir=directory).split()
+                if not 400 <= int(answer[0]) < 500:
+                    raise RuntimeError(f"{contract}: {family} is answered {answer[0]}")
+                name = f"{contract}: {family}"
+                seconds.setdefault(name, []).append(float(answer[1]))
+                memory.setdefault(name, []).append(float(answer[2]))
+    return seconds, memory
+
+
+def contracts(model_dir: Path, scratch: Path) -> dict[str, Path]:
+    """The artifacts by the name of their contract."""
+    document = orjson.loads((model_dir / manifests.FILE_NAME).read_bytes())
+    limits = {"body_bytes": CARRIED, "rows": 100_000, "elements": 1_000_000}
+    document["limits"] |= limits
+    raised = scratch / "raised"
+    raised.mkdir()
+    (raised / manifests.FILE_NAME).write_bytes(orjson.dumps(document))
+    for name in document["files"]:
+        (raised / name).symlink_to((model_dir / name).resolve())
+    inputs = [("image", FLOAT, [None, 3, None, None])]
+    mean = helper.make_node("GlobalAveragePool", ["image"], ["mean"])
+    output = {"name": "mean", "dtype": "float32", "shape": [None, 3, 1, 1], "kind": "tensor"}
+    image = artifact.write(
+        scratch / "image",
+        artifact.graph([mean], inputs, [("mean", FLOAT, [None, 3, 1, 1])]),
+        name="image",
+        inputs=artifact.tensors(inputs),
+        outputs=[{**output, "tensor": "mean"}],
+        limits={**limits, "response_bytes": CARRIED},
+    )
+    return {"shipped": model_dir, "limits raised": raised, "image": image}
+
+
+def bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
+    """Events that must be refused, by family: each as large as it may be."""
+    whole = min(manifest.limits.body_bytes, CARRIED)
+    size = whole - 500  # what the frames of the bodies below are less than
+    row = example(manifest)
+    good, first = json.dumps(row), next(iter(row))
+    rows = [good] * min(manifest.limits.rows, size // (len(good) + 20))
+    yield "a body over the limit", events.rest("[" * CARRIED)
+    yield "a gzip bomb", _packed(gzip.compress(bytes(2**30), 9))
+    yield "gzip of as much as is let through", _packed(gzip.compress(b"[" * whole, 9))
+    yield "base64 that breaks at its end", {**_packed(b"[" * size), "body": "W" * (size - 1)}
+    yield "not UTF-8", _packed(b'{"instances":["' + b"\xff" * size)
+    for name, text in {
+        "numbers for rows": _filled("1", size),
+        "empty rows": _filled("{}", size),
+        "lists for rows": _filled("[[]]", size),
+        "a row of unknown fields": "{" + _numbered('"%d":1', size) + "}",
+        "rows of one unknown field": _filled('{"a":1}', size),
+        "one key, again and again": "{" + _filled('"a":1', size) + "}",
+        "one long key": f'{{"{"a" * size}":1}}',
+        "one long string": f'{{"{first}":"{"a" * size}"}}',
+        "one string of escapes": f'{{"{first}":"{chr(92) * (size // 2 * 2)}"}}',
+        "one long number": f'{{"{first}":{"9" * size}}}',
+        "numbers of 4000 digits": f'{{"{first}":[{_filled("9" * 4000, size)}]}}',
+        "strings for numbers": f'{{"{first}":[{_filled(chr(34) * 2, size)}]}}',
+        "numbers out of range": f'{{"{first}":[{_filled("1e999", size)}]}}',
+        "deep lists": f'{{"{first}":{"[" * (size // 2)}{"]" * (size // 2)}}}',
+        "lists in lists": f'{{"{first}":[{_filled("[[[[1]]]]", size)}]}}',
+        "good rows but the last": ",".join([*rows, "{}"][-manifest.limits.rows :]),
+        "good rows with a field too many": ",".join([f'{good[:-1]},"a":1}}'] * len(rows)),
+        "good rows, and no end": ",".join(rows) + ",[",
+        "NaN at the end": _filled("1", size) + ",NaN",
+    }.items():
+        yield name, events.rest(f'{{"instances":[{text}]}}')
+    yield "a job of empty rows", events.rest(f'{{"instances":[{_filled("{}", size)}]}}', "/jobs")
+    yield from _invocations(manifest, size)
+    yield from _inference(manifest, size)
+    id = "0" * ID_LENGTH
+    outcome = f'{{"prediction_id":"{id}","actual":1}}'
+    for name, text in {
+        "a thousand bad ids": ",".join([outcome] * 1000),
+        "too many outcomes": _filled(outcome, size),
+        "numbers for outcomes": _filled("1", size),
+    }.items():
+        yield name, events.rest(f'{{"outcomes":[{text}]}}', "/feedback")
+
+
+def _invocations(manifest: Manifest, size: int) -> Iterator[tuple[str, Event]]:
+    """Frames, tensors, CSV and arrays."""
+
+    def event(body: str | bytes, kind: str = "application/json") -> Event:
+        return events.rest(body, "/invocations", headers={"content-type": kind})
+
+    names = [part.name for part in manifest.features or manifest.inputs]
+    split = json.dumps({"columns": names, "data": "DATA"})
+    width = len(names)
+    for name, items in {
+        "strings for numbers": _filled("[" + ",".join(['"x"'] * width) + "]", size),
+        "empty lists": _filled("[]", size),
+        "one long list": f"[{_filled('1', size)}]",
+        "many lists in lists": _filled("[[[[1]]]]", size),
+        "numbers": _filled("1", size),
+    }.items():
+        for form in FRAMES:
+            data = f"[{items}]"
+            text = split.replace('"DATA"', data) if form == "dataframe_split" else data
+            yield f"{form}: {name}", event(f'{{"{form}":{text}}}')
+    head = ",".join(names)
+    for name, line in {
+        "words": ",".join(["x"] * width),
+        "no cells": "",
+        "a cell": "1",
+        "numbers": ",".join(["1"] * width),
+    }.items():
+        yield f"CSV: lines of {name}", event(f"{head}\n{_filled(line, size, chr(10))}", "text/csv")
+    yield "CSV: one line", event(_numbered("%d", size), "text/csv")
+    yield "CSV: one cell", event(head + '\n"' + "a" * (size), "text/csv")
+    count = size // 4 * 3 // 4 // width - 100
+    for name, array in {
+        "NaN": np.full((count, width), np.nan, np.float32),
+        "flags": np.ones((count * 2, width * 2), bool),
+        "a cube": np.ones((count, width, 1), np.float32),
+    }.items():
+        file = _File()
+        np.save(file, array)
+        yield f"npy: {name}", event(bytes(file.data), "application/x-npy")
+    head_bytes = b"\x93NUMPY\x02\x00" + (size // 4 * 3 - 100).to_bytes(4, "little")
+    yield "npy: all header", event(head_bytes + b"(" * (size // 4 * 3 - 100), "application/x-npy")
+
+
+class _File:
+    """What numpy writes an array to."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, part: bytes) -> int:
+        self.data += part
+        return len(part)
+
+
+def _inference(manifest: Manifest, size: int) -> Iterator[tuple[str, Event]]:
+    """The Open Inference Protocol's JSON and bytes."""
+    path = f"/v2/models/{manifest.name}/infer"
+    shapes = {
+        tensor.name: [1 if n is None else n for n in tensor.shape] for tensor in manifest.inputs
+    }
+
+    def inputs(data: dict[str, str], rows: int = 1) -> str:
+        parts = [
+            json.dumps(
+                {
+                    "name": tensor.name,
+                    "datatype": protocols.DATATYPES.get(tensor.dtype, "BYTES"),
+                    "shape": [rows, *shapes[tensor.name][1:]],
+                    "data": "DATA",
+                }
+            ).replace('"DATA"', data[tensor.name])
+            for tensor in manifest.inputs
+        ]
+        return f'{{"inputs":[{",".join(parts)}]}}'
+
+    share = size // len(manifest.inputs)
+    for name, item in {
+        "strings for numbers": '"x"',
+        "numbers": "1",
+        "lists in lists": "[[[[1]]]]",
+        "empty lists": "[]",
+        "nulls": "null",
+        "numbers out of range": "1e39",
+    }.items():
+        count = share // (len(item) + 1)
+        for rows in (1, count):
+            text = inputs(dict.fromkeys(shapes, f"[{_filled(item, share)}]"), rows)
+            yield (
+                f"OIP: {name}, {'as many stated' if rows > 1 else 'one stated'}",
+                protocols.event(text, path),
+            )
+    yield (
+        "OIP: inputs without end",
+        protocols.event(
+            '{"inputs":[' + _filled('{"name":"a","datatype":"FP32","shape":[1]}', size) + "]}", path
+        ),
+    )
+    yield (
+        "OIP: a long shape",
+        protocols.event(
+            f'{{"inputs":[{{"name":"a","datatype":"FP32","shape":[{_filled("1", size)}]}}]}}', path
+        ),
+    )
+    outputs = _filled('{"name":"a"}', size - 5000)
+    whole = inputs(
+        {name: f"[{','.join(['1'] * int(np.prod(shape)))}]" for name, shape in shapes.items()}
+    )
+    yield "OIP: outputs without end", protocols.event(f'{whole[:-1]},"outputs":[{outputs}]}}', path)
+    yield "OIP: no JSON", protocols.event("[" * size, path)
+    tail = size // 4 * 3 - 3000
+    for name, fill in {"zeros": 0, "NaN": 255}.items():
+        part = bytes([fill]) * (tail // len(manifest.inputs) // 4 * 4)
+        document = json.loads(inputs(dict.fromkeys(shapes, "0")))
+        for tensor in document["inputs"]:
+            del tensor["data"]
+            tensor["parameters"] = {"binary_data_size": len(part)}
+            tensor["shape"][0] = len(part) // 4 // int(np.prod(shapes[tensor["name"]][1:]))
+        event = protocols.framed(document, *[part] * len(manifest.inputs))
+        yield f"OIP: bytes, {name}", {**event, "rawPath": path}
+    yield (
+        "OIP: bytes of nothing",
+        {**protocols.framed({"inputs": []}, bytes(tail)), "rawPath": path},
+    )
+
+
+def _packed(data: bytes) -> Event:
+    """A body that comes as base64, at most as much of it as Lambda carries."""
+    coding = {"Content-Encoding": "gzip"} if data[:2] == b"\x1f\x8b" else {}
+    return events.rest(data[: CARRIED // 4 * 3], headers={**events.HEADERS, **coding})
+
+
+def _filled(item: str, size: int, between: str = ",") -> str:
+    """So many of an item that they fill `size` characters."""
+    return between.join([item] * (size // (len(item) + 1)))
+
+
+def _numbered(item: str, size: int) -> str:
+    return ",".join([item % i for i in range(10**6, 10**6 + size // (len(item) + 6))])
