@@ -15,6 +15,7 @@ from infra.drift import DriftAlarms
 from infra.function import ModelFunction
 from infra.jobs import Jobs, JobsAlarms
 from infra.rollout import Rollout
+from infra.secret import Secret
 from infra.settings import Settings
 
 
@@ -43,6 +44,8 @@ class ModelStack(cdk.Stack):
             entry_point="handler.api.lambda_handler",
             timeout=cdk.Duration.seconds(settings.timeout),
         )
+        secret = Secret(self, "Secret", settings)
+        scoring.function.add_environment("FEEDBACK_SECRET", secret.value)
         api = Api(self, "Api", settings=settings, alias=scoring.alias)
         watched = Watched(settings, manifest, scoring, api.stage, settings.service)
         notify = topic(self, settings)
@@ -63,6 +66,7 @@ class ModelStack(cdk.Stack):
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
         if settings.jobs:
             jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
+            jobs.worker.function.add_environment("FEEDBACK_SECRET", secret.value)
             watching = JobsAlarms(
                 self,
                 "JobsAlarms",
