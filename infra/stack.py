@@ -7,6 +7,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
 from handler.manifest import Manifest
+from infra import image
 from infra.alarms import CanaryAlarms, ServiceAlarms, Watched, topic
 from infra.api import Api
 from infra.archive import Archive
@@ -44,6 +45,9 @@ class ModelStack(cdk.Stack):
             entry_point="handler.api.lambda_handler",
             timeout=cdk.Duration.seconds(settings.timeout),
         )
+        if not settings.image_repository and not image.pinned(settings.base_image):
+            text = image.MOVES.format(settings.base_image or image.BASE_IMAGE)
+            cdk.Annotations.of(self).add_warning_v2("answerable:base-image", text)
         secret = Secret(self, "Secret", settings)
         scoring.function.add_environment("FEEDBACK_SECRET", secret.value)
         api = Api(self, "Api", settings=settings, alias=scoring.alias)
