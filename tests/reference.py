@@ -87,7 +87,7 @@ def _settings() -> Iterator[str]:
             above.insert(0, line.strip("# "))
         trailing = lines[(node.end_lineno or 0) - 1].partition("  # ")[2]
         told = schema[name]
-        found = [part for part in told.get("anyOf", [told]) if part["type"] != "null"][0]
+        found = next(part for part in told.get("anyOf", [told]) if part["type"] != "null")
         limits = [str(found[key]) for key in ("minimum", "maximum") if key in found]
         values = ", ".join(f"`{v}`" for v in found.get("enum", ())) or found["type"]
         values += f", {' to '.join(limits)}" if limits else ""

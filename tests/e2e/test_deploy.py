@@ -73,8 +73,11 @@ class Cloud:
 
 
 @contextmanager
-def account(tools: Tools, directory: Path, host: str = "127.0.0.1") -> Iterator[Cloud]:
-    """An empty account, at an address that containers reach too if `host` is the bridge's."""
+def account(tools: Tools, directory: Path) -> Iterator[Cloud]:
+    """An empty account, at the bridge's address: containers reach it too."""
+    show = ["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"]
+    run = subprocess.run([tools.docker, *show], capture_output=True, text=True, check=True)
+    host = run.stdout.strip()
     port = surroundings.free_port()
     endpoint = f"http://{host}:{port}"
     options = {
