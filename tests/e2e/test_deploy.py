@@ -4,6 +4,7 @@ Against ministack. What it rejects is left out by tests/e2e/app.py; ARCHITECTURE
 AWS can show.
 """
 
+import ipaddress
 import json
 import os
 import subprocess
@@ -75,9 +76,10 @@ class Cloud:
 @contextmanager
 def account(tools: Tools, directory: Path) -> Iterator[Cloud]:
     """An empty account, at the bridge's address: containers reach it too."""
-    show = ["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"]
+    # the first of its net: an engine that was started again does not always tell the gateway
+    show = ["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}"]
     run = subprocess.run([tools.docker, *show], capture_output=True, text=True, check=True)
-    host = run.stdout.strip()
+    host = str(ipaddress.ip_network(run.stdout.strip())[1])
     port = surroundings.free_port()
     endpoint = f"http://{host}:{port}"
     options = {

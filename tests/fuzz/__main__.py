@@ -1,18 +1,21 @@
 """`python -m tests.fuzz HARNESS [libFuzzer's options]`: look for inputs, from the kept ones on.
 
-Each keeps what it finds in build/fuzz/HARNESS/; `--pack` minimises that to the file that is kept.
+Each keeps what it finds in build/fuzz/HARNESS/; `--pack` makes the file that is kept of it.
 """
 
 import importlib
 import pkgutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import handler
 
 CORPUS = Path(__file__).parent / "corpus"
 FOUND = Path("build/fuzz")
+HANDLER = handler.__path__[0]
 NOT = {"handler.jobs", "handler.worker", "handler.release_gate"}  # need boto3, or the cloud
 BYTES = 120_000  # of a packed file, so that all of them are under a megabyte
 
@@ -33,29 +36,52 @@ def fuzz(name: str, options: list[str]) -> None:
     for i, data in enumerate(harnesses.unpack(kept.read_bytes()) if kept.exists() else []):
         (folder / f"kept-{i}").write_bytes(data)
     harnesses.handler()
-    atheris.Setup(
-        [sys.argv[0], str(folder), f"-artifact_prefix={FOUND}/{name}-", *options],
-        harnesses.HARNESSES[name],
-    )
+    command = [sys.argv[0], str(folder), f"-artifact_prefix={FOUND}/{name}-", *options]
+    atheris.Setup(command, harnesses.HARNESSES[name])
     atheris.Fuzz()
 
 
 def pack(name: str) -> None:
-    """Write the smallest inputs that together cover what all of build/fuzz/HARNESS/ does."""
+    """Keep of build/fuzz/HARNESS/ what goes a way through handler/ that no smaller input goes."""
     from tests.fuzz import harnesses
 
-    small = FOUND / f"{name}.min"
-    small.mkdir(exist_ok=True)
-    subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", name, "-merge=1", str(small), str(FOUND / name)],
-        check=True,
-    )
-    inputs = sorted((file.read_bytes() for file in small.iterdir()), key=lambda x: (len(x), x))
-    while len(harnesses.pack(inputs)) > BYTES:
-        inputs.pop()
+    found = {file.read_bytes() for file in (FOUND / name).iterdir()}
+    harnesses.HARNESSES[name](b"")  # what is imported and made once is nobody's merit
+    known: set[tuple[str, int, int]] = set()
+    inputs: list[bytes] = []
+    for data in sorted(found, key=lambda data: (len(data), data)):
+        ways = _ways(harnesses.HARNESSES[name], data)
+        if ways - known and len(harnesses.pack([*inputs, data])) <= BYTES:
+            known |= ways
+            inputs.append(data)
     CORPUS.mkdir(exist_ok=True)
     (CORPUS / f"{name}.bin").write_bytes(harnesses.pack(inputs))
-    print(f"{name}: {len(inputs)} inputs")
+    print(f"{name}: {len(inputs)} of {len(found)} inputs")
+
+
+def _ways(harness: Callable[[bytes], None], data: bytes) -> set[tuple[str, int, int]]:
+    """The steps from line to line that an input takes in handler/."""
+    taken: set[tuple[str, int, int]] = set()
+
+    def call(frame: FrameType, event: str, argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(HANDLER):
+            return None
+        last = 0
+
+        def line(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal last
+            taken.add((frame.f_code.co_filename, last, frame.f_lineno))
+            last = frame.f_lineno
+            return line
+
+        return line
+
+    sys.settrace(call)
+    try:
+        harness(data)
+    finally:
+        sys.settrace(None)
+    return taken
 
 
 if __name__ == "__main__":
