@@ -61,11 +61,15 @@ def _arguments(parser: argparse.ArgumentParser, prefix: str) -> Iterator[str]:
             words = [" ".join([name, *([str(value)] if value else [])])
                      for name in action.option_strings] or [str(value)]  # fmt: skip
             chosen = f" ({', '.join(map(str, action.choices))})" if action.choices else ""
-            rows.append(_row(f"`{prefix}{', '.join(words)}`", (action.help or "") + chosen))
+            rows.append(_row(f"`{prefix}{', '.join(words)}`", _help(action) + chosen))
     yield from [_row("argument", "meaning"), "|---|---|", *rows] if rows else ()
     for name, found in inner:
         more = [line for line in _arguments(found, name) if not line.startswith(("| arg", "|---"))]
         yield from more
+
+
+def _help(action: argparse.Action) -> str:
+    return (action.help or "").replace("%(default)s", str(action.default))
 
 
 def _settings() -> Iterator[str]:
