@@ -77,14 +77,14 @@ def _settings() -> Iterator[str]:
     yield '\n## Settings: `make deploy SET="name=value …"`\n'
     yield from (_row("setting", "default", "values", "meaning"), "|---|---|---|---|")
     lines = (ROOT / "infra/settings.py").read_text().splitlines()
-    (body,) = [
-        n.body for n in ast.parse("\n".join(lines)).body if getattr(n, "name", "") == "Settings"
-    ]
+    classes = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef)]
+    body = next(node.body for node in classes if node.name == "Settings")
     schema: dict[str, Any] = Settings.model_json_schema()["properties"]
     for node in body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
-        above, name = [], node.target.id
+        name = node.target.id
+        above: list[str] = []
         for line in reversed(lines[: node.lineno - 1]):
             if not line.strip().startswith("#"):
                 break

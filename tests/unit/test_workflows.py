@@ -13,7 +13,7 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
 def test_zizmor_finds_nothing() -> None:
-    command = [Path(sys.executable).parent / "zizmor", "--offline", "--persona=pedantic"]
+    command = [str(Path(sys.executable).parent / "zizmor"), "--offline", "--persona=pedantic"]
     found = subprocess.run([*command, *WORKFLOWS], capture_output=True, text=True, check=False)
     assert (found.returncode, len(WORKFLOWS)) == (0, 2), found.stdout
 
