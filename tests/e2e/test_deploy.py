@@ -85,6 +85,7 @@ def account(tools: Tools, directory: Path) -> Iterator[Cloud]:
     options = {
         "GATEWAY_PORT": str(port),
         "BIND_HOST": host,
+        "MINISTACK_HOST": host,  # where CloudFormation waits for the maker of the secret
         "AWS_ENDPOINT_URL": endpoint,  # that the functions get
         "MINISTACK_ACCOUNT_ID": ACCOUNT,
         "LAMBDA_EXECUTOR": "docker",
