@@ -47,6 +47,7 @@ def test_a_key_is_of_a_plan_of_this_stage_alone(synth: Synth) -> None:
     assert stage["ApiId"]["Ref"] in template.all("AWS::ApiGateway::RestApi")
     assert stage["Stage"]["Ref"] in template.all("AWS::ApiGateway::Stage")
     assert plan["Throttle"] == {"BurstLimit": 9, "RateLimit": 7}
+    assert "ApiKeyId" in template.body["Outputs"]
     key = template.one("AWS::ApiGateway::ApiKey")["Properties"]
     assert "Value" not in key
     (joined,) = template.all("AWS::ApiGateway::UsagePlanKey").values()
