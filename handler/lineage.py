@@ -94,13 +94,22 @@ def predicted(manifest: Manifest) -> tuple[int, Output | None]:
 
 
 def sealer(secret: str) -> Seal:
-    """The function that makes the last eight bytes of an id from those before."""
-    if not secret:
+    """The function that makes the last eight bytes of an id from those before.
+
+    Of several secrets, apart by spaces, it is the first's; the others are those of before.
+    """
+    words = secret.split()
+    if not words:
         return lambda body: crc32(body).to_bytes(8)
     from hashlib import blake2s
 
-    key = blake2s(secret.encode()).digest()
+    key = blake2s(words[0].encode()).digest()
     return lambda body: blake2s(body, key=key, digest_size=8).digest()
+
+
+def sealers(secret: str) -> list[Seal]:
+    """Of each secret the function that makes its seal."""
+    return [sealer(word) for word in secret.split() or [""]]
 
 
 def _constants(
@@ -186,8 +195,8 @@ def attach(ids: Sequence[bytes], predictions: Sequence[bytes]) -> list[bytes]:
     return [b'{"id":"%b",%b' % (i, text[1:]) for i, text in zip(ids, predictions, strict=True)]
 
 
-def read(text: str, seal: Seal, sealed: bool = True) -> Prediction:
-    """What an id says. Raises BadId; without `sealed` the seal is not looked at."""
+def read(text: str, *seals: Seal) -> Prediction:
+    """What an id says. Raises BadId; without any of the `seals` its own is not looked at."""
     try:
         data = text.encode("ascii")
         if len(data) != LENGTH or data.translate(None, _SORTED):
@@ -198,7 +207,7 @@ def read(text: str, seal: Seal, sealed: bool = True) -> Prediction:
     body = whole[:-8]
     if whole[0] & 0xFC != FORMAT or whole[0] & 3 > CLASS:
         raise BadId("malformed")
-    if sealed and seal(body) != whole[-8:]:
+    if seals and whole[-8:] not in [seal(body) for seal in seals]:
         raise BadId("forged")
     request, row, value = _ROW.unpack(body)
     head, now, name, version, model, number, _ = _REQUEST.unpack(request)

@@ -17,9 +17,9 @@ class Settings(NamedTuple):
     """`model_dir`: the artifact's folder, None if there is not exactly one to choose.
     `service`: the name metrics are filed under ("" for the model's name). `function`,
     `function_version`: as Lambda names them. `capture`: what of a request its record keeps.
-    `secret`: the key of the seal on prediction ids. `jobs_bucket`, `jobs_queue_url`: "" where there
-    are no jobs. `jobs_days`: how long one can be asked for. `jobs_receives`: how often the queue
-    delivers a message before it gives it up.
+    `secret`: the key of the seal on prediction ids, and behind spaces those of before.
+    `jobs_bucket`, `jobs_queue_url`: "" where there are no jobs. `jobs_days`: how long one can be
+    asked for. `jobs_receives`: how often the queue delivers a message before it gives it up.
     """
 
     model_dir: Path | None

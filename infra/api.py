@@ -116,7 +116,7 @@ class Api(Construct):
         )
         key = self.api.add_api_key("Key", api_key_name=settings.service)
         plan.add_api_key(key)
-        cdk.CfnOutput(self, "ApiKeyId", value=key.key_id)
+        cdk.CfnOutput(cdk.Stack.of(self), "ApiKeyId", value=key.key_id)
 
     def _acknowledge(self, settings: Settings) -> None:
         acknowledge(

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from handler.manifest import Manifest
 from infra import settings
@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"  # the Dockerfile's default
+MOVES = "{} is a tag, which moves: pin the base image by its digest, …/python@sha256:…"
 # Lambda refuses the manifest lists that BuildKit makes to attach its provenance
 ENVIRONMENT = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "DOCKER_BUILDKIT": "1"}
+
+
+def pinned(base_image: str) -> bool:
+    """Whether the base image is named by its content."""
+    return "@sha256:" in base_image
 
 
 def build_args(model: str, manifest: Manifest, base_image: str = "") -> dict[str, str]:
@@ -93,23 +99,24 @@ def _commit() -> str:
 
 def size(docker: str, tag: str, base: str) -> int:
     """Compressed bytes over the base image: what a push, and a cold start's first read, moves."""
-
-    def layers(name: str) -> list[str]:
-        show = [docker, "image", "inspect", "--format", "{{json .RootFS.Layers}}", name]
-        found: list[str] = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
-        return found
-
+    below = len(inspected(docker, base, "{{json .RootFS.Layers}}"))
     saved = subprocess.run([docker, "save", tag], capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(saved)) as archive:
         index = archive.extractfile("manifest.json")
         assert index
-        own = json.load(index)[0]["Layers"][len(layers(base)) :]
+        own = json.load(index)[0]["Layers"][below:]
         files = [archive.extractfile(name) for name in own]
         return sum(len(zlib.compress(file.read())) for file in files if file)
 
 
+def inspected(docker: str, name: str, form: str) -> Any:
+    """What Docker knows of an image."""
+    show = [docker, "image", "inspect", "--format", form, name]
+    return json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
+
+
 def main() -> int:
-    """Build the image with `docker` (or $DOCKER) and print its size."""
+    """Build the image with `docker` (or $DOCKER), print its size, and write its SBOM to build/."""
     parser = argparse.ArgumentParser(prog="python -m infra.image", description=main.__doc__)
     parser.add_argument("--model", help="a folder of model_artifacts (default: the only one)")
     parser.add_argument("--tag", help="default: answerable:<model>-<version>")
@@ -123,6 +130,9 @@ def main() -> int:
         return 2
     tag = args.tag or f"answerable:{chosen.model}-{manifest.version}"
     docker = os.environ.get("DOCKER", "docker")
+    base = args.base_image or BASE_IMAGE
+    if not pinned(base):
+        print(f"infra.image: {MOVES.format(base)}", file=sys.stderr)
     command = [docker, "build", "--tag", tag]
     if args.platform:
         command += ["--platform", args.platform]
@@ -135,8 +145,17 @@ def main() -> int:
         return 1
     if built.returncode:
         return built.returncode
-    over = size(docker, tag, args.base_image or BASE_IMAGE)
+    over = size(docker, tag, base)
     print(f"{tag}: {over / 1e6:.1f} MB compressed over its base image")
+    from infra import sbom
+
+    bill = ROOT / "build" / f"sbom-{chosen.model}-{manifest.version}.cdx.json"
+    bill.parent.mkdir(exist_ok=True)
+    found = sbom.packages(docker, tag)
+    image_id = inspected(docker, tag, "{{json .Id}}")
+    told = sbom.document(found, chosen.model, manifest, base, image_id)
+    bill.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(f"{bill.relative_to(ROOT)}: {len(found)} packages, the model and the base image")
     return 0
 
 

@@ -86,6 +86,9 @@ class Settings(BaseModel):
 
     # every drift alarm reads ten metrics, a dollar a month: of each output, or of each input too
     drift_alarms: Literal["all", "outputs", "off"] = "all"
+    # of the secret that seals prediction ids: one more makes a new one; ids of the one before are
+    # still taken
+    feedback_key: Annotated[int, Field(ge=1)] = 1
     # what of a request its record keeps: nothing, what was answered, or what was sent as well
     capture: Literal["off", "outputs", "full"] = "off"
     # records to S3 through Firehose, to be queried by date, model and version

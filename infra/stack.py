@@ -7,6 +7,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
 from handler.manifest import Manifest
+from infra import image
 from infra.alarms import CanaryAlarms, ServiceAlarms, Watched, topic
 from infra.api import Api
 from infra.archive import Archive
@@ -15,6 +16,7 @@ from infra.drift import DriftAlarms
 from infra.function import ModelFunction
 from infra.jobs import Jobs, JobsAlarms
 from infra.rollout import Rollout
+from infra.secret import Secret
 from infra.settings import Settings
 from infra.way_back import WayBack
 
@@ -44,6 +46,11 @@ class ModelStack(cdk.Stack):
             entry_point="handler.api.lambda_handler",
             timeout=cdk.Duration.seconds(settings.timeout),
         )
+        if not settings.image_repository and not image.pinned(settings.base_image):
+            text = image.MOVES.format(settings.base_image or image.BASE_IMAGE)
+            cdk.Annotations.of(self).add_warning_v2("answerable:base-image", text)
+        secret = Secret(self, "Secret", settings)
+        scoring.function.add_environment("FEEDBACK_SECRET", secret.value)
         api = Api(self, "Api", settings=settings, alias=scoring.alias)
         watched = Watched(settings, manifest, scoring, api.stage, settings.service)
         notify = topic(self, settings)
@@ -65,6 +72,7 @@ class ModelStack(cdk.Stack):
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
         if settings.jobs:
             jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
+            jobs.worker.function.add_environment("FEEDBACK_SECRET", secret.value)
             worker = jobs.worker
             alarms = [*alarms, *JobsAlarms(self, "JobsAlarms", watched, jobs, notify).alarms]
         watch = DriftAlarms(self, "Drift", watched, notify)

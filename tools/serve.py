@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import io
 import os
+import secrets
 import shlex
 import signal
 import socket
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
+from unittest.mock import patch
 
 import orjson
 import uvicorn
@@ -238,6 +240,8 @@ def main(args: argparse.Namespace) -> int:
         console.print(Text(line, style), soft_wrap=True)
 
     with contextlib.ExitStack() as stack:
+        own = os.environ.get("FEEDBACK_SECRET") or secrets.token_urlsafe()  # of this run alone
+        stack.enter_context(patch.dict(os.environ, {"FEEDBACK_SECRET": own}))
         try:
             directory = args.model_dir or settings.model_dir(settings.read())
             family = socket.AF_INET6 if ":" in args.host else socket.AF_INET

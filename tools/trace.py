@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     out, problems = Console(highlight=False), Console(stderr=True, highlight=False)
     secret = os.environ.get("FEEDBACK_SECRET", "")
     try:
-        told = lineage.read(args.id, lineage.sealer(secret), sealed=False)
+        told = lineage.read(args.id)
     except BadId:
         problems.print(Text(f"trace: {args.id[:80]!r} is not a prediction id", "red"))
         return 2
@@ -141,7 +141,7 @@ def _prediction(told: Prediction, manifest: Manifest | None) -> Iterator[tuple[s
 
 def _seal(id: str, secret: str) -> str:
     try:
-        lineage.read(id, lineage.sealer(secret))
+        lineage.read(id, *lineage.sealers(secret))
     except BadId:
         return "WRONG" if secret else "not a checksum: set FEEDBACK_SECRET, or the id was changed"
     return "right: this service made it" if secret else "a checksum, right; it proves no origin"

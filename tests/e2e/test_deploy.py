@@ -4,6 +4,7 @@ Against ministack. What it rejects is left out by tests/e2e/app.py; ARCHITECTURE
 AWS can show.
 """
 
+import ipaddress
 import json
 import os
 import subprocess
@@ -74,18 +75,24 @@ class Cloud:
 
 
 @contextmanager
-def account(tools: Tools, directory: Path, host: str = "127.0.0.1") -> Iterator[Cloud]:
-    """An empty account, at an address that containers reach too if `host` is the bridge's."""
+def account(tools: Tools, directory: Path) -> Iterator[Cloud]:
+    """An empty account, at the bridge's address: containers reach it too."""
+    # the first of its net: an engine that was started again does not always tell the gateway
+    show = ["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}"]
+    run = subprocess.run([tools.docker, *show], capture_output=True, text=True, check=True)
+    host = str(ipaddress.ip_network(run.stdout.strip())[1])
     port = surroundings.free_port()
     endpoint = f"http://{host}:{port}"
     options = {
         "GATEWAY_PORT": str(port),
         "BIND_HOST": host,
+        "MINISTACK_HOST": host,  # where CloudFormation waits for the maker of the secret
         "AWS_ENDPOINT_URL": endpoint,  # that the functions get
         "MINISTACK_ACCOUNT_ID": ACCOUNT,
         "LAMBDA_EXECUTOR": "docker",
-        # it heeds all of these but the user, which test_image.py sees to
-        "LAMBDA_DOCKER_FLAGS": " ".join(AS_IN_LAMBDA),
+        # It heeds not the user, and cannot put code into what is read-only, as the maker of the
+        # secret's: test_image.py sees to both.
+        "LAMBDA_DOCKER_FLAGS": " ".join(AS_IN_LAMBDA[1:]),
         "TMPDIR": str(directory),
         "S3_DATA_DIR": str(directory / "s3"),
         "STATE_DIR": str(directory / "state"),

@@ -79,3 +79,11 @@ def test_the_container_logs_one_line_per_request_and_no_warning(function: Contai
     records = [json.loads(line) for line in lines if line.startswith("{")]
     assert [record["status"] for record in records] == [200]
     assert "warn" not in "".join(lines).lower()
+
+
+def test_the_bill_of_materials_is_of_what_is_in_it(images: Images) -> None:
+    (path,) = (images.first / "build").glob("sbom-*.cdx.json")
+    parts = json.loads(path.read_text())["components"]
+    names = {part["name"] for part in parts if part["type"] == "library"}
+    assert names >= {"numpy", "onnxruntime", "orjson"}
+    assert not names & {"sympy", "protobuf", "flatbuffers"}  # which the Dockerfile takes out

@@ -39,7 +39,7 @@ class Template:
         (found,) = [
             item["Properties"]
             for item in self.all("AWS::Lambda::Function").values()
-            if item["Properties"]["ImageConfig"]["Command"] == [entry_point]
+            if item["Properties"].get("ImageConfig", {}).get("Command") == [entry_point]
         ]
         return dict(found)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_cdk import Stack
+from aws_cdk.assertions import Annotations, Match
 
 from handler import manifest
 from infra import image
@@ -88,3 +90,11 @@ def test_a_commit_alone_does_not(
     again, source = asset(Template(path))
     assert source["dockerBuildArgs"]["GIT_COMMIT"] == "f" * 40
     assert again == asset(template)[0]
+
+
+def test_a_base_image_that_moves_is_told_of(synth: Synth) -> None:
+    pinned = f"base_image=example/base@sha256:{'0' * 64}"
+    for settings, told in (((), 1), ((pinned,), 0), (("image_repository=r", "image_tag=t"), 0)):
+        (stack,) = [c for c in synth.app(*settings).node.children if isinstance(c, Stack)]
+        found = Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("moves"))
+        assert len(found) == told

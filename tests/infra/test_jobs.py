@@ -16,11 +16,7 @@ def template(synth: Synth) -> Template:
 
 def functions(template: Template) -> tuple[dict[str, Any], dict[str, Any]]:
     """The properties of scoring and of the worker."""
-    found = {
-        item["Properties"]["ImageConfig"]["Command"][0]: item["Properties"]
-        for item in template.all("AWS::Lambda::Function").values()
-    }
-    return found["handler.api.lambda_handler"], found["handler.worker.lambda_handler"]
+    return template.function(), template.function("handler.worker.lambda_handler")
 
 
 def test_there_are_none_unless_they_are_asked_for(synth: Synth) -> None:

@@ -274,8 +274,12 @@ IAM = "arn:aws:sts::123456789012:assumed-role/Scorer/session-1"
 CALLERS: list[dict[str, Any]] = [
     {"identity": {"userArn": IAM}},
     {"identity": {"userArn": "arn:aws:iam::123456789012:user/somebody"}},
+    {"identity": {"userArn": IAM.replace("Scorer", "Other")}},
     {"identity": {"apiKeyId": "abc123"}},
+    {"identity": {"apiKeyId": "abc12"}},
     {"authorizer": {"claims": {"iss": "https://pool", "sub": "1-2-3"}}},
+    {"authorizer": {"claims": {"iss": "https://pool", "sub": "1-2-4"}}},
+    {"authorizer": {"claims": {"iss": "https://other-pool", "sub": "1-2-3"}}},
     {"authorizer": {"jwt": {"claims": {"iss": "https://pool", "sub": "4-5-6"}}}},
     {"authorizer": {"iam": {"userArn": "arn:aws:iam::123456789012:user/other"}}},
     {"authorizer": {"principalId": "someone"}},
@@ -312,6 +316,24 @@ def test_the_sessions_of_a_role_are_one_caller(handler: api.Handler) -> None:
     other = {"userArn": IAM.replace("Scorer", "Other")}
     assert get(handler, id, identity=later)["statusCode"] == 200
     assert get(handler, id, identity=other)["statusCode"] == 404
+
+
+@pytest.mark.parametrize(
+    "trick",
+    ["..", "../secret", "%2e%2e%2fsecret", "..%2fsecret", "secret", "{}/request.json",
+     "x/../{}", "{}%00", "{}%2frequest", "{}\u0000", "{}\u200b", "\uff58{}", "{} ",
+     "*", "", "{}?x"],
+)  # fmt: skip
+@pytest.mark.parametrize("front", [events.rest, events.http, events.alb])
+def test_no_path_leads_to_another_object(
+    handler: api.Handler, memory: Memory, trick: str, front: Any
+) -> None:
+    post(handler, headers={"Idempotency-Key": "order-1"})  # so that there is a secret
+    id = body(post(handler))["job"]["id"]
+    for told in (trick.format(id), id[:-1], id + "A", id.swapcase()):
+        answer = handler(front(None, f"/jobs/{told}", "GET"), Context())
+        assert answer["statusCode"] == 404
+        assert memory.objects["secret"][0].hex() not in answer["body"]
 
 
 def test_no_front_lets_a_client_name_itself() -> None:

@@ -18,8 +18,12 @@ import orjson
 import pytest
 import uvicorn
 
-from handler import api  # noqa: F401  so that Environment does not set MODEL_DIR to import it
+from handler import (
+    api,  # noqa: F401  so that Environment does not set MODEL_DIR to import it
+    lineage,
+)
 from handler.errors import ArtifactError
+from handler.lineage import BadId
 from tests import artifact
 from tools import environment, fronts, serve
 from tools.environment import Environment
@@ -349,7 +353,10 @@ def test_the_command_greets_records_and_leaves(echo_dir: Path, number: signal.Si
         assert f"{url[0]}/docs\n" in said
         assert f"{url[0]}/openapi.json\n" in said
         assert re.search(r"^200, [\d.]+ ms in the handler$", said, re.M)
-        assert re.search(r'"predictions":\[{"id":"[^"]{52}","ratio":0.5,', said)
+        id = re.search(r'"predictions":\[{"id":"([^"]{52})","ratio":0.5,', said)
+        assert id
+        with pytest.raises(BadId, match="forged"):  # sealed with a secret of this run
+            lineage.read(id[1], lineage.sealer(""))
         if shutil.which("curl"):
             line = re.search(r"^curl .*$", said, re.M)
             assert line

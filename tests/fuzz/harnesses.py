@@ -1,0 +1,160 @@
+"""What is fuzzed: each harness makes one event of any bytes and holds its answer to the promises.
+
+`make fuzz` looks for new inputs, guided by coverage; tests/unit/test_fuzz.py replays those that it
+found worth keeping. The model is the echo of tests/artifact.py, which has every type of feature.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import struct
+import tempfile
+from binascii import b2a_base64
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from handler import api, lineage
+from handler.errors import MAX_VIOLATIONS
+from handler.gateways import OCTETS
+from handler.settings import Settings
+from tests import artifact, events
+from tests.protocols import LENGTH
+
+SECRET = "of the fuzzed service"
+STATUSES = {200, 202, 400, 404, 405, 413, 415, 422}  # never a 5xx: no input may be our fault
+INFER = "/v2/models/test/infer"
+INVOCATIONS = ("application/json", "text/csv", "application/x-npy", "text/plain")
+PROBLEM = {"type", "title", "status", "detail", "instance", "error"}
+
+
+def wire(data: bytes) -> None:
+    """Fronts, base64, gzip and content types around a body; the first bytes choose among them."""
+    first, second = data[:1] or b"\0", data[1:2] or b"\0"
+    text = b2a_base64(data[2:], newline=False) if first[0] & 1 else data[2:]
+    headers = {"Content-Type": ("application/json", "a/b+json", "text/csv", "")[second[0] & 3]}
+    if first[0] & 2:
+        headers["Content-Encoding"] = ("gzip", "identity", "br", "GZIP ")[second[0] >> 2 & 3]
+    if first[0] & 4:
+        headers["Accept-Encoding"] = text[:20].decode("latin-1")
+    if first[0] & 8:
+        headers["Content-Type"] += "; charset=" + text[:8].decode("latin-1")
+    body = text.decode("utf-8", "surrogateescape")
+    path = ("/predict", "/feedback", INFER, "/invocations")[second[0] >> 4 & 3]
+    event = (events.rest, events.http, events.alb, events.rest)[second[0] >> 6](body, path)
+    event["headers"] = headers
+    event["isBase64Encoded"] = bool(first[0] & 1)
+    ask(event)
+
+
+def contract(data: bytes) -> None:
+    """A body of /predict."""
+    ask(events.rest(data))
+
+
+def front(data: bytes) -> None:
+    """An event of no known front, or one of those with anything in it."""
+    with contextlib.suppress(ValueError, RecursionError):
+        ask(json.loads(data))
+
+
+def oip_json(data: bytes) -> None:
+    """A body of the Open Inference Protocol."""
+    ask(events.rest(data, INFER))
+
+
+def oip_binary(data: bytes) -> None:
+    """JSON with the bytes of tensors behind it; the first two bytes say where it ends."""
+    event = events.rest(data[2:], INFER)
+    size = int.from_bytes(data[:2]) if data[:1] != b"\xff" else -1
+    event["headers"] = {LENGTH: str(size), "Accept": OCTETS}
+    ask(event)
+
+
+def invocations(data: bytes) -> None:
+    """MLflow's and SageMaker's formats; the first byte chooses one."""
+    event = events.rest(data[1:], "/invocations")
+    event["headers"] = {"Content-Type": INVOCATIONS[(data[:1] or b"\0")[0] % len(INVOCATIONS)]}
+    ask(event)
+
+
+def feedback(data: bytes) -> None:
+    """Outcomes: a body as it is, or an id that is rightly sealed, whatever it says."""
+    if data[:1] != b"\1":
+        return ask(events.rest(data[1:], "/feedback"))
+    body = data[1:32].ljust(31, b"\0")
+    id = b2a_base64(body + lineage.sealer(SECRET)(body), newline=False)
+    actual = data[32:].decode("utf-8", "replace") or "null"
+    text = id.translate(bytes.maketrans(lineage._STANDARD, lineage._SORTED)).decode()
+    ask(
+        events.rest(f'{{"outcomes":[{{"prediction_id":"{text}","actual":{actual}}}]}}', "/feedback")
+    )
+
+
+HARNESSES: dict[str, Callable[[bytes], None]] = {
+    harness.__name__: harness
+    for harness in (wire, contract, front, oip_json, oip_binary, invocations, feedback)
+}
+
+
+@cache
+def handler() -> api.Handler:
+    """The door, of a model that answers within its contract whatever it is asked."""
+    directory = Path(tempfile.mkdtemp()) / "echo"
+    return api.create(Settings(artifact.echo(directory), secret=SECRET, capture="full"))
+
+
+def ask(event: Any) -> None:
+    """Raise AssertionError unless the answer and the record are what every client may rely on."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        answer = handler()(event, events.Context())
+    status, headers, body = answer["statusCode"], dict(answer.get("headers") or {}), answer["body"]
+    headers |= {name: values[0] for name, values in answer.get("multiValueHeaders", {}).items()}
+    assert status in STATUSES, (status, body)
+    data = base64.b64decode(body, validate=True) if answer["isBase64Encoded"] else body.encode()
+    if "content-encoding" not in headers:
+        document = strict(data[: int(headers.get(LENGTH, len(data)))])
+        if status >= 400:
+            problem(status, headers["content-type"], document)
+    for line in out.getvalue().splitlines():  # the request's record, and those of outcomes
+        assert strict(line)["level"] == "INFO", line
+    assert out.getvalue(), "there is no record"
+
+
+def problem(status: int, kind: str, document: Any) -> None:
+    """RFC 9457, with what the house adds."""
+    assert kind in ("application/problem+json", "application/json"), kind
+    assert PROBLEM <= document.keys() <= PROBLEM | {"errors"}, document
+    assert document["status"] == status
+    assert document["type"].startswith("urn:answerable:problem:")
+    told = document.get("errors", [])
+    assert len(told) <= MAX_VIOLATIONS
+    for violation in told:
+        assert violation.keys() == {"pointer", "code", "message"}
+        assert violation["pointer"].startswith("/") or not violation["pointer"]
+
+
+def strict(text: str | bytes) -> Any:
+    """JSON without what only Python takes for it."""
+    return json.loads(text, parse_constant=_none)
+
+
+def _none(text: str) -> None:
+    raise AssertionError(f"{text} is no JSON")
+
+
+def pack(inputs: list[bytes]) -> bytes:
+    """Inputs as one file: each behind its length, four bytes."""
+    return b"".join(struct.pack(">I", len(data)) + data for data in inputs)
+
+
+def unpack(packed: bytes) -> list[bytes]:
+    """The inputs of `pack`."""
+    found, at = [], 0
+    while at < len(packed):
+        (size,) = struct.unpack_from(">I", packed, at)
+        found.append(packed[at + 4 : at + 4 + size])
+        at += 4 + size
+    return found

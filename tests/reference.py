@@ -1,0 +1,109 @@
+"""docs/reference.md and docs/openapi.json, written from the code: `python -m tests.reference`.
+
+tests/unit/test_reference.py holds the files to what this would write.
+"""
+
+import argparse
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from handler import manifest, openapi
+from handler.settings import ARTIFACTS
+from infra.settings import Settings
+from tools.__main__ import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+HEAD = """# Reference
+
+Written by `make reference` from the code; a test holds this page to it.
+The HTTP interface of the shipped model is in [openapi.json](openapi.json).
+"""
+
+
+def files() -> dict[Path, str]:
+    """Each generated file and what it must hold."""
+    document = openapi.document(manifest.read(ARTIFACTS / "diabetes"), jobs=True)
+    text = "\n".join([HEAD, *_commands(), *_settings()])
+    return {
+        ROOT / "docs/reference.md": text + "\n",
+        ROOT / "docs/openapi.json": orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+        + "\n",
+    }
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _commands() -> Iterator[str]:
+    """Not argparse's own help, which looks another way in each version of Python."""
+    yield "## Commands: `python -m tools …`"
+    for name, summary in COMMANDS.items():
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"tools.{name}").add_arguments(parser)
+        yield f"\n### `{name}`\n\n{summary[0].upper()}{summary[1:]}.\n"
+        yield from _arguments(parser, "")
+
+
+def _arguments(parser: argparse.ArgumentParser, prefix: str) -> Iterator[str]:
+    rows, inner = [], []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            inner += [(f"{prefix}{name} ", found) for name, found in action.choices.items()]
+            rows += [_row(f"`{prefix}{a.dest}`", a.help or "") for a in action._choices_actions]
+        elif action.help != argparse.SUPPRESS and action.dest != "help":
+            value = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
+            words = [" ".join([name, *([str(value)] if value else [])])
+                     for name in action.option_strings] or [str(value)]  # fmt: skip
+            chosen = f" ({', '.join(map(str, action.choices))})" if action.choices else ""
+            rows.append(_row(f"`{prefix}{', '.join(words)}`", _help(action) + chosen))
+    yield from [_row("argument", "meaning"), "|---|---|", *rows] if rows else ()
+    for name, found in inner:
+        more = [line for line in _arguments(found, name) if not line.startswith(("| arg", "|---"))]
+        yield from more
+
+
+def _help(action: argparse.Action) -> str:
+    return (action.help or "").replace("%(default)s", str(action.default))
+
+
+def _settings() -> Iterator[str]:
+    """The settings of a deployment, with the comments above them in infra/settings.py."""
+    yield '\n## Settings: `make deploy SET="name=value …"`\n'
+    yield from (_row("setting", "default", "values", "meaning"), "|---|---|---|---|")
+    lines = (ROOT / "infra/settings.py").read_text().splitlines()
+    classes = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef)]
+    body = next(node.body for node in classes if node.name == "Settings")
+    schema: dict[str, Any] = Settings.model_json_schema()["properties"]
+    for node in body:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        name = node.target.id
+        above: list[str] = []
+        for line in reversed(lines[: node.lineno - 1]):
+            if not line.strip().startswith("#"):
+                break
+            above.insert(0, line.strip("# "))
+        trailing = lines[(node.end_lineno or 0) - 1].partition("  # ")[2]
+        told = schema[name]
+        found = next(part for part in told.get("anyOf", [told]) if part["type"] != "null")
+        limits = [str(found[key]) for key in ("minimum", "maximum") if key in found]
+        values = ", ".join(f"`{v}`" for v in found.get("enum", ())) or found["type"]
+        values += f", {' to '.join(limits)}" if limits else ""
+        default = told.get("default")
+        shown = (
+            ""
+            if default in (None, "")
+            else f"`{str(default).lower() if default in (True, False) else default}`"
+        )
+        yield _row(f"`{name}`", shown, values, " ".join([*above, trailing]).strip())
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
