@@ -111,7 +111,7 @@ def test_predictions_get_their_ids_first() -> None:
 
 def test_a_new_secret_seals_and_the_one_before_is_still_known() -> None:
     outputs = [np.ones((1, 1))]
-    made = {secret: lineage.issuer(manifest(VALUE), "1", secret)(outputs, 1, "")[0].decode()
+    made = {secret: lineage.issuer(manifest(VALUE), "1", secret)(outputs, 1)[0].decode()
             for secret in ("old", "new old", "older", "")}  # fmt: skip
     seals = lineage.sealers("new  old ")
     assert len(seals) == 2
