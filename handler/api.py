@@ -220,6 +220,13 @@ def create(config: settings.Settings) -> Handler:
         return methods[request.method](serving, request, _deadline(context))
 
     def lambda_handler(event: Any, context: Any) -> Event:
+        gc.disable()  # a call leaves little garbage, and a large body millions of lists to look at
+        try:
+            return answered(event, context)
+        finally:
+            gc.enable()
+
+    def answered(event: Any, context: Any) -> Event:
         nonlocal cold
         start = time.perf_counter()
         request, problem = None, None

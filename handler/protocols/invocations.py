@@ -22,7 +22,7 @@ import orjson
 from handler import wire
 from handler.columns import Values, elements, flat, refuse
 from handler.contract import MESSAGES, once
-from handler.errors import BadRequest, Refusal, UnsupportedMediaType, pointer
+from handler.errors import MAX_VIOLATIONS, BadRequest, Refusal, UnsupportedMediaType, pointer
 from handler.gateways import Request
 from handler.manifest import Feature, Tensor
 from handler.scoring import Scorer
@@ -276,7 +276,14 @@ def _cells(feature: Feature, column: Sequence[str]) -> list[Any]:
         values = list(map(read, column))
         if math.isfinite(sum(values)) and "_" not in "".join(column):
             return values
-    return [_number(cell) for cell in column]
+    found: list[Any] = []
+    wrong = 0
+    for i, cell in enumerate(column):
+        found.append(_number(cell))
+        wrong += type(found[-1]) is str
+        if wrong > MAX_VIOLATIONS:  # nobody is told of the rest
+            return [*found, *column[i + 1 :]]
+    return found
 
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}

@@ -1,5 +1,6 @@
 """Who gets in, as the template has it; tests/e2e/test_auth.py has what the emulator enforces."""
 
+import json
 from typing import Any
 
 import pytest
@@ -59,5 +60,7 @@ def test_only_this_api_invokes_the_alias(synth: Synth, auth: str) -> None:
     permissions = deployed(synth, auth).all("AWS::Lambda::Permission").values()
     assert permissions
     for permission in permissions:
-        assert permission["Properties"]["Principal"] == "apigateway.amazonaws.com"
         assert "SourceArn" in permission["Properties"]
+        callers = {"apigateway.amazonaws.com": "Live", "events.amazonaws.com": "WayBackProbe"}
+        whose = callers[permission["Properties"]["Principal"]]
+        assert whose in json.dumps(permission["Properties"]["FunctionName"])
