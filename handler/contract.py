@@ -52,7 +52,7 @@ MESSAGES = {
 }
 # characters of a body from which on it is faster to validate by column
 MANY = 4096
-LARGE = 50_000  # characters from which on it is worth counting brackets
+LARGE = 250_000  # characters from which on it is worth counting brackets
 FLOAT_MAX = {"float16": 65504.0, "float32": 3.4028234663852886e38, "float64": None}
 # the integers that a dtype holds exactly
 EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
