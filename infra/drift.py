@@ -20,6 +20,7 @@ from infra.alarms import Watched, described
 
 CHILDREN = 100  # that a composite alarm may have
 FEW = 2  # rows with a value of a new kind that are let pass
+OUTCOMES = 10  # of a day, below which their mean says nothing
 WIDTH = 24
 DAY = 86_400
 
@@ -93,7 +94,9 @@ class DriftAlarms(Construct):
         allowed = f"rows*{percent / 100:g}"
         math = f"unseen-IF({allowed}>{FEW},{allowed},{FEW})"
         told = {
-            "Metrics": self._math(math, {"unseen": "Unseen", "rows": "Rows"}, hours * 3600),
+            "Metrics": self._math(
+                math, {"unseen": ("Unseen", "Sum"), "rows": ("Rows", "Sum")}, hours * 3600
+            ),
             "Threshold": 0,
             "ComparisonOperator": "GreaterThanThreshold",
             "EvaluationPeriods": 1,
@@ -104,7 +107,11 @@ class DriftAlarms(Construct):
 
     def _impact(self, least: float, unit: str) -> cloudwatch.CfnAlarm:
         told = {
-            "Metrics": self._math("impact", {"impact": "Impact"}, DAY, "Average"),
+            "Metrics": self._math(
+                f"IF(outcomes<{OUTCOMES},{least:g},impact)",
+                {"impact": ("Impact", "Average"), "outcomes": ("Impact", "SampleCount")},
+                DAY,
+            ),
             "Threshold": least,
             "ComparisonOperator": "LessThanThreshold",
             "EvaluationPeriods": 1,
@@ -131,16 +138,15 @@ class DriftAlarms(Construct):
         return self._alarm("silence", f"No outcome was told for {days} days.", told, self._actions)
 
     def _math(
-        self, math: str, asked: dict[str, str], seconds: int, statistic: str = "Sum"
+        self, math: str, asked: dict[str, tuple[str, str]], seconds: int
     ) -> list[dict[str, object]]:
+        """`asked`: metric and statistic by the id that the math has for them."""
         named = [{"Name": k, "Value": v} for k, v in _dimensions(self._watched).items()]
-        found: list[dict[str, object]] = []
-        if math not in asked:
-            found.append({"Id": "answer", "Expression": math, "ReturnData": True})
-        for id, name in asked.items():
+        found: list[dict[str, object]] = [{"Id": "answer", "Expression": math, "ReturnData": True}]
+        for id, (name, statistic) in asked.items():
             metric = {"Namespace": drift.NAMESPACE, "MetricName": name, "Dimensions": named}
             stat = {"Metric": metric, "Period": seconds, "Stat": statistic}
-            found.append({"Id": id, "MetricStat": stat, "ReturnData": math == id})
+            found.append({"Id": id, "MetricStat": stat, "ReturnData": False})
         return found
 
     def _alarm(

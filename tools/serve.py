@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
-from unittest.mock import patch
 
 import orjson
 import uvicorn
@@ -240,8 +239,9 @@ def main(args: argparse.Namespace) -> int:
         console.print(Text(line, style), soft_wrap=True)
 
     with contextlib.ExitStack() as stack:
-        own = os.environ.get("FEEDBACK_SECRET") or secrets.token_urlsafe()  # of this run alone
-        stack.enter_context(patch.dict(os.environ, {"FEEDBACK_SECRET": own}))
+        if not os.environ.get("FEEDBACK_SECRET"):  # one of this run alone
+            os.environ["FEEDBACK_SECRET"] = secrets.token_urlsafe()
+            stack.callback(os.environ.pop, "FEEDBACK_SECRET")
         try:
             directory = args.model_dir or settings.model_dir(settings.read())
             family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
