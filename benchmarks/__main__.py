@@ -36,7 +36,7 @@ def run(model_dir: Path, only: str | None, quick: bool) -> results.Report:
             for what, rounds in load.measure(original, packed, 2 if quick else 15).items():
                 figures[f"load {what}"] = rounds
         if only in (None, "refusals"):
-            found = refusals.measure(model_dir, scratch, 1 if quick else 3)
+            found = refusals.measure(model_dir, scratch, 1 if quick else 3, quick)
             figures["refusals"], figures["refusals MB"] = found
     return {
         **results.machine(),

@@ -87,7 +87,7 @@ class DriftAlarms(Construct):
             ok_actions=self._actions,
         )
         for alarm in inputs:
-            composite.add_dependency(alarm)
+            composite.add_resource_dependency(alarm)
         self.shown.append(cloudwatch.Alarm.from_alarm_arn(self, "inputs-shown", composite.attr_arn))
 
     def _unseen(self, percent: float, hours: int) -> cloudwatch.CfnAlarm:

