@@ -16,6 +16,7 @@ from handler.errors import ArtifactError
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
+SEAL = "manifest.sha256"  # of that file, lower-case hex; whoever edits by hand takes it away
 
 FeatureType = Literal["number", "integer", "category", "boolean", "text"]
 OutputKind = Literal["value", "label", "probabilities", "tensor"]
@@ -298,6 +299,12 @@ def read(directory: Path | str) -> Manifest:
     """The manifest of the artifact in `directory`. Raises ArtifactError if it cannot be had."""
     try:
         text = Path(directory, FILE_NAME).read_bytes()
+        seal = Path(directory, SEAL).read_bytes() if Path(directory, SEAL).exists() else None
     except OSError as error:
         raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
+    if seal is not None:
+        from hashlib import sha256  # as `model` does: what only parses manifests goes without
+
+        if sha256(text).hexdigest().encode() + b"\n" != seal:
+            raise ArtifactError(f"{FILE_NAME}: it is not the one that was packed ({SEAL})")
     return parse(text)

@@ -12,6 +12,7 @@ import boto3
 from botocore.stub import Stubber
 
 from handler import api, settings, way_back
+from handler.manifest import SEAL
 from handler.settings import Settings
 from tests.events import Context
 
@@ -34,6 +35,7 @@ def artifact(directory: Path, edit: Edit | None = None, **fields: Any) -> Path:
     if edit:
         edit(manifest)
     path.write_text(json.dumps(manifest))
+    (directory / SEAL).unlink(missing_ok=True)
     return directory
 
 

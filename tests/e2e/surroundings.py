@@ -65,6 +65,7 @@ def tree(directory: Path, version: str | None = None) -> Path:
     if version:
         path = directory / "model_artifacts/diabetes/manifest.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"version": version}))
+        path.with_name("manifest.sha256").unlink()
     return directory
 
 

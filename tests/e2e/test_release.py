@@ -29,13 +29,10 @@ class CodeDeploy(ThreadingHTTPServer):
 
     def __init__(self, host: str) -> None:
         super().__init__((host, 0), Door)
+        self.url = f"http://{host}:{self.server_address[1]}"
         self.heard: list[str] = []
         self.current = "0"
         self.succeeded: list[tuple[str, str]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.server_address[0]}:{self.server_address[1]}"
 
     def answer(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
         if call == "PutLifecycleEventHookExecutionStatus":

@@ -74,6 +74,7 @@ def artifact(directory: Path, **changes: object) -> Path:
     shutil.copytree(ROOT / "model_artifacts/diabetes", directory / "diabetes")
     path = directory / "diabetes/manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.with_name("manifest.sha256").unlink()
     return directory
 
 

@@ -20,7 +20,7 @@ from tests.served import ROOT
 
 DIABETES = ROOT / "model_artifacts/diabetes"
 FILES = sorted(path.name for path in DIABETES.iterdir())
-HASHED = [name for name in FILES if name != "manifest.json"]
+HASHED = [name for name in FILES if not name.startswith("manifest.")]
 EXAMPLES = [40, pytest.param(600, marks=pytest.mark.slow)]
 PING = events.rest(None, "/ping", "GET")
 
@@ -50,7 +50,7 @@ def refused(directory: Path, name: str) -> None:
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_a_flipped_bit_is_found_wherever_it_is(copy: Path, examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
-    @given(st.sampled_from(HASHED), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+    @given(st.sampled_from(FILES), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
     def check(name: str, place: float, bit: int) -> None:
         whole = (DIABETES / name).read_bytes()
         damaged = bytearray(whole)
@@ -123,9 +123,10 @@ def test_a_file_that_is_not_the_packed_one_is_not_served(
         (empty, "manifest.json"),
         (Path.unlink, "manifest.json"),
         (lambda path: path.write_text("{}"), "manifest.json"),
-        (lambda path: shutil.copy(artifact.endless(path.with_name("x")) / path.name, path), "onnx"),
+        (lambda path: shutil.copy(artifact.endless(path.with_name("x")) / path.name, path), "json"),
+        (lambda path: empty(path.with_name("manifest.sha256")), "manifest.sha256"),
     ],
-    ids=["cut", "empty", "gone", "no manifest", "another model's"],
+    ids=["cut", "empty", "gone", "no manifest", "another model's", "no seal"],
 )
 def test_a_wrong_manifest_is_not_served(
     copy: Path, damage: Callable[[Path], None], name: str

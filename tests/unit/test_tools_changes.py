@@ -32,6 +32,7 @@ def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     bmi = manifest["baseline"]["features"]["bmi"]
     bmi["values"] = [value + 100 for value in bmi["values"]]
     (directory / "manifest.json").write_text(json.dumps(manifest))
+    (directory / "manifest.sha256").unlink()
     return directory
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from handler.manifest import FILE_NAME, File, Manifest
+from handler.manifest import FILE_NAME, SEAL, File, Manifest
 from tools.packing.errors import PackError
 
 WIDTH = 100
@@ -21,8 +21,8 @@ def sha256(path: Path) -> str:
 
 
 def files(directory: Path) -> dict[str, File]:
-    """Every file of the artifact but its manifest."""
-    paths = sorted(path for path in directory.iterdir() if path.name != FILE_NAME)
+    """Every file of the artifact but its manifest and the seal on that."""
+    paths = sorted(path for path in directory.iterdir() if path.name not in (FILE_NAME, SEAL))
     return {path.name: File(sha256(path), path.stat().st_size) for path in paths}
 
 
@@ -52,9 +52,12 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def write(directory: Path, manifest: Manifest) -> None:
-    """Write manifest.json as a human would: defaults left out, short things on one line."""
+    """Write manifest.json as a human would, defaults left out, short things on one line; and the
+    seal on it.
+    """
     text = _render(_plain(manifest), 0) + "\n"
     (directory / FILE_NAME).write_text(text, encoding="utf-8")
+    (directory / SEAL).write_text(sha256(directory / FILE_NAME) + "\n")
 
 
 def _plain(value: Any) -> Any:
