@@ -123,6 +123,7 @@ def _positions(scorer: Scorer, rows: list[Any], *at: str) -> Columns:
 
 def _table(scorer: Scorer, names: list[str], rows: list[Any], *at: str) -> Columns:
     """Rows as lists beside the names of their columns."""
+    _counted(scorer, [rows], pointer(*at))  # before a column is made of each
     if set(map(type, rows)) - {list} or set(map(len, rows)) - {len(names)}:
         raise refuse(pointer(*at), "ragged", f"must be arrays of {len(names)} items")
     order = {name: i for i, name in enumerate(names)}
@@ -246,16 +247,25 @@ def _npy(data: bytes) -> Array:
 
 
 def _csv(scorer: Scorer, body: bytes) -> Columns:
+    features, most = scorer.manifest.features, scorer.manifest.limits.rows + 1
+    texts = any(
+        f.type == "text" or f.unseen == "accept" or {*"".join(map(str, f.categories))} & {*",\r\n"}
+        for f in features
+    )
+    # a million cells or lines would be made objects, only to be refused
+    if not texts and (
+        body.count(b",") > 1000 + most * len(features) or body.count(b"\n") > 1000 + most
+    ):
+        raise BadRequest("the body has more cells or lines than the contract's rows can")
     try:
         text = io.StringIO(body.decode("utf-8-sig"), newline="")
         lines = filter(None, csv.reader(text, strict=True))
         # one row too many is enough to be refused for
-        names, *cells = islice(lines, scorer.manifest.limits.rows + 2)
+        names, *cells = islice(lines, most + 1)
     except (ValueError, csv.Error):
         raise BadRequest("the body is not CSV in UTF-8 with a header row") from None
     if len(set(names)) < len(names) or set(map(len, cells)) - {len(names)}:
         raise refuse("", "ragged", f"must be rows of {len(names)} cells, the first their names")
-    features = scorer.manifest.features
     known = {feature.name: feature for feature in features}
     each = {
         name: _cells(known[name], column) if name in known else list(column)

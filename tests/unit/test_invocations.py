@@ -12,8 +12,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from handler import api
+from handler import api, contract, settings
 from handler.errors import pointer
+from handler.scoring import Scorer
 from handler.settings import Settings
 from tests import artifact, events
 from tests.artifact import ECHO_FEATURES, FLOAT
@@ -309,3 +310,14 @@ def test_any_body_is_answered(handler: api.Handler, kind: str, data: Any) -> Non
     answer = handler(events.rest(body, "/invocations", headers={"content-type": kind}), Context())
     assert answer["statusCode"] in (200, 400, 413, 415, 422)
     json.loads(answer["body"])
+
+
+def test_cells_and_lines_without_end_are_refused_unread(shipped: Scorer) -> None:
+    handler = api.create(Settings(settings.ARTIFACTS / "diabetes"))
+    limit = shipped.manifest.limits
+    rows = [contract.example(shipped.manifest)] * limit.rows
+    names = list(rows[0])
+    good = "\n".join([",".join(names), *(",".join(map(str, row.values())) for row in rows)])
+    for body, status in ((good, 200), ("1," * 20_000, 400), ("\n" * 20_000 + good, 400)):
+        event = events.rest(body, "/invocations", headers={"content-type": "text/csv"})
+        assert handler(event, Context())["statusCode"] == status
