@@ -93,7 +93,9 @@ def test_a_commit_alone_does_not(
 
 
 def test_a_base_image_that_moves_is_told_of(synth: Synth) -> None:
-    from aws_cdk import cloud_assembly_schema  # noqa: F401  jsii knows its structs only then
+    from aws_cdk.cloud_assembly_schema import MetadataEntry  # jsii knows it only then
+
+    assert MetadataEntry
 
     pinned = f"base_image=example/base@sha256:{'0' * 64}"
     for settings, told in (((), 1), ((pinned,), 0), (("image_repository=r", "image_tag=t"), 0)):
