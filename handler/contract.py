@@ -174,9 +174,14 @@ def _zeros(dtype: str, shape: tuple[int | None, ...]) -> Any:
     return [_zeros(dtype, shape[1:])] * (1 if shape[0] is None else shape[0])
 
 
+def any_text(features: Sequence[Feature]) -> bool:
+    """Whether a value may be a text that the contract does not know."""
+    return any(f.type == "text" or f.unseen == "accept" for f in features)
+
+
 def _marks(features: Sequence[Feature]) -> int:
     """The most brackets and braces a row has, those in its strings too; 0 if there is no saying."""
-    if not features or any(f.type == "text" or f.unseen == "accept" for f in features):
+    if not features or any_text(features):
         return 0
     texts = [[f.name, max(map(str, f.categories), key=_count, default="")] for f in features]
     return 1 + sum(_count(text) for pair in texts for text in pair)

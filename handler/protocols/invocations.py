@@ -21,7 +21,7 @@ import orjson
 
 from handler import wire
 from handler.columns import Values, elements, flat, refuse
-from handler.contract import MESSAGES, once
+from handler.contract import MESSAGES, any_text, once
 from handler.errors import MAX_VIOLATIONS, BadRequest, Refusal, UnsupportedMediaType, pointer
 from handler.gateways import Request
 from handler.manifest import Feature, Tensor
@@ -248,10 +248,8 @@ def _npy(data: bytes) -> Array:
 
 def _csv(scorer: Scorer, body: bytes) -> Columns:
     features, most = scorer.manifest.features, scorer.manifest.limits.rows + 1
-    texts = any(
-        f.type == "text" or f.unseen == "accept" or {*"".join(map(str, f.categories))} & {*",\r\n"}
-        for f in features
-    )
+    known = "".join(str(category) for f in features for category in f.categories)
+    texts = any_text(features) or not {*",\r\n"}.isdisjoint(known)
     # a million cells or lines would be made objects, only to be refused
     if not texts and (
         body.count(b",") > 1000 + most * len(features) or body.count(b"\n") > 1000 + most
@@ -266,9 +264,9 @@ def _csv(scorer: Scorer, body: bytes) -> Columns:
         raise BadRequest("the body is not CSV in UTF-8 with a header row") from None
     if len(set(names)) < len(names) or set(map(len, cells)) - {len(names)}:
         raise refuse("", "ragged", f"must be rows of {len(names)} cells, the first their names")
-    known = {feature.name: feature for feature in features}
+    named = {feature.name: feature for feature in features}
     each = {
-        name: _cells(known[name], column) if name in known else list(column)
+        name: _cells(named[name], column) if name in named else list(column)
         for name, column in zip(names, zip(*cells, strict=True), strict=False)
     }
     return _named(scorer, each, "", lambda k, row: pointer(row, features[k].name))
