@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.zoo.registry import FILES, Built, accepted, committed, refused, zoo
+from tests.zoo.registry import FILES, Built, accepted, committed, misread, refused, zoo
 
 CUSTOMER: dict[str, Any] = {
     "age": 41,
@@ -152,7 +152,7 @@ def gru_sequence_first() -> Built:
         accepted("the last token", input_ids=[99], attention_mask=[1], token_type_ids=[0]),
         refused("a token too far", input_ids=[100], attention_mask=[1], token_type_ids=[0]),
         refused("token 99999", input_ids=[99999], attention_mask=[1], token_type_ids=[0]),
-        refused("token -1", input_ids=[-1], attention_mask=[1], token_type_ids=[0]),
+        misread("token -1", input_ids=[-1], attention_mask=[1], token_type_ids=[0]),
         refused("type 2 of 2", input_ids=[5], attention_mask=[1], token_type_ids=[2]),
         refused(
             "lengths that differ",
@@ -203,7 +203,7 @@ def case_svc_scores() -> Built:
         accepted("the last row of the table", item=9),
         refused("one too far", item=10),
         refused("11", item=11),
-        refused("-1, which Gather counts from the end", item=-1),
+        misread("-1, which Gather counts from the end", item=-1),
     ),
 )
 def case_embedding() -> Built:

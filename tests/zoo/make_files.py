@@ -13,7 +13,7 @@ The framework predicts from the numbers as the sample has them, in float64.
 """
 
 # The converters are not in the project's environment.
-# mypy: ignore-missing-imports, allow-subclassing-any, allow-untyped-calls
+# mypy: disable-error-code="import-not-found, import-untyped", allow-subclassing-any
 
 import csv
 import io
@@ -101,7 +101,7 @@ def write(name: str, model: Any, sample: Table | Arrays, expected: Arrays) -> No
         lines.writerows(zip(*sample.values(), strict=True))
         (FILES / f"{name}.csv").write_text(text.getvalue(), encoding="utf-8")
     else:
-        np.savez_compressed(FILES / f"{name}.npz", **sample)  # type: ignore[arg-type]
+        np.savez_compressed(FILES / f"{name}.npz", **sample)
     np.savez_compressed(FILES / f"{name}.expected.npz", **expected)  # type: ignore[arg-type]
 
 

@@ -1,6 +1,6 @@
 """The form of a zoo model, and the registry that each model's function is entered in.
 
-This module knows nothing of the product: it needs numpy and the standard library only.
+This module knows nothing of the product.
 """
 
 import csv
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 FILES = Path(__file__).parent / "files"
@@ -43,12 +45,14 @@ class Request(NamedTuple):
     """One instance picked by hand, and the status that a right product answers.
 
     The keys of `instance` are feature names (table) or input names (tensor, without the leading
-    axis where that is the rows).
+    axis where that is the rows). `misread` says that plain onnxruntime does not notice what is
+    wrong with the instance: it answers, and the answer is wrong.
     """
 
     instance: dict[str, Any]
     status: Literal[200, 422]
     why: str
+    misread: bool = False
 
 
 class ZooModel(NamedTuple):
@@ -57,7 +61,8 @@ class ZooModel(NamedTuple):
     `expected` is "packs", or a regular expression that the refusal of `pack` matches, ignoring
     case. `batch` says how plain onnxruntime runs the sample: all rows at once ("dynamic"), one by
     one with a leading axis of 1 ("single"), or one by one as they are ("none").
-    `tolerance` is the largest |a - b| / max(1, |b|) between the graph and its framework, for models
+    `fast` models belong to the quick test run, all models to the slow one. `contract` is the text of
+    a TOML contract file. `tolerance` is the largest |a - b| / max(1, |b|) between the graph and its framework, for models
     that have the framework's predictions (`predictions`). `valid` says whether onnx.checker accepts
     the graph, `runs` whether onnxruntime does.
     """
@@ -149,6 +154,11 @@ def refused(why: str, /, **instance: Any) -> Request:
     return Request(instance, 422, why)
 
 
+def misread(why: str, /, **instance: Any) -> Request:
+    """Return a request for 422 that plain onnxruntime would answer."""
+    return Request(instance, 422, why, misread=True)
+
+
 # --- samples ----------------------------------------------------------------------------------
 
 
@@ -158,7 +168,7 @@ def write_sample(directory: Path, sample: Table | Arrays | None) -> Path | None:
         return None
     if any(isinstance(values, np.ndarray) for values in sample.values()):
         path = directory / "sample.npz"
-        np.savez(path, **sample)  # type: ignore[arg-type]
+        np.savez(path, **sample)
         return path
     path = directory / "sample.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -204,6 +214,23 @@ TYPES = {
 }
 
 
+def open_session(path: Path) -> Any:
+    """Return a session of the file as it is, but with a locale that any machine has.
+
+    The session logs nothing: some exports declare shapes that they do not have.
+    """
+    model = onnx.load(path)
+    for node in model.graph.node:
+        if node.op_type == "StringNormalizer" and not any(
+            a.name == "locale" for a in node.attribute
+        ):
+            node.attribute.append(onnx.helper.make_attribute("locale", "C.UTF-8"))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model.SerializeToString(), options)
+
+
 def feeds(session: Any, sample: Path, ignore: Sequence[str] = ()) -> Arrays:
     """Return the sample as the graph's inputs, the instances as the leading axis."""
     inputs = session.get_inputs()
@@ -219,6 +246,23 @@ def feeds(session: Any, sample: Path, ignore: Sequence[str] = ()) -> Arrays:
         tensor.name: values.reshape(-1, 1) if len(tensor.shape) == 2 else values
         for tensor, values in zip(inputs, columns, strict=True)
     }
+
+
+def instance_feeds(session: Any, instance: Mapping[str, Any], batch: Batch) -> Arrays:
+    """Return one instance as the graph's inputs. Raises what numpy raises for a wrong value."""
+    inputs = session.get_inputs()
+    if inputs[0].name not in instance or len(inputs) < len(instance):  # [N, F]
+        row = [np.nan if cell is None else cell for cell in instance.values()]
+        return {inputs[0].name: np.array([row], TYPES[inputs[0].type])}
+    arrays = {}
+    for tensor in inputs:
+        value = instance[tensor.name]
+        array = np.array(np.nan if value is None else value, TYPES[tensor.type])
+        if batch != "none":
+            array = array.reshape(1, *array.shape)
+        column = array.ndim < len(tensor.shape) == 2  # a feature whose input is [N, 1]
+        arrays[tensor.name] = array.reshape(1, 1) if column else array
+    return arrays
 
 
 def cast(array: Array, kind: str) -> Array:
@@ -248,7 +292,10 @@ def run_plain(session: Any, arrays: Mapping[str, Array], batch: Batch) -> dict[s
         }
     if batch == "dynamic":
         results = session.run(None, dict(arrays))
-        return {name: list(dense(value)) for name, value in zip(names, results, strict=True)}
+        return {
+            name: [np.asarray(row) for row in dense(value)]
+            for name, value in zip(names, results, strict=True)
+        }
     outputs: dict[str, list[Array]] = {name: [] for name in names}
     for i in range(len(next(iter(arrays.values())))):
         one = {
@@ -256,7 +303,7 @@ def run_plain(session: Any, arrays: Mapping[str, Array], batch: Batch) -> dict[s
             for name, array in arrays.items()
         }
         for name, value in zip(names, session.run(None, one), strict=True):
-            outputs[name].append(dense(value)[0] if batch == "single" else dense(value))
+            outputs[name].append(np.asarray(dense(value)[0]) if batch == "single" else dense(value))
     return outputs
 
 
