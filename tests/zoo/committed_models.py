@@ -109,6 +109,12 @@ def cnn_fixed_batch() -> Built:
     return committed("cnn-fixed-batch")
 
 
+@zoo("tensor", fast=False, batch="single")
+def cnn_fixed_batch_drawn() -> Built:
+    """A CNN for one image, packed without a sample."""
+    return committed("cnn-fixed-batch")._replace(sample=None)
+
+
 @zoo("tensor")
 def cnn_free_batch() -> Built:
     """A CNN for any number of images, [batch, 3, 16, 16], from the tracing exporter."""

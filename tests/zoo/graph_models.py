@@ -217,14 +217,24 @@ def names_output_renamed() -> Built:
     return Built(linear(3, "id"), table(["a", "b", "c"]))
 
 
-@zoo("names")
-def names_outputs() -> Built:
-    """Four outputs whose names need escaping or fold to one identifier."""
-    names = ["StatefulPartitionedCall:0", "größe", "a b", "a_b"]
+def sums(names: list[str]) -> Built:
+    """Return a graph whose outputs of these names are all the sum of the row."""
     nodes = [node("ReduceSum", ["X", "axes"], [name], keepdims=1) for name in names]
     outputs = [value(name, ["N", 1]) for name in names]
     weights: Arrays = {"axes": np.array([1], np.int64)}
     return Built(graph(nodes, [value("X", ["N", 3])], outputs, weights), table(["a", "b", "c"]))
+
+
+@zoo("names")
+def names_outputs() -> Built:
+    """Outputs whose names need escaping."""
+    return sums(["StatefulPartitionedCall:0", "größe", "a b", LONG_NAME])
+
+
+@zoo("names", expected="same name")
+def names_outputs_folded() -> Built:
+    """Two outputs whose names fold to one identifier: `a b` and `a_b`."""
+    return sums(["a b", "a_b"])
 
 
 # --- the leading axis is not always the rows --------------------------------------------------
@@ -241,6 +251,12 @@ def over_axis_0(operator: str, output: Any, inputs: list[str], **attributes: Any
 def softmax_axis_0() -> Built:
     """Softmax over the free leading axis: an instance is the whole tensor [N, 3]."""
     return over_axis_0("Softmax", value("y", ["N", 3]), ["x"], axis=0)
+
+
+@zoo("graph", batch="none", fast=False)
+def softmax_axis_0_drawn() -> Built:
+    """Softmax over the free leading axis, packed without a sample."""
+    return over_axis_0("Softmax", value("y", ["N", 3]), ["x"], axis=0)._replace(sample=None)
 
 
 @zoo("graph", batch="none", fast=False)
@@ -275,7 +291,7 @@ def gather_boxes() -> Built:
     return Built(graph(nodes, inputs, [value("kept", ["K", 4])]), sample)
 
 
-@zoo("graph", batch="none", fast=False)
+@zoo("graph", batch="none", fast=False, expected="different shapes")
 def width_of_the_values() -> Built:
     """NonZero: the size of the output depends on the values."""
     nodes = [node("NonZero", ["x"], ["where"])]

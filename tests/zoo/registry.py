@@ -61,10 +61,10 @@ class ZooModel(NamedTuple):
     `expected` is "packs", or a regular expression that the refusal of `pack` matches, ignoring
     case. `batch` says how plain onnxruntime runs the sample: all rows at once ("dynamic"), one by
     one with a leading axis of 1 ("single"), or one by one as they are ("none").
-    `fast` models belong to the quick test run, all models to the slow one. `contract` is the text of
-    a TOML contract file. `tolerance` is the largest |a - b| / max(1, |b|) between the graph and its framework, for models
-    that have the framework's predictions (`predictions`). `valid` says whether onnx.checker accepts
-    the graph, `runs` whether onnxruntime does.
+    `fast` models belong to the quick test run, all models to the slow one. `contract` is the text
+    of a TOML contract file. `tolerance` is the largest |a - b| / max(1, |b|) between the graph and
+    its framework, for models that have the framework's predictions. `valid` says whether
+    onnx.checker accepts the graph, `runs` whether onnxruntime does.
     """
 
     name: str
@@ -246,6 +246,17 @@ def feeds(session: Any, sample: Path, ignore: Sequence[str] = ()) -> Arrays:
         tensor.name: values.reshape(-1, 1) if len(tensor.shape) == 2 else values
         for tensor, values in zip(inputs, columns, strict=True)
     }
+
+
+def drawn(session: Any, batch: Batch) -> Arrays:
+    """Return three seeded instances of float inputs, for models without a sample."""
+    rng = np.random.default_rng(6)
+    arrays = {}
+    for tensor in session.get_inputs():
+        axes = tensor.shape if batch == "none" else tensor.shape[1:]
+        shape = (3, *(axis if isinstance(axis, int) else 5 for axis in axes))
+        arrays[tensor.name] = cast(rng.normal(size=shape).round(2), tensor.type)
+    return arrays
 
 
 def instance_feeds(session: Any, instance: Mapping[str, Any], batch: Batch) -> Arrays:
