@@ -247,16 +247,31 @@ def over_axis_0(operator: str, output: Any, inputs: list[str], **attributes: Any
     return Built(graph(nodes, [value("x", ["N", 3])], [output], weights), {"x": normal(4, 5, 3)})
 
 
+def softmax_over_axis_0() -> bytes:
+    """Return Softmax over the free leading axis of x[N, 2, 2]."""
+    nodes = [node("Softmax", ["x"], ["y"], axis=0)]
+    return graph(nodes, [value("x", ["N", 2, 2])], [value("y", ["N", 2, 2])])
+
+
 @zoo("graph", batch="none")
 def softmax_axis_0() -> Built:
-    """Softmax over the free leading axis: an instance is the whole tensor [N, 3]."""
-    return over_axis_0("Softmax", value("y", ["N", 3]), ["x"], axis=0)
+    """Softmax over the free leading axis: an instance is the whole tensor [N, 2, 2]."""
+    return Built(softmax_over_axis_0(), {"x": normal(4, 5, 2, 2)})
 
 
 @zoo("graph", batch="none", fast=False)
 def softmax_axis_0_drawn() -> Built:
     """Softmax over the free leading axis, packed without a sample."""
-    return over_axis_0("Softmax", value("y", ["N", 3]), ["x"], axis=0)._replace(sample=None)
+    return Built(softmax_over_axis_0(), None)
+
+
+@zoo("table", expected="row")
+def table_rows_interact() -> Built:
+    """A table whose rows interact: each column is centred on the mean of the request's rows."""
+    nodes = [node("ReduceMean", ["X", "axes"], ["mean"]), node("Sub", ["X", "mean"], ["y"])]
+    weights: Arrays = {"axes": np.array([0], np.int64)}
+    model = graph(nodes, [value("X", ["N", 3])], [value("y", ["N", 3])], weights)
+    return Built(model, table(["a", "b", "c"]))
 
 
 @zoo("graph", batch="none", fast=False)
