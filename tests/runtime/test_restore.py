@@ -15,7 +15,7 @@ from tests.runtime.environment import Environment
 COPIES = """
 import json, os, sys, time
 from handler.function import lambda_handler
-from tests import events
+from tests.fixtures import events
 event = events.rest(json.dumps({"instances": [{"x": -1}]}))
 if sys.argv[1] == "without":
     del event["requestContext"]["requestId"]

@@ -272,7 +272,7 @@ def test_a_hook_that_fails_says_failed(hook: Hooks, capsys: Capture, entry: Any)
     made.functions.invoke = denied  # type: ignore[method-assign,assignment]
     found = run(made, capsys, "Failed", entry)
     assert found["reasons"] == ["the hook failed: ClientError AccessDenied"]
-    assert any("probes.py" in place for place in found["trace"])
+    assert any("version_client.py" in place for place in found["trace"])
     assert "SENTINEL" not in json.dumps(found)
 
 

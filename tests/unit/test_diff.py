@@ -41,7 +41,7 @@ def lines(capsys: Capture) -> list[list[str]]:
 
 
 def test_everything_is_told(other: Path, capsys: Capture) -> None:
-    assert main(["changes", str(SHIPPED), str(other)]) == 0
+    assert main(["diff", str(SHIPPED), str(other)]) == 0
     told = lines(capsys)
     for line in (
         "diabetes 1.0.0 -> diabetes 1.0.1",
@@ -66,7 +66,7 @@ def test_other_answers_are_counted_and_measured(tmp_path: Path, capsys: Capture)
         row["prediction"]["progression"] *= 1.25
     rows[3]["prediction"] = {"progression": "high"}
     (directory / "golden.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert main(["changes", str(directory), str(SHIPPED)]) == 0
+    assert main(["diff", str(directory), str(SHIPPED)]) == 0
     told = lines(capsys)
     assert ["other", "answers", "4", "of", "29,", "by", "more", "than", "1e-05"] in told
     assert ["largest", "difference", "0.2", "of", "max(1,", "what", "it", "was)"] in told
@@ -81,14 +81,14 @@ def test_a_version_can_be_a_git_revision(
     author = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
     for words in (["init"], ["add", "."], [*author, "commit", "-m", "one"], ["tag", "v1"]):
         subprocess.run(["git", *words], check=True, capture_output=True)
-    assert main(["changes", "v1:diabetes", "model_artifacts/diabetes"]) == 0
+    assert main(["diff", "v1:diabetes", "model_artifacts/diabetes"]) == 0
     assert ["patch", "the", "contract", "is", "the", "same"] in lines(capsys)
-    assert main(["changes", "v1:absent", "model_artifacts/diabetes"]) == 2
+    assert main(["diff", "v1:absent", "model_artifacts/diabetes"]) == 2
     assert "v1:absent" in capsys.readouterr().err
 
 
 def test_what_cannot_be_had_is_one_line(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["changes", str(tmp_path), str(SHIPPED)]) == 2
+    assert main(["diff", str(tmp_path), str(SHIPPED)]) == 2
     assert capsys.readouterr().err.strip() == "changes: manifest.json: No such file or directory"
 
 

@@ -26,7 +26,7 @@ def predict(capsys: Capture, **settings: Any) -> tuple[dict[str, Any], str]:
 
 
 def trace(capsys: Capture, *arguments: str) -> tuple[int, str]:
-    code = answerable.main(["trace", *arguments])
+    code = answerable.main(["explain", *arguments])
     out, err = capsys.readouterr()
     return code, " ".join((out + err).split())
 

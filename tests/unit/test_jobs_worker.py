@@ -626,10 +626,10 @@ def test_no_value_of_a_message_is_logged(handle: Handle, memory: Memory, capsys:
 
 KILLED = """
 import json, os, random, sys, threading
-from handler import worker
+from handler.jobs import worker
 from handler.settings import Settings
 from pathlib import Path
-from tests import storage
+from tests.fixtures import memory_store
 from tests.fixtures.events import Context
 
 root, artifact, seed = sys.argv[1:]

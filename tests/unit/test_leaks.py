@@ -123,7 +123,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "scoring": lambda patch: patch.setattr(Scorer, "_run", broken),
     "reading": lambda patch: patch.setattr("handler.http_body.read", broken),
     "answering": lambda patch: patch.setattr("handler.prediction_id.attach_ids", broken),
-    "ranking": lambda patch: patch.setattr("handler.drift.bins.Ranker.rank", broken),
+    "ranking": lambda patch: patch.setattr("handler.drift.bins.Binner.rank", broken),
     "session": lambda patch: patch.setattr(
         "onnxruntime.InferenceSession.run", broken, raising=True
     ),

@@ -68,12 +68,12 @@ def test_a_producers_own_message_is_done_too(local: Any) -> None:
 
 def test_the_worker_follows_the_artifact(local: Any) -> None:
     environment, _ = local
-    environment.served = environment._again()
+    environment.served = environment._load()
     id = json.loads(call(environment, "POST", "/jobs", BODY).body)["job"]["id"]
     assert finished(environment, id)["job"]["status"] == "succeeded"
 
 
-def test_a_message_is_delivered_again_until_its_last_receive(local: Any) -> None:
+def test_a_message_is_delivered_load_until_its_last_receive(local: Any) -> None:
     environment, _ = local
     call(environment, "GET", "/jobs/start")
     sqs = boto3.client("sqs")

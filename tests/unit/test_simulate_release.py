@@ -163,7 +163,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def played(capsys: Capture, *words: str, rate: str = "20", hours: str = "0.5") -> str:
     """What the command shows; without the milliseconds, which no two runs have in common."""
-    code = answerable.main(["rehearse", "--rate", rate, "--hours", hours, *words])
+    code = answerable.main(["simulate-release", "--rate", rate, "--hours", hours, *words])
     assert code == 0
     shown = re.sub(r" +\d+\.\d(?=\n| )", " ms", capsys.readouterr().out)
     return " ".join(shown.split())
@@ -268,7 +268,7 @@ def test_a_template_that_is_not_ours(
     capsys: Capture, given: dict[str, Any], changed: dict[str, Any], why: str
 ) -> None:
     given.update(changed)
-    assert answerable.main(["rehearse", "--story", "good", "--hours", "0"]) == 1
+    assert answerable.main(["simulate-release", "--story", "good", "--hours", "0"]) == 1
     assert why in capsys.readouterr().err
 
 
@@ -281,13 +281,13 @@ def test_a_template_that_is_not_ours(
     ],
 )
 def test_what_cannot_be_rehearsed(capsys: Capture, words: list[str], why: str) -> None:
-    assert answerable.main(["rehearse", *words]) == 1
+    assert answerable.main(["simulate-release", *words]) == 1
     assert why in capsys.readouterr().err
 
 
 def test_two_models_are_no_release(capsys: Capture, given: dict[str, Any], tmp_path: Path) -> None:
     other = artifact(tmp_path / "other", name="other")
-    assert answerable.main(["rehearse", "--new", str(other)]) == 1
+    assert answerable.main(["simulate-release", "--new", str(other)]) == 1
     assert "the new version is of other" in capsys.readouterr().err
 
 
