@@ -15,7 +15,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         --target /task -r function.txt
 # What the wheels carry and serving never touches. `libonnxruntime.so` is onnxruntime's C library:
 # the Python binding is linked statically and does not open it. sympy, mpmath, protobuf and
-# flatbuffers are for onnxruntime's conversion tools, which go too.
+# flatbuffers are for onnxruntime's conversion answerable, which go too.
 RUN cd /task \
  && rm -rf bin sympy* isympy* mpmath* protobuf* google flatbuffers* share \
         onnxruntime/tools onnxruntime/quantization onnxruntime/transformers \
@@ -60,4 +60,4 @@ LABEL org.opencontainers.image.title="answerable ${MODEL}" \
       answerable.model.sha256="${MODEL_SHA256}" \
       com.amazonaws.lambda.feature.snapstart="Allow"
 WORKDIR /var/task
-CMD ["handler.api.lambda_handler"]
+CMD ["handler.function.lambda_handler"]

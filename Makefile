@@ -29,10 +29,10 @@ $(READY): requirements/dev.txt
 	@touch $(READY)
 
 run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=folder, PORT=8000)
-	$(BIN)/python -m tools serve $(MODEL) --port $(PORT)
+	$(BIN)/python -m answerable serve $(MODEL) --port $(PORT)
 
 rehearse: $(READY) ## play a release, minute by minute (MODEL=folder, NEW=folder, SET="bake_minutes=15")
-	$(BIN)/python -m tools rehearse $(if $(MODEL),--old $(MODEL)) $(if $(NEW),--new $(NEW)) \
+	$(BIN)/python -m answerable simulate-release $(if $(MODEL),--old $(MODEL)) $(if $(NEW),--new $(NEW)) \
 	  $(foreach pair,$(SET),-c $(pair))
 
 test: $(READY)   ## the tests that need nothing but Python; tests/runtime is 20 s of it
@@ -77,7 +77,7 @@ power: $(READY)  ## the drift alarm's power study; writes docs/drift.md and its 
 
 example: $(READY) ## train and pack the shipped model again
 	$(BIN)/python examples/diabetes/train.py build/diabetes
-	$(BIN)/python -m tools pack build/diabetes/model.onnx --reference build/diabetes/reference.csv \
+	$(BIN)/python -m answerable pack build/diabetes/model.onnx --reference build/diabetes/reference.csv \
 	  --contract examples/diabetes/contract.toml --metrics build/diabetes/metrics.json \
 	  --name diabetes --version 1.0.0 --owner "Answerable's maintainers" \
 	  --why "the first version: boosted trees on the diabetes study" --replace

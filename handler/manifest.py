@@ -16,7 +16,9 @@ from handler.errors import ArtifactError
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
-SEAL = "manifest.sha256"  # of that file, lower-case hex; whoever edits by hand takes it away
+DIGEST_FILE_NAME = (
+    "manifest.sha256"  # of that file, lower-case hex; whoever edits by hand takes it away
+)
 
 FeatureType = Literal["number", "integer", "category", "boolean", "text"]
 OutputKind = Literal["value", "label", "probabilities", "tensor"]
@@ -154,7 +156,7 @@ class Alarms(NamedTuple):
     without a fault of ours, `rejects` what may be refused before the callers need help.
     `latency_ms`: the slowest 1 % may take this long.
 
-    `drift` is the score (handler/drift.py) that matters, over a window of `drift_hours` with at
+    `drift` is the score (handler/drift/statistic.py) that matters, over a window of `drift_hours` with at
     least `drift_rows` values; `unseen` percent of rows may have a value of a kind that the baseline
     does not know. Within `label_days` (at most 7, or 0 for never) some outcome should be told;
     outcomes should be worth `impact` in the mean of a day, in the unit of `business`. No job should
@@ -173,7 +175,7 @@ class Alarms(NamedTuple):
     queue_minutes: float = 15.0
 
 
-class Business(NamedTuple):
+class OutcomeValue(NamedTuple):
     """What an outcome is worth in `unit`, where the caller does not say it.
 
     Of numbers: `value` less `cost` per unit of absolute error. Of classes: `outcomes`, by what was
@@ -209,7 +211,7 @@ class Manifest(NamedTuple):
     features: tuple[Feature, ...] = ()
     baseline: Baseline | None = None
     alarms: Alarms = Alarms()
-    business: Business | None = None
+    business: OutcomeValue | None = None
 
 
 def _schema(hint: Any) -> cs.CoreSchema:
@@ -299,12 +301,18 @@ def read(directory: Path | str) -> Manifest:
     """The manifest of the artifact in `directory`. Raises ArtifactError if it cannot be had."""
     try:
         text = Path(directory, FILE_NAME).read_bytes()
-        seal = Path(directory, SEAL).read_bytes() if Path(directory, SEAL).exists() else None
+        seal = (
+            Path(directory, DIGEST_FILE_NAME).read_bytes()
+            if Path(directory, DIGEST_FILE_NAME).exists()
+            else None
+        )
     except OSError as error:
         raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
     if seal is not None:
         from hashlib import sha256  # as `model` does: what only parses manifests goes without
 
         if sha256(text).hexdigest().encode() + b"\n" != seal:
-            raise ArtifactError(f"{FILE_NAME}: it is not the one that was packed ({SEAL})")
+            raise ArtifactError(
+                f"{FILE_NAME}: it is not the one that was packed ({DIGEST_FILE_NAME})"
+            )
     return parse(text)

@@ -15,14 +15,14 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from handler.drift import NAMESPACE
+from handler.drift.statistic import NAMESPACE
 from handler.manifest import Manifest
-from infra.acknowledge import acknowledge
-from infra.alarms import Watched, alarm
+from infra.alarms import MonitoringContext, alarm
 from infra.function import ModelFunction
 from infra.settings import Settings
+from infra.suppress_nag import suppress_nag
 
-RECEIVES = 5
+MAX_RECEIVE_COUNT = 5
 BATCH, WINDOW_SECONDS = 100, 1
 FEW = 3  # failed results in an hour that are no reason to call anybody
 
@@ -49,7 +49,7 @@ class Jobs(Construct):
             enforce_ssl=True,
             retention_period=cdk.Duration.days(14),
         )
-        acknowledge(
+        suppress_nag(
             self.dead_letters,
             {"Serverless-SQSRedrivePolicy": "This is where messages go that were given up."},
         )
@@ -63,7 +63,7 @@ class Jobs(Construct):
             # a message that outlives its job could only fail
             retention_period=cdk.Duration.days(settings.jobs_days),
             dead_letter_queue=sqs.DeadLetterQueue(
-                queue=self.dead_letters, max_receive_count=RECEIVES
+                queue=self.dead_letters, max_receive_count=MAX_RECEIVE_COUNT
             ),
         )
         own = {
@@ -77,7 +77,7 @@ class Jobs(Construct):
             "Worker",
             settings=settings.model_copy(update=own),
             manifest=manifest,
-            entry_point="handler.worker.lambda_handler",
+            entry_point="handler.jobs.function.lambda_handler",
             timeout=timeout,
         )
         self._environment(settings, scoring)
@@ -93,7 +93,7 @@ class Jobs(Construct):
                 max_concurrency=settings.jobs_concurrency,
             )
         )
-        acknowledge(
+        suppress_nag(
             self.worker.alias,
             {
                 "Serverless-LambdaEventSourceMappingDestination": (
@@ -134,7 +134,7 @@ class Jobs(Construct):
                 event_bridge_enabled=True
             )
         )
-        acknowledge(
+        suppress_nag(
             bucket,
             {
                 "AwsSolutions-S1": (
@@ -152,7 +152,7 @@ class Jobs(Construct):
             "JOBS_DAYS": str(settings.jobs_days),
         }
         # a name of its own, because both functions count their versions from 1
-        own = {"SERVICE_NAME": jobs_service(settings), "JOBS_RECEIVES": str(RECEIVES)}
+        own = {"SERVICE_NAME": jobs_service(settings), "JOBS_RECEIVES": str(MAX_RECEIVE_COUNT)}
         for function, variables in ((scoring, common), (self.worker, common | own)):
             for name, value in variables.items():
                 function.function.add_environment(name, value)
@@ -170,7 +170,7 @@ class Jobs(Construct):
             function.role.add_to_policy(
                 iam.PolicyStatement(actions=["s3:ListBucket"], resources=[self.bucket.bucket_arn])
             )
-            acknowledge(
+            suppress_nag(
                 function.role,
                 {
                     f"AwsSolutions-IAM5[Resource::<{name}.Arn>/jobs/*]": (
@@ -190,7 +190,7 @@ class JobsAlarms(Construct):
         self,
         scope: Construct,
         id: str,
-        watched: Watched,
+        watched: MonitoringContext,
         jobs: Jobs,
         notify: sns.ITopic,
     ) -> None:
@@ -213,8 +213,8 @@ class JobsAlarms(Construct):
         for name, what, metric, threshold in (
             (
                 "dead-letters",
-                f"Messages were given up after {RECEIVES} tries. Their jobs stay queued until "
-                "`python -m tools redrive` sends them again.",
+                f"Messages were given up after {MAX_RECEIVE_COUNT} tries. Their jobs stay queued until "
+                "`answerable redrive` sends them again.",
                 jobs.dead_letters.metric_approximate_number_of_messages_visible(
                     statistic="Maximum", period=cdk.Duration.minutes(5)
                 ),

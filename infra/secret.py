@@ -14,9 +14,9 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from infra.acknowledge import acknowledge
 from infra.logs import log_group
 from infra.settings import Settings
+from infra.suppress_nag import suppress_nag
 
 CODE = """
 import json
@@ -53,7 +53,7 @@ class Secret(Construct):
             role=role,
             log_group=logs,
         )
-        acknowledge(
+        suppress_nag(
             maker,
             {
                 "AwsSolutions-L1": "The runtime is that of the image.",

@@ -49,7 +49,7 @@ class Settings(BaseModel):
     timeout: Annotated[int, Field(ge=1, le=28)] = 28
     # Brings a restored process instead of an init (python, onnxruntime, model) on a cold start.
     # Off: the cached snapshot of every published version is billed by GB and hour, used or not
-    # (`python -m tools cost --snapstart`), and versions are retained here.
+    # (`answerable cost --snapstart`), and versions are retained here.
     snapstart: bool = False
     provisioned_concurrency: Annotated[int, Field(ge=0, le=1000)] = 0
     max_concurrency: Annotated[int | None, Field(ge=1, le=10000)] = None

@@ -12,10 +12,10 @@ from typing import Any
 
 import orjson
 
+from answerable.__main__ import COMMANDS
 from handler import manifest, openapi
 from handler.settings import ARTIFACTS
 from infra.settings import Settings
-from tools.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 HEAD = """# Reference
@@ -42,10 +42,10 @@ def _row(*cells: str) -> str:
 
 def _commands() -> Iterator[str]:
     """Not argparse's own help, which looks another way in each version of Python."""
-    yield "## Commands: `python -m tools …`"
+    yield "## Commands: `answerable …`"
     for name, summary in COMMANDS.items():
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"tools.{name.replace('-', '_')}").add_arguments(parser)
+        importlib.import_module(f"answerable.commands.{name.replace('-', '_')}").add_arguments(parser)
         yield f"\n### `{name}`\n\n{summary[0].upper()}{summary[1:]}.\n"
         yield from _arguments(parser, "")
 

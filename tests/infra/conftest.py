@@ -34,7 +34,7 @@ class Template:
         (found,) = self.all(kind).values()
         return found
 
-    def function(self, entry_point: str = "handler.api.lambda_handler") -> dict[str, Any]:
+    def function(self, entry_point: str = "handler.function.lambda_handler") -> dict[str, Any]:
         """The properties of the function with an entry point."""
         (found,) = [
             item["Properties"]

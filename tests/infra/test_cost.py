@@ -2,11 +2,11 @@
 
 import pytest
 
+from answerable.commands import cost
+from answerable.commands.cost import Month
 from handler import manifest, settings
 from tests.infra.conftest import Template
 from tests.infra.test_alarms import metrics
-from tools import cost
-from tools.cost import Month
 
 
 def total(month: Month) -> float:

@@ -37,7 +37,7 @@ def test_it_holds_what_the_dockerfile_copies(template: Template) -> None:
     _, source = asset(template)
     folder = template.path.parent / source["directory"]
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {"Dockerfile", "requirements/function.txt", "handler/api.py"} <= files
+    assert {"Dockerfile", "requirements/function.txt", "handler/app.py"} <= files
     assert f"{MODEL}/manifest.json" in files
     others = {name for name in files if not name.startswith(("handler/", f"{MODEL}/"))}
     assert others == {".dockerignore", "Dockerfile", "requirements/function.txt"}

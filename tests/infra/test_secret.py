@@ -10,7 +10,7 @@ import pytest
 from infra import secret
 from tests.infra.conftest import Synth, Template
 
-DOORS = ("handler.api.lambda_handler", "handler.worker.lambda_handler")
+DOORS = ("handler.function.lambda_handler", "handler.jobs.function.lambda_handler")
 
 
 def sealed_with(template: Template, door: str = DOORS[0]) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from handler import settings
 from handler.scoring import Scorer, load
-from tests import artifact
+from tests.fixtures import artifact
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ unittest urllib.request
 SCRIPT = """
 import sys
 event = {event!r}
-from handler.api import lambda_handler
+from handler.function import lambda_handler
 answer = lambda_handler(event, None)
 assert answer["statusCode"] == 200, answer
 print(*sorted(sys.modules), file=sys.stderr)

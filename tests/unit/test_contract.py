@@ -12,7 +12,7 @@ from handler.contract import Contract, example
 from handler.errors import BadOutput, BadRequest, ContractViolation, PayloadTooLarge
 from handler.manifest import Decision, Limits, Output
 from handler.scoring import Scorer
-from tests.artifact import ECHO_FEATURES
+from tests.fixtures.artifact import ECHO_FEATURES
 
 GOOD = {f["name"]: f["example"] for f in ECHO_FEATURES}
 NOTE = "/instances/0/note~1~0"
@@ -147,7 +147,7 @@ def test_both_ways_of_reading_agree(
     body = json.dumps({"instances": [GOOD, row, GOOD]})
     found: list[Any] = []
     for limit in (0, 10**9):
-        monkeypatch.setattr(contracts, "MANY", limit)
+        monkeypatch.setattr(contracts, "COLUMNAR_MIN_CHARS", limit)
         try:
             found.append([list(column) for column in echo.contract.columns(body)])
         except ContractViolation as refusal:

@@ -10,8 +10,8 @@ from onnx import helper
 
 from handler.errors import ArtifactError, BadOutput, ContractViolation
 from handler.scoring import Scored, Scorer, load
-from tests import artifact
-from tests.artifact import ECHO_FEATURES, FLOAT, INT64
+from tests.fixtures import artifact
+from tests.fixtures.artifact import ECHO_FEATURES, FLOAT, INT64
 
 GOOD = {f["name"]: f["example"] for f in ECHO_FEATURES}
 

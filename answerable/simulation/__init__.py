@@ -1,0 +1,1 @@
+"""What `answerable simulate-release` is made of: the template, the versions, the traffic and the play."""
