@@ -491,4 +491,4 @@ def _feedback() -> Iterator[Case]:
         yield Case("value", "/feedback", told, 422, (("/outcomes/0/value", "invalid"),))
     for id in ("", CLIENT_TEXT, "x" * 52, "4" * 52, "é" * 52, "4" * 51 + "\n"):
         sent = {"outcomes": [{"prediction_id": id, "actual": 1}]}
-        yield case("no id", sent, "/outcomes/0/prediction_id", "malformed")
+        yield case("no id", sent, "/outcomes/0/prediction_id", "malformed_id")

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--old", type=Path, metavar="DIR", help="the live version (default: the one artifact)")
     add("--new", type=Path, metavar="DIR", help="the version to release")
     add("--story", choices=list(versions.SCENARIOS), action="append", help="repeatable")
-    add("--records", type=Path, metavar="FILE", help="traffic that CAPTURE=full has recorded")
+    add("--records", type=Path, metavar="FILE", help="traffic that LOG_PAYLOADS=full has recorded")
     add("--rate", type=int, default=30, metavar="N", help="requests a minute (default: 30)")
     add("--hours", type=float, default=2.0, metavar="N", help="after the shift (default: 2)")
     add("--seed", type=int, default=1, metavar="N")

@@ -57,13 +57,13 @@ def bodies(rows: Iterator[Row]) -> Iterator[bytes]:
 
 def recorded(path: Path, manifest: Manifest) -> list[bytes]:
     """The requests in a file of records. Raises RehearsalError where it has no inputs."""
-    lost = [f.name for f in manifest.features if f.capture != "keep"]
+    lost = [f.name for f in manifest.features if f.log_policy != "keep"]
     if lost:
-        raise SimulationError(f"records do not hold {', '.join(lost)}: `capture` takes it out")
+        raise SimulationError(f"records do not hold {', '.join(lost)}: `log_policy` takes it out")
     try:
         found = [record["instances"] for record in report.read(str(path)) if "instances" in record]
     except OSError as error:
         raise SimulationError(f"{path}: {error.strerror}") from None
     if not any(found):
-        raise SimulationError(f"{path}: no record holds what was sent; CAPTURE=full keeps it")
+        raise SimulationError(f"{path}: no record holds what was sent; LOG_PAYLOADS=full keeps it")
     return [json.dumps({"instances": instances}).encode() for instances in found if instances]

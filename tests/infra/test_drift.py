@@ -13,7 +13,7 @@ from answerable.simulation import cloudwatch
 from answerable.simulation.cloudwatch import Metrics
 from handler import app
 from handler import manifest as manifests
-from handler.drift import statistic
+from handler.metrics import NAMESPACE
 from handler.settings import Settings
 from infra.drift import DriftAlarms
 from tests.fixtures import emf, events
@@ -173,7 +173,7 @@ def test_the_dashboard_draws_the_scores(template: Template) -> None:
         "Drift of inputs",
         "Drift of outputs",
         "Impact",
-        "Labels",
+        "Outcomes",
         "in_bmi",
         "TC(0.5:1.5)",
     ):
@@ -259,7 +259,7 @@ def test_rows_of_a_new_kind(template: Template) -> None:
         metrics = Metrics()
         for name, value in (("Rows", rows), ("Unseen", unseen)):
             datum = cloudwatch.Datum(0, cloudwatch.bucket(value), value)
-            metrics.data[(statistic.NAMESPACE, name, key)] = [datum]
+            metrics.data[(NAMESPACE, name, key)] = [datum]
         (point,) = cloudwatch.evaluate_range(alarm, metrics, 0, DAY, resolve)
         assert point.state == state
 
@@ -272,4 +272,4 @@ def test_the_archive_is_off_until_it_is_wanted(template: Template, synth: Synth)
     for word in ("model=", "version=", "date="):
         assert word in target["Prefix"]
     assert wanted.one("AWS::Logs::SubscriptionFilter")["Properties"]["RoleArn"]
-    assert wanted.function()["Environment"]["Variables"]["CAPTURE"] == "full"
+    assert wanted.function()["Environment"]["Variables"]["LOG_PAYLOADS"] == "full"
