@@ -104,10 +104,9 @@ def body(*instances: bytes, form: str = "instances") -> bytes:
 def instance(manifest: Manifest, bad: BadValue | None = None) -> bytes:
     """Return the contract's example as JSON, with one bad value."""
     row = dict(example(manifest))
-    if bad and bad.json is None:
+    if bad:
         del row[bad.field]
-    elif bad:
-        row[bad.field] = orjson.Fragment(bad.json)
+        row |= {} if bad.json is None else {bad.field: orjson.Fragment(bad.json)}
     return orjson.dumps(row)
 
 
@@ -231,8 +230,8 @@ def _bad_tensors(manifest: Manifest) -> Iterator[BadValue]:
         if len(shape) > 1:
             yield BadValue("too shallow", name, _nest(sizes[:1], "0"), "type", (name, 0))
         for kind, json, code in _bad_elements(tensor.dtype):
-            location = (name, *[0] * len(shape))
-            yield BadValue(kind, name, _nest(sizes, fill, json), code, location)
+            text = _nest(sizes, fill, json)
+            yield BadValue(kind, name, text, code, (name, *(0 for _ in shape)))
 
 
 def _nest(sizes: Sequence[int], fill: str, first: str | None = None) -> str:
@@ -469,10 +468,10 @@ def _malformed(manifest: Manifest, path: str, good: bytes) -> Iterator[Case]:
         yield Case("content type", path, good, 415, headers={"content-type": kind})
     surrogate = {"body": '{"instances":"\ud800"}', "isBase64Encoded": False}
     yield Case("lone surrogate", path, b"", 400, event=surrogate)
-    for text in ("e30", "e3 0=", "e30=\n", "é30=", "====", "e30=x", "e3-_", "e=30", "e30=" * 2):
-        yield Case("base64", path, b"", 400, event={"body": text, "isBase64Encoded": True})
-    for headers in ({"content-type": None}, {**JSON, CLIENT_TEXT: 1}):
-        event = {"body": "{}", "isBase64Encoded": False, "headers": headers}
+    for code in ("e30", "e3 0=", "e30=\n", "é30=", "====", "e30=x", "e3-_", "e=30", "e30=" * 2):
+        yield Case("base64", path, b"", 400, event={"body": code, "isBase64Encoded": True})
+    for null in ({"content-type": None}, {**JSON, CLIENT_TEXT: 1}):
+        event = {"body": "{}", "isBase64Encoded": False, "headers": null}
         yield Case("null header", path, b"", 400, event=event)
 
 
@@ -516,6 +515,7 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
         location, shape, data = pointer("inputs", i), good[i]["shape"], good[i]["data"]
         other = "FP32" if tensor.dtype != "float32" else "FP64"
         rest = shape[1:]
+        v: Any
         fields: list[tuple[str, str, Any, str, str]] = [
             *(("datatype", "datatype", v, "", "type") for v in ("BF16", "FP8", CLIENT_TEXT, other)),
             *(("rank", "shape", v, "", "shape")
@@ -591,7 +591,7 @@ def _bad_binary(manifest: Manifest, path: str) -> Iterator[Case]:
     yield Case("cut off", path, text[:-1], 400, headers=headers)
     for i, tensor in enumerate(document["inputs"]):
         size = len(tensors[i])
-        sizes = (-1, size + 1, size - 1, 2**63, str(size), True, 1.0, [], {})
+        sizes: tuple[Any, ...] = (-1, size + 1, size - 1, 2**63, str(size), True, 1.0, [], {})
         changes: list[dict[str, Any]] = [{"parameters": {"binary_data_size": n}} for n in sizes]
         for fields in (*changes, {"data": []}):
             inputs = [*document["inputs"][:i], {**tensor, **fields}, *document["inputs"][i + 1 :]]
@@ -639,6 +639,7 @@ def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
         yield Case("dtype", path, _npy(bad), 415, headers=NPY)
     if not manifest.features:
         return
+    rows: Any
     data = "/dataframe_split/data"
     for kind, columns, rows, violation in (
         ("no table", names, {}, (data, "type")),
@@ -715,6 +716,7 @@ def _bad_feedback() -> Iterator[Case]:
         *(("no outcomes", v, "/outcomes") for v in
           ({}, {"outcomes": []}, {"outcomes": {}}, {"outcomes": [good] * (MAX_OUTCOMES + 1)})),
     ]  # fmt: skip
+    v: Any
     outcomes: list[tuple[str, Any, str]] = [
         ("no outcome", 1, ""),
         ("an unknown field", {**good, CLIENT_TEXT: CLIENT_TEXT}, ""),
