@@ -515,27 +515,24 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
         location, shape, data = pointer("inputs", i), good[i]["shape"], good[i]["data"]
         other = "FP32" if tensor.dtype != "float32" else "FP64"
         rest = shape[1:]
-        v: Any
-        fields: list[tuple[str, str, Any, str, str]] = [
-            *(("datatype", "datatype", v, "", "type") for v in ("BF16", "FP8", CLIENT_TEXT, other)),
-            *(("rank", "shape", v, "", "shape")
-              for v in ([*shape, 1], *([rest] if shape else ()), [*shape, 0])),
-            *(("negative axis", "shape", [n, *rest], "/0", "out_of_range") for n in (-1, -(2**63))),
-            ("shape", "shape", CLIENT_TEXT, "", "type"),
-            ("shape", "shape", [1.5, *rest], "/0", "type"),
-            *(("shape and data differ", "data", v, "", "wrong_length")
-              for v in (data[1:], [*data, data[0]], [])),
-            *(("no list of data", "data", v, "", "type") for v in (None, {}, CLIENT_TEXT, 1)),
-        ]  # fmt: skip
-        if len(data) > 1:
-            fields.append(("ragged", "data", [data[:1], data], "", "ragged"))
+        bad: dict[tuple[str, str, str], list[Any]] = {  # by kind, location and code
+            ("datatype", "datatype", "type"): ["BF16", "FP8", CLIENT_TEXT, other],
+            ("rank", "shape", "shape"): [[*shape, 1], *([rest] if shape else ()), [*shape, 0]],
+            ("negative axis", "shape/0", "out_of_range"): [[n, *rest] for n in (-1, -(2**63))],
+            ("shape", "shape", "type"): [CLIENT_TEXT],
+            ("shape", "shape/0", "type"): [[1.5, *rest]],
+            ("shape and data differ", "data", "wrong_length"): [data[1:], [*data, data[0]], []],
+            ("no list of data", "data", "type"): [None, {}, CLIENT_TEXT, 1],
+            ("ragged", "data", "ragged"): [[data[:1], data]] * (len(data) > 1),
+        }
         if manifest.execution.batch != "none" and len(good) == 1:
-            for n in (0, manifest.limits.rows + 1, 2**63):
-                fields.append(("rows", "shape", [n, *rest], "", "wrong_length"))
-            fields.append(("rows", "shape", [orjson.Fragment(str(2**64)), *rest], "/0", "type"))
-        for kind, name, value, suffix, code in fields:
-            document = _infer(manifest, i, **{name: value})
-            yield _422(kind, path, document, (f"{location}/{name}{suffix}", code))
+            counts = (0, manifest.limits.rows + 1, 2**63)
+            bad["rows", "shape", "wrong_length"] = [[n, *rest] for n in counts]
+            bad["rows", "shape/0", "type"] = [[orjson.Fragment(str(2**64)), *rest]]
+        for (kind, at, code), values in bad.items():
+            for value in values:
+                document = _infer(manifest, i, **{at.partition("/")[0]: value})
+                yield _422(kind, path, document, (f"{location}/{at}", code))
     for i, k, (kind, json, code) in _bad_data(manifest):
         data = [*good[i]["data"]]
         data[k] = orjson.Fragment(json)
@@ -711,25 +708,30 @@ def _npy(array: Any) -> bytes:
 def _bad_feedback() -> Iterator[Case]:
     """Yield what is no outcome, whatever was predicted."""
     good = {"prediction_id": "x" * 52, "actual": 1}
-    documents: list[tuple[str, Any, str]] = [
-        *(("no outcomes", v, "") for v in ([], None, {"outcomes": [good], CLIENT_TEXT: 1})),
-        *(("no outcomes", v, "/outcomes") for v in
-          ({}, {"outcomes": []}, {"outcomes": {}}, {"outcomes": [good] * (MAX_OUTCOMES + 1)})),
-    ]  # fmt: skip
-    v: Any
-    outcomes: list[tuple[str, Any, str]] = [
-        ("no outcome", 1, ""),
-        ("an unknown field", {**good, CLIENT_TEXT: CLIENT_TEXT}, ""),
-        ("missing", {"actual": 1}, "/prediction_id"),
-        ("missing", {"prediction_id": "x"}, "/actual"),
-        *(("wrong type", {**good, "actual": v}, "/actual")
-          for v in (None, {CLIENT_TEXT: CLIENT_TEXT}, [CLIENT_TEXT], CLIENT_TEXT * 60)),
-        *(("value", {**good, "value": orjson.Fragment(v)}, "/value")
-          for v in ("NaN", "1e999", '"1"', "null", "true")),
-    ]  # fmt: skip
-    documents += [(k, {"outcomes": [v]}, f"/outcomes/0{suffix}") for k, v, suffix in outcomes]
-    for kind, document, location in documents:
-        yield _422(kind, "/feedback", document, (location, "invalid"))
+    outcomes: dict[tuple[str, str], list[Any]] = {  # by kind and location
+        ("no outcome", ""): [1],
+        ("an unknown field", ""): [{**good, CLIENT_TEXT: CLIENT_TEXT}],
+        ("missing", "/prediction_id"): [{"actual": 1}],
+        ("missing", "/actual"): [{"prediction_id": "x"}],
+        ("wrong type", "/actual"): [
+            {**good, "actual": value}
+            for value in (None, {CLIENT_TEXT: CLIENT_TEXT}, [CLIENT_TEXT], CLIENT_TEXT * 60)
+        ],
+        ("value", "/value"): [
+            {**good, "value": orjson.Fragment(json)}
+            for json in ("NaN", "1e999", '"1"', "null", "true")
+        ],
+    }
+    many = {"outcomes": [good] * (MAX_OUTCOMES + 1)}
+    documents: dict[tuple[str, str], list[Any]] = {
+        ("no outcomes", ""): [[], None, {"outcomes": [good], CLIENT_TEXT: 1}],
+        ("no outcomes", "/outcomes"): [{}, {"outcomes": []}, {"outcomes": {}}, many],
+    }
+    for (kind, location), values in outcomes.items():
+        documents[kind, f"/outcomes/0{location}"] = [{"outcomes": [value]} for value in values]
+    for (kind, location), values in documents.items():
+        for document in values:
+            yield _422(kind, "/feedback", document, (location, "invalid"))
     for id in ("", CLIENT_TEXT, "x" * 52, "4" * 52, "é" * 52, "4" * 51 + "\n"):
         document = {"outcomes": [{"prediction_id": id, "actual": 1}]}
         location = "/outcomes/0/prediction_id"

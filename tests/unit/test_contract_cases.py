@@ -5,7 +5,9 @@ import re
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 from answerable import __main__ as answerable
@@ -14,7 +16,7 @@ from answerable.commands import conformance
 from answerable.contract_cases import Case
 from handler import manifest
 from handler.release import golden
-from tests.fixtures import adversarial, server
+from tests.fixtures import adversarial, artifact, server
 from tests.unit import test_protocols_graphs as graphs
 
 SHIPPED = adversarial.directory("shipped", Path())
@@ -98,6 +100,46 @@ def test_what_differs_is_said(path: str) -> None:
     assert set(found) >= {"just outside", "unseen category"}
     assert f"{path}: 200 instead of 422" in found["just outside"]
     assert any("other violations" in text for text in found["unseen category"])
+
+
+def test_another_model_s_path_names_another_model() -> None:
+    paths = {case.path for case in contract_cases.cases(MANIFEST, True)}
+    other = quote(contract_cases.CLIENT_TEXT)
+    assert {f"/v1/models/{other}:predict", f"/v2/models/{other}/infer"} <= paths
+
+
+def test_accepted_values_of_every_feature_type(tmp_path: Path) -> None:
+    echo = manifest.read(adversarial.directory("echo", tmp_path))
+    values = [(kind, *fields.items()) for kind, fields in contract_cases.accepted_values(echo)]
+    for expected in (
+        ("at the sample's bounds", ("ratio", 10)),
+        ("each category", ("colour", "blue")),
+        ("each category", ("open", False)),
+        ("a long text", ("note/~", "é" * 20)),
+        ("left out", ("serum", ...)),
+        ("just outside the sample", ("serum", float(np.nextafter(np.float32(1), np.float32(2))))),
+    ):
+        assert expected in values
+    assert not [fields for kind, *fields in values if kind == "just outside the sample"
+                and fields[0][0] == "count"]  # fmt: skip
+
+
+def test_tensors_of_every_free_length_are_accepted(tmp_path: Path) -> None:
+    pair = manifest.read(adversarial.directory("tensors", tmp_path))
+    shapes = [
+        (np.shape(fields["image"]), np.shape(fields["words"]))
+        for _, fields in contract_cases.accepted_values(pair)
+    ]
+    assert shapes[0] == ((2, 1), (1,))
+    assert shapes[-1][0][1] > 1000
+
+
+def test_a_value_that_the_graph_cannot_take_is_a_difference(tmp_path: Path) -> None:
+    feature = {"name": "x", "input": "x", "type": "number", "example": 1.0, "maximum": 1e12,
+               "minimum": 1.0, "out_of_range": "accept"}  # fmt: skip
+    directory = artifact.hungry(tmp_path / "hungry", features=[feature])
+    _, wrong = differed(directory)
+    assert wrong["accepted: at the sample's bounds"] == {"/predict: 500 instead of 200"}
 
 
 def run(*words: str) -> int:
