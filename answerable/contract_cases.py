@@ -173,7 +173,7 @@ def _accepted_values(manifest: Manifest, feature: Feature, kind: str) -> Iterato
     if feature.type == "text":
         yield "an empty text", ""
         yield "a long text", "é" * min(feature.max_length or 1000, 1000)
-    elif feature.type == "category" and feature.unseen == "accept":
+    elif feature.type == "category" and feature.unknown_category == "accept":
         numbers = [v for v in feature.categories if not isinstance(v, str)]
         yield "an unknown category", max(numbers) + 1 if numbers else "a new category"
     if feature.type not in ("number", "integer"):
@@ -244,11 +244,11 @@ def _nest(sizes: Sequence[int], fill: str, first: str | None = None) -> str:
 
 def bad_feature_values(feature: Feature, kind: str, rounded: bool = False) -> Iterator[Bad]:
     """Yield one bad value per rule; `rounded`: values just outside the bounds fit the dtype."""
-    closed = feature.type == "category" and feature.unseen == "reject"
+    closed = feature.type == "category" and feature.unknown_category == "reject"
     words = feature.type == "text" or (
         isinstance(feature.categories[0], str) if closed else kind == "string"
     )
-    wrong = "unseen_category" if closed and words else "type"
+    wrong = "unknown_category" if closed and words else "type"
     if not feature.nullable:
         yield "missing", None, "missing"
         yield "null", "null", wrong
@@ -268,8 +268,8 @@ def bad_feature_values(feature: Feature, kind: str, rounded: bool = False) -> It
     else:
         yield from _bad_numbers("" if closed else kind)
     if closed:
-        unseen = _json(CLIENT_TEXT) if words else str(max(map(float, feature.categories)) + 1)
-        yield "unseen category", unseen, "unseen_category"
+        unknown = _json(CLIENT_TEXT) if words else str(max(map(float, feature.categories)) + 1)
+        yield "unknown category", unknown, "unknown_category"
     elif feature.type in ("number", "integer"):
         low, high = feature_bounds(feature, kind)
         whole = feature.type == "integer"

@@ -140,7 +140,7 @@ def _print_header(
         weights = "all of the traffic at once"
     elif not plan.canary:
         weights = f"{plan.percent} % more of the traffic every {plan.interval} minutes"
-    lines = {f"version {CANDIDATE}": candidate.lineage.why, "gets": weights, **inputs}
+    lines = {f"version {CANDIDATE}": candidate.lineage.reason, "gets": weights, **inputs}
     if scenario:
         lines["outcomes"] = (
             f"of {simulator.OUTCOME_SHARE:.0%} of the predictions, "

@@ -31,13 +31,13 @@ def draw_rows(manifest: Manifest, rng: np.random.Generator) -> Iterator[Row]:
 
 def _draw_column(feature: Feature, baseline: Distribution, rng: np.random.Generator) -> list[Any]:
     """Draw by the inverse of the baseline's distribution, linear between its quantiles."""
-    shares, missing = rng.random(CHUNK_ROWS), rng.random(CHUNK_ROWS) < baseline.missing
+    shares, missing = rng.random(CHUNK_ROWS), rng.random(CHUNK_ROWS) < baseline.missing_share
     values: list[Any]
     if feature.type in ("category", "boolean"):
-        indices = np.searchsorted(baseline.upto, shares).clip(max=len(baseline.values) - 1)
+        indices = np.searchsorted(baseline.cdf_right, shares).clip(max=len(baseline.values) - 1)
         values = [baseline.values[i] for i in indices]
     else:
-        knots = np.array([[baseline.below, baseline.upto]]).transpose(0, 2, 1).ravel()
+        knots = np.array([[baseline.cdf_left, baseline.cdf_right]]).transpose(0, 2, 1).ravel()
         values = np.interp(shares, knots, np.repeat(np.array(baseline.values, float), 2)).tolist()
         values = values if feature.type == "number" else [round(value) for value in values]
         if feature.type == "text":

@@ -39,9 +39,9 @@ def copy(source: Path, target: Path, *, measure: bool, outcomes: bool) -> None:
     if measure:
         manifest = _measure_outputs(target, manifest)
     if outcomes:  # 1, less the error in spreads of the output; 1 or -1 for classes
-        business = OutcomeValue(value=1.0, cost=1 / (spread(manifest) or 1.0))
-        alarms = manifest.alarms._replace(impact=MIN_DAILY_IMPACT)
-        manifest = manifest._replace(business=business, alarms=alarms)
+        value = OutcomeValue(value=1.0, cost=1 / (spread(manifest) or 1.0))
+        alarms = manifest.alarms._replace(min_daily_impact=MIN_DAILY_IMPACT)
+        manifest = manifest._replace(outcome_value=value, alarms=alarms)
     artifact.write(target, manifest)
 
 
@@ -85,7 +85,7 @@ def make_crash(current: Path, target: Path) -> None:
     manifest, (feature, distribution) = manifests.read(current), _most_effective_number(current)
     values = {row.instance[feature.name] for row in golden.read(current)} - {None}
     tested = np.array(sorted(values), float)
-    shares = np.interp(tested, np.array(distribution.values, float), distribution.upto)
+    shares = np.interp(tested, np.array(distribution.values, float), distribution.cdf_right)
     widest = int(np.diff(shares).argmax())
     share = min(float(np.diff(shares)[widest]), MAX_CRASH_SHARE)
     low = float(tested[widest])
@@ -122,7 +122,7 @@ def _finish(directory: Path, manifest: Manifest, reason: str, converted: str = "
     (directory / golden.FILE_NAME).unlink()
     manifest = manifest._replace(
         version=compatibility.minimum_next_version(manifest.version, compatibility.PATCH),
-        lineage=manifest.lineage._replace(why=reason),
+        lineage=manifest.lineage._replace(reason=reason),
         files=artifact.files(directory),
     )
     artifact.write(directory, manifest)
@@ -210,5 +210,5 @@ def _convert(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _quantiles(distribution: Distribution, shares: Sequence[float]) -> list[float]:
     values = np.array(distribution.values, float)
-    quantiles: list[float] = np.interp(shares, distribution.upto, values).tolist()
+    quantiles: list[float] = np.interp(shares, distribution.cdf_right, values).tolist()
     return quantiles
