@@ -62,11 +62,11 @@ class Synth:
         self.directory = directory
         self.template = functools.cache(self._template)
 
-    def app(self, *settings: str) -> Any:
+    def app(self, *settings: str, project: Path = PROJECT) -> Any:
         from infra import app
 
         context = FLAGS | dict(item.split("=", 1) for item in settings)
-        with contextlib.chdir(PROJECT):
+        with contextlib.chdir(project):
             folder = self.directory / str(len(list(self.directory.iterdir())))
             return app.build(str(folder), context)
 
