@@ -22,12 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from answerable import contract_cases
+from answerable.commands import add_model
 from answerable.contract_cases import Case
 from answerable.local import event_sources
 from handler import manifest as manifests
 from handler import settings
 from handler.errors import ArtifactError
 from handler.release import golden
+from infra.project import find_model
 
 Send = Callable[[Case], tuple[int, bytes]]
 Results = dict[str, Counter[str]]  # by kind of case: how many responses had which mismatch ("")
@@ -37,8 +39,7 @@ TIMEOUT_SECONDS = 60
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("model_dir", nargs="?", type=Path, help="the artifact's folder (default: MODEL_DIR, or the"
-        " one in model_artifacts)")  # fmt: skip
+    add_model(parser)
     add("--url", help="where it is deployed (default: in this process)")
     add("--header", action="append", default=[], metavar="NAME:VALUE", help="to send to the URL,"
         " as x-api-key:…; the requests are then not signed")  # fmt: skip
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Send every case and print a table; return 1 if a response differs, or none came."""
     try:
-        directory = args.model_dir or settings.model_dir(settings.read())
+        directory = find_model(args.model)
         manifest, rows = manifests.read(directory), golden.read(directory)
         send = remote(args.url, args.header) if args.url else local(directory)
         results = check(manifest, rows, send, over_http=bool(args.url))

@@ -27,8 +27,8 @@ from answerable.simulation.fake_aws import FakeAws
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan, SimulationError
 from answerable.simulation.simulator import GroundTruth, Simulator, Step, Verdict
 from handler import manifest as manifests
-from handler import settings
 from handler.errors import ArtifactError
+from infra.project import find_model
 from infra.settings import Settings
 
 BAR_CHARS = 10
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         if args.rate < 1:
             raise SimulationError("--rate takes a number from 1")
-        current = args.current or settings.model_dir(settings.read())
+        current = args.current or find_model()
         for scenario in [""] if args.candidate else args.scenario or list(versions.SCENARIOS):
             with tempfile.TemporaryDirectory() as folder:
                 _simulate(console, args, current, scenario, Path(folder))

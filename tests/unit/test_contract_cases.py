@@ -143,7 +143,7 @@ def test_a_value_that_the_graph_cannot_take_is_a_difference(tmp_path: Path) -> N
 
 
 def run(*words: str) -> int:
-    return answerable.main(["conformance", *words])
+    return answerable.main(["conformance", "--model", *words])
 
 
 def test_a_good_artifact_passes(capsys: Capture) -> None:

@@ -168,7 +168,7 @@ def _to_json(array: Any) -> Any:
     """Return nested lists in which NaN is null."""
     array = np.asarray(array)
     if array.dtype.kind == "f":
-        array = np.where(np.isnan(array), None, array.astype(object))  # type: ignore[call-overload]
+        array = np.where(np.isnan(array), None, array.astype(object))
     return array.tolist()
 
 
@@ -325,9 +325,7 @@ def step_requests(packed: Packed) -> None:
         raise NotApplicable
     wrong = []
     for request in packed.model.requests:
-        status, document, _ = packed.call(
-            "/predict", json.dumps({"instances": [request.instance]})
-        )
+        status, document, _ = packed.call("/predict", json.dumps({"instances": [request.instance]}))
         if status != request.status:
             wrong.append(f"{request.why}: {status} instead of {request.status}")
         elif status == 200:
@@ -464,9 +462,7 @@ def step_report(packed: Packed) -> None:
     _, records = _predict_logged(packed)
     file, page = packed.folder / "records", packed.folder / "report.html"
     file.write_text("\n".join(map(json.dumps, records)))
-    code, text = answerable_main(
-        "report", file, "--model", packed.directory, "--output", page
-    )
+    code, text = answerable_main("report", file, "--model", packed.directory, "--output", page)
     assert code == 0, text[-300:]
     html = page.read_text()
     assert NAME in html
