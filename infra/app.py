@@ -1,6 +1,7 @@
-"""`cdk synth|deploy`: context in, one stack out. Synthesis calls neither AWS nor Docker."""
+"""The CDK app: context and deploy.toml in, one stack out. Synthesis needs no AWS and no Docker."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import aws_cdk as cdk
@@ -10,17 +11,19 @@ from infra import settings
 from infra.stack import ModelStack
 
 
-def build(outdir: str | None = None, context: dict[str, Any] | None = None) -> cdk.App:
-    """The app with its one stack. Raises SettingsError before anything is synthesised."""
+def build(
+    outdir: str | None = None, context: dict[str, Any] | None = None, file: Path = settings.FILE
+) -> cdk.App:
+    """Return the app with its one stack. Raises SettingsError."""
     app = cdk.App(outdir=outdir, context=context)
-    chosen, manifest = settings.read(app.node.get_all_context())
+    chosen, manifest = settings.read(app.node.get_all_context(), file=file)
     ModelStack(app, chosen, manifest)
     cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app), ServerlessChecks(app))
     return app
 
 
 def main() -> int:
-    """Exit code 2 and one line per wrong setting; otherwise the cloud assembly."""
+    """Synthesise. Exit with 2 and one line per wrong setting."""
     try:
         app = build()
     except settings.SettingsError as error:

@@ -88,9 +88,9 @@ def rehearse(
     if (other := manifests.read(artifacts[NEW]).name) != manifest.name:
         raise SimulationError(f"the new version is of {other}, and the old one of {manifest.name}")
     context = dict(pair.partition("=")[::2] for pair in args.context)
-    if story == "silent" and "rollback_on" in Settings.model_fields:
+    if story == "silent" and "auto_rollback_on" in Settings.model_fields:
         both = "impact" if context.get("drift_alarms") == "off" else "both"
-        context = {"rollback_on": both, **context}
+        context = {"auto_rollback_on": both, **context}
     plan = plans.read(plans.synthesise(artifacts[NEW].parent, manifest.name, context))
     _header(console, plan, artifacts, story, _asked(args, context))
     drawn = traffic.drawn(manifests.read(artifacts[OLD]), np.random.default_rng(args.seed))

