@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from answerable.commands import add_model
+from handler.errors import ArtifactError
 from handler.manifest import Manifest
 from infra import settings
+from infra.project import find_model
 from infra.settings import Settings
 
 VERSION = "2.1148.1"  # npm's untagged latest is not a release
@@ -28,16 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a setting, over deploy.toml's")  # fmt: skip
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add `--model`."""
-    parser.add_argument("--model", default="", metavar="NAME",
-        help="a folder of model_artifacts (default: the only one)")  # fmt: skip
-
-
 def context(args: argparse.Namespace) -> dict[str, str]:
-    """Return the command line's part of the settings."""
+    """Return the command line's part of the settings. Raises SettingsError."""
     overrides = dict(pair.partition("=")[::2] for pair in args.overrides)
-    return {**overrides, "stage": args.stage, "model": settings.choose_model(args.model)}
+    try:
+        return {**overrides, "stage": args.stage, "model": find_model(args.model).name}
+    except ArtifactError as error:
+        raise settings.SettingsError(f"model: {error}") from None
 
 
 def read_settings(args: argparse.Namespace) -> tuple[Settings, Manifest]:

@@ -1,7 +1,6 @@
 """The CDK app: context and deploy.toml in, one stack out. Synthesis needs no AWS and no Docker."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import aws_cdk as cdk
@@ -11,12 +10,10 @@ from infra import settings
 from infra.stack import ModelStack
 
 
-def build(
-    outdir: str | None = None, context: dict[str, Any] | None = None, file: Path = settings.FILE
-) -> cdk.App:
+def build(outdir: str | None = None, context: dict[str, Any] | None = None) -> cdk.App:
     """Return the app with its one stack. Raises SettingsError."""
     app = cdk.App(outdir=outdir, context=context)
-    chosen, manifest = settings.read(app.node.get_all_context(), file=file)
+    chosen, manifest = settings.read(app.node.get_all_context())
     ModelStack(app, chosen, manifest)
     cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app), ServerlessChecks(app))
     return app

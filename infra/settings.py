@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from handler import manifest
 from handler.errors import ArtifactError
 from handler.manifest import Manifest
+from infra.project import ARTIFACTS, find_model, model_names
 
-# both in the project's folder, which is the current one
-ARTIFACTS, FILE = Path("model_artifacts"), Path("deploy.toml")
+FILE = Path("deploy.toml")  # in the project's folder, which is the current one
 # CloudWatch Logs takes no other numbers of days
 RETENTIONS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 3653)
 # Lambda's limit for a synchronous event; a binary body travels in it as base64
@@ -156,9 +156,12 @@ def read(
     """
     overrides = {key: value for key, value in context.items() if re.fullmatch(r"\w+", key)}
     _check_names(overrides, "")
-    model = choose_model(str(overrides.get("model", "")), artifacts)
+    try:
+        model = find_model(str(overrides.get("model", "")), artifacts).name
+    except ArtifactError as error:
+        raise SettingsError(f"model: {error}") from None
     stage = str(overrides.get("stage", Settings.model_fields["stage"].default))
-    in_file = _from_file(file, stage, model, {*models(artifacts), model})
+    in_file = _from_file(file, stage, model, {*model_names(artifacts), model})
     try:
         settings = Settings.model_validate({**in_file, **overrides, "model": model})
     except ValidationError as error:
@@ -168,24 +171,6 @@ def read(
         ]
         raise SettingsError("\n".join(lines)) from None
     return settings, _read_manifest(settings, artifacts)
-
-
-def models(artifacts: Path = ARTIFACTS) -> list[str]:
-    """Return the names of the packed models."""
-    return sorted(path.parent.name for path in artifacts.glob(f"*/{manifest.FILE_NAME}"))
-
-
-def choose_model(name: str = "", artifacts: Path = ARTIFACTS) -> str:
-    """Return the model's name, or the only model's. Raises SettingsError."""
-    names = models(artifacts)
-    if name in names:
-        return name
-    if not names:
-        raise SettingsError("model: No model is packed. Run `answerable pack` first")
-    if name or len(names) > 1:
-        problem = f"Unknown model '{name}'" if name else "Several models are packed"
-        raise SettingsError(f"model: {problem}. Choose one with --model: {', '.join(names)}")
-    return names[0]
 
 
 def _from_file(file: Path, stage: str, model: str, names: set[str]) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from answerable import cdk, prune
+from answerable import prune
+from answerable.commands import add_model
 from answerable.stack import Client, lookup, policy
 from handler.errors import ArtifactError
 from handler.release import rollback
 from handler.release.rollback import Log, ReleaseError, Service
-from infra import settings
-from infra.settings import SettingsError
+from infra.project import find_model
 
 POLL_SECONDS, POLLS = 5.0, 120
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("stage", metavar="STAGE", help="the stage that is deployed, as prod")
     add("version", nargs="?", type=int, metavar="VERSION", help="a version of the function (default:"
         " rollback: the one before the live one; promote: the latest; pin: the live one)")  # fmt: skip
-    cdk.add_model(parser)
+    add_model(parser)
     add("--dry-run", action="store_true", help="check the version and print the plan only")
     add("--keep", type=int, default=5, help="versions that prune leaves (default: %(default)s)")
     add("--deploy", action="store_true", help="also run the deployment that pins the stack")
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace, client: Client | None = None) -> int:
 
     console = Console(soft_wrap=True, highlight=False)
     try:
-        args.model = settings.choose_model(args.model)
+        args.model = find_model(args.model).name
         service = lookup(client or boto3.client, args.model, args.stage)
         if args.action == "status":
             _print_status(console, service)
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace, client: Client | None = None) -> int:
             if stop_deployments(service, console.print, args.dry_run):
                 alias = service.alias()  # CodeDeploy has moved it back
             rollback.move(service, targets, alias, console.print, args.dry_run)
-    except (ReleaseError, SettingsError, ArtifactError, ClientError, BotoCoreError) as error:
+    except (ReleaseError, ArtifactError, ClientError, BotoCoreError) as error:
         Console(stderr=True, soft_wrap=True).print(f"release: {error}", style="red", markup=False)
         return 1
     return _pin(console, args, rollback.pin_settings(service, targets))

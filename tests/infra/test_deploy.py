@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from answerable.commands import bootstrap, deploy, destroy, synth
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.release import STACK, Account
-from tests.infra.conftest import ROOT, Synth, Template
+from tests.infra.conftest import Synth, Template
 
 Capture = pytest.CaptureFixture[str]
 EVERYTHING = ("jobs=true", "auth=api-key", "archive=true")
@@ -33,7 +34,7 @@ class Cli:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(ROOT / "model_artifacts/diabetes", tmp_path / "model_artifacts/diabetes")
+    shutil.copytree(DIABETES, tmp_path / "model_artifacts/diabetes")
     (tmp_path / "deploy.toml").write_text("[stage.dev]\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -4,36 +4,29 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from handler.manifest import Manifest
 from infra import settings
-from infra.settings import Settings, SettingsError
-from tests.infra.conftest import NO_FILE, ROOT
-
-
-def read(
-    context: dict[str, Any], artifacts: Path = settings.ARTIFACTS, file: Path = NO_FILE
-) -> tuple[Settings, Manifest]:
-    return settings.read(context, artifacts, file)
+from infra.settings import SettingsError
+from tests.fixtures.artifact import DIABETES, PROJECT
+from tests.infra.conftest import ROOT
 
 
 def test_defaults_need_only_a_model() -> None:
-    chosen, manifest = read({})
+    chosen, manifest = settings.read({})
     assert chosen.model == manifest.name == "diabetes"
     assert (chosen.service, chosen.rollout, chosen.auth) == ("diabetes-dev", "canary", "iam")
     assert not chosen.snapstart
 
 
 def test_values_come_as_the_command_line_has_them() -> None:
-    chosen, _ = read({"memory": "3008", "snapstart": "true", "stage": "prod"})
+    chosen, _ = settings.read({"memory": "3008", "snapstart": "true", "stage": "prod"})
     assert (chosen.memory, chosen.snapstart, chosen.service) == (3008, True, "diabetes-prod")
 
 
 def test_keys_of_cdk_itself_are_not_ours() -> None:
-    read({"@aws-cdk/core:x": True, "aws:cdk:bundling": [], "availability-zones:a=1": []})
+    settings.read({"@aws-cdk/core:x": True, "aws:cdk:bundling": [], "availability-zones:a=1": []})
 
 
 @pytest.mark.parametrize(
@@ -70,25 +63,25 @@ def test_keys_of_cdk_itself_are_not_ours() -> None:
         ),
         ({"memroy": 512}, "Unknown setting 'memroy'. Did you mean 'memory'?"),
         ({"colour": "red"}, "Unknown setting 'colour'"),
-        ({"model": "absent"}, "model: Unknown model 'absent'. Choose one with --model: diabetes"),
+        ({"model": "absent"}, "model: no model is named absent: diabetes"),
     ],
 )
 def test_a_wrong_value_is_one_line(context: dict[str, object], line: str) -> None:
     with pytest.raises(SettingsError) as error:
-        read(context)
+        settings.read(context)
     (told,) = str(error.value).splitlines()
     assert line in told
 
 
 def test_every_wrong_value_is_told_at_once() -> None:
     with pytest.raises(SettingsError) as error:
-        read({"memory": 1, "stage": "?", "auth": "x"})
+        settings.read({"memory": 1, "stage": "?", "auth": "x"})
     assert len(str(error.value).splitlines()) == 3
 
 
 def artifact(directory: Path, **changes: object) -> Path:
     """Artifacts with the shipped one in it, changed."""
-    shutil.copytree(ROOT / "model_artifacts/diabetes", directory / "diabetes")
+    shutil.copytree(DIABETES, directory / "diabetes")
     path = directory / "diabetes/manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     path.with_name("manifest.sha256").unlink()
@@ -98,29 +91,29 @@ def artifact(directory: Path, **changes: object) -> Path:
 def test_two_models_need_a_choice(tmp_path: Path) -> None:
     artifact(tmp_path)
     shutil.copytree(tmp_path / "diabetes", tmp_path / "wine")
-    with pytest.raises(SettingsError, match="Choose one with --model: diabetes, wine"):
-        read({}, tmp_path)
+    with pytest.raises(SettingsError, match="model: name one of several models: diabetes, wine"):
+        settings.read({}, tmp_path)
     with pytest.raises(SettingsError, match="model: the artifact in wine/ is named diabetes"):
-        read({"model": "wine"}, tmp_path)
+        settings.read({"model": "wine"}, tmp_path)
 
 
 def test_a_contract_that_lambda_cannot_keep(tmp_path: Path) -> None:
     limits = {"rows": 1, "body_bytes": 7_000_000, "response_bytes": 1, "elements": 1}
     with pytest.raises(SettingsError, match="over what Lambda takes in one request"):
-        read({}, artifact(tmp_path, limits=limits))
+        settings.read({}, artifact(tmp_path, limits=limits))
 
 
 def test_a_damaged_manifest(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"model: diabetes: manifest.json: owner: "):
-        read({}, artifact(tmp_path, owner=3))
+        settings.read({}, artifact(tmp_path, owner=3))
 
 
 def test_the_command_prints_lines_and_no_traceback() -> None:
     context = json.dumps({"memory": "lots", "stagee": "prod"})
     run = subprocess.run(
         [sys.executable, "-m", "infra.app"],
-        cwd=ROOT,
-        env=os.environ | {"CDK_CONTEXT_JSON": context},
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CDK_CONTEXT_JSON": context},
         capture_output=True,
         text=True,
         check=False,
@@ -162,13 +155,13 @@ def test_settings_of_stage_and_model_override_the_default(tmp_path: Path) -> Non
     shutil.copytree(tmp_path / "models/diabetes", tmp_path / "models/wine")
     file = deploy_toml(tmp_path, DEPLOY)
     chosen = {"model": "diabetes"}
-    dev, _ = read(chosen, tmp_path / "models", file)
+    dev, _ = settings.read(chosen, tmp_path / "models", file)
     assert (dev.stage, dev.memory, dev.timeout, dev.jobs) == ("dev", 512, 28, False)
-    prod, _ = read({**chosen, "stage": "prod"}, tmp_path / "models", file)
+    prod, _ = settings.read({**chosen, "stage": "prod"}, tmp_path / "models", file)
     assert (prod.memory, prod.timeout, prod.jobs, prod.log_level) == (1024, 5, True, "ERROR")
     assert prod.alarm_destination == "team@example.org"
     command = {**chosen, "stage": "prod", "timeout": "3", "jobs": "false"}
-    prod, _ = read(command, tmp_path / "models", file)
+    prod, _ = settings.read(command, tmp_path / "models", file)
     assert (prod.memory, prod.timeout, prod.jobs) == (1024, 3, False)
 
 
@@ -195,11 +188,11 @@ def test_settings_of_stage_and_model_override_the_default(tmp_path: Path) -> Non
 )
 def test_a_fault_of_deploy_toml_is_one_line(tmp_path: Path, text: str, line: str) -> None:
     with pytest.raises(SettingsError) as error:
-        read({}, file=deploy_toml(tmp_path, text))
+        settings.read({}, file=deploy_toml(tmp_path, text))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_the_deploy_toml_of_this_repository_has_no_fault() -> None:
     for stage in ("dev", "prod"):
-        read({"stage": stage}, file=ROOT / "deploy.toml")
+        settings.read({"stage": stage}, file=ROOT / "deploy.toml")
