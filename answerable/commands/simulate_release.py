@@ -93,9 +93,9 @@ def _simulate(
             f"the candidate is of {other}, the current version of {manifest.name}"
         )
     context = dict(pair.partition("=")[::2] for pair in args.context)
-    if scenario == "silent-error" and "rollback_on" in Settings.model_fields:
+    if scenario == "silent-error" and "auto_rollback_on" in Settings.model_fields:
         both = "impact" if context.get("drift_alarms") == "off" else "both"
-        context = {"rollback_on": both, **context}
+        context = {"auto_rollback_on": both, **context}
     template = plans.synthesise(artifacts[CANDIDATE].parent, manifest.name, context)
     plan = plans.read(template)
     _print_header(console, plan, artifacts, scenario, _inputs(args, context))

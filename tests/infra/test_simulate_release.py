@@ -39,5 +39,5 @@ def test_settings_change_the_plan(synth: Synth) -> None:
 def test_synthesis_is_that_of_the_app() -> None:
     found = plan.read(plan.synthesise(DIABETES.parent, "diabetes", {"stage": "prod"}))
     assert found.service == "diabetes-prod"
-    with pytest.raises(SimulationError, match="bake_minute: there is no such setting"):
+    with pytest.raises(SimulationError, match="Unknown setting 'bake_minute'"):
         plan.synthesise(DIABETES.parent, "diabetes", {"bake_minute": "3"})

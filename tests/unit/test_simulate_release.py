@@ -74,7 +74,7 @@ def template(
                 "Environment": {
                     "Variables": {
                         "SERVICE_NAME": "diabetes-dev",
-                        "AFTER_TRAFFIC": "replay",
+                        "LOW_TRAFFIC_POLICY": "replay_golden_rows",
                         "MINIMUM_REQUESTS": "20",
                     }
                 },
@@ -237,7 +237,11 @@ def test_candidate_that_fails_the_hook_gets_no_traffic(
 def test_too_little_traffic_fails_the_hook_after_traffic(
     capsys: Capture, given: dict[str, Any], tmp_path: Path
 ) -> None:
-    strict = {"SERVICE_NAME": "diabetes-dev", "AFTER_TRAFFIC": "traffic", "MINIMUM_REQUESTS": "99"}
+    strict = {
+        "SERVICE_NAME": "diabetes-dev",
+        "LOW_TRAFFIC_POLICY": "fail",
+        "MINIMUM_REQUESTS": "99",
+    }
     given["After"] = {"Environment": {"Variables": strict}}
     shown = simulate(capsys, "--scenario", "healthy")
     assert "rolled back at minute 4 by the hook after traffic: it served" in shown
