@@ -11,7 +11,7 @@ An outcome is refused with a pointer and one of these codes:
     invalid_checksum   damaged; only where no secret is set
     other_model        another model's prediction
     in_future          predicted later than now
-    expired            older than the manifest's `business.days` (default: a year)
+    expired            older than the manifest's `outcome_value.max_outcome_age_days`
     duplicate          the same outcome was accepted before
     type               the actual value is not a number, though the model predicts one
     unknown_label      the actual value is not one of the model's classes
@@ -188,8 +188,8 @@ def _make_evaluator(
     """Return the function that evaluates an outcome. It raises _Refused."""
     macs = prediction_id.verifiers(settings.prediction_id_secret)
     name_checksum = prediction_id.model_name_checksum(manifest.name)
-    business = manifest.business
-    max_age_ms = (business or OutcomeValue()).days * DAY_MS
+    outcome_value = manifest.outcome_value
+    max_age_ms = (outcome_value or OutcomeValue()).max_outcome_age_days * DAY_MS
     output = prediction_id.primary_output(manifest)[1]
     read_label = _make_label_reader(output)
     predicted_labels = {
@@ -222,14 +222,16 @@ def _make_evaluator(
             if abs(actual) > MAX_NUMBER:  # a longer integer would not even become a float
                 raise _Refused("out_of_range")
             error = abs(actual - prediction.value)
-            if impact is None and business:
-                impact = business.value - business.cost * error
+            if impact is None and outcome_value:
+                impact = outcome_value.value - outcome_value.cost * error
         elif prediction.kind == CLASS:
             label = read_label(actual)
             correct = int(prediction_id.label_checksum(label) == prediction.value)
-            if impact is None and business:
-                by_actual = business.outcomes.get(predicted_labels.get(prediction.value, ""), {})
-                default = business.value if correct else -business.cost
+            if impact is None and outcome_value:
+                by_actual = outcome_value.outcomes.get(
+                    predicted_labels.get(prediction.value, ""), {}
+                )
+                default = outcome_value.value if correct else -outcome_value.cost
                 impact = by_actual.get(str(label), default)
         for number in (error, impact):
             if number is not None and not abs(number) <= MAX_NUMBER:

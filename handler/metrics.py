@@ -36,7 +36,7 @@ OUTCOMES = "Outcomes"
 OUTCOME_AGE = "OutcomeAge"  # hours since the prediction
 ABSOLUTE_ERROR = "AbsoluteError"
 CORRECT = "Correct"  # 1 or 0
-IMPACT = "Impact"  # in the unit of the manifest's `business`
+IMPACT = "Impact"  # in the unit of the manifest's `outcome_value`
 # one value a probe, by service alone: 1 if the version before is not fit to take traffic
 ROLLBACK_UNAVAILABLE = "RollbackUnavailable"
 

@@ -240,7 +240,7 @@ def parse(text: str, *macs: Mac) -> Prediction:
     if macs:
         from hmac import compare_digest  # 3 ms, which a cold start of /predict does without
 
-        if not any([compare_digest(mac(body), signature) for mac in macs]):
+        if not any(compare_digest(mac(body), signature) for mac in macs):
             raise BadId("invalid_signature")
     head, row, value = _BODY.unpack(body)
     _, milliseconds, name, version, model, number, _ = _HEAD.unpack(head)

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from handler.errors import ArtifactError
-from handler.manifest import FILE_NAME
 
 LogPayloads = Literal["off", "outputs", "full"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LOG_PAYLOADS: tuple[LogPayloads, ...] = ("off", "outputs", "full")
 LOG_LEVELS: tuple[LogLevel, ...] = ("DEBUG", "INFO", "WARNING", "ERROR")
-ARTIFACTS = Path(__file__).parent.parent / "model_artifacts"
 # how often the queue of jobs delivers a message before it becomes a dead letter
 MAX_RECEIVE_COUNT = 5
 # kept of a function's time for the response after a run was stopped
@@ -22,7 +20,7 @@ RESPONSE_MARGIN_SECONDS = 0.25
 class Settings(NamedTuple):
     """The settings of one function.
 
-    `model_dir`: the artifact's folder, None where there is not exactly one. `service`: the name
+    `model_dir`: the artifact's folder, None where MODEL_DIR is not set. `service`: the name
     that metrics are filed under, "" for the model's name. `function`, `function_version`: as Lambda
     names them. `log_payloads`: what of a request its record keeps. `prediction_id_secret`: the
     secret that signs ids, then older secrets after spaces. `jobs_bucket`, `jobs_queue_url`: "" in a
@@ -44,7 +42,7 @@ class Settings(NamedTuple):
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings in MODEL_DIR (default: the only artifact), SERVICE_NAME, LOG_LEVEL,
+    """Return the settings in MODEL_DIR, SERVICE_NAME, LOG_LEVEL,
     LOG_PAYLOADS, PREDICTION_ID_SECRET, JOBS_BUCKET, JOBS_QUEUE_URL, JOB_RETENTION_DAYS,
     JOBS_MAX_RECEIVE_COUNT and Lambda's own variables.
 
@@ -67,10 +65,9 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         return default
 
     directory = environ.get("MODEL_DIR")
-    paths = [Path(directory)] if directory else [p.parent for p in ARTIFACTS.glob(f"*/{FILE_NAME}")]
     choice("LOG_LEVEL", LOG_LEVELS, "INFO")
     return Settings(
-        model_dir=paths[0] if len(paths) == 1 else None,
+        model_dir=Path(directory) if directory else None,
         service=environ.get("SERVICE_NAME", ""),
         function=environ.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
         function_version=environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
@@ -92,14 +89,9 @@ def log_level(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def model_dir(settings: Settings) -> Path:
-    """Return the artifact's folder.
-
-    Raises ArtifactError if a setting is invalid, or if not exactly one artifact could be meant.
-    """
+    """Return the artifact's folder. Raise ArtifactError if a setting is invalid or missing."""
     if settings.invalid:
         raise ArtifactError(settings.invalid)
     if settings.model_dir is None:
-        raise ArtifactError(
-            "MODEL_DIR is not set, and there is not exactly one artifact in model_artifacts"
-        )
+        raise ArtifactError("MODEL_DIR is not set")
     return settings.model_dir

@@ -62,7 +62,7 @@ class ModelFunction(Construct):
             environment={
                 "SERVICE_NAME": settings.service,
                 "LOG_LEVEL": settings.log_level,
-                "LOG_PAYLOADS": settings.capture,
+                "LOG_PAYLOADS": settings.log_payloads,
             },
             reserved_concurrent_executions=settings.max_concurrency,
             snap_start=(

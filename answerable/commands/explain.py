@@ -176,7 +176,7 @@ def _signature(id: str, secret: str) -> str:
 
 def _model(manifest: Manifest, location: str) -> Facts:
     lineage, baseline = manifest.lineage, manifest.baseline
-    yield "why", lineage.why
+    yield "reason", lineage.reason
     yield "owner", manifest.owner
     yield "packed", lineage.packed_at
     yield "artifact", location

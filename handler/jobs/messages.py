@@ -114,10 +114,8 @@ def _envelope(text: str) -> tuple[str, Any, Any]:
         return "SNS", envelope.get("MessageId"), envelope.get("Message")
     if "detail-type" in envelope and "source" in envelope:
         return "EventBridge", envelope.get("id"), orjson.dumps(envelope.get("detail")).decode()
-    records = envelope.get("Records")
-    if isinstance(records, list) and records and isinstance(records[0], dict):
-        if records[0].get("eventSource") == "aws:s3":
-            return "S3", None, None
-    if envelope.get("Event") == "s3:TestEvent":
+    if envelope.get("Event") == "s3:TestEvent" or b'"aws:s3"' in orjson.dumps(
+        envelope.get("Records")
+    ):
         return "S3", None, None
     return "", None, None

@@ -113,7 +113,10 @@ def test_where_nothing_was_live_before_there_is_nothing_to_miss(
     made.history()
     made.versions("1")
     found = probe(capsys)
-    assert (found["RollbackUnavailable"], found["said"]) == (0, ["nothing was live before version 1"])
+    assert (found["RollbackUnavailable"], found["said"]) == (
+        0,
+        ["nothing was live before version 1"],
+    )
 
 
 def test_an_idle_version_is_woken(account: Make, capsys: Capture) -> None:
@@ -225,7 +228,7 @@ def test_it_goes_back_proves_and_tells(account: Make, capsys: Capture) -> None:
     made.moved(note=Matches(auto_rollback.NOTE, "from version 3 to 2"))
     made.alias("9", function=WORKER)
     made.moved("8", function=WORKER)
-    pin = "pinned_version=2 pinned_worker=8"
+    pin = "-c pinned_version=2 -c pinned_worker_version=8"
     found = on_alarm(made, capsys, "rolled back", "move live from version 3 to 2", pin)
     assert found["alarm"] == "diabetes-dev-drift-out_progression"
     assert pin in found["said"][-1]

@@ -20,9 +20,9 @@ SECRET = "s3cret"
 Capture = pytest.CaptureFixture[str]
 
 
-def make_model(*outputs: Any, business: OutcomeValue | None = None, **fields: Any) -> Any:
+def make_model(*outputs: Any, outcome_value: OutcomeValue | None = None, **fields: Any) -> Any:
     model = manifest(*outputs, **fields)
-    model.business = business
+    model.outcome_value = outcome_value
     return model
 
 
@@ -59,7 +59,7 @@ def refusal(handler: Any, *outcomes: Any) -> list[tuple[str, str]]:
 
 
 def test_numbers_are_compared_by_their_absolute_error() -> None:
-    model = make_model(VALUE, business=OutcomeValue("EUR", value=10, cost=2))
+    model = make_model(VALUE, outcome_value=OutcomeValue("EUR", value=10, cost=2))
     ids = make_ids(model, np.array([[1.0], [5.0], [7.0]]))
     result = send(make_handler(model), (ids[0], 3), (ids[1], 4.5), (ids[2], 7, 99.5))
     assert json.loads(result.body) == {"accepted": 3}
@@ -75,7 +75,7 @@ def test_numbers_are_compared_by_their_absolute_error() -> None:
 @pytest.mark.parametrize("outputs", [(LABEL,), (CHANCES,)])
 def test_classes_are_right_or_wrong_and_worth_what_the_table_says(outputs: Any) -> None:
     table = {"yes": {"yes": 50.0, "no": -5.0}}
-    model = make_model(*outputs, business=OutcomeValue("EUR", 1, 3, table))
+    model = make_model(*outputs, outcome_value=OutcomeValue("EUR", 1, 3, table))
     labels = np.array(["yes", "yes", "no", "no"], object)
     shares = np.array([[0, 1], [0, 1], [1, 0], [1, 0]])
     ids = make_ids(model, labels if outputs == (LABEL,) else shares)
