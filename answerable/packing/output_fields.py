@@ -55,13 +55,16 @@ def describe(
 
 
 def _shape(tensor: Tensor, array: Array, batch: Batch, tabular: bool) -> tuple[int | None, ...]:
-    """The output's shape: without a table to fix them, only the axes that the graph declares."""
+    """Return the output's shape: of a table as measured, else as far as the graph declares it."""
     lead: tuple[int | None, ...] = {"dynamic": (None,), "single": (1,), "none": ()}[batch]
-    rest = tensor.shape[len(lead) :]
-    actual = array.shape[1:]
-    if len(rest) != len(actual):
-        raise PackError(f"{tensor.name} has {len(actual)} axes, and the graph declares {len(rest)}")
-    return lead + (actual if tabular else rest)
+    rest, actual = tensor.shape[len(lead) :], array.shape[1:]
+    if tabular:
+        return lead + actual
+    if len(rest) != len(actual) or any(
+        size not in (None, now) for size, now in zip(rest, actual, strict=True)
+    ):
+        rest = (None,) * len(actual)  # the declaration is wrong, so nothing is known to be fixed
+    return lead + rest
 
 
 def _kind(dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: Batch) -> OutputKind:
@@ -106,13 +109,17 @@ def _check(output: Output, batch: Batch) -> None:
         raise PackError(f"output {output.name}: the decision must say `of` which class")
 
 
-def to_arrays(results: Sequence[Any], outputs: Sequence[Output]) -> list[Array]:
-    """An original graph's outputs as arrays: ZipMap's maps become [rows, classes]."""
+def to_arrays(
+    results: Sequence[Any], outputs: Sequence[Output], classes: dict[str, Classes]
+) -> list[Array]:
+    """Return an original graph's outputs as arrays: ZipMap's maps become [rows, classes]."""
     arrays = []
     for result, output in zip(results, outputs, strict=True):
         array = np.asarray(result)
-        if array.dtype.kind == "O" and isinstance(array.flat[0], dict):
-            array = np.array([[row[name] for name in output.classes] for row in array])
+        if array.dtype.kind == "O" and array.size and isinstance(array.flat[0], dict):
+            names = classes[output.tensor]
+            values = [[row[name] for name in names] for row in array.flat]
+            array = np.reshape(values, (*array.shape, len(names)))
         arrays.append(array)
     return arrays
 
