@@ -45,7 +45,9 @@ def _commands() -> Iterator[str]:
     yield "## Commands: `answerable …`"
     for name, summary in COMMANDS.items():
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"answerable.commands.{name.replace('-', '_')}").add_arguments(parser)
+        importlib.import_module(f"answerable.commands.{name.replace('-', '_')}").add_arguments(
+            parser
+        )
         yield f"\n### `{name}`\n\n{summary[0].upper()}{summary[1:]}.\n"
         yield from _arguments(parser, "")
 
