@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from handler import manifest
 from handler.errors import ArtifactError
 from handler.manifest import Manifest
+from infra.project import ARTIFACTS, find_model
 
-ARTIFACTS = Path(__file__).parent.parent / "model_artifacts"
 # CloudWatch Logs takes no other numbers of days
 RETENTIONS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 3653)
 # Lambda's limit for a synchronous event; a binary body travels in it as base64
@@ -138,10 +138,10 @@ def read(context: Mapping[str, Any], artifacts: Path = ARTIFACTS) -> tuple[Setti
     if unknown:
         raise SettingsError("\n".join(map(_unknown, unknown)))
     if "model" not in ours:
-        found = sorted(path.parent.name for path in artifacts.glob(f"*/{manifest.FILE_NAME}"))
-        if len(found) != 1:
-            raise SettingsError(f"model: say which one: {', '.join(found) or 'none is packed yet'}")
-        ours["model"] = found[0]
+        try:
+            ours["model"] = find_model("", artifacts).name
+        except ArtifactError as error:
+            raise SettingsError(f"model: {error}") from None
     try:
         settings = Settings.model_validate(ours)
     except ValidationError as error:

@@ -14,8 +14,8 @@ import orjson
 
 from answerable.__main__ import COMMANDS
 from handler import manifest, openapi
-from handler.settings import ARTIFACTS
 from infra.settings import Settings
+from tests.fixtures.artifact import DIABETES
 
 ROOT = Path(__file__).parents[1]
 HEAD = """# Reference
@@ -27,7 +27,7 @@ The HTTP interface of the shipped model is in [openapi.json](openapi.json).
 
 def files() -> dict[Path, str]:
     """Each generated file and what it must hold."""
-    document = openapi.document(manifest.read(ARTIFACTS / "diabetes"), jobs=True)
+    document = openapi.document(manifest.read(DIABETES), jobs=True)
     text = "\n".join([HEAD, *_commands(), *_settings()])
     return {
         ROOT / "docs/reference.md": text + "\n",

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from answerable import prune
+from answerable.commands import add_model
 from answerable.stack import lookup, policy
-from handler import settings as function_settings
 from handler.errors import ArtifactError
 from handler.release import rollback
 from handler.release.rollback import ReleaseError, Service
+from infra.project import find_model
 
 POLL_SECONDS, POLLS = 5.0, 120
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("action", choices=["status", "rollback", "promote", "pin", "prune", "iam"])
     add("version", nargs="?", type=int, metavar="VERSION", help="of the function (rollback: the one"
         " before the live one; promote: the latest; pin: the live one)")  # fmt: skip
-    add("--model", help="a folder of model_artifacts (default: the only one)")
+    add_model(parser)
     add("--stage", default="dev")
     add("--dry-run", action="store_true", help="prove the version and show the plan, no more")
     add("--keep", type=int, default=5, help="versions that prune leaves (default: %(default)s)")
@@ -46,7 +47,7 @@ def main(args: argparse.Namespace, client: Callable[[str], Any] | None = None) -
 
     console = Console(soft_wrap=True, highlight=False)
     try:
-        service = lookup(client or boto3.client, args.model or _only_model(), args.stage)
+        service = lookup(client or boto3.client, args.model or find_model().name, args.stage)
         if args.action == "status":
             _status(console, service)
             return 0
@@ -67,11 +68,6 @@ def main(args: argparse.Namespace, client: Callable[[str], Any] | None = None) -
         Console(stderr=True, soft_wrap=True).print(f"release: {error}", style="red", markup=False)
         return 1
     return _pin(console, args, rollback.pin_settings(service, targets))
-
-
-def _only_model() -> str:
-    found = function_settings.model_dir(function_settings.read({}))
-    return found.name
 
 
 def chosen(service: Service, action: str, version: int | None) -> str:

@@ -17,12 +17,12 @@ from handler.drift import statistic
 from handler.settings import Settings
 from infra.drift import DriftAlarms
 from tests.fixtures import emf, events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
-from tests.infra.conftest import ROOT, Synth, Template
+from tests.infra.conftest import Synth, Template
 
 train: Any = importlib.import_module("examples.diabetes.train")
 DAY = 86_400_000
-DIABETES = ROOT / "model_artifacts" / "diabetes"
 MANIFEST = manifests.read(DIABETES)
 VERSION = "7"
 Capture = pytest.CaptureFixture[str]

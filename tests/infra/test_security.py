@@ -126,8 +126,8 @@ def test_the_accepted_findings_are_these(
     synth: Synth, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in [m for n, m in sys.modules.items() if n.startswith("infra.")]:
-        if hasattr(module, "acknowledge"):
-            monkeypatch.setattr(module, "acknowledge", lambda construct, reasons: None)
+        if hasattr(module, "suppress_nag"):
+            monkeypatch.setattr(module, "suppress_nag", lambda construct, reasons: None)
     app = synth.app(*SETTINGS[name])
     with pytest.raises(Exception, match="ValidationFailed"):
         app.synth()

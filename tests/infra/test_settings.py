@@ -9,6 +9,7 @@ import pytest
 
 from infra import settings
 from infra.settings import SettingsError
+from tests.fixtures.artifact import DIABETES, PROJECT
 from tests.infra.conftest import ROOT
 
 
@@ -71,7 +72,7 @@ def test_every_wrong_value_is_told_at_once() -> None:
 
 def artifact(directory: Path, **changes: object) -> Path:
     """Artifacts with the shipped one in it, changed."""
-    shutil.copytree(ROOT / "model_artifacts/diabetes", directory / "diabetes")
+    shutil.copytree(DIABETES, directory / "diabetes")
     path = directory / "diabetes/manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     path.with_name("manifest.sha256").unlink()
@@ -81,7 +82,7 @@ def artifact(directory: Path, **changes: object) -> Path:
 def test_two_models_need_a_choice(tmp_path: Path) -> None:
     artifact(tmp_path)
     shutil.copytree(tmp_path / "diabetes", tmp_path / "wine")
-    with pytest.raises(SettingsError, match="model: say which one: diabetes, wine"):
+    with pytest.raises(SettingsError, match="model: name one of several models: diabetes, wine"):
         settings.read({}, tmp_path)
     with pytest.raises(SettingsError, match="model: the artifact in wine/ is named diabetes"):
         settings.read({"model": "wine"}, tmp_path)
@@ -102,8 +103,8 @@ def test_the_command_prints_lines_and_no_traceback() -> None:
     context = json.dumps({"memory": "lots", "stagee": "prod"})
     run = subprocess.run(
         [sys.executable, "-m", "infra.app"],
-        cwd=ROOT,
-        env=os.environ | {"CDK_CONTEXT_JSON": context},
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CDK_CONTEXT_JSON": context},
         capture_output=True,
         text=True,
         check=False,

@@ -9,9 +9,10 @@ from handler import errors, manifest
 from handler.release import deploy_hooks
 from infra import alarms, gateway_responses
 from infra import deploy_hooks as infra_deploy_hooks
-from tests.infra.conftest import POOL, ROOT, Synth, Template
+from tests.fixtures.artifact import DIABETES
+from tests.infra.conftest import POOL, Synth, Template
 
-MANIFEST = manifest.read(ROOT / "model_artifacts/diabetes")
+MANIFEST = manifest.read(DIABETES)
 AUTHS = ["auth=iam"], ["auth=api-key"], ["auth=cognito", f"user_pool_arn={POOL}"]
 
 

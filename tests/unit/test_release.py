@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 
 from answerable.commands import release
+from tests.fixtures.artifact import PROJECT
 from tests.fixtures.release import IMAGE, NAME, WORKER, Account
 
 Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
 
 
 def run(account: Account, *words: str) -> int:

@@ -13,6 +13,7 @@ from answerable.simulation.cloudwatch import Metrics, Unsupported, evaluate_at
 from handler import manifest as manifests
 from handler.drift import statistic
 from handler.release import golden
+from tests.fixtures.artifact import PROJECT
 from tests.fixtures.release import SHIPPED, artifact
 
 Capture = pytest.CaptureFixture[str]
@@ -147,6 +148,11 @@ def template(
             for id, (kind, item) in resources.items()
         }
     }
+
+
+@pytest.fixture(autouse=True)
+def _project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
 
 
 @pytest.fixture
