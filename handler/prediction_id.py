@@ -34,7 +34,7 @@ from zlib import crc32
 import numpy as np
 import orjson
 
-from handler.manifest import Manifest, Output
+from handler.manifest import BY_CLASS, Manifest, Output
 from handler.model_inputs import Array
 
 ID_CHARS = 52
@@ -116,9 +116,9 @@ def label_checksum(label: object) -> float:
 def primary_output(manifest: Manifest) -> tuple[int, Output | None]:
     """Return the output that outcomes are compared with, and its index.
 
-    It is the first value or label, else the first probabilities.
+    It is the first value or label, else the first output with a number for each class.
     """
-    for kinds in (("value", "label"), ("probabilities",)):
+    for kinds in (("value", "label"), BY_CLASS):
         for index, output in enumerate(manifest.outputs):
             if output.kind in kinds:
                 return index, output
@@ -181,7 +181,7 @@ def make_id_generator(
         if output is None:
             return np.zeros(rows)
         array = outputs[index]
-        if output.kind == "probabilities":
+        if output.kind in BY_CLASS:
             checksums: Array = labels[array.argmax(axis=1)]
             return checksums
         flat = array.ravel()
