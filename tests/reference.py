@@ -1,5 +1,6 @@
-"""docs/reference.md and docs/openapi.json, written from the code: `python -m tests.reference`.
+"""docs/reference.md and the shipped artifact's manifest and OpenAPI document, from the code.
 
+`python -m tests.reference` writes them.
 tests/unit/test_reference.py holds the files to what this would write.
 """
 
@@ -10,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from answerable.__main__ import COMMANDS
-from handler import manifest, openapi
+from answerable.packing import artifact
+from handler import manifest
 from handler.settings import ARTIFACTS
 from infra.settings import Settings
 
@@ -21,18 +21,18 @@ ROOT = Path(__file__).parents[1]
 HEAD = """# Reference
 
 Written by `make reference` from the code; a test holds this page to it.
-The HTTP interface of the shipped model is in [openapi.json](openapi.json).
+The HTTP interface of the shipped model is in
+[openapi.json](../model_artifacts/diabetes/openapi.json).
 """
 
 
 def files() -> dict[Path, str]:
-    """Each generated file and what it must hold."""
-    document = openapi.document(manifest.read(ARTIFACTS / "diabetes"), jobs=True)
+    """Return the content of each generated file."""
     text = "\n".join([HEAD, *_commands(), *_settings()])
+    packed = artifact.contents(manifest.read(ARTIFACTS / "diabetes"))
     return {
         ROOT / "docs/reference.md": text + "\n",
-        ROOT / "docs/openapi.json": orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
-        + "\n",
+        **{ARTIFACTS / "diabetes" / name: content.decode() for name, content in packed.items()},
     }
 
 
@@ -45,7 +45,9 @@ def _commands() -> Iterator[str]:
     yield "## Commands: `answerable …`"
     for name, summary in COMMANDS.items():
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"answerable.commands.{name.replace('-', '_')}").add_arguments(parser)
+        importlib.import_module(f"answerable.commands.{name.replace('-', '_')}").add_arguments(
+            parser
+        )
         yield f"\n### `{name}`\n\n{summary[0].upper()}{summary[1:]}.\n"
         yield from _arguments(parser, "")
 

@@ -111,7 +111,7 @@ def _travels(case: Case) -> bool:
     if (
         case.event
         or "content-encoding" in case.headers
-        or len(case.body) > event_sources.PAYLOAD_BYTES
+        or len(case.body) > event_sources.MAX_PAYLOAD_BYTES
     ):
         return False
     try:

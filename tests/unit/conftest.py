@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from handler import settings
+import answerable.packing.artifact as packed_artifact
+from handler import manifest, settings
 from handler.scoring import Scorer, load
 from tests.fixtures import artifact
 
 
 @pytest.fixture(scope="session")
 def echo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return artifact.echo(tmp_path_factory.mktemp("artifacts") / "echo")
+    directory = artifact.echo(tmp_path_factory.mktemp("artifacts") / "echo")
+    packed_artifact.write(directory, manifest.read(directory))  # with openapi.json
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from handler import app, gateway_events, http_body, request_log
+from handler.http import Response
 from handler.settings import Settings
 from tests.fixtures import artifact, events
 from tests.fixtures.artifact import ECHO_FEATURES
@@ -32,9 +33,9 @@ def lines(capsys: Capture) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize("front", [events.rest, events.http, events.alb])
-def test_every_front_gets_its_predictions(handler: app.Handler, front: Any) -> None:
-    answer = handler(front(BODY), Context())
+@pytest.mark.parametrize("event_source", [events.rest, events.http, events.alb])
+def test_every_event_source_gets_its_predictions(handler: app.Handler, event_source: Any) -> None:
+    answer = handler(event_source(BODY), Context())
     assert answer["statusCode"] == 200
     assert body(answer)["model"] == {"name": "test", "version": "1.2.3"}
     assert body(answer)["predictions"][0]["count"] == 3
@@ -220,9 +221,4 @@ def test_the_trace_and_the_front_are_only_names() -> None:
         raise KeyError("SENTINEL")
     except KeyError as error:
         assert "SENTINEL" not in "".join(request_log.trace(error))
-    assert (
-        gateway_events.to_gateway_response(None, gateway_events.Response(200, b"{}", {}))[
-            "statusCode"
-        ]
-        == 200
-    )
+    assert gateway_events.to_gateway_response(None, Response(200, b"{}", {}))["statusCode"] == 200

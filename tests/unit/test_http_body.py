@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from handler import http_body
 from handler.errors import ApiError, BadRequest, PayloadTooLarge, UnsupportedMediaType
-from handler.gateway_events import Request
+from handler.http import Request
 
 
 def request(body: str, *, base64: bool = False, **headers: str) -> Request:
