@@ -316,8 +316,8 @@ def _binary(manifest: Manifest, path: str) -> Iterator[Case]:
         "-1", "0", "", "1e3", "0x10", " ", "1.0", "+5", "\uff19", str(len(text) + 1), "9" * 30,
         f"{head}, {head}", f"{head},{head}", str(head - 1), str(head + 1), "-0", "NaN", "1" * 5000,
     ):  # fmt: skip
-        headers = {**OCTETS, INFERENCE_HEADER_LENGTH: length}
-        yield Case("header length", path, text, 400, headers=headers)
+        wrong = {**OCTETS, INFERENCE_HEADER_LENGTH: length}
+        yield Case("header length", path, text, 400, headers=wrong)
     yield Case("no header length", path, text, 400, headers=OCTETS)
     yield Case("trailing data", path, text + CLIENT_TEXT.encode(), 400, headers=headers)
     yield Case("cut off", path, text[:-1], 400, headers=headers)

@@ -45,7 +45,7 @@ MESSAGES = {
     "finite_number": ("non_finite", "must be a finite number"),
     "less_than_equal": ("out_of_range", "must be at most {le}"),
     "greater_than_equal": ("out_of_range", "must be at least {ge}"),
-    "literal_error": ("unseen_category", "must be one of the contract's categories"),
+    "literal_error": ("unknown_category", "must be one of the contract's categories"),
     "string_too_long": ("too_long", "must have at most {max_length} characters"),
     "too_short": ("wrong_length", "must have at least {min_length} items"),
     "too_long": ("wrong_length", "must have at most {max_length} items"),
@@ -100,7 +100,7 @@ def feature_schema(feature: Feature, dtype: str) -> cs.CoreSchema:
         schema: cs.CoreSchema = cs.str_schema(strict=True, max_length=feature.max_length)
     elif feature.type == "boolean":
         schema = cs.bool_schema(strict=True)
-    elif feature.type == "category" and feature.unseen == "accept":
+    elif feature.type == "category" and feature.unknown_category == "accept":
         schema = element_schema(dtype)
     elif feature.type == "category":
         schema = cs.literal_schema(list(feature.categories))
@@ -176,7 +176,7 @@ def _zeros(dtype: str, shape: tuple[int | None, ...]) -> Any:
 
 def accepts_arbitrary_text(features: Sequence[Feature]) -> bool:
     """Whether a value may be a text that the contract does not know."""
-    return any(f.type == "text" or f.unseen == "accept" for f in features)
+    return any(f.type == "text" or f.unknown_category == "accept" for f in features)
 
 
 def _max_brackets_per_row(features: Sequence[Feature]) -> int:
@@ -571,8 +571,8 @@ def _decision_key(output: Output) -> bytes | None:
 
 
 def _decide(output: Output, decision: Decision, values: Array) -> list[bytes]:
-    if decision.of is not None:
-        values = values[:, output.classes.index(decision.of)]
+    if decision.class_label is not None:
+        values = values[:, output.classes.index(decision.class_label)]
     above, below, review = map(orjson.dumps, (decision.above, decision.below, "review"))
     low, high = decision.review or (np.inf, -np.inf)
     return [

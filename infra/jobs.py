@@ -208,7 +208,7 @@ class JobsAlarms(Construct):
                 period=hour,
             )
 
-        allowed = f"done * {wanted.rejects / 100:.6g}"
+        allowed = f"done * {wanted.client_error_max_percent / 100:.6g}"
         self.alarms: list[cloudwatch.IAlarm] = []
         for name, what, metric, threshold in (
             (
@@ -230,7 +230,7 @@ class JobsAlarms(Construct):
             ),
             (
                 "failed-results",
-                f"Over {wanted.rejects:g} % of an hour's jobs break the contract: "
+                f"Over {wanted.client_error_max_percent:g} % of an hour's jobs break the contract: "
                 "producers and contract no longer agree.",
                 cloudwatch.MathExpression(
                     expression=f"failed - IF({allowed} > {FEW}, {allowed}, {FEW})",

@@ -174,7 +174,9 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
             description=statement.description,
             runbook=statement.runbook,
             alarms=Alarms(**statement.alarms),
-            business=OutcomeValue(**statement.business) if statement.business else None,
+            outcome_value=OutcomeValue(**statement.outcome_value)
+            if statement.outcome_value
+            else None,
             producer=producer,
             features=sample.features,
             baseline=baseline.measure(sample.features, sample.columns, outputs, results),

@@ -135,7 +135,7 @@ def _header(
         weights = "all of the traffic at once"
     elif not plan.canary:
         weights = f"{plan.percent} % more of the traffic every {plan.interval} minutes"
-    lines = {f"version {NEW}": new.lineage.why, "gets": weights, **asked}
+    lines = {f"version {NEW}": new.lineage.reason, "gets": weights, **asked}
     if story:
         lines["outcomes"] = (
             f"of {TOLD:.0%} of the predictions, {TOLD_AFTER} minutes later; what version {OLD} "

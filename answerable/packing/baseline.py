@@ -68,10 +68,10 @@ def _distribution(
     missing = sum(value is None for value in values)
     return Distribution(
         rows=len(values) - missing,
-        missing=round(missing / len(values), 6),
+        missing_share=round(missing / len(values), 6),
         values=tuple(kept),
-        below=tuple(round(share, 6) for share in below),
-        upto=tuple(round(share, 6) for share in upto),
+        cdf_left=tuple(round(share, 6) for share in below),
+        cdf_right=tuple(round(share, 6) for share in upto),
     )
 
 

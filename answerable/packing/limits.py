@@ -90,6 +90,6 @@ def _feature_bytes(feature: Feature) -> int:
     name = len(orjson.dumps(feature.name)) + 2
     if feature.type == "text":
         return name + 4 * (feature.max_length or 1024) + 2  # UTF-8 takes up to four bytes
-    if feature.type == "category" and feature.unseen == "reject":
+    if feature.type == "category" and feature.unknown_category == "reject":
         return name + max(len(orjson.dumps(value)) for value in feature.categories)
     return name + 25

@@ -25,7 +25,7 @@ def feature_schema(feature: Feature, dtype: str) -> Schema:
     schema: Schema = {"type": kind}
     text = [feature.description, f"Unit: {feature.unit}." if feature.unit else ""]
     if feature.type == "category":
-        if feature.unseen == "reject":
+        if feature.unknown_category == "reject":
             schema = {"enum": list(feature.categories)}
         else:
             schema = element_schema(dtype)
@@ -146,7 +146,7 @@ def outcomes_schema(manifest: Manifest) -> Schema:
         actual = {"type": "number"}
     elif output is not None and output.classes:
         actual = {"enum": list(output.classes)}
-    unit = manifest.business.unit if manifest.business else ""
+    unit = manifest.outcome_value.unit if manifest.outcome_value else ""
     value = " ".join(filter(None, ["Value of the outcome", unit and f"in {unit}"]))
     outcome = _closed(
         {

@@ -102,7 +102,7 @@ def _check(output: Output, batch: Batch) -> None:
     decision = output.decision
     if decision and output.kind not in ("value", "probabilities"):
         raise PackError(f"output {output.name} is a {output.kind}: there is nothing to decide on")
-    if decision and output.kind == "probabilities" and decision.of not in output.classes:
+    if decision and output.kind == "probabilities" and decision.class_label not in output.classes:
         raise PackError(f"output {output.name}: the decision must say `of` which class")
 
 

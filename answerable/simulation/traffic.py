@@ -35,13 +35,13 @@ def _column(
     feature: Feature, known: Distribution, rng: np.random.Generator, rows: int
 ) -> list[Any]:
     """Values as the baseline has them: of numbers the quantiles, and in between linear."""
-    share, missing = rng.random(rows), rng.random(rows) < known.missing
+    share, missing = rng.random(rows), rng.random(rows) < known.missing_share
     values: list[Any]
     if feature.type in ("category", "boolean"):
-        places = np.searchsorted(known.upto, share).clip(max=len(known.values) - 1)
+        places = np.searchsorted(known.cdf_right, share).clip(max=len(known.values) - 1)
         values = [known.values[i] for i in places]
     else:
-        knots = np.array([[known.below, known.upto]]).transpose(0, 2, 1).ravel()
+        knots = np.array([[known.cdf_left, known.cdf_right]]).transpose(0, 2, 1).ravel()
         found = np.interp(share, knots, np.repeat(np.array(known.values, float), 2)).tolist()
         values = found if feature.type == "number" else [round(value) for value in found]
         if feature.type == "text":

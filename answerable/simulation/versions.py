@@ -41,8 +41,8 @@ def copy(source: Path, target: Path, *, measure: bool, worth: bool) -> None:
         manifest = _measured(target, manifest)
     if worth:  # 1, less the error in spreads of the output; of classes 1 or -1
         business = OutcomeValue(value=1.0, cost=1 / (spread(manifest) or 1.0))
-        alarms = manifest.alarms._replace(impact=LEAST)
-        manifest = manifest._replace(business=business, alarms=alarms)
+        alarms = manifest.alarms._replace(min_daily_impact=LEAST)
+        manifest = manifest._replace(outcome_value=business, alarms=alarms)
     artifact.write(target, manifest)
 
 
@@ -84,7 +84,7 @@ def crashing(old: Path, target: Path) -> None:
     manifest, (feature, known) = manifests.read(old), _telling(old)
     values = {row.instance[feature.name] for row in golden.read(old)} - {None}
     seen = np.array(sorted(values), float)
-    shares = np.interp(seen, np.array(known.values, float), known.upto)
+    shares = np.interp(seen, np.array(known.values, float), known.cdf_right)
     widest = int(np.diff(shares).argmax())
     share = min(float(np.diff(shares)[widest]), CRASHES)
     low, high = float(seen[widest]), _quantiles(known, [float(shares[widest]) + share])[0]
@@ -115,7 +115,7 @@ def _next(directory: Path, manifest: Manifest, why: str, slipped: str = "") -> N
     (directory / golden.FILE_NAME).unlink()
     manifest = manifest._replace(
         version=compatibility.minimum_next_version(manifest.version, compatibility.PATCH),
-        lineage=manifest.lineage._replace(why=why),
+        lineage=manifest.lineage._replace(reason=why),
         files=artifact.files(directory),
     )
     artifact.write(directory, manifest)
@@ -202,5 +202,5 @@ def _slipped(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _quantiles(known: Distribution, shares: Sequence[float]) -> list[float]:
-    found: list[float] = np.interp(shares, known.upto, np.array(known.values, float)).tolist()
+    found: list[float] = np.interp(shares, known.cdf_right, np.array(known.values, float)).tolist()
     return found

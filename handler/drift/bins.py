@@ -67,8 +67,11 @@ class BaselineCdf:
     def __init__(self, known: Distribution, discrete: bool, dtype: Any = float) -> None:
         self.cuts: list[float] = []
         self.bins = [UNKNOWN_BIN if discrete else 1]
-        share = 1 - known.missing
-        low, high = [part * share for part in known.below], [part * share for part in known.upto]
+        share = 1 - known.missing_share
+        low, high = (
+            [part * share for part in known.cdf_left],
+            [part * share for part in known.cdf_right],
+        )
         steps: dict[Any, tuple[float, float]] = {}
         if discrete:
             steps = {
@@ -85,8 +88,8 @@ class BaselineCdf:
             # the same values as the model's dtype has them: a client may send 0.1 as float32 has it
             rounded = np.array(self.cuts, dtype).astype(float).tolist()
             steps |= {r: steps[cut] for r, cut in zip(rounded, self.cuts, strict=True)}
-        if known.missing:
-            steps[None] = (share, known.missing)
+        if known.missing_share:
+            steps[None] = (share, known.missing_share)
         self.steps = {
             value: (max(1.0, start * BINS + _ROUND), jump * BINS)
             for value, (start, jump) in steps.items()

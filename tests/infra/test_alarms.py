@@ -149,7 +149,7 @@ def test_callers_are_measured_at_the_gateway(template: Template) -> None:
 def test_what_breaches(
     template: Template, name: str, bad: float, requests: float, expected: bool
 ) -> None:
-    assert (ALARMS.availability, ALARMS.rejects) == (99.9, 20)
+    assert (ALARMS.availability, ALARMS.client_error_max_percent) == (99.9, 20)
     assert breaches(template.alarms()[name], bad, requests) == expected
 
 

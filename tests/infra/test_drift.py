@@ -125,7 +125,7 @@ def test_drift_fires_what_drifts(
 def test_too_little_traffic_is_silent(
     template: Template, handler: app.Handler, capsys: Capture, patients: list[Any]
 ) -> None:
-    few = [row | {"glucose": None} for row in patients[: MANIFEST.alarms.drift_rows - 1]]
+    few = [row | {"glucose": None} for row in patients[: MANIFEST.alarms.drift_min_rows - 1]]
     found = states(template, live(handler, capsys, iter([few])), 1)
     assert {state for each in found.values() for state in each} == {"OK"}
 
@@ -190,8 +190,8 @@ def business(tmp_path: Path) -> dict[str, dict[str, Any]]:
     from infra.settings import Settings as Deployment
 
     stated = MANIFEST._replace(
-        business=manifests.OutcomeValue("EUR", value=10.0, cost=0.1),
-        alarms=MANIFEST.alarms._replace(impact=4.0, label_days=3),
+        outcome_value=manifests.OutcomeValue("EUR", value=10.0, cost=0.1),
+        alarms=MANIFEST.alarms._replace(min_daily_impact=4.0, max_days_without_outcomes=3),
     )
     stack = cdk.Stack(cdk.App(outdir=str(tmp_path)), "S")
     deployment = Deployment(model="diabetes")

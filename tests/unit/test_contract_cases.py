@@ -62,7 +62,7 @@ def test_every_rule_of_a_feature_has_its_breach(tmp_path: Path) -> None:
         ("ratio", "just outside", "out_of_range", "10.000000000000002"),
         ("count", "just outside", "out_of_range", "1000001"),
         ("count", "fraction", "type", "3.5"),
-        ("colour", "unseen category", "unseen_category", f'"{contract_cases.CLIENT_TEXT}"'),
+        ("colour", "unseen category", "unknown_category", f'"{contract_cases.CLIENT_TEXT}"'),
         ("open", "number for a flag", "type", "1"),
         ("serum", "overflow", "out_of_range", "1e39"),
         ("serum", "not finite", "non_finite", "NaN"),
@@ -87,7 +87,7 @@ def test_what_differs_is_said(path: str) -> None:
         status, text = ask(case)
         if case.path == path and case.kind == "just outside":
             return 200, b'{"predictions":[]}'
-        return status, text.replace(b'"code":"unseen_category"', b'"code":"type"')
+        return status, text.replace(b'"code":"unknown_category"', b'"code":"type"')
 
     found = conformance.check(MANIFEST, golden.read(SHIPPED), lying, False)
     assert set(found.differed) >= {"just outside", "unseen category"}

@@ -224,7 +224,7 @@ def test_a_step_back_is_judged_as_the_step_it_undoes(
     run(hook({"1": live, "2": SHIPPED}), capsys, "Succeeded")
     live = release.artifact(tmp_path / "patch", wider, version="1.0.1")
     found = run(hook({"1": live, "2": SHIPPED}), capsys, "Failed")
-    assert found["reasons"][0] == "age: maximum 120.0 -> 130.0"
+    assert found["reasons"][0] == "age: maximum 120 -> 130"
 
 
 def crash(event: Any, context: Any) -> Any:

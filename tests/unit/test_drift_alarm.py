@@ -91,7 +91,7 @@ def test_drift_fires_its_own_alarm(
 
 
 def test_too_few_values_are_silent(handler: app.Handler, capsys: Capture) -> None:
-    few = MANIFEST.alarms.drift_rows - 1
+    few = MANIFEST.alarms.drift_min_rows - 1
     rows = [row | {"glucose": None} for row in resampled(np.random.default_rng(3), few)]
     assert fired(emitted(handler, capsys, rows, 1, few), 1)["in_glucose"] == ["OK"]
     assert fired(Metrics(), 3)["in_glucose"] == ["OK"] * 3

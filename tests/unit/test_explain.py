@@ -44,7 +44,7 @@ def test_a_prediction_is_explained(
     manifest = json.loads((DIABETES / "manifest.json").read_text())
     for word in (
         "model diabetes 1.0.0", "function version 12", "row 2 of it", "this service made it",
-        f"predicted {one['progression']:.7g} points", manifest["lineage"]["why"],
+        f"predicted {one['progression']:.7g} points", manifest["lineage"]["reason"],
         manifest["files"]["model.onnx"]["sha256"], '"bmi": 31.5', "rest-1", one["id"],
     ):  # fmt: skip
         assert word in said, word

@@ -240,7 +240,7 @@ def test_the_artifact_says_what_it_is(packed: Packer) -> None:
     assert manifest.description == "Three numbers"
     assert manifest.limits.rows == 5
     assert manifest.lineage.metrics == {"mae": 1.5, "rows": 20, "r2": 0.5}
-    assert manifest.lineage.why == "a test"
+    assert manifest.lineage.reason == "a test"
     assert manifest.lineage.git_commit is None
     assert set(manifest.lineage.versions) == {"onnx", "onnxruntime", "python", "skl2onnx"}
     (row,) = ask([{"a": 0, "b": 0.5, "c": 99}])
@@ -248,7 +248,7 @@ def test_the_artifact_says_what_it_is(packed: Packer) -> None:
     text = Path("model_artifacts/model/manifest.json").read_text()
     assert '"categories": [0.5, 1.5, 2.5]' in text
     assert "€" in text
-    assert '"unseen"' not in text  # a default
+    assert '"unknown_category"' not in text  # a default
 
 
 def test_packing_again_gives_the_same_bytes(packed: Packer) -> None:
@@ -296,11 +296,11 @@ def test_the_body_limit_lets_full_requests_through(packed: Packer) -> None:
 
 
 def test_alarms_and_the_worth_of_outcomes_are_stated(packed: Packer) -> None:
-    contract = "[alarms]\ndrift = 0.1\nimpact = 2.0\n[business]\nunit = 'EUR'\ncost = 0.5\n"
-    contract += "[business.outcomes.a]\nb = 1.5\n[features.a]\ncapture = 'drop'\n"
+    contract = "[alarms]\ndrift_threshold = 0.1\nmin_daily_impact = 2.0\n[outcome_value]\nunit = 'EUR'\ncost = 0.5\n"
+    contract += "[outcome_value.outcomes.a]\nb = 1.5\n[features.a]\ncapture = 'drop'\n"
     manifest = packed(models.regressor(), models.regressor_table(), contract=contract)
-    assert manifest.alarms == Alarms(drift=0.1, impact=2.0)
-    assert manifest.business == OutcomeValue("EUR", cost=0.5, outcomes={"a": {"b": 1.5}})
+    assert manifest.alarms == Alarms(drift_threshold=0.1, min_daily_impact=2.0)
+    assert manifest.outcome_value == OutcomeValue("EUR", cost=0.5, outcomes={"a": {"b": 1.5}})
     assert [f.capture for f in manifest.features if f.name == "a"] == ["drop"]
 
 
@@ -488,9 +488,9 @@ def test_words_without_meaning(packed: Packer, words: list[str], said: str) -> N
         ("[outputs.value.decision]\nthreshold = 1\nunder = 'x'", "decision.under"),
         ("[limits]\nrows = 'many'", "limits.rows"),
         ("[limits]\nspeed = 1", "limits.speed"),
-        ("[alarms]\ndrift = 'much'", "alarms/drift"),
+        ("[alarms]\ndrift_threshold = 'much'", "alarms/drift_threshold"),
         ("[alarms]\ndrift_hours = 48", "drift_hours"),
-        ("[business]\nprofit = 1", "business.profit"),
+        ("[outcome_value]\nprofit = 1", "outcome_value.profit"),
         ("[features", "contract.toml"),
     ],
 )
@@ -562,7 +562,7 @@ def test_a_model_that_answers_nan(packed: Packer) -> None:
     assert "y is not finite in row 2" in refused(packed, model, {"x": [1.0, -1.0, 2.0]})
     message = refused(packed, model, {"x": [1.0, 2.0, None]})
     assert "x is missing there" in message
-    manifest = packed(model, {"x": [1.0, 2.0, None]}, contract="[features.x]\nmissing = 1.0")
+    manifest = packed(model, {"x": [1.0, 2.0, None]}, contract="[features.x]\nfill_value = 1.0")
     assert manifest.features[0].nullable
     assert ask([{"x": None}, {}]) == [{"y": 0}, {"y": 0}]
 

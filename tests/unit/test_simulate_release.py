@@ -109,7 +109,7 @@ def template(
         if target.output:
             alarm["AlarmActions"] = [{"Ref": "Topic"}]
         resources[f"Drift{target.metric}"] = ("CloudWatch::Alarm", alarm)
-    if manifest.alarms.impact is not None:
+    if manifest.alarms.min_daily_impact is not None:
         resources["Impact"] = (
             "CloudWatch::Alarm",
             {
@@ -120,7 +120,7 @@ def template(
                 "Statistic": "Average",
                 "Period": 86_400,
                 "EvaluationPeriods": 1,
-                "Threshold": manifest.alarms.impact,
+                "Threshold": manifest.alarms.min_daily_impact,
                 "ComparisonOperator": "LessThanThreshold",
                 "TreatMissingData": "notBreaching",
                 "AlarmActions": [{"Ref": "Topic"}],
