@@ -169,6 +169,23 @@ def openapi(state: AppState, request: Request, deadline: float | None) -> Handle
     return _json_result(document)
 
 
+def root(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /`: the model, and links to the other paths, relative to this one."""
+    manifest = state.scorer.manifest
+    return _json_result(
+        {
+            "model": {"name": manifest.name, "version": manifest.version},
+            "links": {
+                "openapi": "openapi.json",
+                "model": "model",
+                "ready": "ping",
+                "predict": "predict",
+                "feedback": "feedback",
+            },
+        }
+    )
+
+
 def ping(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`GET /ping`: ready; without a model, every route answers 503."""
     return _json_result(READY)
@@ -195,6 +212,11 @@ def server_ready(state: AppState, request: Request, deadline: float | None) -> H
     return _json_result({"ready": True})
 
 
+def model_list(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /v1/models` and `GET /v2/models`: the names of the models."""
+    return _json_result({"models": [state.scorer.manifest.name]})
+
+
 def model_ready(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`GET /v1/models/{name}` and `GET /v2/models/{name}/ready`."""
     return _json_result({"name": state.scorer.manifest.name, "ready": True})
@@ -212,6 +234,7 @@ def _json_result(document: dict[str, Any]) -> HandlerResult:
 
 
 ROUTES: dict[str, dict[str, Route]] = {
+    "/": {"GET": root},
     "/predict": {"POST": predict},
     "/feedback": {"POST": feedback},
     "/jobs": {"POST": submit_job},
@@ -222,10 +245,12 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/version": {"GET": server_version},
     "/invocations": {"POST": invocations},
     "/v1/models/{name}:predict": {"POST": invocations},  # matched before /v1/models/{name}
+    "/v1/models": {"GET": model_list},
     "/v1/models/{name}": {"GET": model_ready},
     "/v2": {"GET": server_metadata},
     "/v2/health/live": {"GET": server_live},
     "/v2/health/ready": {"GET": server_ready},
+    "/v2/models": {"GET": model_list},
     "/v2/models/{name}": {"GET": model_metadata},
     "/v2/models/{name}/ready": {"GET": model_ready},
     "/v2/models/{name}/infer": {"POST": infer},
@@ -242,32 +267,35 @@ def create(config: settings.Settings) -> Handler:
     record = request_log.make_request_log(config, state.scorer.manifest if state else None)
     is_cold = True
 
-    def dispatch(request: Request, context: Any) -> HandlerResult:
+    def dispatch(request: Request, route: str, context: Any) -> HandlerResult:
         if request.synthetic and request.path.startswith("/golden/") and state:
             return _golden_row(state, request.path.rpartition("/")[2])
-        pattern, path_params = match_route(request.path)
-        methods = ROUTES.get(pattern)
-        if methods is None or (pattern in JOB_ROUTES and not _has_jobs(config)):
+        if not route or (route in JOB_ROUTES and not _has_jobs(config)):
             raise NotFound("the paths are listed at /openapi.json")
-        if request.method not in methods:
-            allow = ", ".join(sorted(methods))
-            raise MethodNotAllowed(f"send {allow}", headers={"allow": allow})
         if state is None:
             raise NotReady(f"the model could not be loaded: {load_error}")
-        if path_params:
-            request = request._replace(path_params=path_params)
-            _check_model(state, path_params)
+        _check_model(state, request.path_params)
+        methods = ROUTES[route]
+        if request.method not in methods:
+            allow = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))
+            raise MethodNotAllowed(f"send {allow}", headers={"allow": allow})
         return methods[request.method](state, request, _deadline(context))
 
     def handle(event: Any, context: Any) -> Event:
         nonlocal is_cold
         start = time.perf_counter()
-        request, problem = None, None
+        request, route, problem, is_head = None, "", None, False
         request_id = getattr(context, "aws_request_id", "")
         try:
             request = gateway_events.parse_event(event)
             request_id = request.request_id or request_id
-            result = dispatch(request, context)
+            route, path_params = match_route(request)
+            is_head = request.method == "HEAD"
+            if is_head:
+                request = request._replace(method="GET")
+            if path_params:
+                request = request._replace(path_params=path_params)
+            result = dispatch(request, route, context)
         except ApiError as error:
             problem = error
         except Exception as error:
@@ -278,7 +306,7 @@ def create(config: settings.Settings) -> Handler:
             result = HandlerResult(_problem_response(problem, request_id, request))
         record(
             request_id=request_id,
-            route=route_label(request),
+            route=route_label(request, route),
             status=result.response.status,
             problem=problem.slug if problem else None,
             rows=result.rows,
@@ -290,9 +318,8 @@ def create(config: settings.Settings) -> Handler:
             synthetic=request is not None and request.synthetic,
         )
         is_cold = False
-        return gateway_events.to_gateway_response(
-            event, http_body.maybe_gzip(request, result.response)
-        )
+        response = result.response._replace(body=b"") if is_head else result.response
+        return gateway_events.to_gateway_response(event, http_body.maybe_gzip(request, response))
 
     def lambda_handler(event: Any, context: Any) -> Event:
         gc.disable()  # a large body makes millions of objects, which repeated scans would visit
@@ -367,10 +394,22 @@ def _deadline(context: Any) -> float | None:
     return time.monotonic() + remaining / 1e3 - settings.RESPONSE_MARGIN_SECONDS
 
 
-def match_route(path: str) -> tuple[str, dict[str, str]]:
-    """Return the route of a path, "" if there is none, and the values of its {parameters}."""
+def match_route(request: Request) -> tuple[str, dict[str, str]]:
+    """Return the route of a request's path, "" if there is none, and its path parameters."""
+    path = request.path
     if path in ROUTES and "{" not in path:
         return path, {}
+    # clients encode the colon of `:predict`; nothing else of a path is decoded, because a gateway
+    # may have authorized the encoded path
+    path = path.replace("%3A", ":").replace("%3a", ":").rstrip("/") or "/"
+    route, path_params = _match(path)
+    while not route and request.may_have_base_path and path.count("/") > 1:
+        path = "/" + path[1:].partition("/")[2]
+        route, path_params = _match(path)
+    return route, path_params
+
+
+def _match(path: str) -> tuple[str, dict[str, str]]:
     segments = path.split("/")
     for route, pattern in _PATTERNS:
         if len(pattern) != len(segments):
@@ -387,15 +426,14 @@ def match_route(path: str) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-_PATTERNS = [(route, route.split("/")) for route in ROUTES if "{" in route]
+_PATTERNS = [(route, route.split("/")) for route in ROUTES]
 
 
-def route_label(request: Request | None) -> str:
+def route_label(request: Request | None, route: str) -> str:
     """Return the method and the route, "-" if there is none: an unknown path is client text."""
-    if request is None:
+    if request is None or request.method not in ROUTES.get(route, ()):
         return "-"
-    pattern, _ = match_route(request.path)
-    return f"{request.method} {pattern}" if request.method in ROUTES.get(pattern, ()) else "-"
+    return f"{request.method} {route}"
 
 
 def _problem_response(problem: ApiError, request_id: str, request: Request | None) -> Response:

@@ -21,16 +21,19 @@ def parse_event(event: Any) -> Request:
     """Return the request of an event. Raise BadRequest for any other event."""
     try:
         context = event["requestContext"]
-        if event.get("version") == "2.0":
+        version, resource = event.get("version"), event.get("resource")
+        if version == "2.0":
             method, path = context["http"]["method"], event["rawPath"]
-            stage = f"/{context.get('stage')}"
-            if stage != "/$default" and (path == stage or path.startswith(f"{stage}/")):
-                path = path[len(stage) :] or "/"
         else:
             method, path = event["httpMethod"], event["path"]
             # behind a custom domain `path` begins with the domain's base path mapping
-            if event.get("resource") == "/{proxy+}":
+            if resource == "/{proxy+}":
                 path = f"/{event['pathParameters']['proxy']}"
+            elif resource == "/":
+                path = "/"
+        stage = f"/{context.get('stage')}"
+        if version and stage != "/$default" and f"{path}/".startswith(f"{stage}/"):
+            path = path[len(stage) :] or "/"
         headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
         if not headers and event.get("multiValueHeaders"):
             headers = {name.lower(): vs[-1] for name, vs in event["multiValueHeaders"].items()}
@@ -38,11 +41,12 @@ def parse_event(event: Any) -> Request:
         request = Request(
             method=method,
             path=path,
+            may_have_base_path=version == "1.0" and resource == "$default",
             headers=headers,
             body="" if body is None else body,
             is_base64=event.get("isBase64Encoded") is True,
             request_id=request_id if isinstance(request_id, str) and _SAFE_ID(request_id) else "",
-            supports_binary_response="version" in event or "elb" in context,
+            supports_binary_response=version is not None or "elb" in context,
             caller=_caller(context),
             synthetic=context.get("synthetic") is True,
         )

@@ -26,6 +26,7 @@ class Request(NamedTuple):
     accepts. A REST API looks at the client's `Accept` first.
     `path_params`: the values of the route's {parameters}.
     `caller`: the authenticated principal, or "".
+    `may_have_base_path`: the path may begin with the API mapping of a custom domain.
     `synthetic`: sent by a release hook or a probe. It is read from `requestContext`, because
     clients can set headers.
     """
@@ -39,6 +40,7 @@ class Request(NamedTuple):
     supports_binary_response: bool = False
     path_params: dict[str, str] = {}
     caller: str = ""
+    may_have_base_path: bool = False
     synthetic: bool = False
 
 

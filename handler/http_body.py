@@ -3,6 +3,7 @@
 The limit holds for the encoded and for the decoded body.
 """
 
+import re
 import zlib
 from binascii import a2b_base64
 
@@ -11,6 +12,7 @@ from handler.http import JSON, OCTET_STREAM, Request, Response
 
 GZIP_MIN_BYTES = 4096  # infra sets the same for the REST API
 FAST_BASE64_MIN_CHARS = 100_000  # from this length on, numpy is faster
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE).search
 
 
 def read_json(request: Request, limit: int) -> str | bytes:
@@ -18,13 +20,13 @@ def read_json(request: Request, limit: int) -> str | bytes:
 
     Raise UnsupportedMediaType, PayloadTooLarge or BadRequest.
     """
-    parameters = request.headers.get("content-type", "").partition(";")[2]
     media_type = content_type(request)
     if media_type != JSON and not (
         media_type.startswith("application/") and media_type[-5:] == "+json"
     ):
         raise UnsupportedMediaType("send application/json")
-    if parameters and "charset" in parameters.lower() and "utf-8" not in parameters.lower():
+    charset = _CHARSET(request.headers.get("content-type", ""))
+    if charset and charset[1].lower() not in ("utf-8", "utf8"):
         raise UnsupportedMediaType("send JSON as UTF-8")
     return read(request, limit)
 

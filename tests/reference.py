@@ -7,13 +7,14 @@ tests/unit/test_reference.py holds the files to what this would write.
 import argparse
 import ast
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from answerable.__main__ import COMMANDS
-from answerable.packing import artifact
-from handler import manifest
+from answerable.packing import artifact, openapi
+from handler import manifest as manifests
 from handler.settings import ARTIFACTS
 from infra.settings import Settings
 
@@ -29,10 +30,12 @@ The HTTP interface of the shipped model is in
 def files() -> dict[Path, str]:
     """Return the content of each generated file."""
     text = "\n".join([HEAD, *_commands(), *_settings()])
-    packed = artifact.contents(manifest.read(ARTIFACTS / "diabetes"))
+    directory = ARTIFACTS / "diabetes"
+    manifest = json.loads((directory / manifests.FILE_NAME).read_text())
+    packed = artifact.contents(manifest, openapi.render(manifests.read(directory)))
     return {
         ROOT / "docs/reference.md": text + "\n",
-        **{ARTIFACTS / "diabetes" / name: content.decode() for name, content in packed.items()},
+        **{directory / name: content.decode() for name, content in packed.items()},
     }
 
 

@@ -56,19 +56,18 @@ def staged(target: Path) -> Iterator[Path]:
 
 def write(directory: Path, manifest: Manifest) -> None:
     """Write the files that follow from the manifest."""
-    for name, content in contents(manifest).items():
+    for name, content in contents(_plain(manifest), openapi.render(manifest)).items():
         (directory / name).write_bytes(content)
 
 
-def contents(manifest: Manifest) -> dict[str, bytes]:
+def contents(manifest: dict[str, Any], document: bytes) -> dict[str, bytes]:
     """Return openapi.json, manifest.json with the hash of that, and the digest of the manifest.
 
     The manifest is written as a human would: without defaults, short values on one line.
     """
-    document = openapi.render(manifest)
-    entry = File(hashlib.sha256(document).hexdigest(), len(document))
-    manifest = manifest._replace(files={**manifest.files, OPENAPI_FILE_NAME: entry})
-    text = f"{_render(_plain(manifest), 0)}\n".encode()
+    entry = {"sha256": hashlib.sha256(document).hexdigest(), "bytes": len(document)}
+    manifest = {**manifest, "files": {**manifest["files"], OPENAPI_FILE_NAME: entry}}
+    text = f"{_render(manifest, 0)}\n".encode()
     digest = f"{hashlib.sha256(text).hexdigest()}\n".encode()
     return {OPENAPI_FILE_NAME: document, FILE_NAME: text, DIGEST_FILE_NAME: digest}
 

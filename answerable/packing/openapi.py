@@ -351,6 +351,7 @@ def document(manifest: Manifest) -> Schema:
     predict = _predict(manifest)
     ready = _closed({key: {"const": value} for key, value in app.READY.items()})
     about = {
+        "/": _get("The model, and links to the other paths", {"type": "object"}),
         "/model": _get("Contract and lineage of the model", {"type": "object"}),
         "/openapi.json": _get("This document", {"type": "object"}),
         "/ping": _get("Readiness; 503 says why not", ready),

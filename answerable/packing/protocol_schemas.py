@@ -52,6 +52,7 @@ def schemas(manifest: Manifest) -> Schema:
         "Version": _object(version={"type": "string"}),
         "Live": _object(live={"const": True}),
         "Ready": _object(ready={"const": True}),
+        "ModelList": _object(models=_list(model)),
         "ModelReady": _object(name=model, ready={"const": True}),
         "Server": _object(
             name={"type": "string"}, version={"type": "string"}, extensions=NAMES
@@ -94,10 +95,12 @@ def _invocation() -> Schema:
 # summary and schema of each GET
 GET_PATHS = {
     "/version": ("Version of this server", "Version"),
+    "/v1/models": ("Names of the models", "ModelList"),
     "/v1/models/{name}": ("Whether the model is ready (KServe v1)", "ModelReady"),
     "/v2": ("Server metadata", "Server"),
     "/v2/health/live": ("Whether the server lives", "Live"),
     "/v2/health/ready": ("Whether the server is ready", "Ready"),
+    "/v2/models": ("Names of the models", "ModelList"),
     "/v2/models/{name}": ("Model metadata: the graph's tensors", "Model"),
     "/v2/models/{name}/ready": ("Whether the model is ready", "ModelReady"),
     "/v2/models/{name}/versions/{version}": ("Model metadata: the graph's tensors", "Model"),

@@ -97,3 +97,28 @@ def test_a_reply_has_its_event_source_s_form() -> None:
     multi = gateway_events.to_gateway_response(events.alb("", multi=True), REPLY)
     assert multi["multiValueHeaders"] == {k: [v] for k, v in single["headers"].items()}
     assert "headers" not in multi
+
+
+def http_1(path: str, resource: str, stage: str = "$default", **fields: Any) -> dict[str, Any]:
+    """Return the event of an HTTP API with payload 1.0."""
+    event = {**events.rest("{}", path=path), "version": "1.0", "resource": resource, **fields}
+    event["requestContext"] = {"requestId": "http-1", "stage": stage}
+    return event
+
+
+def test_the_stage_of_a_payload_1_event_is_not_part_of_the_path() -> None:
+    event = http_1("/prod/predict", "$default", "prod")
+    assert gateway_events.parse_event(event).path == "/predict"
+    event = http_1("/prod/predict", "/{proxy+}", "prod", pathParameters={"proxy": "predict"})
+    assert gateway_events.parse_event(event).path == "/predict"
+
+
+def test_the_root_behind_a_base_path_mapping_is_the_root() -> None:
+    event = {**events.rest(None, "/ml", "GET"), "resource": "/"}
+    assert gateway_events.parse_event(event).path == "/"
+
+
+def test_only_the_default_route_of_an_http_api_may_have_an_api_mapping() -> None:
+    assert gateway_events.parse_event(http_1("/ml/predict", "$default")).may_have_base_path
+    for event in (events.rest("{}"), events.http("{}"), events.alb("{}")):
+        assert not gateway_events.parse_event(event).may_have_base_path

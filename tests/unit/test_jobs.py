@@ -128,14 +128,14 @@ def test_the_wire_rules_are_those_of_predict(handler: app.Handler, memory: Memor
 
 
 @pytest.mark.parametrize(
-    "path", ["/jobs/x", "/jobs/{id}", "/jobs/", "/jobs/a/b", "/jobs/%2e", "/x"]
+    "path", ["/jobs/x", "/jobs/{id}", "/jobs/a/b", "/jobs/%2e", "/x"]
 )
 def test_what_is_no_job_is_not_found(handler: app.Handler, path: str) -> None:
     assert handler(events.rest(None, path, "GET"), Context())["statusCode"] == 404
 
 
 def test_other_methods_are_told_which_to_use(handler: app.Handler) -> None:
-    for path, method, allow in (("/jobs", "GET", "POST"), ("/jobs/x", "DELETE", "GET")):
+    for path, method, allow in (("/jobs", "GET", "POST"), ("/jobs/x", "DELETE", "GET, HEAD")):
         answer = handler(events.rest(None, path, method), Context())
         assert (answer["statusCode"], answer["headers"]["allow"]) == (405, allow)
 
@@ -335,7 +335,7 @@ def test_the_sessions_of_a_role_are_one_caller(handler: app.Handler) -> None:
     "trick",
     ["..", "../secret", "%2e%2e%2fsecret", "..%2fsecret", "secret", "{}/request.json",
      "x/../{}", "{}%00", "{}%2frequest", "{}\u0000", "{}\u200b", "\uff58{}", "{} ",
-     "*", "", "{}?x"],
+     "*", "{}?x"],
 )  # fmt: skip
 @pytest.mark.parametrize("event_source", [events.rest, events.http, events.alb])
 def test_no_path_leads_to_another_object(
