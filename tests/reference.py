@@ -15,8 +15,8 @@ from typing import Any
 from answerable.__main__ import COMMANDS
 from answerable.packing import artifact, openapi
 from handler import manifest as manifests
-from handler.settings import ARTIFACTS
 from infra.settings import Settings
+from tests.fixtures.artifact import DIABETES
 
 ROOT = Path(__file__).parents[1]
 HEAD = """# Reference
@@ -30,13 +30,18 @@ The HTTP interface of the shipped model is in
 def files() -> dict[Path, str]:
     """Return the content of each generated file."""
     text = "\n".join([HEAD, *_commands(), *_settings()])
-    directory = ARTIFACTS / "diabetes"
-    manifest = json.loads((directory / manifests.FILE_NAME).read_text())
-    packed = artifact.contents(manifest, openapi.render(manifests.read(directory)))
+    artifacts = [ROOT / "model_artifacts/diabetes", DIABETES]
     return {
         ROOT / "docs/reference.md": text + "\n",
-        **{directory / name: content.decode() for name, content in packed.items()},
+        **{path: content for a in artifacts if a.exists() for path, content in _artifact(a)},
     }
+
+
+def _artifact(directory: Path) -> Iterator[tuple[Path, str]]:
+    manifest = json.loads((directory / manifests.FILE_NAME).read_text())
+    document = openapi.render(manifests.read(directory))
+    for name, content in artifact.contents(manifest, document).items():
+        yield directory / name, content.decode()
 
 
 def _row(*cells: str) -> str:
@@ -79,7 +84,7 @@ def _help(action: argparse.Action) -> str:
 
 def _settings() -> Iterator[str]:
     """The settings of a deployment, with the comments above them in infra/settings.py."""
-    yield '\n## Settings: `make deploy SET="name=value …"`\n'
+    yield "\n## Settings: `deploy.toml`\n"
     yield from (_row("setting", "default", "values", "meaning"), "|---|---|---|---|")
     lines = (ROOT / "infra/settings.py").read_text().splitlines()
     classes = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef)]

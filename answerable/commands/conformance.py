@@ -23,12 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from answerable import contract_cases
+from answerable.commands import add_model
 from answerable.local import event_sources
 from handler import manifest as manifests
 from handler import settings
 from handler.errors import ArtifactError
 from handler.release import golden
 from handler.release.contract_cases import Case, body
+from infra.project import find_model
 
 Ask = Callable[[Case], tuple[int, bytes]]
 SECONDS = 60
@@ -44,8 +46,7 @@ class Found(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = parser.add_argument
-    add("model_dir", nargs="?", type=Path, help="the artifact's folder (default: MODEL_DIR, or the"
-        " one in model_artifacts)")  # fmt: skip
+    add_model(parser)
     add("--url", help="where it is deployed (default: in this process)")
     add("--header", action="append", default=[], metavar="NAME:VALUE", help="to send to the URL,"
         " as x-api-key:…; there is no signature then")  # fmt: skip
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Ask and print; 1 if anything differed, or could not be asked."""
     try:
-        directory = args.model_dir or settings.model_dir(settings.read())
+        directory = find_model(args.model)
         manifest, rows = manifests.read(directory), golden.read(directory)
         ask = remote(args.url, args.header) if args.url else local(directory)
         found = check(manifest, rows, ask, bool(args.url))

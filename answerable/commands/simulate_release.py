@@ -28,8 +28,8 @@ from answerable.simulation.plan import NEW, OLD, Plan, SimulationError
 from answerable.simulation.simulator import TOLD, TOLD_AFTER, GroundTruth, Simulator, Step, Verdict
 from answerable.simulation.versions import LEAST, NOISE
 from handler import manifest as manifests
-from handler import settings
 from handler.errors import ArtifactError
+from infra.project import find_model
 from infra.settings import Settings
 
 BAR = 10
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         if args.rate < 1:
             raise SimulationError("--rate takes a number from 1")
-        old = args.old or settings.model_dir(settings.read())
+        old = args.old or find_model()
         for story in [""] if args.new else args.story or list(versions.SCENARIOS):
             with tempfile.TemporaryDirectory() as folder:
                 rehearse(console, args, old, story, Path(folder))
@@ -88,9 +88,9 @@ def rehearse(
     if (other := manifests.read(artifacts[NEW]).name) != manifest.name:
         raise SimulationError(f"the new version is of {other}, and the old one of {manifest.name}")
     context = dict(pair.partition("=")[::2] for pair in args.context)
-    if story == "silent" and "rollback_on" in Settings.model_fields:
+    if story == "silent" and "auto_rollback_on" in Settings.model_fields:
         both = "impact" if context.get("drift_alarms") == "off" else "both"
-        context = {"rollback_on": both, **context}
+        context = {"auto_rollback_on": both, **context}
     plan = plans.read(plans.synthesise(artifacts[NEW].parent, manifest.name, context))
     _header(console, plan, artifacts, story, _asked(args, context))
     drawn = traffic.drawn(manifests.read(artifacts[OLD]), np.random.default_rng(args.seed))

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[2]
 OLD, NEW = "1", "2"  # the function's versions
 # which image is deployed changes no alarm, and an asset would copy the checkout
 IMAGE = {"image_repository": "rehearsed", "image_tag": "rehearsed"}
@@ -74,9 +73,10 @@ def synthesise(artifacts: Path, model: str, context: Mapping[str, str]) -> dict[
     import aws_cdk as cdk
 
     from infra import settings
+    from infra.image import SOURCE
     from infra.stack import ModelStack
 
-    flags = json.loads((ROOT / "cdk.json").read_text())["context"]
+    flags = json.loads((SOURCE / "cdk.json").read_text())["context"]
     with tempfile.TemporaryDirectory() as folder:
         app = cdk.App(outdir=folder, context={**flags, **IMAGE, **context, "model": model})
         try:

@@ -4,7 +4,8 @@ import pytest
 
 from answerable.simulation import plan
 from answerable.simulation.plan import SimulationError
-from tests.infra.conftest import ROOT, Synth, Template
+from tests.fixtures.artifact import DIABETES
+from tests.infra.conftest import Synth, Template
 
 CANARY = {"crashes", "faults", "rejects", "latency"}
 
@@ -31,7 +32,7 @@ def test_settings_change_the_plan(synth: Synth) -> None:
 
 
 def test_synthesis_is_that_of_the_app() -> None:
-    found = plan.read(plan.synthesise(ROOT / "model_artifacts", "diabetes", {"stage": "prod"}))
+    found = plan.read(plan.synthesise(DIABETES.parent, "diabetes", {"stage": "prod"}))
     assert found.service == "diabetes-prod"
-    with pytest.raises(SimulationError, match="bake_minute: there is no such setting"):
-        plan.synthesise(ROOT / "model_artifacts", "diabetes", {"bake_minute": "3"})
+    with pytest.raises(SimulationError, match="Unknown setting 'bake_minute'"):
+        plan.synthesise(DIABETES.parent, "diabetes", {"bake_minute": "3"})

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import answerable.packing.artifact as packed_artifact
-from handler import manifest, settings
+from handler import manifest
 from handler.scoring import Scorer, load
 from tests.fixtures import artifact
+from tests.fixtures.artifact import DIABETES
 
 
 @pytest.fixture(scope="session")
@@ -31,4 +32,4 @@ def _fresh_logger() -> None:
 
 @pytest.fixture(scope="session")
 def shipped() -> Scorer:
-    return load(settings.ARTIFACTS / "diabetes")
+    return load(DIABETES)

@@ -96,7 +96,7 @@ def test_what_differs_is_said(path: str) -> None:
 
 
 def run(*words: str) -> int:
-    return answerable.main(["conformance", *words])
+    return answerable.main(["conformance", "--model", *words])
 
 
 def test_a_good_artifact_passes(capsys: Capture) -> None:

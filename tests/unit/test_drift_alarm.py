@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from handler.drift import statistic
 from handler.drift.statistic import BINS
 from handler.settings import Settings
 from tests.fixtures import emf, events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
 
 DAY = 86_400_000
-DIABETES = Path(__file__).parents[2] / "model_artifacts" / "diabetes"
 MANIFEST = manifests.read(DIABETES)
 DIMENSIONS = {"service": "diabetes", "version": "7"}
 Capture = pytest.CaptureFixture[str]

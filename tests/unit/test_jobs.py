@@ -127,9 +127,7 @@ def test_the_wire_rules_are_those_of_predict(handler: app.Handler, memory: Memor
     assert memory.objects[f"jobs/{id}/request.json"][0] == BODY.encode()
 
 
-@pytest.mark.parametrize(
-    "path", ["/jobs/x", "/jobs/{id}", "/jobs/a/b", "/jobs/%2e", "/x"]
-)
+@pytest.mark.parametrize("path", ["/jobs/x", "/jobs/{id}", "/jobs/a/b", "/jobs/%2e", "/x"])
 def test_what_is_no_job_is_not_found(handler: app.Handler, path: str) -> None:
     assert handler(events.rest(None, path, "GET"), Context())["statusCode"] == 404
 

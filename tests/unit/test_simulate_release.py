@@ -13,6 +13,7 @@ from answerable.simulation.cloudwatch import Metrics, Unsupported, evaluate_at
 from handler import manifest as manifests
 from handler.drift import statistic
 from handler.release import golden
+from tests.fixtures.artifact import PROJECT
 from tests.fixtures.release import SHIPPED, artifact
 
 Capture = pytest.CaptureFixture[str]
@@ -73,7 +74,7 @@ def template(
                 "Environment": {
                     "Variables": {
                         "SERVICE_NAME": "diabetes-dev",
-                        "AFTER_TRAFFIC": "replay",
+                        "LOW_TRAFFIC_POLICY": "replay_golden_rows",
                         "MINIMUM_REQUESTS": "20",
                     }
                 },
@@ -147,6 +148,11 @@ def template(
             for id, (kind, item) in resources.items()
         }
     }
+
+
+@pytest.fixture(autouse=True)
+def _project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
 
 
 @pytest.fixture
@@ -230,7 +236,11 @@ def test_a_version_that_fails_the_gate_gets_no_traffic(
 def test_too_little_traffic_is_for_the_hook_to_judge(
     capsys: Capture, given: dict[str, Any], tmp_path: Path
 ) -> None:
-    strict = {"SERVICE_NAME": "diabetes-dev", "AFTER_TRAFFIC": "traffic", "MINIMUM_REQUESTS": "99"}
+    strict = {
+        "SERVICE_NAME": "diabetes-dev",
+        "LOW_TRAFFIC_POLICY": "fail",
+        "MINIMUM_REQUESTS": "99",
+    }
     given["After"] = {"Environment": {"Variables": strict}}
     shown = played(capsys, "--story", "good")
     assert "rolled back at minute 4 by the hook after traffic: it served" in shown
