@@ -28,8 +28,8 @@ $(READY): requirements/dev.txt
 run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=folder, PORT=8000)
 	$(BIN)/python -m answerable serve $(MODEL) --port $(PORT)
 
-rehearse: $(READY) ## play a release, minute by minute (MODEL=folder, NEW=folder, ARGS="-c bake_minutes=15")
-	$(BIN)/python -m answerable simulate-release $(if $(MODEL),--old $(MODEL)) $(if $(NEW),--new $(NEW)) $(ARGS)
+rehearse: $(READY) ## simulate a release (MODEL=folder, NEW=folder, ARGS="-c bake_minutes=15")
+	$(BIN)/python -m answerable simulate-release $(if $(MODEL),--current $(MODEL)) $(if $(NEW),--candidate $(NEW)) $(ARGS)
 
 test: $(READY)   ## the tests that need nothing but Python; tests/runtime is 20 s of it
 	$(BIN)/python -m pytest tests/unit tests/runtime

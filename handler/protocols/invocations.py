@@ -227,7 +227,7 @@ def _tensor_rows(scorer: Scorer, tensor: Tensor, data: Any, *where: str) -> Valu
         raise violation_error(pointer(*where), "shape", f"must be an array of the shape [{sizes}]")
     rows: Values = [array] if unbatched else array
     _check_row_count(scorer, [rows], pointer(*where))
-    if rows[0].size > limit:
+    if math.prod(array.shape if unbatched else array.shape[1:]) > limit:
         message = f"a tensor has at most {limit} elements"
         raise violation_error(pointer(*where), "too_many_elements", message)
     return rows

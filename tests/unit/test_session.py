@@ -146,9 +146,12 @@ def test_only_a_run_whose_time_is_unknown_has_a_thread(
     model.run(column(1), time.monotonic() + 60)
     in_thread = model._run_in_thread
     threaded = []
-    monkeypatch.setattr(
-        model, "_run_in_thread", lambda *args: threaded.append(args) or in_thread(*args)
-    )
+
+    def spy(*args: Any) -> Any:
+        threaded.append(args)
+        return in_thread(*args)
+
+    monkeypatch.setattr(model, "_run_in_thread", spy)
     model.run(column(2), time.monotonic() + 60)
     assert bool(threaded) == is_threaded
     model.run(column(1, 2), time.monotonic() + 60)  # a shape that was not seen yet
