@@ -80,7 +80,7 @@ example: $(READY) ## train and pack the shipped model again
 	$(BIN)/python -m answerable pack build/diabetes/model.onnx --reference build/diabetes/reference.csv \
 	  --contract examples/diabetes/contract.toml --metrics build/diabetes/metrics.json \
 	  --name diabetes --version 1.0.0 --owner "Answerable's maintainers" \
-	  --why "the first version: boosted trees on the diabetes study" --replace
+	  --reason "the first version: boosted trees on the diabetes study" --replace
 
 image: $(READY)  ## build the function's image and print its size (MODEL=folder)
 	$(BIN)/python -m infra.image $(if $(MODEL),--model $(notdir $(MODEL)))
@@ -102,10 +102,11 @@ destroy: $(CDK)  ## take the stack away; logs and published versions stay
 sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-one-row), or with all
 	$(BIN)/python -m tests.e2e.sam $(EVENT)
 
-lock: $(READY)   ## compile requirements/*.in to hashed *.txt
+lock: $(READY)   ## compile requirements/*.in, and pyproject.toml's extras, to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
 	cd requirements && for name in dev function fuzz audit ministack sam clients; do \
-	  case $$name in dev | function | fuzz) with="-c dev.txt" ;; *) with= ;; esac; \
+	  case $$name in dev) with="../pyproject.toml --all-extras" ;; \
+	    function | fuzz) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done
 
