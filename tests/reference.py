@@ -76,7 +76,7 @@ def _help(action: argparse.Action) -> str:
 
 def _settings() -> Iterator[str]:
     """The settings of a deployment, with the comments above them in infra/settings.py."""
-    yield '\n## Settings: `make deploy SET="name=value …"`\n'
+    yield "\n## Settings: `deploy.toml`\n"
     yield from (_row("setting", "default", "values", "meaning"), "|---|---|---|---|")
     lines = (ROOT / "infra/settings.py").read_text().splitlines()
     classes = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef)]

@@ -78,7 +78,7 @@ def test_missing_data_is_treated_on_purpose(template: Template) -> None:
 
 def test_a_person_is_told_and_told_again_when_it_is_over(synth: Synth) -> None:
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
-    alarms = synth.template(f"alarm_target={topic}").alarms()
+    alarms = synth.template(f"alarm_destination={topic}").alarms()
     for name in SERVICE | {WAY_BACK}:
         assert alarms[name]["AlarmActions"] == alarms[name]["OKActions"] == [topic]
     for name in CANARY:  # CodeDeploy's to act on

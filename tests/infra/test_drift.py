@@ -266,7 +266,7 @@ def test_rows_of_a_new_kind(template: Template) -> None:
 
 def test_the_archive_is_off_until_it_is_wanted(template: Template, synth: Synth) -> None:
     assert not template.all("AWS::KinesisFirehose::DeliveryStream")
-    wanted = synth.template("archive=true", "capture=full", "drift_alarms=outputs")
+    wanted = synth.template("archive=true", "log_payloads=full", "drift_alarms=outputs")
     stream = wanted.one("AWS::KinesisFirehose::DeliveryStream")["Properties"]
     target = stream["ExtendedS3DestinationConfiguration"]
     for word in ("model=", "version=", "date="):

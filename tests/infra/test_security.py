@@ -14,12 +14,20 @@ from tests.infra.conftest import POOL, Synth, Template
 
 SETTINGS = {
     "defaults": (),
-    "api-key": ("auth=api-key", "rollout=linear", "alarm_target=team@example.org"),
+    "api-key": ("auth=api-key", "rollout=linear", "alarm_destination=team@example.org"),
     "cognito": ("auth=cognito", f"user_pool_arn={POOL}", "rollout=all-at-once"),
     "image": ("image_repository=answerable", "image_tag=v1", "snapstart=true"),
-    "topic": ("alarm_target=arn:aws:sns:eu-west-1:123456789012:alarms", "gateway_log_role=false"),
-    "jobs": ("jobs=true", "max_concurrency=9", "provisioned_concurrency=1", "rollback_on=drift"),
-    "archive": ("archive=true", "capture=full", "drift_alarms=outputs"),
+    "topic": (
+        "alarm_destination=arn:aws:sns:eu-west-1:123456789012:alarms",
+        "gateway_log_role=false",
+    ),
+    "jobs": (
+        "jobs=true",
+        "max_concurrency=9",
+        "provisioned_concurrency=1",
+        "auto_rollback_on=drift",
+    ),
+    "archive": ("archive=true", "log_payloads=full", "drift_alarms=outputs"),
 }
 
 # Everything cdk-nag finds with the settings above and that is accepted, with its reason, in the

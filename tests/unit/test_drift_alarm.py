@@ -31,7 +31,7 @@ def alarms() -> dict[str, dict[str, Any]]:
 
 def resampled(rng: np.random.Generator, rows: int) -> list[dict[str, Any]]:
     """Rows as the baseline has them, each feature for itself."""
-    return list(itertools.islice(traffic.drawn(MANIFEST, rng), rows))
+    return list(itertools.islice(traffic.draw_rows(MANIFEST, rng), rows))
 
 
 @pytest.fixture(scope="module")
