@@ -58,7 +58,7 @@ class Packed(NamedTuple):
 
 def pack(
     model: "Path | str | bytes | onnx.ModelProto",
-    X: Any = None,  # noqa: N803
+    X: Any = None,
     *,
     name: str,
     version: str,
@@ -200,7 +200,7 @@ def _statement(
     return contract_file.read(file)
 
 
-def _sample_file(X: Any, inputs: Sequence[Tensor], folder: Path) -> Path | None:  # noqa: N803
+def _sample_file(X: Any, inputs: Sequence[Tensor], folder: Path) -> Path | None:
     """Return the sample's file, written to `folder` for a DataFrame or a dict of arrays.
 
     A dict is a table if the graph takes a table and each value is one-dimensional.

@@ -15,7 +15,13 @@ import answerable
 from answerable.__main__ import main
 from tests.fixtures import models
 
-FACTS: dict[str, Any] = {"name": "model", "version": "1.0.0", "owner": "tests", "reason": "a test", "threads": 1}
+FACTS: dict[str, Any] = {
+    "name": "model",
+    "version": "1.0.0",
+    "owner": "tests",
+    "reason": "a test",
+    "threads": 1,
+}
 TABLE = models.regressor_table()
 
 
@@ -64,9 +70,7 @@ def test_predict_is_the_contract_in_this_process() -> None:
     assert model.predict(pd.DataFrame(rows[:3])) == predictions
     with pytest.raises(answerable.ApiError) as error:
         model.predict([rows[0], rows[0] | {"a": "high"}])
-    assert [(v.pointer, v.code) for v in error.value.violations] == [
-        ("/instances/1/a", "type")
-    ]
+    assert [(v.pointer, v.code) for v in error.value.violations] == [("/instances/1/a", "type")]
 
 
 def test_a_replaced_version_stays_reachable() -> None:
