@@ -87,7 +87,7 @@ example: $(READY) ## train and pack the shipped model again
 	cp -r model_artifacts/diabetes tests/project/model_artifacts
 
 image: $(READY)  ## build the function's image and print its size (MODEL=name)
-	$(BIN)/python -m infra.image $(CHOSEN)
+	$(BIN)/python -m answerable image $(CHOSEN)
 
 synth deploy destroy: $(READY)
 synth:           ## the CloudFormation template, in cdk.out/ (STAGE=prod MODEL=name ARGS="-c memory=3008")

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "draw what records say: drift, rejects, latency, outcomes",
     "redrive": "have the dead letters of a stack's jobs tried again",
     "simulate-release": "simulate a release: what each version answers, which alarm fires",
+    "image": "build the function's image and print its size",
     "bootstrap": "prepare an AWS account and region for CDK, once",
     "synth": "write the CloudFormation template of a stage",
     "deploy": "deploy a model to a stage",
@@ -62,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         extra = EXTRAS.get(chosen, "deploy")
         print(
-            f"{chosen} needs {package}, which is not installed: "
-            f"pip install 'answerable[{extra}]'",
+            f"{chosen} needs {package}, which is not installed: pip install 'answerable[{extra}]'",
             file=sys.stderr,
         )
         return 2

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from handler import __version__
-from infra.image import SOURCE
+from infra.project import SOURCE
 
 TEMPLATE = Path(__file__).with_name("project_template")
 PIN = "requirements.txt"

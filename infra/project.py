@@ -7,6 +7,7 @@ from handler.errors import ArtifactError
 from handler.manifest import FILE_NAME
 
 ARTIFACTS = Path("model_artifacts")
+SOURCE = Path(__file__).parent.parent  # the checkout, or what the wheel carries of it
 
 
 def model_names(artifacts: Path = ARTIFACTS) -> list[str]:

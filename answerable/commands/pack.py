@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", type=Path, metavar="MODEL.onnx")
     add(
         "--reference",
+        dest="X",
         type=Path,
         metavar="DATA",
         help="a sample of the model's inputs: .csv with "
@@ -55,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the graph (default: extended, which any CPU runs; all is faster for convolutions, but "
         "tuned to the CPU of this machine: use it if the function's is the same)",
     )
+    add(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="how far answers may be from the original's, relative above 1 (default: 1e-5)",
+    )
     add("--threads", type=int, metavar="N", help="threads per run (default: measured)")
     add(
         "--replace",
@@ -64,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--output",
+        dest="artifacts",
         type=Path,
         default=ARTIFACTS,
         metavar="DIR",
@@ -72,27 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of `answerable.pack`. Raise PackError for metrics that are not."""
-    names = [
-        "name",
-        "version",
-        "owner",
-        "reason",
-        "contract",
-        "ignore",
-        "optimize",
-        "threads",
-        "replace",
-    ]
-    chosen = {name: getattr(args, name) for name in names}
-    metrics = provenance.metrics(args.metrics, args.metric)
-    return {
-        "model": args.model,
-        "X": args.reference,
-        "metrics": metrics,
-        "artifacts": args.output,
-        **chosen,
-    }
+    """Return the arguments of `answerable.pack`. Raise PackError for metrics that are none."""
+    options = {key: value for key, value in vars(args).items() if key not in ("command", "run")}
+    options["metrics"] = provenance.metrics(options.pop("metrics"), options.pop("metric"))
+    return options
 
 
 def main(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -48,12 +49,16 @@ def _settings() -> Iterator[str]:
     """Yield a line for each setting of deploy.toml that the installed version does not take."""
     from infra import settings
 
-    for stage in settings.stages():
-        for name in model_names():
-            try:
-                settings.read({"stage": stage, "model": name})
-            except settings.SettingsError as error:
-                yield f"deploy.toml, stage {stage}, model {name}: {error}"
+    try:
+        stages = settings.stages()
+    except settings.SettingsError as error:
+        yield str(error)
+        return
+    for stage, name in itertools.product(stages, model_names()):
+        try:
+            settings.read({"stage": stage, "model": name})
+        except settings.SettingsError as error:
+            yield f"deploy.toml, stage {stage}, model {name}: {error}"
 
 
 def _files() -> Iterator[str]:

@@ -74,7 +74,7 @@ class Packed:
     def pack(self, version: str) -> tuple[int, str]:
         """Pack the model with everything that the zoo states about it."""
         options: list[str | Path] = ["--name", NAME, "--version", version, "--owner", "tests"]
-        options += ["--why", "a test", "--threads", "1", "--output", self.directory.parent]
+        options += ["--reason", "a test", "--threads", "1", "--output", self.directory.parent]
         if self.paths.sample:
             options += ["--reference", self.paths.sample]
         if self.paths.contract:
@@ -352,7 +352,7 @@ def step_release(packed: Packed) -> None:
         assert versions[1].manifest() == (manifest._replace(baseline=None), "")
         for check in (
             version_client.check_golden_rows(versions[1], manifest, budget_ms=60_000),
-            version_client.check_refusals(versions[1], manifest),
+            version_client.check_refusals(versions[1], manifest, golden.read(new)[0].instance),
         ):
             assert check.reasons == []
             assert check.rows > 0
