@@ -24,7 +24,7 @@ from handler.errors import (
     Violation,
     pointer,
 )
-from handler.manifest import Decision, Feature, Manifest, Output, Tensor
+from handler.manifest import BY_CLASS, Decision, Feature, Manifest, Output, Tensor
 from handler.model_inputs import Array, Columns, dtype
 
 Row = dict[str, Any]
@@ -508,7 +508,7 @@ def _expected_output(output: Output, whole: bool) -> tuple[Any, int, list[tuple[
     sizes: Sequence[int | None] = axes
     if output.kind in ("value", "label"):
         sizes = [1] * len(axes)
-    elif output.kind == "probabilities":
+    elif output.kind in BY_CLASS:
         sizes = [*axes[:-1], len(output.classes)]
     fixed = [(i, size) for i, size in enumerate(sizes, 1) if size is not None]
     return dtype(output.dtype), len(axes) + 1, fixed
@@ -525,16 +525,16 @@ def _serializer(output: Output) -> Callable[[Array], Sequence[bytes]]:
             return [known.get(v) or orjson.dumps(v) for v in values.ravel().tolist()]
 
         return labels
-    if output.kind == "probabilities":
+    if output.kind in BY_CLASS:
         names = [orjson.dumps(str(value)) for value in output.classes]
         template = b"{%b}" % b",".join(b"%b:%%b" % name.replace(b"%", b"%%") for name in names)
         width = len(names)
 
-        def probabilities(values: Array) -> list[bytes]:
+        def numbers(values: Array) -> list[bytes]:
             parts = _json_numbers(values)
             return [template % tuple(parts[i : i + width]) for i in range(0, len(parts), width)]
 
-        return probabilities
+        return numbers
     if output.kind == "value":
         return _json_numbers
 

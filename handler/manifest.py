@@ -21,7 +21,8 @@ DIGEST_FILE_NAME = (
 )
 
 FeatureType = Literal["number", "integer", "category", "boolean", "text"]
-OutputKind = Literal["value", "label", "probabilities", "tensor"]
+OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
+BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
 Policy = Literal["reject", "accept"]
 Capture = Literal["keep", "hash", "drop"]
 

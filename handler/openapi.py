@@ -8,7 +8,7 @@ from typing import Any
 from handler import prediction_id
 from handler.contract import example, number_bounds
 from handler.errors import MAX_VIOLATIONS, ApiError, Violation
-from handler.manifest import Feature, Manifest, Output
+from handler.manifest import BY_CLASS, Feature, Manifest, Output
 
 Schema = dict[str, Any]
 
@@ -92,7 +92,7 @@ def output_schema(output: Output, batched: bool) -> Schema:
         schema: Schema = {"type": "integer" if "int" in output.dtype else "number"}
     elif output.kind == "label":
         schema = {"enum": list(output.classes)} if output.classes else element_schema(output.dtype)
-    elif output.kind == "probabilities":
+    elif output.kind in BY_CLASS:
         names = [str(value) for value in output.classes]
         schema = _closed({name: {"type": "number"} for name in names})
     else:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from answerable.packing.table import Array, Columns
-from handler.manifest import Baseline, Distribution, Feature, Output
+from handler.manifest import BY_CLASS, Baseline, Distribution, Feature, Output
 
 KNOTS = 41  # quantiles 0, 1/40 … 1
 CLASSES = 10  # the first classes of probabilities that get a distribution
@@ -33,7 +33,7 @@ def measure(
             results[output.name] = numbers(_short(array))
         elif output.kind == "label":
             results[output.name] = categories(array.ravel().tolist())
-        elif output.kind == "probabilities":
+        elif output.kind in BY_CLASS:
             for i, name in enumerate(output.classes[:CLASSES]):
                 results[f"{output.name}.{name}"] = numbers(_short(array[:, i]))
     return Baseline(len(answers[0]), inputs, results)

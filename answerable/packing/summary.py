@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from handler.manifest import Feature, Manifest
+from handler.manifest import BY_CLASS, Feature, Manifest
 
 
 def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str, str]) -> None:
@@ -92,7 +92,7 @@ def _seen(manifest: Manifest, name: str) -> Iterator[str]:
         if output.kind == "label":
             shares = zip(found.values, found.cdf_left, found.cdf_right, strict=True)
             yield _few([f"{value}: {upto - below:.0%}" for value, below, upto in shares])
-        elif output.kind == "probabilities":
+        elif output.kind in BY_CLASS:
             label = key.removeprefix(f"{name}.")
             yield f"{label}: {found.values[0]:.2f} to {found.values[-1]:.2f}"
         else:
