@@ -13,7 +13,7 @@ Written by `python -m tests.zoo.page`; a test holds this page to it. To add a mo
 function in `tests/zoo`.
 
 """
-LEGEND = {"✓": "passes", "–": "does not apply", "✗": "fails, see below"}
+LEGEND = {"✓": "passes", "-": "does not apply", "✗": "fails, see below"}
 
 
 def text() -> str:
@@ -31,7 +31,7 @@ def text() -> str:
                 steps.run(model, step)
                 marks.append("✓")
             except steps.NotApplicable:
-                marks.append("–")
+                marks.append("-")
             except Exception:
                 marks.append("✗")
         lines.append(f"| {model.name} | {model.description} | {' | '.join(marks)} |\n")
