@@ -18,11 +18,12 @@ from answerable.packing.errors import PackError
 from answerable.packing.execution import Batch, Run, Samples
 from answerable.packing.sample import Sample
 from answerable.packing.table import Array
-from handler.contract import feature_bounds
+from handler.contract import feature_bounds, number_bounds
 from handler.manifest import Feature, Tensor
 
 FAR = 1e6  # times the sample's largest value, for floats
 FAR_INTEGER = 10**9
+FAR_LENGTH = 4096  # of an axis
 INSIDE = 64  # an integer range of no more values is probed as a whole
 TINY = 1e-12  # bounds nearer to 0 are not looked for
 ROUNDS = 70  # of bisection
@@ -328,3 +329,228 @@ def _opened(feature: Feature, taken: bool, stated: Fields) -> tuple[Feature, str
     if not taken or stated.keys() & {"unknown_category", "categories"}:
         return feature, ""
     return feature._replace(unknown_category="accept"), "takes unknown categories, so they count"
+
+
+# --- tensors ----------------------------------------------------------------------------------
+
+
+class _Lengths(NamedTuple):
+    """Free axes that have one length: (input, axis of its instances in the feeds)."""
+
+    axes: tuple[tuple[str, int], ...]
+    name: str
+
+
+def tensors(
+    prober: Prober, sample: Sample, inputs: Sequence[Tensor], batch: Batch, longest: int
+) -> tuple[tuple[Tensor, ...], list[str]]:
+    """Return the inputs with the bounds that the graph needs, and what was found, in words.
+
+    A free axis is probed up to `longest` elements.
+    """
+    base = execution.slice_rows(sample.feeds, 0, 1)
+    inputs = tuple(_consistent_axes(tensor, inputs, base, batch) for tensor in inputs)
+    groups = _free_axes(inputs, batch)
+    inputs, groups = _joined(prober, inputs, groups, base, batch)
+    values = find_bounds(_element_answers(prober, base), _element_ranges(inputs, sample, base))
+    values = _independent(prober, values, inputs, groups, base)
+    lengths = _length_bounds(prober, groups, _with_least_integers(prober, base), longest)
+    bounded, notes = [], []
+    for tensor in inputs:
+        found = values.get(tensor.name, Found(None, None, ()))
+        number = float if tensor.dtype.startswith("float") else int
+        low, high = (None if b is None else number(b) for b in found[:2])
+        tensor = tensor._replace(minimum=low, maximum=high)
+        bounded.append(_sized(tensor, groups, lengths, batch))
+        notes += [f"{tensor.name}: {_span(Found(low, high, ()))}"] * (found[:2] != (None, None))
+    for group in groups:
+        if note := _length_note(lengths[group]):
+            notes.append(f"length of {group.name}: {note}")
+    return tuple(bounded), notes
+
+
+def _consistent_axes(
+    tensor: Tensor, inputs: Sequence[Tensor], base: Samples, batch: Batch
+) -> Tensor:
+    """Return the tensor without names of axes that differ in length in the sample."""
+    offset = int(batch == "none")
+    lengths: dict[str, set[int]] = {}
+    for other in inputs:
+        for axis, name in enumerate(other.axes):
+            if axis + offset > 0:
+                lengths.setdefault(name, set()).add(base[other.name].shape[axis + offset])
+    axes = tuple("" if len(lengths.get(name, ())) > 1 else name for name in tensor.axes)
+    return tensor._replace(axes=axes if any(axes) else ())
+
+
+def _free_axes(inputs: Sequence[Tensor], batch: Batch) -> list[_Lengths]:
+    """Return the free axes but the rows', those of one name together."""
+    offset = int(batch == "none")
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for tensor in inputs:
+        for axis, size in enumerate(tensor.shape):
+            if size is None and axis + offset > 0:
+                name = (tensor.axes or ("",) * len(tensor.shape))[axis]
+                key = name or f"axis {axis} of {tensor.name}"
+                groups.setdefault(key, []).append((tensor.name, axis + offset))
+    return [_Lengths(tuple(axes), name) for name, axes in groups.items()]
+
+
+def _resized(base: Samples, group: _Lengths, length: int) -> Samples:
+    """Return the instance with the axes of a group repeated or cut to a length."""
+    feeds = dict(base)
+    for name, axis in group.axes:
+        size = feeds[name].shape[axis]
+        feeds[name] = np.take(feeds[name], np.arange(length) % max(size, 1), axis)
+    return feeds
+
+
+def _size(base: Samples, group: _Lengths) -> int:
+    name, axis = group.axes[0]
+    return int(base[name].shape[axis])
+
+
+def _joined(
+    prober: Prober, inputs: tuple[Tensor, ...], groups: list[_Lengths], base: Samples, batch: Batch
+) -> tuple[tuple[Tensor, ...], list[_Lengths]]:
+    """Return inputs and groups, those axes named alike that only work at one length."""
+    for number, group in enumerate(groups):
+        size = _size(base, group)
+        others = [g for g in groups[number + 1 :] if _size(base, g) == size]
+        if not others or prober.answers(_resized(base, group, size + 1))[0] is not None:
+            continue
+        together = _Lengths(tuple(a for g in (group, *others) for a in g.axes), group.name)
+        if prober.answers(_resized(base, together, size + 1))[0] is None:
+            continue
+        offset = int(batch == "none")
+        inputs = tuple(
+            tensor._replace(
+                axes=tuple(
+                    group.name if (tensor.name, axis + offset) in together.axes else name
+                    for axis, name in enumerate(tensor.axes or ("",) * len(tensor.shape))
+                )
+            )
+            for tensor in inputs
+        )
+        rest = [g for g in groups if g not in (group, *others)]
+        return _joined(prober, inputs, [together, *rest], base, batch)
+    return inputs, groups
+
+
+def _element_ranges(
+    inputs: Sequence[Tensor], sample: Sample, base: Samples
+) -> dict[Any, Range]:
+    ranges = {}
+    for tensor in inputs:
+        array = sample.feeds[tensor.name]
+        if array.dtype.kind in "iuf" and base[tensor.name].size:
+            low, high = number_bounds(tensor.dtype)
+            limits = (-math.inf if low is None else low, math.inf if high is None else high)
+            whole = array.dtype.kind != "f"
+            ends = array.min().item(), array.max().item()
+            ranges[tensor.name] = outwards(*ends, whole, limits)._replace(inside=())
+    return ranges
+
+
+def _element_answers(prober: Prober, base: Samples) -> Answers:
+    """Return the function that answers the instance with other elements.
+
+    A lookup fails for any index, so all integers are replaced; of floats only the first, so that a
+    bound is not the sum's.
+    """
+
+    def answers(probes: Sequence[Probe]) -> list[Answer]:
+        if not probes:
+            return []
+        feeds = {name: np.repeat(array, len(probes), axis=0) for name, array in base.items()}
+        for i, (name, value) in enumerate(probes):
+            array = feeds[name]
+            if array.dtype.kind == "f":
+                array.reshape(len(probes), -1)[i, 0] = value
+            else:
+                array[i] = value
+        return prober.answers(feeds)
+
+    return answers
+
+
+def _independent(
+    prober: Prober,
+    found: dict[Any, Found],
+    inputs: Sequence[Tensor],
+    groups: Sequence[_Lengths],
+    base: Samples,
+) -> dict[Any, Found]:
+    """Return the bounds without those that move with the length of an axis."""
+    kept = dict(found)
+    for name, bounds in found.items():
+        for side, step in (("minimum", -1), ("maximum", 1)):
+            bound = getattr(bounds, side)
+            if bound is None or base[name].dtype.kind == "f":
+                continue
+            for group in groups:
+                longer = _resized(base, group, 2 * _size(base, group))
+                answers = _element_answers(prober, longer)
+                if answers([(name, bound + step)])[0] is not None and bound != 0:
+                    kept[name] = kept[name]._replace(**{side: None})
+    return kept
+
+
+def _with_least_integers(prober: Prober, base: Samples) -> Samples:
+    """Return the instance with its least integers, so that no index needs a long axis."""
+    feeds = {
+        name: np.full_like(array, array.min()) if array.dtype.kind in "iu" and array.size else array
+        for name, array in base.items()
+    }
+    return base if prober.answers(feeds)[0] is None else feeds
+
+
+def _length_bounds(
+    prober: Prober, groups: Sequence[_Lengths], base: Samples, longest: int
+) -> dict[Any, Found]:
+    """Return the bounds of the lengths of free axes, and lengths between them that fail."""
+    ranges = {}
+    for group in groups:
+        size = _size(base, group)
+        elements = max(
+            base[name].size // max(base[name].shape[axis], 1) for name, axis in group.axes
+        )
+        most = max(size, min(longest // max(elements, 1), FAR_LENGTH))
+        ranges[group] = Range(
+            size,
+            size,
+            tuple(sorted({v for v in (size - 1, 1) if 0 < v < size}, reverse=True)),
+            tuple(sorted({v for v in (size + 1, 2 * size, most) if size < v <= most})),
+            (),
+            True,
+        )
+
+    def answers(probes: Sequence[Probe]) -> list[Answer]:
+        return [prober.answers(_resized(base, group, int(n)))[0] for group, n in probes]
+
+    return find_bounds(answers, ranges)
+
+
+def _length_note(found: Found) -> str:
+    if found.failures:
+        failures = ", ".join(map(_text, found.failures[:3]))
+        return f"fails at {failures}, which nothing can state: such instances get 422"
+    return _span(found)
+
+
+def _sized(
+    tensor: Tensor, groups: Sequence[_Lengths], lengths: Mapping[Any, Found], batch: Batch
+) -> Tensor:
+    """Return the tensor with the bounds of its free axes."""
+    offset = int(batch == "none")
+    least: list[int | None] = [None] * len(tensor.shape)
+    most = list(least)
+    for group in groups:
+        found = lengths[group]
+        for name, axis in group.axes:
+            if name == tensor.name and not found.failures:
+                least[axis - offset] = None if found.minimum is None else int(found.minimum)
+                most[axis - offset] = None if found.maximum is None else int(found.maximum)
+    return tensor._replace(
+        min_shape=tuple(least) if any(least) else (), max_shape=tuple(most) if any(most) else ()
+    )
