@@ -21,6 +21,7 @@ from answerable.packing import (
     graph,
     limits,
     output_fields,
+    probing,
     provenance,
     summary,
     table,
@@ -157,6 +158,17 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
             sample = samples.as_whole(sample, inputs)
         execution.check_repeatable(run, sample.feeds, batch)
         results = execution.run_sample(run, sample.feeds, batch)
+
+        step("Probing what the graph takes")
+        prober = probing.Prober(run, batch)
+        if sample.features:
+            probed, found = probing.features(prober, sample, inputs, statement.features)
+            sample = sample._replace(features=probed)
+        else:
+            inputs, found = probing.tensors(prober, sample, inputs, batch)
+        if not prober.complete:
+            found.append("the model is slow, so not all was probed")
+
         tensors = graph.outputs(optimised)
         outputs = output_fields.describe(
             tensors, results, batch, source.classes, statement.outputs, bool(sample.features)
@@ -217,6 +229,7 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
         )
         version_check.check(target, packed, args.replace)
     facts = {
+        "found by probing": "; ".join(found) or "the graph takes what the contract accepts",
         "threads": threads,
         "golden": _rows(len(rows)),
         "verified": f"{_rows(compared)}, at most {same_level:.1g} from onnxruntime's answers at "
@@ -256,7 +269,7 @@ def _originals(
 
 
 def _batched(tensor: Tensor, batch: execution.Batch) -> Tensor:
-    """An axis that the graph leaves free, but that holds only one row, is stated so."""
+    """Return the tensor with a leading axis of 1 where it holds only one row."""
     return tensor._replace(shape=(1, *tensor.shape[1:])) if batch == "single" else tensor
 
 

@@ -16,6 +16,7 @@ from answerable.packing import execution, table
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from answerable.packing.execution import Batch, Run, Samples
+from answerable.packing.limits import FREE as MIN_FREE_LENGTH
 from answerable.packing.sample import Sample
 from answerable.packing.table import Array
 from handler.contract import feature_bounds, number_bounds
@@ -23,7 +24,6 @@ from handler.manifest import Feature, Tensor
 
 FAR = 1e6  # times the sample's largest value, for floats
 FAR_INTEGER = 10**9
-FAR_LENGTH = 4096  # of an axis
 INSIDE = 64  # an integer range of no more values is probed as a whole
 TINY = 1e-12  # bounds nearer to 0 are not looked for
 ROUNDS = 70  # of bisection
@@ -342,19 +342,16 @@ class _Lengths(NamedTuple):
 
 
 def tensors(
-    prober: Prober, sample: Sample, inputs: Sequence[Tensor], batch: Batch, longest: int
+    prober: Prober, sample: Sample, inputs: Sequence[Tensor], batch: Batch
 ) -> tuple[tuple[Tensor, ...], list[str]]:
-    """Return the inputs with the bounds that the graph needs, and what was found, in words.
-
-    A free axis is probed up to `longest` elements.
-    """
+    """Return the inputs with the bounds that the graph needs, and what was found, in words."""
     base = execution.slice_rows(sample.feeds, 0, 1)
     inputs = tuple(_consistent_axes(tensor, inputs, base, batch) for tensor in inputs)
     groups = _free_axes(inputs, batch)
     inputs, groups = _joined(prober, inputs, groups, base, batch)
     values = find_bounds(_element_answers(prober, base), _element_ranges(inputs, sample, base))
     values = _independent(prober, values, inputs, groups, base)
-    lengths = _length_bounds(prober, groups, _with_least_integers(prober, base), longest)
+    lengths = _length_bounds(prober, groups, _with_least_integers(prober, base))
     bounded, notes = [], []
     for tensor in inputs:
         found = values.get(tensor.name, Found(None, None, ()))
@@ -437,9 +434,7 @@ def _joined(
     return inputs, groups
 
 
-def _element_ranges(
-    inputs: Sequence[Tensor], sample: Sample, base: Samples
-) -> dict[Any, Range]:
+def _element_ranges(inputs: Sequence[Tensor], sample: Sample, base: Samples) -> dict[Any, Range]:
     ranges = {}
     for tensor in inputs:
         array = sample.feeds[tensor.name]
@@ -505,22 +500,16 @@ def _with_least_integers(prober: Prober, base: Samples) -> Samples:
     return base if prober.answers(feeds)[0] is None else feeds
 
 
-def _length_bounds(
-    prober: Prober, groups: Sequence[_Lengths], base: Samples, longest: int
-) -> dict[Any, Found]:
+def _length_bounds(prober: Prober, groups: Sequence[_Lengths], base: Samples) -> dict[Any, Found]:
     """Return the bounds of the lengths of free axes, and lengths between them that fail."""
     ranges = {}
     for group in groups:
         size = _size(base, group)
-        elements = max(
-            base[name].size // max(base[name].shape[axis], 1) for name, axis in group.axes
-        )
-        most = max(size, min(longest // max(elements, 1), FAR_LENGTH))
         ranges[group] = Range(
             size,
             size,
             tuple(sorted({v for v in (size - 1, 1) if 0 < v < size}, reverse=True)),
-            tuple(sorted({v for v in (size + 1, 2 * size, most) if size < v <= most})),
+            tuple(sorted({v for v in (size + 1, 2 * size, MIN_FREE_LENGTH) if v > size})),
             (),
             True,
         )

@@ -188,3 +188,15 @@ def test_zoo_model_that_cannot_be_served_is_refused_by_cause(
         packed(model, tmp_path)
     assert re.search(model.expected, str(refusal.value), re.IGNORECASE)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("model", by_name([model for model in PACKING if model.requests]))
+def test_zoo_request_gets_its_status(
+    model: ZooModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed(model, tmp_path)
+    handler = app.create(Settings(tmp_path / "test"))
+    for request in model.requests:
+        status, document = ask(handler, "/predict", json.dumps({"instances": [request.instance]}))
+        assert status == request.status, (request.why, document)
+    capsys.readouterr()
