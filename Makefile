@@ -32,7 +32,7 @@ rehearse: $(READY) ## simulate a release (MODEL=folder, NEW=folder, ARGS="-c bak
 	$(BIN)/python -m answerable simulate-release $(if $(MODEL),--current $(MODEL)) $(if $(NEW),--candidate $(NEW)) $(ARGS)
 
 test: $(READY)   ## the tests that need nothing but Python; tests/runtime is 20 s of it
-	$(BIN)/python -m pytest tests/unit tests/runtime
+	$(BIN)/python -m pytest tests/unit tests/runtime tests/zoo
 
 check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/ruff check .
