@@ -24,6 +24,7 @@ from answerable.packing import (
     graph,
     limits,
     output_fields,
+    probing,
     provenance,
     table,
     verification,
@@ -113,6 +114,17 @@ def pack(
         if batch == "none" != sample.batch:
             sample = samples.as_whole(sample, inputs)
         execution.check_repeatable(run, sample.feeds, batch)
+
+        progress("Probing what the graph takes")
+        prober = probing.Prober(run, batch)
+        if sample.features:
+            probed, found = probing.features(prober, sample, inputs, statement.features)
+            sample = sample._replace(features=probed)
+        else:
+            inputs, found = probing.tensors(prober, sample, inputs, batch)
+        if not prober.complete:
+            found.append("the model is slow, so not all was probed")
+
         results = execution.run_sample(run, sample.feeds, batch)
         tensors = graph.outputs(optimised)
         outputs = output_fields.describe(
@@ -172,6 +184,7 @@ def pack(
         "golden": _rows(len(rows)),
         "verified": f"{_rows(compared)}, at most {same_level:.1g} from onnxruntime's answers at "
         f"this optimisation, and {unoptimised:.1g} without any",
+        "found by probing": "; ".join(found) or "the graph takes what the contract accepts",
     }
     return Packed(manifest, target, facts | ({"note": "; ".join(notes)} if notes else {}))
 
@@ -258,7 +271,7 @@ def _originals(
 
 
 def _batched(tensor: Tensor, batch: execution.Batch) -> Tensor:
-    """An axis that the graph leaves free, but that holds only one row, is stated so."""
+    """Return the tensor with a leading axis of 1 where it holds only one row."""
     return tensor._replace(shape=(1, *tensor.shape[1:])) if batch == "single" else tensor
 
 

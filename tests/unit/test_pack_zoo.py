@@ -190,3 +190,20 @@ def test_zoo_model_that_cannot_be_served_is_refused_by_cause(
         packed(model, tmp_path)
     assert re.search(model.expected, str(refusal.value), re.IGNORECASE)
     assert "\n" not in str(refusal.value)
+
+
+# what the handler does not refuse yet: bounds of tensors, and rows that fail alone
+UNBOUNDED = ("bert-tokens", "token-lookup", "integer-division")
+REQUESTED = [model for model in PACKING if model.requests and model.name not in UNBOUNDED]
+
+
+@pytest.mark.parametrize("model", by_name(REQUESTED))
+def test_zoo_request_gets_its_status(
+    model: ZooModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed(model, tmp_path)
+    handler = app.create(Settings(tmp_path / "test"))
+    for request in model.requests:
+        status, document = ask(handler, "/predict", json.dumps({"instances": [request.instance]}))
+        assert status == request.status, (request.why, document)
+    capsys.readouterr()
