@@ -322,6 +322,7 @@ def create(config: settings.Settings) -> Handler:
             cold=is_cold,
             out_of_range_counts=result.out_of_range_counts,
             **result.log_fields,
+            caller=request.caller if request else "",
             synthetic=request is not None and request.synthetic,
         )
         is_cold = False
