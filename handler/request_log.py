@@ -2,7 +2,7 @@
 
 A record never holds a value or a key that a client sent, unless `log_payloads` allows it. The
 `log_policy` of a feature then decides about its values. Metrics: see handler/metrics.py. All lines
-of one call are written at once, because one templated line takes 3 µs and a logging library 60.
+of one call are written at once, because one line so written takes 3 µs, and a logging library's 60.
 
 The record of a server error has a `caller_hash`, which says whether one caller meets the errors or
 many do. It is keyed with PREDICTION_ID_SECRET and names nobody. A Contributor Insights rule that

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from handler import metrics, request_log
+from handler import metrics, request_log, settings
 from tests.fixtures import emf
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def test_the_log_level_applies_to_what_is_no_record(
     monkeypatch.setenv("LOG_LEVEL", level)
     if not level:
         monkeypatch.delenv("LOG_LEVEL")
-    for each in request_log.settings.LOG_LEVELS:
+    for each in settings.LOG_LEVELS:
         request_log.log(each, "test", field=1)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["level"] for line in lines] == written
