@@ -514,7 +514,7 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
         yield _422(kind, path, document, violation)
     for i, tensor in enumerate(manifest.inputs):
         location, shape, data = pointer("inputs", i), good[i]["shape"], good[i]["data"]
-        other = "FP32" if tensor.dtype != "float32" else "FP64"
+        other = "FP32" if not tensor.dtype.startswith("float") else "INT64"
         rest = shape[1:]
         bad: dict[tuple[str, str, str], list[Any]] = {  # by kind, location and code
             ("datatype", "datatype", "type"): ["BF16", "FP8", CLIENT_TEXT, other],

@@ -111,7 +111,7 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
     unbatched = scorer.manifest.execution.batch == "none"  # the outputs have no axis for rows
     outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]
     rows, log_fields = len(inference.columns[0]), dict[str, Any](scored=scored)
-    if any(i == len(outputs) for i, _ in inference.outputs):
+    if any(requested.output == len(outputs) for requested in inference.outputs):
         ids = state.make_prediction_ids(scored.outputs, rows)
         outputs.append(open_inference.string_tensor(ids))
         log_fields["prediction"] = _id_prefix(ids)
@@ -121,8 +121,9 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
 
 def feedback(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /feedback`: record the outcomes of predictions."""
-    body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
-    result = state.record_outcomes(body)
+    from handler.feedback import MAX_BODY_BYTES
+
+    result = state.record_outcomes(http_body.read_json(request, MAX_BODY_BYTES))
     response = Response(202, result.answer, JSON_HEADERS)
     return HandlerResult(response, log_fields={"outcomes": result.records})
 
@@ -198,7 +199,7 @@ def server_version(state: AppState, request: Request, deadline: float | None) ->
 
 def server_metadata(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`GET /v2`."""
-    extensions = ["binary_tensor_data"]
+    extensions = ["binary_tensor_data", "classification"]
     return _json_result({"name": "answerable", "version": __version__, "extensions": extensions})
 
 

@@ -35,6 +35,7 @@ from handler.prediction_id import CLASS, MAX_OUTCOMES, NUMBER, BadId, Prediction
 from handler.settings import Settings
 
 DEDUP_CACHE_SIZE = 50_000
+MAX_BODY_BYTES = MAX_OUTCOMES * 1000  # an outcome takes about 100
 VALUES = 100  # CloudWatch takes no more values of a metric from one record
 CLOCK_SKEW_MS = 120_000  # what two clocks may differ by
 DAY_MS = 86_400_000
