@@ -103,10 +103,12 @@ def _is_matrix(scorer: Scorer) -> bool:
 
 def _matrix_rows(scorer: Scorer, records: list[Any]) -> list[Any]:
     """Return a pandas frame's records as rows, if the model's only input is a matrix."""
-    name = scorer.manifest.inputs[0].name
-    if not _is_matrix(scorer) or not isinstance(records[0], dict) or name in records[0]:
+    tensor = scorer.manifest.inputs[0]
+    if not _is_matrix(scorer) or not isinstance(records[0], dict) or tensor.name in records[0]:
         return records
     names = list(records[0])
+    if not names or tensor.shape[1] not in (None, len(names)):
+        return records
     if any(not isinstance(record, dict) or list(record) != names for record in records):
         raise violation_error("/dataframe_records", "ragged", "the records differ in their names")
     return [list(record.values()) for record in records]
