@@ -114,6 +114,7 @@ def pack(
         if batch == "none" != sample.batch:
             sample = samples.as_whole(sample, inputs)
         execution.check_repeatable(run, sample.feeds, batch)
+        results = execution.run_sample(run, sample.feeds, batch)
 
         progress("Probing what the graph takes")
         prober = probing.Prober(run, batch)
@@ -125,7 +126,6 @@ def pack(
         if not prober.complete:
             found.append("the model is slow, so not all was probed")
 
-        results = execution.run_sample(run, sample.feeds, batch)
         tensors = graph.outputs(optimised)
         outputs = output_fields.describe(
             tensors, results, batch, source.classes, statement.outputs, bool(sample.features)

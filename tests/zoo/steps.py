@@ -135,7 +135,7 @@ class Packed:
     @functools.cached_property
     def logging_handler(self) -> Any:
         """The function with payload logging."""
-        return app.create(Settings(self.directory, capture="full"))
+        return app.create(Settings(self.directory, log_payloads="full"))
 
     def call(
         self, path: str, body: str | bytes, content_type: str = JSON, log_payloads: bool = False
