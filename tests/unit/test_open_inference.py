@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,11 @@ def test_what_the_server_says_of_itself(handler: app.Handler, path: str, documen
 
 
 def test_the_version_is_the_project_s() -> None:
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    source = (Path(__file__).parents[2] / project["tool"]["hatch"]["version"]["path"]).read_text()
     from handler import __version__
 
-    assert f'version = "{__version__}"' in text
+    assert f'__version__ = "{__version__}"' in source
 
 
 @pytest.mark.parametrize("path", ["/v2/models/test", "/v2/models/test/versions/1.2.3"])
