@@ -528,7 +528,8 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
         }
         if manifest.execution.batch != "none" and len(good) == 1:
             counts = (0, manifest.limits.rows + 1, 2**63)
-            bad["rows", "shape", "wrong_length"] = [[n, *rest] for n in counts]
+            code = "wrong_length" if tensor.shape[0] is None else "shape"
+            bad["rows", "shape", code] = [[n, *rest] for n in counts]
             bad["rows", "shape/0", "type"] = [[orjson.Fragment(str(2**64)), *rest]]
         for (kind, at, code), values in bad.items():
             for value in values:

@@ -36,11 +36,21 @@ class File(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """An ONNX graph input. `dtype` is numpy's name, or "string"; None in `shape` is a free axis."""
+    """An ONNX graph input. `dtype` is numpy's name, or "string"; None in `shape` is a free axis.
+
+    `axes` names the axes, "" for one without a name. Free axes of one name have one length, in all
+    inputs of a request. `minimum` and `maximum` are inclusive bounds of the elements, `min_shape`
+    and `max_shape` of the lengths of free axes; None and () are no bound.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    axes: tuple[str, ...] = ()
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    min_shape: tuple[int | None, ...] = ()
+    max_shape: tuple[int | None, ...] = ()
 
 
 class Feature(NamedTuple):

@@ -161,7 +161,7 @@ def build(answerable: Tools, directory: Path, version: str) -> Path:
         manifest.write_text(json.dumps(content))
     name = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{REPOSITORY}:{version}"
     subprocess.run(
-        [sys.executable, "-m", "infra.image", "--tag", name],
+        [sys.executable, "-m", "answerable", "image", "--tag", name],
         cwd=tree,
         env=emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base),
         check=True,
