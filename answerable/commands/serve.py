@@ -158,8 +158,7 @@ def _swagger() -> Path:
 FILES = {
     "docs.html": PAGES / "docs.html",
     "docs.js": PAGES / "docs.js",
-    "start.css": PAGES / "start.css",
-    "start.js": PAGES / "start.js",
+    **{name: PAGES / name for name in ("format.js", "start.css", "start.js")},
     "swagger-ui.css": _swagger() / "swagger-ui.css",
     "swagger-ui-bundle.js": _swagger() / "swagger-ui-bundle.js",
 }

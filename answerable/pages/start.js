@@ -1,3 +1,5 @@
+import { bytes, cut, groups, item, short } from "/docs/format.js";
+
 const $ = (id) => document.getElementById(id);
 
 /** An element; properties with a hyphen are attributes. Text is never parsed as HTML. */
@@ -22,21 +24,10 @@ function table(id, titles, rows) {
   $(id).replaceChildren(make("thead", {}, line(titles, "th", "col", "th")),
     make("tbody", {}, rows.map((row) => line(row, "th", "row", "td"))));
 }
-const bytes = (n) => (n >= 1e6 ? `${+(n / 1e6).toFixed(1)} MB` : n >= 1e3 ? `${+(n / 1e3).toFixed(1)} kB` : `${n} B`);
 const shape = (sizes) => (sizes.length ? sizes.map((size) => size ?? "any").join(" × ") : "scalar");
-const cut = (text, most) => (text.length > most ? `${text.slice(0, most)}… (${text.length.toLocaleString("en")} characters)` : text);
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 const numeric = (feature) => feature.type === "number" || feature.type === "integer";
 
-/** A number as people write it: four digits, whole numbers whole. */
-function short(value) {
-  if (typeof value !== "number" || (Number.isInteger(value) && Math.abs(value) < 1e9)) return String(value);
-  const size = Math.abs(value);
-  if (size >= 1e9 || (size < 1e-3 && size > 0)) return (+value.toPrecision(3)).toExponential().replace("e+", "e");
-  return String(size >= 1e3 ? Math.round(value) : +value.toPrecision(4));
-}
-/** A value in a list: quoted where a comma or a blank would be read as the list's. */
-const item = (value) => (typeof value === "string" && (/[,;"]|^\s|\s$/.test(value) || !value) ? JSON.stringify(value) : short(value));
 /** Text that shows the exact value on hover, where it is shown shorter. */
 const brief = (text, exact) => (text === exact ? text : make("span", { title: exact, className: "brief" }, text));
 const figure = (value) => brief(short(value), String(value));
@@ -113,18 +104,6 @@ function show({ model, golden, event_source }) {
   list("lineage", [["Packed", lineage.packed_at], ["Commit", lineage.git_commit?.slice(0, 12)],
     ["Model", lineage.source_sha256.slice(0, 12)], ["Data", lineage.data_sha256?.slice(0, 12)],
     ...Object.entries(lineage.versions ?? {}).map(([name, version]) => [line(name, 30), line(version)])]);
-}
-
-/** Features by the first word of their names; what has no fellow goes by position, 25 at a time. */
-function groups(parts) {
-  const families = Map.groupBy(parts, ({ name }) => name.match(/^[^\s_.:/-]*[^\s_.:/\d-]/)?.[0] ?? "");
-  const many = [...families].filter(([, members]) => members.length > 2);
-  if (many.length > 1 && many.length <= 40) {
-    const rest = [...families].filter(([, members]) => members.length <= 2).flatMap(([, members]) => members);
-    return [...many, ...(rest.length ? [["others", rest]] : [])];
-  }
-  return Array.from({ length: Math.ceil(parts.length / 25) }, (_, i) => parts.slice(25 * i, 25 * i + 25))
-    .map((members) => [`${members[0].name} … ${members.at(-1).name}`, members]);
 }
 
 /** Show the fields whose names hold the words searched for; groups without one are hidden. */
