@@ -74,7 +74,7 @@ class Packed:
     def pack(self, version: str) -> tuple[int, str]:
         """Pack the model with everything that the zoo states about it."""
         options: list[str | Path] = ["--name", NAME, "--version", version, "--owner", "tests"]
-        options += ["--why", "a test", "--threads", "1", "--output", self.directory.parent]
+        options += ["--reason", "a test", "--threads", "1", "--output", self.directory.parent]
         if self.paths.sample:
             options += ["--reference", self.paths.sample]
         if self.paths.contract:
@@ -135,7 +135,7 @@ class Packed:
     @functools.cached_property
     def logging_handler(self) -> Any:
         """The function with payload logging."""
-        return app.create(Settings(self.directory, capture="full"))
+        return app.create(Settings(self.directory, log_payloads="full"))
 
     def call(
         self, path: str, body: str | bytes, content_type: str = JSON, log_payloads: bool = False
