@@ -377,7 +377,8 @@ def tensors(
     """Return the inputs with the bounds that the graph needs, and what was found, in words."""
     base = execution.slice_rows(sample.feeds, 0, 1)
     inputs = tuple(_consistent_axes(tensor, inputs, base, batch) for tensor in inputs)
-    groups = _free_axes(inputs, batch)
+    inputs = tuple(_empty_axes(tensor, base, batch) for tensor in inputs)
+    groups = [group for group in _free_axes(inputs, batch) if _size(base, group)]
     inputs, groups = _joined(prober, inputs, groups, base, batch)
     answers, ranges = _element_answers(prober, base), _element_ranges(inputs, sample, base)
     sizes = _sizes(answers, ranges)
@@ -415,6 +416,13 @@ def _consistent_axes(
     return tensor._replace(axes=axes if any(axes) else ())
 
 
+def _empty_axes(tensor: Tensor, base: Samples, batch: Batch) -> Tensor:
+    """Return the tensor with the free axes that are empty in the sample stated as such."""
+    lengths = base[tensor.name].shape[int(batch == "none") :]
+    empty = [size is None and n == 0 for size, n in zip(tensor.shape, lengths, strict=True)]
+    return tensor._replace(min_shape=tuple(0 if e else None for e in empty) if any(empty) else ())
+
+
 def _free_axes(inputs: Sequence[Tensor], batch: Batch) -> list[_Lengths]:
     """Return the free axes but the rows', those of one name together."""
     offset = int(batch == "none")
@@ -433,7 +441,7 @@ def _resized(base: Samples, group: _Lengths, length: int) -> Samples:
     feeds = dict(base)
     for name, axis in group.axes:
         size = feeds[name].shape[axis]
-        feeds[name] = np.take(feeds[name], np.arange(length) % max(size, 1), axis)
+        feeds[name] = np.take(feeds[name], np.arange(length) % size, axis)
     return feeds
 
 
@@ -579,8 +587,8 @@ def _sized(
 ) -> Tensor:
     """Return the tensor with the bounds of its free axes."""
     offset = int(batch == "none")
-    least: list[int | None] = [None] * len(tensor.shape)
-    most = list(least)
+    least = list(tensor.min_shape or (None,) * len(tensor.shape))
+    most: list[int | None] = [None] * len(tensor.shape)
     for group in groups:
         found = lengths[group]
         for name, axis in group.axes:
@@ -588,5 +596,6 @@ def _sized(
                 least[axis - offset] = None if found.minimum is None else int(found.minimum)
                 most[axis - offset] = None if found.maximum is None else int(found.maximum)
     return tensor._replace(
-        min_shape=tuple(least) if any(least) else (), max_shape=tuple(most) if any(most) else ()
+        min_shape=tuple(least) if set(least) - {None} else (),
+        max_shape=tuple(most) if any(most) else (),
     )
