@@ -169,14 +169,18 @@ def shipped(found: Array, case: Case) -> Array:
     any_change, shift = statistic.critical_values(case.rows, case.hours)
     n = case.values
     sure = (distance > any_change[0] / n + any_change[1]) | (slope > shift[0] / n + shift[1])
-    loud = sure & (score(bins, case.rows) > SHIPPED.drift) & (case.values >= SHIPPED.drift_rows)
+    loud = (
+        sure
+        & (score(bins, case.rows) > SHIPPED.drift_threshold)
+        & (case.values >= SHIPPED.drift_min_rows)
+    )
     both: Array = loud | unseen(found, case)
     return both
 
 
 def unseen(found: Array, case: Case) -> Array:
     """Whether the alarm on values of a new kind fires."""
-    allowed = max(SHIPPED.unseen / 100 * case.values, FEW)
+    allowed = max(SHIPPED.unseen_max_percent / 100 * case.values, FEW)
     fired: Array = found[..., -1] > allowed
     return fired
 

@@ -24,7 +24,7 @@ from handler.errors import (
     Violation,
     pointer,
 )
-from handler.manifest import Decision, Feature, Manifest, Output, Tensor
+from handler.manifest import BY_CLASS, Decision, Feature, Manifest, Output, Tensor
 from handler.model_inputs import Array, Columns, dtype
 
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ MESSAGES = {
     "finite_number": ("non_finite", "must be a finite number"),
     "less_than_equal": ("out_of_range", "must be at most {le}"),
     "greater_than_equal": ("out_of_range", "must be at least {ge}"),
-    "literal_error": ("unseen_category", "must be one of the contract's categories"),
+    "literal_error": ("unknown_category", "must be one of the contract's categories"),
     "string_too_long": ("too_long", "must have at most {max_length} characters"),
     "too_short": ("wrong_length", "must have at least {min_length} items"),
     "too_long": ("wrong_length", "must have at most {max_length} items"),
@@ -100,7 +100,7 @@ def feature_schema(feature: Feature, dtype: str) -> cs.CoreSchema:
         schema: cs.CoreSchema = cs.str_schema(strict=True, max_length=feature.max_length)
     elif feature.type == "boolean":
         schema = cs.bool_schema(strict=True)
-    elif feature.type == "category" and feature.unseen == "accept":
+    elif feature.type == "category" and feature.unknown_category == "accept":
         schema = element_schema(dtype)
     elif feature.type == "category":
         schema = cs.literal_schema(list(feature.categories))
@@ -176,7 +176,7 @@ def _zeros(dtype: str, shape: tuple[int | None, ...]) -> Any:
 
 def accepts_arbitrary_text(features: Sequence[Feature]) -> bool:
     """Whether a value may be a text that the contract does not know."""
-    return any(f.type == "text" or f.unseen == "accept" for f in features)
+    return any(f.type == "text" or f.unknown_category == "accept" for f in features)
 
 
 def _max_brackets_per_row(features: Sequence[Feature]) -> int:
@@ -508,7 +508,7 @@ def _expected_output(output: Output, whole: bool) -> tuple[Any, int, list[tuple[
     sizes: Sequence[int | None] = axes
     if output.kind in ("value", "label"):
         sizes = [1] * len(axes)
-    elif output.kind == "probabilities":
+    elif output.kind in BY_CLASS:
         sizes = [*axes[:-1], len(output.classes)]
     fixed = [(i, size) for i, size in enumerate(sizes, 1) if size is not None]
     return dtype(output.dtype), len(axes) + 1, fixed
@@ -525,16 +525,16 @@ def _serializer(output: Output) -> Callable[[Array], Sequence[bytes]]:
             return [known.get(v) or orjson.dumps(v) for v in values.ravel().tolist()]
 
         return labels
-    if output.kind == "probabilities":
+    if output.kind in BY_CLASS:
         names = [orjson.dumps(str(value)) for value in output.classes]
         template = b"{%b}" % b",".join(b"%b:%%b" % name.replace(b"%", b"%%") for name in names)
         width = len(names)
 
-        def probabilities(values: Array) -> list[bytes]:
+        def numbers(values: Array) -> list[bytes]:
             parts = _json_numbers(values)
             return [template % tuple(parts[i : i + width]) for i in range(0, len(parts), width)]
 
-        return probabilities
+        return numbers
     if output.kind == "value":
         return _json_numbers
 
@@ -565,8 +565,8 @@ def _decision_key(output: Output) -> bytes | None:
 
 
 def _decide(output: Output, decision: Decision, values: Array) -> list[bytes]:
-    if decision.of is not None:
-        values = values[:, output.classes.index(decision.of)]
+    if decision.class_label is not None:
+        values = values[:, output.classes.index(decision.class_label)]
     above, below, review = map(orjson.dumps, (decision.above, decision.below, "review"))
     low, high = decision.review or (np.inf, -np.inf)
     return [

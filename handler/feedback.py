@@ -10,7 +10,7 @@ What an outcome can be refused for, each by its own code and pointer:
     forged      the seal is wrong: not issued here, or changed (without a secret: damaged)
     foreign     another model's prediction
     future      predicted later than now
-    late        older than `business.days` (a year)
+    late        older than `business.max_outcome_age_days` (a year)
     duplicate   told before
     type        the actual value is no number, or no class
 
@@ -151,8 +151,8 @@ def _evaluate(
     """The function that gives an outcome's judgement, or the code of its refusal."""
     seals = prediction_id.verifiers(settings.secret)
     name = prediction_id.model_name_checksum(manifest.name)
-    business = manifest.business or OutcomeValue()
-    worth = manifest.business is not None
+    business = manifest.outcome_value or OutcomeValue()
+    worth = manifest.outcome_value is not None
     output = prediction_id.primary_output(manifest)[1]
     classes = {
         prediction_id.label_checksum(label): str(label)
@@ -169,7 +169,7 @@ def _evaluate(
             return "foreign"
         if age < -CLOCK_SKEW_MS:
             return "future"
-        if age > business.days * DAY_MS:
+        if age > business.max_outcome_age_days * DAY_MS:
             return "late"
         actual, value = outcome["actual"], outcome.get("value")
         if prediction.kind == NUMBER:

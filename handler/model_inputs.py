@@ -57,9 +57,9 @@ class _Group:
         self.wide = np.dtype(float) if self.dtype.kind == "f" else self.dtype
         # where a null does not simply turn into NaN
         self.fills = [
-            (k, "" if f.missing is None else f.missing)
+            (k, "" if f.fill_value is None else f.fill_value)
             for k, f in enumerate(self.features)
-            if f.nullable and (f.missing is not None or self.dtype.kind != "f")
+            if f.nullable and (f.fill_value is not None or self.dtype.kind != "f")
         ]
         self.slices: list[tuple[str, int, int, tuple[int, ...]]] = []
         for tensor in inputs.values():
@@ -82,7 +82,7 @@ class _Group:
         self.open = [
             (k, f.name, frozenset((*f.categories, *(fill for at, fill in self.fills if at == k))))
             for k, f in enumerate(self.features)
-            if f.type == "category" and f.unseen == "accept"
+            if f.type == "category" and f.unknown_category == "accept"
         ]
 
     def fill(self, columns: Columns, feeds: dict[str, Array], unusual: dict[str, int]) -> None:

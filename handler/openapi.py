@@ -8,7 +8,7 @@ from typing import Any
 from handler import prediction_id
 from handler.contract import example, number_bounds
 from handler.errors import MAX_VIOLATIONS, ApiError, Violation
-from handler.manifest import Feature, Manifest, Output
+from handler.manifest import BY_CLASS, Feature, Manifest, Output
 
 Schema = dict[str, Any]
 
@@ -43,7 +43,7 @@ def feature_schema(feature: Feature, dtype: str) -> Schema:
     schema: Schema = {"type": kind}
     text = [feature.description, f"Unit: {feature.unit}." if feature.unit else ""]
     if feature.type == "category":
-        if feature.unseen == "reject":
+        if feature.unknown_category == "reject":
             schema = {"enum": list(feature.categories)}
         else:
             schema = element_schema(dtype)
@@ -92,7 +92,7 @@ def output_schema(output: Output, batched: bool) -> Schema:
         schema: Schema = {"type": "integer" if "int" in output.dtype else "number"}
     elif output.kind == "label":
         schema = {"enum": list(output.classes)} if output.classes else element_schema(output.dtype)
-    elif output.kind == "probabilities":
+    elif output.kind in BY_CLASS:
         names = [str(value) for value in output.classes]
         schema = _closed({name: {"type": "number"} for name in names})
     else:
@@ -165,7 +165,7 @@ def outcomes_schema(manifest: Manifest) -> Schema:
         actual = {"type": "number"}
     elif output is not None and output.classes:
         actual = {"enum": list(output.classes)}
-    unit = manifest.business.unit if manifest.business else ""
+    unit = manifest.outcome_value.unit if manifest.outcome_value else ""
     worth = " ".join(filter(None, ["What the outcome was worth", unit and f"({unit})"]))
     outcome = _closed(
         {

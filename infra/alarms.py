@@ -87,7 +87,7 @@ class MonitoringContext(NamedTuple):
 
 def topic(scope: Construct, settings: Settings) -> sns.ITopic:
     """Where alarms go: the topic that is named, or one of ours with the address as subscriber."""
-    target = settings.alarm_target
+    target = settings.alarm_destination
     if target.startswith("arn:"):
         return sns.Topic.from_topic_arn(scope, "Topic", target)
     own = sns.Topic(scope, "Topic", display_name=settings.service, enforce_ssl=True)
@@ -152,12 +152,12 @@ class ServiceAlarms(Construct):
                 self,
                 watched,
                 "rejects",
-                f"Over {wanted.rejects:g} % of an hour's requests are refused: "
+                f"Over {wanted.client_error_max_percent:g} % of an hour's requests are refused: "
                 "callers and contract no longer agree.",
                 _excess_expression(
                     watched.gateway("4XXError", minutes=60),
                     watched.gateway("Count", minutes=60),
-                    wanted.rejects / 100,
+                    wanted.client_error_max_percent / 100,
                     few=20,
                 ),
             ),
@@ -238,7 +238,7 @@ class CanaryAlarms(Construct):
                 _excess_expression(
                     watched.record("Rejects", minutes=2),
                     watched.record("Requests", minutes=2),
-                    wanted.rejects / 100,
+                    wanted.client_error_max_percent / 100,
                     few=5,  # one caller's typing error is no reason to go back
                 ),
                 id="rejects",

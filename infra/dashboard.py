@@ -103,7 +103,7 @@ def _header(watched: MonitoringContext) -> str:
         f"# {manifest.name} {manifest.version}, {settings.stage}\n"
         f"{manifest.description}\n\n"
         f"owner **{manifest.owner}** | [runbook]({manifest.runbook or RUNBOOK}) | "
-        f"[alarms]({alarms}) | why this version: {manifest.lineage.why}"
+        f"[alarms]({alarms}) | why this version: {manifest.lineage.reason}"
     )
 
 

@@ -3,7 +3,7 @@
 The formulas are handler/drift/statistic.py's, the thresholds the manifest's; docs/drift.md has what they are
 worth. Every alarm here looks at the version that this stack publishes: its baseline is the one that
 it was packed with. The window of drift is a day (`alarms.drift_hours`), so these alarms call the
-model's owner, and take a version back only where `rollback_on` says so.
+model's owner, and take a version back only where `auto_rollback_on` says so.
 """
 
 import re
@@ -54,12 +54,12 @@ class DriftAlarms(Construct):
         if inputs:
             self._composite(inputs)
         if manifest.baseline:
-            self._show(self._unseen(wanted.unseen, wanted.drift_hours))
-        if wanted.impact is not None and manifest.business:
-            self.impact.append(self._impact(wanted.impact, manifest.business.unit))
+            self._show(self._unseen(wanted.unseen_max_percent, wanted.drift_hours))
+        if wanted.min_daily_impact is not None and manifest.outcome_value:
+            self.impact.append(self._impact(wanted.min_daily_impact, manifest.outcome_value.unit))
             self._show(self.impact[-1])
-        if wanted.label_days:
-            self._show(self._silence(wanted.label_days))
+        if wanted.max_days_without_outcomes:
+            self._show(self._silence(wanted.max_days_without_outcomes))
 
     def _show(self, alarm: cloudwatch.CfnAlarm) -> None:
         found = cloudwatch.Alarm.from_alarm_arn(self, f"{alarm.node.id}-shown", alarm.attr_arn)
@@ -190,7 +190,7 @@ def graphs(watched: MonitoringContext) -> Iterator[list[cloudwatch.IWidget]]:
                     left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
                     left_annotations=[
                         cloudwatch.HorizontalAnnotation(
-                            value=watched.manifest.alarms.drift,
+                            value=watched.manifest.alarms.drift_threshold,
                             label="alarm",
                             color=cloudwatch.Color.RED,
                         )
@@ -206,7 +206,9 @@ def graphs(watched: MonitoringContext) -> Iterator[list[cloudwatch.IWidget]]:
 def _score(watched: MonitoringContext, target: Target, number: int) -> cloudwatch.MathExpression:
     """The alarm's own math; a graph's metrics need ids of their own."""
     wanted = watched.manifest.alarms
-    math = statistic.metric_math(target.distribution.rows, wanted.drift_rows, wanted.drift_hours)
+    math = statistic.metric_math(
+        target.distribution.rows, wanted.drift_min_rows, wanted.drift_hours
+    )
     period = cdk.Duration.hours(wanted.drift_hours)
 
     def own(text: str) -> str:

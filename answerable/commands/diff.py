@@ -62,7 +62,7 @@ def explain(console: Console, a: Path, b: Path) -> None:
     """Print all differences of the artifacts in two folders. Raises ArtifactError."""
     old, new = manifests.read(a), manifests.read(b)
     console.print(f"[bold]{old.name} {old.version} -> {new.name} {new.version}[/bold]")
-    console.print(new.lineage.why, markup=False, highlight=False)
+    console.print(new.lineage.reason, markup=False, highlight=False)
     changes = [
         (compatibility.LEVELS[c.level], c.what) for c in compatibility.changes(old, new)
     ] or [("patch", "the contract is the same")]
@@ -110,7 +110,9 @@ def shifts(old: Manifest, new: Manifest) -> Iterator[tuple[str, str, str]]:
         if name in before:
             was = before[name]
             missing = (
-                f"{was.missing:.1%} -> {now.missing:.1%}" if was.missing or now.missing else ""
+                f"{was.missing_share:.1%} -> {now.missing_share:.1%}"
+                if was.missing_share or now.missing_share
+                else ""
             )
             yield name, f"{distance(was, now):.1%}", missing
 
@@ -120,7 +122,10 @@ def distance(a: Distribution, b: Distribution) -> float:
     values = {*a.values, *b.values}
     if any(isinstance(value, (str, bool)) for value in values):
         shares = [
-            {v: upto - below for v, below, upto in zip(d.values, d.below, d.upto, strict=True)}
+            {
+                v: upto - below
+                for v, below, upto in zip(d.values, d.cdf_left, d.cdf_right, strict=True)
+            }
             for d in (a, b)
         ]
         return sum(abs(shares[0].get(v, 0) - shares[1].get(v, 0)) for v in values) / 2
@@ -134,11 +139,11 @@ def _share(d: Distribution, x: float) -> tuple[float, float]:
     if i == len(d.values):
         return 1.0, 1.0
     if d.values[i] == x:
-        return d.below[i], d.upto[i]
+        return d.cdf_left[i], d.cdf_right[i]
     if not i:
         return 0.0, 0.0
     low, high = float(d.values[i - 1]), float(d.values[i])
-    at = d.upto[i - 1] + (d.below[i] - d.upto[i - 1]) * (x - low) / (high - low)
+    at = d.cdf_right[i - 1] + (d.cdf_left[i] - d.cdf_right[i - 1]) * (x - low) / (high - low)
     return at, at
 
 

@@ -150,7 +150,7 @@ def _seal(id: str, secret: str) -> str:
 
 def _model(manifest: Manifest, place: str) -> Iterator[tuple[str, str]]:
     told, known = manifest.lineage, manifest.baseline
-    yield "why", told.why
+    yield "why", told.reason
     yield "owner", manifest.owner
     yield "packed", told.packed_at
     yield "artifact", place

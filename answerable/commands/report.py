@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.text import Text
 
 from answerable import charts
+from answerable.commands import add_model
 from handler import manifest as manifests
-from handler import settings
 from handler.drift import statistic
 from handler.drift.statistic import BINS, Target
 from handler.errors import ArtifactError
 from handler.manifest import Manifest
+from infra.project import find_model
 
 STYLE = Path(__file__).parents[1] / "pages" / "report.css"
 HOUR_MS = 3_600_000
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `report`."""
     add = parser.add_argument
     add("records", nargs="+", metavar="RECORDS", help="files of records; - reads stdin")
-    add("--model", type=Path, metavar="DIR", help="the artifact (default: the only one there is)")
+    add_model(parser)
     add("--output", type=Path, default=Path("report.html"), metavar="FILE")
     add(
         "--hours", type=float, metavar="N", help="a window's length (default: the alarm's, or less)"
@@ -65,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     """Write the page; 1 where there is nothing to draw."""
     console = Console(stderr=True, highlight=False)
     try:
-        directory = args.model or settings.model_dir(settings.read())
+        directory = find_model(args.model)
         manifest = manifests.read(directory)
     except ArtifactError as error:
         console.print(Text(f"report: {error}", "red"))
@@ -156,9 +157,11 @@ def watch(
     windows = []
     for at, counts in sorted(parts.items()):
         score, values = statistic.score(counts, rows), sum(counts)
-        certain = statistic.is_significant(counts, rows, hours) and values >= wanted.drift_rows
+        certain = statistic.is_significant(counts, rows, hours) and values >= wanted.drift_min_rows
         start = span[0] + (at + 0.5) * hours * HOUR_MS
-        windows.append(Window(start, score, values, certain, certain and score > wanted.drift))
+        windows.append(
+            Window(start, score, values, certain, certain and score > wanted.drift_threshold)
+        )
     return Seen(target, total, missing, windows)
 
 
@@ -183,8 +186,8 @@ def _verdict(seen: Sequence[Seen], manifest: Manifest) -> str:
     loud = [s for s in seen if any(window.loud for window in s.windows)]
     if not seen:
         return "<p class=verdict>This model was packed without a baseline: nothing is watched.</p>"
-    if not any(w.values >= manifest.alarms.drift_rows for s in seen for w in s.windows):
-        few = manifest.alarms.drift_rows
+    if not any(w.values >= manifest.alarms.drift_min_rows for s in seen for w in s.windows):
+        few = manifest.alarms.drift_min_rows
         return f"<p class=verdict>No window has {few} values yet: too few to speak of drift.</p>"
     if not loud:
         return (
@@ -218,14 +221,14 @@ def _card(seen: Seen, manifest: Manifest, span: tuple[int, int]) -> str:
     if not total:
         return f"<article>{name}<p class=quiet>no values</p></article>"
     shares = [count / total for count in seen.counts]
-    limit = manifest.alarms.drift
+    limit = manifest.alarms.drift_threshold
     loud = [window.loud for window in seen.windows]
     worst = max(seen.windows, key=lambda window: window.score)
     state = "bad" if any(loud) else "good"
     points = [(window.start, max(window.score, 0.0)) for window in seen.windows]
     facts = f"{total:,} values · score up to {max(worst.score, 0.0):.2f}"
     if not target.output:
-        before = target.distribution.missing
+        before = target.distribution.missing_share
         facts += f" · missing {seen.missing / total:.1%} (packed: {before:.1%})"
     return (
         f'<article class={state} id="{escape(target.metric)}">{name}<div class=pair>'
@@ -267,7 +270,7 @@ def _traffic(
         ("Latency p99", charts.line(series["p99"], "latency", span=span, size=size),
          f"median {_middle(took):.2f} ms, slowest {took[-1]:.1f} ms" if took else ""),
         ("Refused and failed, %", charts.line(series["rejects"], "share of requests", span=span,
-         size=size, limit=manifest.alarms.rejects if problems else None, kind="warm"), told),
+         size=size, limit=manifest.alarms.client_error_max_percent if problems else None, kind="warm"), told),
     ]  # fmt: skip
     text = "".join(
         f"<article><h3>{title}</h3>{chart}<p class=quiet>{facts}</p></article>"
@@ -297,7 +300,11 @@ def _outcomes(
             values = record.get(name, [])
             versions[str(record["version"])][name] += values
             over[name][int((record["timestamp"] - span[0]) / HOUR_MS / hours)] += values
-    unit = f", {manifest.business.unit}" if manifest.business and manifest.business.unit else ""
+    unit = (
+        f", {manifest.outcome_value.unit}"
+        if manifest.outcome_value and manifest.outcome_value.unit
+        else ""
+    )
     heads = (
         "version",
         "outcomes",

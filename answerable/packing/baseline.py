@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from answerable.packing.table import Array, Columns
-from handler.manifest import Baseline, Distribution, Feature, Output
+from handler.manifest import BY_CLASS, Baseline, Distribution, Feature, Output
 
 KNOTS = 41  # quantiles 0, 1/40 … 1
 CLASSES = 10  # the first classes of probabilities that get a distribution
@@ -33,7 +33,7 @@ def measure(
             results[output.name] = numbers(_short(array))
         elif output.kind == "label":
             results[output.name] = categories(array.ravel().tolist())
-        elif output.kind == "probabilities":
+        elif output.kind in BY_CLASS:
             for i, name in enumerate(output.classes[:CLASSES]):
                 results[f"{output.name}.{name}"] = numbers(_short(array[:, i]))
     return Baseline(len(answers[0]), inputs, results)
@@ -68,10 +68,10 @@ def _distribution(
     missing = sum(value is None for value in values)
     return Distribution(
         rows=len(values) - missing,
-        missing=round(missing / len(values), 6),
+        missing_share=round(missing / len(values), 6),
         values=tuple(kept),
-        below=tuple(round(share, 6) for share in below),
-        upto=tuple(round(share, 6) for share in upto),
+        cdf_left=tuple(round(share, 6) for share in below),
+        cdf_right=tuple(round(share, 6) for share in upto),
     )
 
 

@@ -5,7 +5,7 @@ description = "…"                  runbook = "…"
 [outputs.progression]              name, unit, description, kind, classes, decision
 [limits]                           rows, body_bytes, response_bytes, elements
 [alarms]                           any field of handler.manifest.Alarms
-[business]                         any field of handler.manifest.Business
+[outcome_value]                    any field of handler.manifest.OutcomeValue
 """
 
 import tomllib
@@ -17,7 +17,7 @@ import yaml
 from answerable.packing.errors import PackError
 from handler.manifest import Alarms, Decision, Feature, Limits, OutcomeValue
 
-TOP = ("description", "runbook", "features", "outputs", "limits", "alarms", "business")
+TOP = ("description", "runbook", "features", "outputs", "limits", "alarms", "outcome_value")
 FEATURE = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
 OUTPUT = ("name", "unit", "description", "kind", "classes", "decision")
 
@@ -33,7 +33,7 @@ class ContractFile(NamedTuple):
     outputs: dict[str, Fields] = {}
     limits: Fields = {}
     alarms: Fields = {}
-    business: Fields = {}
+    outcome_value: Fields = {}
 
 
 def read(path: Path) -> ContractFile:
@@ -70,7 +70,7 @@ def read(path: Path) -> ContractFile:
             if "threshold" not in decision:
                 raise PackError(f"{path}: {where} has no threshold")
             fields["decision"] = Decision(**decision)
-    for part, kind in (("limits", Limits), ("alarms", Alarms), ("business", OutcomeValue)):
+    for part, kind in (("limits", Limits), ("alarms", Alarms), ("outcome_value", OutcomeValue)):
         document[part] = table(document.get(part, {}), part, kind._fields)
     return ContractFile(**document)
 

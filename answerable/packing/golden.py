@@ -74,7 +74,7 @@ def _edges(feature: Feature, column: list[Any]) -> Iterator[tuple[str, Any]]:
 
 def tensors(samples: Samples, origin: str) -> list[Named]:
     """The first instances of a tensor contract's sample, large ones fewer."""
-    size = sum(array[0].size for array in samples.values())
+    size = sum(array[0, ...].size for array in samples.values())
     number = max(1, min(8, n_rows(samples), ELEMENTS // max(size, 1)))
     return [
         (f"{origin} {i + 1}", {name: array[i] for name, array in samples.items()})

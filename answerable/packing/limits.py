@@ -33,38 +33,46 @@ def default(
     """
     samples, answers = arrays
     skip = 0 if batch == "none" else 1
-    sizes = [_elements(t.shape[skip:], samples[t.name].shape[1:]) for t in inputs]
     if features:
         row = 3 + sum(_feature_bytes(feature) for feature in features)
     else:
         row = sum(
-            size * _number(tensor.dtype) + len(orjson.dumps(tensor.name)) + 4
-            for tensor, size in zip(inputs, sizes, strict=True)
+            math.prod(samples[tensor.name].shape[1:]) * _number(tensor.dtype)
+            + len(orjson.dumps(tensor.name))
+            + 4
+            for tensor in inputs
         )
     answer = PER_ROW
     for output, array in zip(outputs, answers, strict=True):
-        elements = _elements(output.shape[skip:], array.shape[1:])
+        elements = math.prod(array.shape[1:])
         answer += elements * _number(output.dtype) + len(orjson.dumps(output.name)) + 2
         answer += sum(len(orjson.dumps(str(name))) + 2 for name in output.classes)
     most = BODY // answer if features else min(BODY // answer, BODY // row)
     rows = stated.get("rows", max(1, min(ROWS, most)))
     if not isinstance(rows, int):
         raise PackError("the contract file's limits.rows is not a whole number")
+    free = any(None in tensor.shape[skip:] for tensor in inputs)
     return Limits(
         **{
             "rows": rows,
-            "body_bytes": max(LEAST_BODY, min(BODY, 2 * rows * row)),
+            "body_bytes": BODY if free else max(LEAST_BODY, min(BODY, 2 * rows * row)),
             "response_bytes": BODY,
-            "elements": max(sizes),
+            "elements": max(
+                _elements(tensor.shape[skip:], samples[tensor.name].shape[1:]) for tensor in inputs
+            ),
         }
         | stated
     )
 
 
 def _elements(shape: Sequence[int | None], seen: Sequence[int]) -> int:
-    """The most elements of one instance; free axes twice as long as seen."""
+    """Return the most elements of one instance: free axes twice as long as seen, as a body allows.
+
+    An element has at least two characters in JSON.
+    """
     axes = zip(shape, seen, strict=True)
-    return math.prod(max(FREE, 2 * now) if size is None else size for size, now in axes)
+    longest = math.prod(max(FREE, 2 * now) if size is None else size for size, now in axes)
+    return max(math.prod(seen), min(longest, BODY // 2))
 
 
 def _number(dtype: str) -> int:
@@ -90,6 +98,6 @@ def _feature_bytes(feature: Feature) -> int:
     name = len(orjson.dumps(feature.name)) + 2
     if feature.type == "text":
         return name + 4 * (feature.max_length or 1024) + 2  # UTF-8 takes up to four bytes
-    if feature.type == "category" and feature.unseen == "reject":
+    if feature.type == "category" and feature.unknown_category == "reject":
         return name + max(len(orjson.dumps(value)) for value in feature.categories)
     return name + 25

@@ -33,7 +33,7 @@ def lineage(
     }
     name, _, version = producer.partition(" ")
     return Lineage(
-        why=why,
+        reason=why,
         packed_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         source_sha256=sha256(source),
         data_sha256=sha256(reference) if reference else None,

@@ -10,7 +10,7 @@ import numpy as np
 from answerable.packing import table
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
-from answerable.packing.execution import Samples, declared
+from answerable.packing.execution import Batch, Samples, declared
 from answerable.packing.table import Array, Columns
 from handler.manifest import Feature, Tensor
 from handler.model_inputs import dtype as numpy_dtype
@@ -19,20 +19,27 @@ DRAWN, LENGTH = 3, 8  # instances, and the length of free axes, where there is n
 
 
 class Sample(NamedTuple):
-    """`feeds`: the graph's inputs, instances as the leading axis. `features` and `columns` (their
-    values) are empty for a tensor contract. `origin` names an instance.
+    """A sample: `feeds` are the graph's inputs, with the instances as the leading axis.
+
+    `features` and `columns` (their values) are empty for a tensor contract. `origin` names an
+    instance. `batch` is what the graph and the sample's shapes say about the rows.
     """
 
     feeds: Samples
+    batch: Batch
     features: tuple[Feature, ...] = ()
     columns: Columns = {}
     origin: str = "row"
 
 
 def read(
-    path: Path | None, ignore: Sequence[str], inputs: Sequence[Tensor], stated: dict[str, Fields]
+    path: Path | None,
+    ignore: Sequence[str],
+    inputs: Sequence[Tensor],
+    stated: dict[str, Fields],
+    rows_share_name: bool = True,
 ) -> Sample:
-    """The sample in `path`, or a drawn one for tensors without. Raises PackError."""
+    """Return the sample in `path`, or a drawn one for tensors without. Raises PackError."""
     if path is not None and path.suffix != ".npz":
         if not table.is_tabular(inputs):
             wanted = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
@@ -42,20 +49,43 @@ def read(
             )
         cells = table.read(path, ignore)
         features, columns = table.features(cells, inputs, stated, path.name)
-        return Sample(table.feeds(features, inputs, columns), features, columns)
+        feeds = table.feeds(features, inputs, columns)
+        return Sample(feeds, declared(inputs), features, columns)
     if stated:
         raise PackError("the contract file states features, and this is a tensor contract")
+    batch = declared(inputs) if rows_share_name else "none"
     if path is not None:
-        return Sample(_load(path, inputs))
+        return _load(path, inputs, batch)
     if table.is_tabular(inputs):
         raise PackError(
             "this model takes a table: give a sample of its data with --reference DATA.csv "
             "(or .npz for a tensor contract)"
         )
-    return Sample(_draw(inputs), origin="drawn instance")
+    return Sample(_draw(inputs, batch), batch, origin="drawn instance")
 
 
-def _load(path: Path, inputs: Sequence[Tensor]) -> Samples:
+def as_whole(sample: Sample, inputs: Sequence[Tensor]) -> Sample:
+    """Return the sample of a graph whose leading axis proved not to be the rows.
+
+    An instance is then a whole tensor. Raises PackError for a table.
+    """
+    if sample.features:
+        raise PackError(
+            "the rows of the table interact: a row's answer depends on the other rows of a "
+            "request; export a model that answers each row alone, or pack whole tensors with an "
+            ".npz as --reference"
+        )
+    if sample.batch == "single":
+        feeds = {name: array[:, None] for name, array in sample.feeds.items()}
+    elif sample.origin == "row":
+        feeds = {name: array[None] for name, array in sample.feeds.items()}
+    else:
+        feeds = _draw(inputs, "none")
+    return sample._replace(feeds=feeds, batch="none")
+
+
+def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
+    """Return the arrays of an .npz file; their ranks tell rows and one instance from many."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -67,25 +97,33 @@ def _load(path: Path, inputs: Sequence[Tensor]) -> Samples:
         parts = [f"lacks {', '.join(missing)}"] * bool(missing)
         parts += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
         raise PackError(f"{path.name} {' and '.join(parts)}")
+    ranks = {arrays[tensor.name].ndim - len(tensor.shape) for tensor in inputs}
+    if ranks == {1}:
+        batch = "none"
+    elif ranks == {0} and (batch == "none" or len({len(array) for array in arrays.values()}) > 1):
+        batch, arrays = "none", {name: array[None] for name, array in arrays.items()}
     if len({array.shape[:1] for array in arrays.values()}) > 1:
-        raise PackError(f"{path.name}: the arrays do not have the same number of rows")
-    whole = declared(inputs) == "none"
+        raise PackError(f"{path.name}: the arrays do not have the same number of instances")
     for tensor in inputs:
-        arrays[tensor.name] = _fit(arrays[tensor.name], tensor, whole, path.name)
+        arrays[tensor.name] = _fit(arrays[tensor.name], tensor, batch == "none", path.name)
     rows = len(arrays[inputs[0].name])
-    if rows < 2:
+    if rows < (1 if batch == "none" else 2):
         raise PackError(f"{path.name} has {rows} rows; a sample needs at least 2")
-    return {name: arrays[name] for name in wanted}
+    return Sample({name: arrays[name] for name in wanted}, batch)
 
 
 def _fit(array: Array, tensor: Tensor, whole: bool, file: str) -> Array:
-    """The array in the tensor's dtype, if its shape and kind are the tensor's."""
+    """Return the array in the tensor's dtype, if its shape and kind are the tensor's."""
     expected = tensor.shape if whole else tensor.shape[1:]
     actual = array.shape[1:]
-    if len(expected) != len(actual) or any(
+    if array.ndim != len(expected) + 1 or any(
         size not in (None, now) for size, now in zip(expected, actual, strict=True)
     ):
-        raise PackError(f"{file}: {tensor.name} has rows of shape {actual}, not {expected}")
+        raise PackError(
+            f"{file}: {tensor.name} has the shape {list(array.shape)}, and the model takes "
+            f"[{_sizes(tensor.shape)}]; give the instances as [instances, "
+            f"{_sizes(expected)}]".replace(", ]", "]")
+        )
     wanted = numpy_dtype(tensor.dtype)
     if wanted.kind == "O" and array.dtype.kind in "US":
         return array.astype(str).astype(object)
@@ -96,15 +134,19 @@ def _fit(array: Array, tensor: Tensor, whole: bool, file: str) -> Array:
     return np.ascontiguousarray(array, wanted)
 
 
-def _draw(inputs: Sequence[Tensor]) -> Samples:
-    """Seeded instances: normal floats (two decimals, for short golden rows), integers 0 and 1,
-    which any vocabulary has.
+def _sizes(shape: Sequence[int | None]) -> str:
+    return ", ".join("any" if size is None else str(size) for size in shape)
+
+
+def _draw(inputs: Sequence[Tensor], batch: Batch) -> Samples:
+    """Return seeded instances: normal floats, and the integers 0 and 1.
+
+    Floats have two decimals, for short golden rows; any vocabulary has the two integers.
     """
     rng = np.random.default_rng(0)
-    whole = declared(inputs) == "none"
     drawn = {}
     for tensor in inputs:
-        axes = tensor.shape if whole else tensor.shape[1:]
+        axes = tensor.shape if batch == "none" else tensor.shape[1:]
         shape = (DRAWN, *(LENGTH if size is None else size for size in axes))
         if tensor.dtype == "string":
             drawn[tensor.name] = np.full(shape, "a", object)

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from handler.manifest import Feature, Manifest
+from handler.manifest import BY_CLASS, Feature, Manifest
 
 
 def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str, str]) -> None:
@@ -32,7 +32,7 @@ def _table(*columns: str) -> Table:
 def _features(manifest: Manifest) -> Table:
     table = _table("feature", "type", "range or categories", "missing", "outside")
     for feature in manifest.features:
-        share = manifest.baseline.features[feature.name].missing if manifest.baseline else 0
+        share = manifest.baseline.features[feature.name].missing_share if manifest.baseline else 0
         missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
         table.add_row(feature.name, feature.type, _span(feature), missing, _policy(feature))
     return table
@@ -53,7 +53,7 @@ def _span(feature: Feature) -> str:
 
 def _policy(feature: Feature) -> str:
     if feature.type == "category":
-        return "refused" if feature.unseen == "reject" else "counted"
+        return "refused" if feature.unknown_category == "reject" else "counted"
     if feature.type in ("number", "integer"):
         return "refused" if feature.out_of_range == "reject" else "counted"
     return "refused"
@@ -90,9 +90,9 @@ def _seen(manifest: Manifest, name: str) -> Iterator[str]:
         if key != name and not key.startswith(f"{name}."):
             continue
         if output.kind == "label":
-            shares = zip(found.values, found.below, found.upto, strict=True)
+            shares = zip(found.values, found.cdf_left, found.cdf_right, strict=True)
             yield _few([f"{value}: {upto - below:.0%}" for value, below, upto in shares])
-        elif output.kind == "probabilities":
+        elif output.kind in BY_CLASS:
             label = key.removeprefix(f"{name}.")
             yield f"{label}: {found.values[0]:.2f} to {found.values[-1]:.2f}"
         else:

@@ -130,7 +130,7 @@ def feeds(
         for feature in sorted(
             (f for f in features if f.input == tensor.name), key=lambda f: f.column
         ):
-            hole = feature.missing
+            hole = feature.fill_value
             if hole is None:
                 hole = "" if tensor.dtype == "string" else math.nan
             values = [hole if value is None else value for value in columns[feature.name]]
@@ -168,7 +168,7 @@ def _infer(cells: list[str], dtype: str, stated: Fields) -> tuple[Feature, Colum
         fields["categories"] = tuple(sorted(set(present)))
     elif kind == "text":
         fields["max_length"] = max(2 * max(map(len, present)), 256)
-    fields["nullable"] = len(present) < len(values) or stated.get("missing") is not None
+    fields["nullable"] = len(present) < len(values) or stated.get("fill_value") is not None
     feature = Feature(**(_NOWHERE | fields | stated))
     _check(feature, dtype, values)
     return feature, values
@@ -247,9 +247,13 @@ def _check(feature: Feature, dtype: str, values: Column) -> None:
     present = [value for value in values if value is not None]
     if len(present) < len(values) and not feature.nullable:
         raise PackError("has missing values, and the contract file says that it is not nullable")
-    if feature.nullable and feature.missing is None and not dtype.startswith(("float", "string")):
+    if (
+        feature.nullable
+        and feature.fill_value is None
+        and not dtype.startswith(("float", "string"))
+    ):
         raise PackError(
-            f"a {dtype} tensor cannot hold missing values; state what they become, as `missing`"
+            f"a {dtype} tensor cannot hold missing values; state what they become, as `fill_value`"
         )
     ranged = feature.type in ("number", "integer")
     low, high = feature.minimum, feature.maximum
@@ -274,7 +278,7 @@ def _check(feature: Feature, dtype: str, values: Column) -> None:
                 raise PackError(f"its minimum {low} is over its maximum {high}")
             outside = sum(not low <= value <= high for value in checked)
             outside *= feature.out_of_range == "reject"
-        elif feature.type == "category" and feature.unseen == "reject":
+        elif feature.type == "category" and feature.unknown_category == "reject":
             outside = sum(value not in feature.categories for value in checked)
         elif feature.type == "text" and feature.max_length is not None:
             outside = sum(len(value) > feature.max_length for value in checked)

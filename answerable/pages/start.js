@@ -55,7 +55,7 @@ function show({ model, golden, front }) {
   $("description").textContent = model.description ?? "";
   const runbook = /^https?:/.test(model.runbook ?? "")
     ? make("a", { href: model.runbook }, model.runbook) : model.runbook;
-  list("facts", [["Owner", model.owner], ["Why this version", model.lineage.why],
+  list("facts", [["Owner", model.owner], ["Why this version", model.lineage.reason],
     ["Runbook", runbook], ["Front", { rest: "API Gateway, REST API", http: "API Gateway, HTTP API",
       url: "a function URL", alb: "an Application Load Balancer" }[front]]]);
   $("golden").replaceChildren(...golden.map((row, i) => make("option", { value: i }, row.name)));
@@ -67,8 +67,8 @@ function show({ model, golden, front }) {
   if (tabular) table("contract",
     ["Feature", "Type", "Unit", "Range or categories", "Beyond it", "Missing", "Description"],
     model.features.map((f) => [f.name, f.type, f.unit, known(f),
-      known(f) && (f[f.type === "category" ? "unseen" : "out_of_range"] === "accept" ? "counted" : "refused"),
-      f.nullable ? `allowed${f.missing === undefined ? "" : `, becomes ${f.missing}`}` : "refused", f.description]));
+      known(f) && (f[f.type === "category" ? "unknown_category" : "out_of_range"] === "accept" ? "counted" : "refused"),
+      f.nullable ? `allowed${f.fill_value === undefined ? "" : `, becomes ${f.fill_value}`}` : "refused", f.description]));
   else table("contract", ["Input", "Type", "Shape of one instance"],
     instance(model).map((t) => [t.name, t.dtype, shape(t.shape)]));
   table("outputs", ["Output", "Kind", "Unit", "Classes or shape", "Decision", "Description"],
@@ -88,7 +88,7 @@ function show({ model, golden, front }) {
 /** One labelled control. `read` gives undefined for what is to be left out. */
 function field(part, id) {
   const { type, nullable } = part;
-  const open = type === "category" && part.unseen === "accept";
+  const open = type === "category" && part.unknown_category === "accept";
   const words = type === "text" || (open && typeof part.categories[0] === "string");
   const common = { id, "aria-describedby": `${id}-hint ${id}-error` };
   const options = type === "boolean" ? [true, false] : type === "category" && !open ? part.categories : null;
@@ -178,6 +178,8 @@ function prediction(values) {
     let shown;
     if (kind === "probabilities") shown = Object.entries(value).map(([label, p]) => make("div", { className: "share" },
       make("span", {}, label), make("meter", { value: p, "aria-label": label }), make("output", {}, `${(p * 100).toFixed(1)} %`)));
+    else if (kind === "scores") shown = Object.entries(value).map(([label, score]) => make("div", { className: "share" },
+      make("span", {}, label), make("output", {}, String(score))));
     else if (kind === "tensor" && typeof value === "object") shown = make("pre", { tabIndex: 0 }, cut(JSON.stringify(value), 400));
     else shown = make("p", { className: "value" }, String(value), unit ? make("small", {}, ` ${unit}`) : "");
     return make("div", {}, make("h3", {}, name), shown,

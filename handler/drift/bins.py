@@ -28,7 +28,7 @@ import numpy as np
 
 from handler.drift import statistic
 from handler.drift.statistic import BINS
-from handler.manifest import Distribution, Manifest
+from handler.manifest import BY_CLASS, Distribution, Manifest
 from handler.model_inputs import Array, Columns
 
 MAX_BINNED_ROWS = 100  # CloudWatch takes no more values of a metric from one record
@@ -67,8 +67,11 @@ class BaselineCdf:
     def __init__(self, known: Distribution, discrete: bool, dtype: Any = float) -> None:
         self.cuts: list[float] = []
         self.bins = [UNKNOWN_BIN if discrete else 1]
-        share = 1 - known.missing
-        low, high = [part * share for part in known.below], [part * share for part in known.upto]
+        share = 1 - known.missing_share
+        low, high = (
+            [part * share for part in known.cdf_left],
+            [part * share for part in known.cdf_right],
+        )
         steps: dict[Any, tuple[float, float]] = {}
         if discrete:
             steps = {
@@ -85,8 +88,8 @@ class BaselineCdf:
             # the same values as the model's dtype has them: a client may send 0.1 as float32 has it
             rounded = np.array(self.cuts, dtype).astype(float).tolist()
             steps |= {r: steps[cut] for r, cut in zip(rounded, self.cuts, strict=True)}
-        if known.missing:
-            steps[None] = (share, known.missing)
+        if known.missing_share:
+            steps[None] = (share, known.missing_share)
         self.steps = {
             value: (max(1.0, start * BINS + _ROUND), jump * BINS)
             for value, (start, jump) in steps.items()
@@ -252,7 +255,7 @@ def _targets(manifest: Manifest) -> Iterator[_Target]:
             yield _Target(*target, place, feature.name, text)
     for place, output in enumerate(manifest.outputs):
         parts: dict[str, int | None] = {output.name: None}
-        if output.kind == "probabilities":
+        if output.kind in BY_CLASS:
             parts = {f"{output.name}.{name}": i for i, name in enumerate(output.classes)}
         for name, at in parts.items():
             if (name, True) in known and output.kind != "tensor":

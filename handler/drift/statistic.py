@@ -13,7 +13,7 @@ is 0 without drift, at any traffic, and that of the customary PSI is not: it is 
 Population Stability Index", Western Michigan University). For small drifts D is the PSI.
 
 An alarm asks two things at once. Does the drift matter? Then D is over the manifest's
-`alarms.drift`, however much traffic there is: normal values that move by s standard deviations have
+`alarms.drift_threshold`, however much traffic there is: normal values that move by s standard deviations have
 a D of about exp(s^2) - 1, which is 0.06 for a quarter, 0.28 for a half, 1.7 for one. Is it certain?
 Then one of two statistics is out in its tail: Pearson's, which sees any change, or the slope, the
 mean bin number's, which sees small shifts of everything much sooner (the first component of
@@ -176,10 +176,10 @@ def alarm_metrics(
 def alarm(manifest: Manifest, target: Target, dimensions: dict[str, Any]) -> dict[str, Any]:
     """The properties of an `AWS::CloudWatch::Alarm` on one target."""
     wanted = manifest.alarms
-    math = metric_math(target.distribution.rows, wanted.drift_rows, wanted.drift_hours)
+    math = metric_math(target.distribution.rows, wanted.drift_min_rows, wanted.drift_hours)
     return {
         "Metrics": alarm_metrics(target.metric, dimensions, math, wanted.drift_hours * 3600),
-        "Threshold": wanted.drift,
+        "Threshold": wanted.drift_threshold,
         "ComparisonOperator": "GreaterThanThreshold",
         "EvaluationPeriods": 1,
         "TreatMissingData": "notBreaching",

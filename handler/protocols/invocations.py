@@ -211,7 +211,7 @@ def _tensor(scorer: Scorer, tensor: Tensor, data: Any, *at: str) -> Values:
         raise violation_error(where, "shape", f"must be an array of the shape [{text}]")
     rows: Values = [array] if whole else array
     _counted(scorer, [rows], where)
-    if rows[0].size > limit:
+    if math.prod(array.shape if whole else array.shape[1:]) > limit:
         raise violation_error(where, "too_many_elements", f"a tensor has at most {limit} elements")
     return rows
 

@@ -162,7 +162,7 @@ class _FastCheck:
         self.sets = [
             (i, f.categories)
             for i, f in enumerate(self.features)
-            if f.type == "category" and f.unseen == "reject"
+            if f.type == "category" and f.unknown_category == "reject"
         ]
         self.nullable = np.array([fraction and f.nullable for f in self.features])
         self.nulls = bool(self.nullable.any())
@@ -224,7 +224,7 @@ def _nan_to_none(feature: Feature, column: Array) -> Values:
         return column
     if column.dtype.kind == "f" and np.isnan(column).any():
         return [None if value != value else value for value in column.tolist()]
-    return list(column.tolist()) if feature.missing is not None else column
+    return list(column.tolist()) if feature.fill_value is not None else column
 
 
 _FLAGS = {0: False, 1: True}

@@ -136,7 +136,11 @@ def _feature(feature: Feature, dtype: str, every: frozenset[Any]) -> Mapping[str
     """What a feature takes, in terms of which more is greater; `every` known category."""
     number = feature.type in ("number", "integer")
     low, high = feature_bounds(feature, dtype) if number else (None, None)
-    known = frozenset(feature.categories) if feature.unseen == "reject" else every | {"any other"}
+    known = (
+        frozenset(feature.categories)
+        if feature.unknown_category == "reject"
+        else every | {"any other"}
+    )
     return {
         "type": Only("number" if number else feature.type),
         "unit": Only(feature.unit),

@@ -162,11 +162,11 @@ def bad_values(manifest: Manifest, rounded: bool = False) -> Iterator[BadValue]:
 
 
 def _feature(feature: Feature, kind: str, rounded: bool) -> Iterator[tuple[str, str | None, str]]:
-    closed = feature.type == "category" and feature.unseen == "reject"
+    closed = feature.type == "category" and feature.unknown_category == "reject"
     words = feature.type == "text" or (
         isinstance(feature.categories[0], str) if closed else kind == "string"
     )
-    wrong = "unseen_category" if closed and words else "type"
+    wrong = "unknown_category" if closed and words else "type"
     if not feature.nullable:
         yield "missing", None, "missing"
         yield "null", "null", wrong
@@ -187,7 +187,7 @@ def _feature(feature: Feature, kind: str, rounded: bool) -> Iterator[tuple[str, 
         yield from _number("" if closed else kind)
     if closed:
         unseen = _text(CLIENT_TEXT) if words else str(max(map(float, feature.categories)) + 1)
-        yield "unseen category", unseen, "unseen_category"
+        yield "unseen category", unseen, "unknown_category"
     elif feature.type in ("number", "integer"):
         low, high = feature_bounds(feature, kind)
         whole = feature.type == "integer"

@@ -17,12 +17,12 @@ from handler.drift import statistic
 from handler.settings import Settings
 from infra.drift import DriftAlarms
 from tests.fixtures import emf, events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
-from tests.infra.conftest import ROOT, Synth, Template
+from tests.infra.conftest import Synth, Template
 
 train: Any = importlib.import_module("examples.diabetes.train")
 DAY = 86_400_000
-DIABETES = ROOT / "model_artifacts" / "diabetes"
 MANIFEST = manifests.read(DIABETES)
 VERSION = "7"
 Capture = pytest.CaptureFixture[str]
@@ -125,7 +125,7 @@ def test_drift_fires_what_drifts(
 def test_too_little_traffic_is_silent(
     template: Template, handler: app.Handler, capsys: Capture, patients: list[Any]
 ) -> None:
-    few = [row | {"glucose": None} for row in patients[: MANIFEST.alarms.drift_rows - 1]]
+    few = [row | {"glucose": None} for row in patients[: MANIFEST.alarms.drift_min_rows - 1]]
     found = states(template, live(handler, capsys, iter([few])), 1)
     assert {state for each in found.values() for state in each} == {"OK"}
 
@@ -190,8 +190,8 @@ def business(tmp_path: Path) -> dict[str, dict[str, Any]]:
     from infra.settings import Settings as Deployment
 
     stated = MANIFEST._replace(
-        business=manifests.OutcomeValue("EUR", value=10.0, cost=0.1),
-        alarms=MANIFEST.alarms._replace(impact=4.0, label_days=3),
+        outcome_value=manifests.OutcomeValue("EUR", value=10.0, cost=0.1),
+        alarms=MANIFEST.alarms._replace(min_daily_impact=4.0, max_days_without_outcomes=3),
     )
     stack = cdk.Stack(cdk.App(outdir=str(tmp_path)), "S")
     deployment = Deployment(model="diabetes")
@@ -266,7 +266,7 @@ def test_rows_of_a_new_kind(template: Template) -> None:
 
 def test_the_archive_is_off_until_it_is_wanted(template: Template, synth: Synth) -> None:
     assert not template.all("AWS::KinesisFirehose::DeliveryStream")
-    wanted = synth.template("archive=true", "capture=full", "drift_alarms=outputs")
+    wanted = synth.template("archive=true", "log_payloads=full", "drift_alarms=outputs")
     stream = wanted.one("AWS::KinesisFirehose::DeliveryStream")["Properties"]
     target = stream["ExtendedS3DestinationConfiguration"]
     for word in ("model=", "version=", "date="):

@@ -52,16 +52,16 @@ def level(old: Manifest, new: Manifest) -> int:
         ("ratio", {"type": "boolean"}, MAJOR, MAJOR),
         ("ratio", {"unit": "m"}, MINOR, MAJOR),
         ("ratio", {"nullable": True}, MINOR, MAJOR),
-        ("ratio", {"nullable": True, "missing": 1.0, "description": "x"}, MINOR, MAJOR),
+        ("ratio", {"nullable": True, "fill_value": 1.0, "description": "x"}, MINOR, MAJOR),
         ("ratio", {"description": "another", "example": 0.7}, PATCH, PATCH),
         ("serum", {"maximum": 0.5}, PATCH, PATCH),  # not enforced, only counted
-        ("serum", {"missing": 0.5}, PATCH, PATCH),
+        ("serum", {"fill_value": 0.5}, PATCH, PATCH),
         ("serum", {"out_of_range": "reject"}, MAJOR, MINOR),
         ("colour", {"categories": ("red", "blue", "green")}, MINOR, MAJOR),
         ("colour", {"categories": ("blue", "red")}, PATCH, PATCH),
         ("colour", {"categories": ("red", "green")}, MAJOR, MAJOR),
-        ("colour", {"unseen": "accept"}, MINOR, MAJOR),
-        ("colour", {"unseen": "accept", "categories": ("green",)}, MINOR, MAJOR),
+        ("colour", {"unknown_category": "accept"}, MINOR, MAJOR),
+        ("colour", {"unknown_category": "accept", "categories": ("green",)}, MINOR, MAJOR),
         ("note/~", {"max_length": 10}, MAJOR, MINOR),
         ("note/~", {"max_length": None}, MINOR, MAJOR),
     ],
@@ -76,7 +76,7 @@ def test_a_feature(
 
 
 def test_known_categories_of_an_open_feature_are_no_contract(echo: Manifest) -> None:
-    old = feature(echo, "colour", unseen="accept")
+    old = feature(echo, "colour", unknown_category="accept")
     assert level(old, feature(old, "colour", categories=("green",))) == PATCH
 
 
@@ -187,7 +187,7 @@ def test_who_may_follow(
 def test_the_reasons_are_told_with_the_least_right_version(echo: Manifest) -> None:
     new = feature(feature(echo, "ratio", maximum=5), "count", minimum=-9)
     assert compatibility.semver_violations(echo, new._replace(version="1.2.4")) == [
-        "ratio: maximum 10.0 -> 5",
+        "ratio: maximum 10 -> 5",
         "2.0.0 is the least version after 1.2.3",
     ]
 

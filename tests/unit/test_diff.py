@@ -10,10 +10,10 @@ import pytest
 
 from answerable.__main__ import main
 from answerable.commands import diff
-from handler import settings
 from handler.manifest import Distribution
+from tests.fixtures.artifact import DIABETES
 
-SHIPPED = settings.ARTIFACTS / "diabetes"
+SHIPPED = DIABETES
 Capture = pytest.CaptureFixture[str]
 
 
@@ -26,7 +26,7 @@ def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     manifest = json.loads((directory / "manifest.json").read_text())
     manifest["version"] = "1.0.1"
     manifest["features"][0]["maximum"] = 110
-    manifest["lineage"]["why"] = "because [of] that"
+    manifest["lineage"]["reason"] = "because [of] that"
     manifest["lineage"]["metrics"]["held_out_mae"] = 40.5
     manifest["lineage"]["versions"]["lightgbm"] = "4.0"
     bmi = manifest["baseline"]["features"]["bmi"]
@@ -46,7 +46,7 @@ def test_everything_is_told(other: Path, capsys: Capture) -> None:
     for line in (
         "diabetes 1.0.0 -> diabetes 1.0.1",
         "because [of] that",
-        "major age: maximum 120.0 -> 110.0",
+        "major age: maximum 120 -> 110",
         "refused: 2.0.0 is the least version after 1.0.0",
         "other answers 0 of 29, by more than 1e-05",
         "refused 1",

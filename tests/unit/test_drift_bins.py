@@ -193,7 +193,8 @@ def test_what_was_never_seen_is_counted(tmp_path: Any) -> None:
         "outputs": {},
     }
     features = [
-        {**f, "unseen": "accept"} if f["name"] == "colour" else f for f in artifact.ECHO_FEATURES
+        {**f, "unknown_category": "accept"} if f["name"] == "colour" else f
+        for f in artifact.ECHO_FEATURES
     ]
     scorer = load(artifact.echo(tmp_path, baseline=known, features=features))
     for count in (4, 20, 400):

@@ -10,8 +10,8 @@ from answerable import __main__ as answerable
 from handler import app
 from handler.settings import Settings
 from tests.fixtures import events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
-from tests.unit.test_drift_alarm import DIABETES
 
 Capture = pytest.CaptureFixture[str]
 GOLDEN = json.loads((DIABETES / "golden.jsonl").read_text().splitlines()[0])["instance"]
@@ -44,7 +44,7 @@ def test_a_prediction_is_explained(
     manifest = json.loads((DIABETES / "manifest.json").read_text())
     for word in (
         "model diabetes 1.0.0", "function version 12", "row 2 of it", "this service made it",
-        f"predicted {one['progression']:.7g} points", manifest["lineage"]["why"],
+        f"predicted {one['progression']:.7g} points", manifest["lineage"]["reason"],
         manifest["files"]["model.onnx"]["sha256"], '"bmi": 31.5', "rest-1", one["id"],
     ):  # fmt: skip
         assert word in said, word

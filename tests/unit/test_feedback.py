@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 
 def model(*outputs: Any, business: OutcomeValue | None = None, **fields: Any) -> Any:
     found = manifest(*outputs, **fields)
-    found.business = business
+    found.outcome_value = business
     return found
 
 

@@ -12,12 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from handler import app, contract, settings
+from handler import app, contract
 from handler.errors import pointer
 from handler.scoring import Scorer
 from handler.settings import Settings
 from tests.fixtures import artifact, events
-from tests.fixtures.artifact import ECHO_FEATURES, FLOAT
+from tests.fixtures.artifact import DIABETES, ECHO_FEATURES, FLOAT
 from tests.fixtures.events import Context
 
 NAMES = [feature["name"] for feature in ECHO_FEATURES]
@@ -109,7 +109,7 @@ def test_kserve_v1(handler: app.Handler, capsys: Capture) -> None:
         ),
         ({"instances": [TABLE[0], [11, 3.5, "x", 1, 5, None]]}, [
             ("/instances/1/0", "out_of_range"), ("/instances/1/1", "type"),
-            ("/instances/1/2", "unseen_category"), ("/instances/1/3", "type"),
+            ("/instances/1/2", "unknown_category"), ("/instances/1/3", "type"),
             ("/instances/1/4", "type")]),
         ({"inputs": {**COLUMNS, "count": [1, None]}}, [("/inputs/count/1", "type")]),
         ({"inputs": {**COLUMNS, "count": [1]}}, [("/inputs", "ragged")]),
@@ -144,10 +144,10 @@ def test_what_the_contract_refuses(handler: app.Handler, body: Any, violations: 
     ("body", "violations"),
     [
         (CSV + ",x,3.5,green,maybe," + "y" * 21, [
-            ("/2/ratio", "type"), ("/2/count", "type"), ("/2/colour", "unseen_category"),
+            ("/2/ratio", "type"), ("/2/count", "type"), ("/2/colour", "unknown_category"),
             ("/2/open", "type"), ("/2/note~1~0", "too_long")]),
         (CSV + ",nan,1_0,,,", [("/2/ratio", "type"), ("/2/count", "type"),
-                               ("/2/colour", "unseen_category"), ("/2/open", "type")]),
+                               ("/2/colour", "unknown_category"), ("/2/open", "type")]),
         (CSV + ",inf,5,red,1,", [("/2/ratio", "non_finite")]),
         (CSV + "1,2", [("", "ragged")]),
         ("ratio,ratio\n1,2", [("", "ragged")]),
@@ -186,7 +186,7 @@ def test_what_cannot_be_read(handler: app.Handler, body: Any, kind: str, status:
 def test_npy_of_a_contract_with_strings(handler: app.Handler) -> None:
     status, problem = post(handler, npy(np.zeros((2, 6))), "application/x-npy")
     assert status == 422
-    assert ("/0/2", "unseen_category") in told(problem)
+    assert ("/0/2", "unknown_category") in told(problem)
     status, problem = post(handler, npy(np.zeros((2, 5))), "application/x-npy")
     assert (status, told(problem)) == (422, [("", "shape")])
 
@@ -313,7 +313,7 @@ def test_any_body_is_answered(handler: app.Handler, kind: str, data: Any) -> Non
 
 
 def test_cells_and_lines_without_end_are_refused_unread(shipped: Scorer) -> None:
-    handler = app.create(Settings(settings.ARTIFACTS / "diabetes"))
+    handler = app.create(Settings(DIABETES))
     limit = shipped.manifest.limits
     rows = [contract.example(shipped.manifest)] * limit.rows
     names = list(rows[0])

@@ -34,7 +34,7 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "infinite": ("ratio", [[0.5], [np.inf]], "non_finite"),
     "infinite where null may be": ("serum", [[0.5], [-np.inf]], "non_finite"),
     "whole": ("count", [[3], [1_000_001]], "out_of_range"),
-    "category": ("colour", [["red"], ["green"]], "unseen_category"),
+    "category": ("colour", [["red"], ["green"]], "unknown_category"),
     "text": ("note", [["a"], ["x" * 21]], "too_long"),
 }
 Capture = pytest.CaptureFixture[str]
@@ -214,7 +214,7 @@ MATRIX: list[dict[str, Any]] = [
      "example": 2},
     {"name": "flag", "input": "x", "column": 3, "type": "boolean", "example": True},
     {"name": "gap", "input": "x", "column": 4, "type": "number", "nullable": True,
-     "missing": -7.0, "minimum": 0, "example": 0.5},
+     "fill_value": -7.0, "minimum": 0, "example": 0.5},
 ]  # fmt: skip
 
 
@@ -258,7 +258,7 @@ def test_one_matrix_of_all_features(matrix: app.Handler, made: Any, rows: int) -
 @pytest.mark.parametrize(
     ("column", "value", "code"),
     [(0, 1.5, "type"), (0, -1, "out_of_range"), (0, 2.0**25, "out_of_range"), (1, 0.2,
-     "out_of_range"), (2, 1, "unseen_category"), (3, 2, "type"), (3, np.nan, "type"),
+     "out_of_range"), (2, 1, "unknown_category"), (3, 2, "type"), (3, np.nan, "type"),
      (4, -1, "out_of_range"), (4, np.inf, "non_finite")],
 )  # fmt: skip
 def test_one_matrix_with_one_wrong_value(

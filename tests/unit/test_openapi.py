@@ -24,7 +24,7 @@ def test_the_schema_states_what_the_contract_enforces(echo: Scorer) -> None:
     assert fields["note/~"]["maxLength"] == 20
     assert "serum" not in schema["required"]
     assert {"type": "null"} in fields["serum"]["anyOf"]
-    assert "0.0 to 1.0" in fields["serum"]["description"]
+    assert "0 to 1" in fields["serum"]["description"]
     assert "minimum" not in fields["serum"]["anyOf"][0]
 
 

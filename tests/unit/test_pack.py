@@ -240,7 +240,7 @@ def test_the_artifact_says_what_it_is(packed: Packer) -> None:
     assert manifest.description == "Three numbers"
     assert manifest.limits.rows == 5
     assert manifest.lineage.metrics == {"mae": 1.5, "rows": 20, "r2": 0.5}
-    assert manifest.lineage.why == "a test"
+    assert manifest.lineage.reason == "a test"
     assert manifest.lineage.git_commit is None
     assert set(manifest.lineage.versions) == {"onnx", "onnxruntime", "python", "skl2onnx"}
     (row,) = ask([{"a": 0, "b": 0.5, "c": 99}])
@@ -248,7 +248,7 @@ def test_the_artifact_says_what_it_is(packed: Packer) -> None:
     text = Path("model_artifacts/model/manifest.json").read_text()
     assert '"categories": [0.5, 1.5, 2.5]' in text
     assert "€" in text
-    assert '"unseen"' not in text  # a default
+    assert '"unknown_category"' not in text  # a default
 
 
 def test_packing_again_gives_the_same_bytes(packed: Packer) -> None:
@@ -296,11 +296,11 @@ def test_the_body_limit_lets_full_requests_through(packed: Packer) -> None:
 
 
 def test_alarms_and_the_worth_of_outcomes_are_stated(packed: Packer) -> None:
-    contract = "[alarms]\ndrift = 0.1\nimpact = 2.0\n[business]\nunit = 'EUR'\ncost = 0.5\n"
-    contract += "[business.outcomes.a]\nb = 1.5\n[features.a]\ncapture = 'drop'\n"
+    contract = "[alarms]\ndrift_threshold = 0.1\nmin_daily_impact = 2.0\n[outcome_value]\nunit = 'EUR'\ncost = 0.5\n"
+    contract += "[outcome_value.outcomes.a]\nb = 1.5\n[features.a]\ncapture = 'drop'\n"
     manifest = packed(models.regressor(), models.regressor_table(), contract=contract)
-    assert manifest.alarms == Alarms(drift=0.1, impact=2.0)
-    assert manifest.business == OutcomeValue("EUR", cost=0.5, outcomes={"a": {"b": 1.5}})
+    assert manifest.alarms == Alarms(drift_threshold=0.1, min_daily_impact=2.0)
+    assert manifest.outcome_value == OutcomeValue("EUR", cost=0.5, outcomes={"a": {"b": 1.5}})
     assert [f.capture for f in manifest.features if f.name == "a"] == ["drop"]
 
 
@@ -312,16 +312,37 @@ def centred(outputs: list[Any], *nodes: Any) -> bytes:
     return models.graph(list(nodes), [x], outputs, {"axes": np.array([0])})
 
 
-def test_rows_that_depend_on_each_other_are_run_one_by_one(packed: Packer) -> None:
+def test_pack_rows_that_interact_are_one_instance_or_refused(packed: Packer) -> None:
     model = centred(
         [models.tensor("y", ["N", 3])],
         helper.make_node("ReduceMean", ["x", "axes"], ["m"]),
         helper.make_node("Sub", ["x", "m"], ["y"]),
     )
-    manifest = packed(model, {"a": [1.0, 5.0], "b": [2.0, 6.0], "c": [3.0, 7.0]})
+    with pytest.raises(PackError, match="the rows of the table interact"):
+        packed(model, {"a": [1.0, 5.0], "b": [2.0, 6.0], "c": [3.0, 7.0]})
+    manifest = packed(model, {"x": np.array([[1, 2, 3], [5, 6, 7]], np.float32)})
+    assert manifest.execution.batch == "none"
+    assert ask([{"x": [[1, 2, 3], [5, 6, 7]]}]) == [{"y": [[-2, -2, -2], [2, 2, 2]]}]
+
+
+def test_pack_dynamically_quantised_rows_run_alone(packed: Packer) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    model = models.graph(nodes, [models.tensor("x", ["N", 2])], [models.tensor("y", ["N", 2])])
+    manifest = packed(model, {"a": [1.0, 300.0, 7.0], "b": [2.0, 500.0, 3.0]})
     assert manifest.execution.batch == "single"
-    found = ask([{"a": 1, "b": 2, "c": 3}, {"a": 5, "b": 6, "c": 7}])
-    assert found == [{"y": [0, 0, 0]}, {"y": [0, 0, 0]}]
+
+
+def test_pack_random_answers_are_refused(packed: Packer) -> None:
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["noise"]),
+        helper.make_node("Add", ["x", "noise"], ["y"]),
+    ]
+    model = models.graph(nodes, [models.tensor("x", [2])], [models.tensor("y", [2])])
+    with pytest.raises(PackError, match="answers one instance differently each time"):
+        packed(model)
 
 
 def test_a_graph_without_rows_takes_whole_tensors(packed: Packer) -> None:
@@ -331,7 +352,7 @@ def test_a_graph_without_rows_takes_whole_tensors(packed: Packer) -> None:
     manifest = packed(model, {"x": np.ones((4, 3), np.float32)})
     assert manifest.execution.batch == "none"
     assert ask([{"x": [[1, 2, 3], [4, 5, 6]]}, {"x": [[1, 1, 1]]}]) == [{"y": 21}, {"y": 3}]
-    with pytest.raises(PackError, match="one row for each row"):
+    with pytest.raises(PackError, match="the rows of the table interact"):
         packed(model, {"a": [1.0, 5.0], "b": [2.0, 6.0], "c": [3.0, 7.0]})
 
 
@@ -450,7 +471,7 @@ def test_samples_that_are_none(packed: Packer) -> None:
     assert "--reference" in refused(packed, models.regressor())
     assert "lacks image" in refused(packed, models.image_classifier(), {"x": np.ones((2, 1))})
     message = refused(packed, models.image_classifier(), {"image": np.ones((2, 3, 9, 9))})
-    assert "rows of shape (3, 9, 9), not (3, 16, 16)" in message
+    assert "has the shape [2, 3, 9, 9], and the model takes [any, 3, 16, 16]" in message
     message = refused(packed, models.image_classifier(), {"a": [1.0, 2.0]})
     assert "tensor contract" in message
 
@@ -488,9 +509,9 @@ def test_words_without_meaning(packed: Packer, words: list[str], said: str) -> N
         ("[outputs.value.decision]\nthreshold = 1\nunder = 'x'", "decision.under"),
         ("[limits]\nrows = 'many'", "limits.rows"),
         ("[limits]\nspeed = 1", "limits.speed"),
-        ("[alarms]\ndrift = 'much'", "alarms/drift"),
+        ("[alarms]\ndrift_threshold = 'much'", "alarms/drift_threshold"),
         ("[alarms]\ndrift_hours = 48", "drift_hours"),
-        ("[business]\nprofit = 1", "business.profit"),
+        ("[outcome_value]\nprofit = 1", "outcome_value.profit"),
         ("[features", "contract.toml"),
     ],
 )
@@ -562,7 +583,7 @@ def test_a_model_that_answers_nan(packed: Packer) -> None:
     assert "y is not finite in row 2" in refused(packed, model, {"x": [1.0, -1.0, 2.0]})
     message = refused(packed, model, {"x": [1.0, 2.0, None]})
     assert "x is missing there" in message
-    manifest = packed(model, {"x": [1.0, 2.0, None]}, contract="[features.x]\nmissing = 1.0")
+    manifest = packed(model, {"x": [1.0, 2.0, None]}, contract="[features.x]\nfill_value = 1.0")
     assert manifest.features[0].nullable
     assert ask([{"x": None}, {}]) == [{"y": 0}, {"y": 0}]
 

@@ -20,14 +20,16 @@ def ranks(found: Distribution, values: list[Any]) -> NDArray[np.float64]:
     for value in values:
         if value in found.values:
             i = found.values.index(value)
-            low, high = found.below[i], found.upto[i]
+            low, high = found.cdf_left[i], found.cdf_right[i]
             result.append(rng.uniform(low, high))
         else:
             i = int(np.searchsorted(np.array(found.values), value))
             assert 0 < i < len(found.values), "a value of the sample lies outside of it"
             left, right = float(found.values[i - 1]), float(found.values[i])
             share = (value - left) / (right - left)
-            result.append(found.upto[i - 1] + share * (found.below[i] - found.upto[i - 1]))
+            result.append(
+                found.cdf_right[i - 1] + share * (found.cdf_left[i] - found.cdf_right[i - 1])
+            )
     return np.array(result)
 
 
@@ -38,9 +40,9 @@ def distance_to_uniform(u: NDArray[np.float64]) -> float:
 
 
 def well_formed(found: Distribution) -> None:
-    assert len(found.values) == len(found.below) == len(found.upto) <= baseline.KNOTS
-    assert (found.below[0], found.upto[-1]) == (0, 1)
-    edges = [edge for step in zip(found.below, found.upto, strict=True) for edge in step]
+    assert len(found.values) == len(found.cdf_left) == len(found.cdf_right) <= baseline.KNOTS
+    assert (found.cdf_left[0], found.cdf_right[-1]) == (0, 1)
+    edges = [edge for step in zip(found.cdf_left, found.cdf_right, strict=True) for edge in step]
     assert edges == sorted(edges)
 
 
@@ -86,8 +88,8 @@ def test_categories_are_steps_by_frequency(values: list[str | None]) -> None:
     found = baseline.categories(values)
     present = [value for value in values if value is not None]
     assert found.rows == len(present)
-    assert found.missing == round(1 - len(present) / len(values), 6)
-    shares = [b - a for a, b in zip(found.below, found.upto, strict=True)]
+    assert found.missing_share == round(1 - len(present) / len(values), 6)
+    shares = [b - a for a, b in zip(found.cdf_left, found.cdf_right, strict=True)]
     for value, share in zip(found.values, shares, strict=True):
         assert abs(share - present.count(str(value)) / len(present)) < 2e-6
     assert all(one >= other - 2e-6 for one, other in pairwise(shares))
@@ -131,7 +133,7 @@ def test_features_and_outputs_by_name() -> None:
     ]
     found = baseline.measure(features, columns, outputs, answers)
     assert found.rows == 3
-    assert found.features["n"].missing == 0.333333
+    assert found.features["n"].missing_share == 0.333333
     assert found.features["t"].values == (1, 3)
     assert found.features["c"].values == (2, 1)
     assert found.outputs["v"].values == (0.1, 0.7)  # not 0.10000000149011612

@@ -88,7 +88,7 @@ def test_missing_cells_are_no_category() -> None:
     feature, column = infer(["1", "", "NaN", "null", "n/a"], "float32")
     assert feature.nullable
     assert column == [1.0, None, None, None, None]
-    feature, _ = infer(["1", "2"], "int64", missing=0)
+    feature, _ = infer(["1", "2"], "int64", fill_value=0)
     assert feature.nullable
     assert not infer(["1", "2"], "float32")[0].nullable
 

@@ -45,7 +45,7 @@ def test_the_vectorised_score_is_the_shipped_one() -> None:
     for row, value, loud in zip(bins, power.score(bins, CASE.rows), fired, strict=True):
         assert value == pytest.approx(statistic.score(row.tolist(), CASE.rows))
         sure = statistic.is_significant(row.tolist(), CASE.rows, CASE.hours)
-        assert loud == (sure and value > power.SHIPPED.drift)
+        assert loud == (sure and value > power.SHIPPED.drift_threshold)
 
 
 def test_the_study_runs_and_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:

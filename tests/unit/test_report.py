@@ -14,8 +14,9 @@ from handler import app
 from handler import manifest as manifests
 from handler.settings import Settings
 from tests.fixtures import events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
-from tests.unit.test_drift_alarm import DIABETES, resampled
+from tests.unit.test_drift_alarm import resampled
 
 Capture = pytest.CaptureFixture[str]
 DAY = 86_400_000
@@ -83,7 +84,7 @@ def test_no_drift_and_too_few_values_are_said_too(records: list[dict[str, Any]])
         baseline=manifest.baseline and manifest.baseline._replace(outputs={})
     )
     assert "No drift" in report.page(inputs, [r for r in records if r["timestamp"] < 3 * DAY], 24)
-    few = manifest._replace(alarms=manifest.alarms._replace(drift_rows=1000))
+    few = manifest._replace(alarms=manifest.alarms._replace(drift_min_rows=1000))
     assert "too few" in report.page(few, records, 24)
     assert "nothing is watched" in report.page(manifest._replace(baseline=None), records)
     assert "too few" in report.page(manifest, [])

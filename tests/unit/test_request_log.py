@@ -11,10 +11,10 @@ from handler import manifest as manifests
 from handler.drift import bins
 from handler.settings import Settings
 from tests.fixtures import artifact, emf, events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
 
 ROOT = Path(__file__).parents[2]
-DIABETES = ROOT / "model_artifacts" / "diabetes"
 GOLDEN = json.loads((DIABETES / "golden.jsonl").read_text().splitlines()[0])["instance"]
 Capture = pytest.CaptureFixture[str]
 
@@ -120,7 +120,7 @@ def test_hundreds_of_features_are_as_many_metrics_as_fit(capsys: Capture, tmp_pa
         {"name": f"x{i}", "input": "x", "type": "number", "column": i, "example": 1.0}
         for i in range(count)
     ]
-    step = {"rows": 9, "missing": 0.0, "values": [1.0], "below": [0.0], "upto": [1.0]}
+    step = {"rows": 9, "missing_share": 0.0, "values": [1.0], "cdf_left": [0.0], "cdf_right": [1.0]}
     known = {"rows": 9, "features": {f["name"]: step for f in features}, "outputs": {}}
     from onnx import helper
 
@@ -157,9 +157,9 @@ def test_settings_that_are_none_of_ours_capture_nothing() -> None:
 
 def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -> None:
     directory = artifact.echo(
-        tmp_path, business={"unit": "EUR", "cost": 2.0, "outcomes": {"a": {"b": 1.5}}}
+        tmp_path, outcome_value={"unit": "EUR", "cost": 2.0, "outcomes": {"a": {"b": 1.5}}}
     )
-    business = manifests.read(directory).business
+    business = manifests.read(directory).outcome_value
     assert business is not None
     assert (business.unit, business.outcomes) == ("EUR", {"a": {"b": 1.5}})
     for hours in (0, 25):
