@@ -21,17 +21,18 @@ import orjson
 
 from handler import errors
 from handler.contract import EXACT, example, feature_bounds, number_bounds
-from handler.errors import MAX_VIOLATIONS, pointer
+from handler.errors import MAX_VIOLATIONS, pointer, problem_type
+from handler.http import INFERENCE_HEADER_LENGTH
 from handler.manifest import Feature, Manifest
 from handler.model_inputs import dtype
 from handler.prediction_id import MAX_OUTCOMES
 from handler.protocols import binary
-from handler.protocols.open_inference import DATATYPES, LENGTH
+from handler.protocols.open_inference import DATATYPES
 
 MAX_EVENT_BYTES = 6 * 1024 * 1024 - 4096  # of an event, for the body
 MAX_CASE_BYTES = 1_000_000  # of a bad tensor's JSON
 PROBLEMS = {
-    error.status: f"urn:answerable:problem:{error.kind}"
+    error.status: problem_type(error.slug)
     for error in (
         errors.BadRequest, errors.NotFound, errors.MethodNotAllowed, errors.PayloadTooLarge,
         errors.UnsupportedMediaType, errors.ContractViolation,
@@ -527,7 +528,8 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
         }
         if manifest.execution.batch != "none" and len(good) == 1:
             counts = (0, manifest.limits.rows + 1, 2**63)
-            bad["rows", "shape", "wrong_length"] = [[n, *rest] for n in counts]
+            code = "wrong_length" if tensor.shape[0] is None else "shape"
+            bad["rows", "shape", code] = [[n, *rest] for n in counts]
             bad["rows", "shape/0", "type"] = [[orjson.Fragment(str(2**64)), *rest]]
         for (kind, at, code), values in bad.items():
             for value in values:
@@ -569,20 +571,21 @@ def _binary_infer(manifest: Manifest) -> tuple[Any, list[bytes]]:
 
 def _framed(document: Any, tensors: list[bytes]) -> tuple[bytes, Headers]:
     head = orjson.dumps(document)
-    return b"".join([head, *tensors]), {**OCTETS, LENGTH: str(len(head))}
+    return b"".join([head, *tensors]), {**OCTETS, INFERENCE_HEADER_LENGTH: str(len(head))}
 
 
 def _bad_binary(manifest: Manifest, path: str) -> Iterator[Case]:
     """Yield bad requests whose tensors are bytes."""
     document, tensors = _binary_infer(manifest)
     text, headers = _framed(document, tensors)
-    head = int(headers[LENGTH])
+    head = int(headers[INFERENCE_HEADER_LENGTH])
     for length in (
         CLIENT_TEXT, "-1", "0", "", "1e3", "0x10", " ", "1.0", "+5", "\uff19", str(len(text) + 1),
         "9" * 30, f"{head}, {head}", f"{head},{head}", str(head - 1), str(head + 1), "-0", "NaN",
         "1" * 5000,
     ):  # fmt: skip
-        yield Case("header length", path, text, 400, headers={**OCTETS, LENGTH: length})
+        wrong = {**OCTETS, INFERENCE_HEADER_LENGTH: length}
+        yield Case("header length", path, text, 400, headers=wrong)
     yield Case("no header length", path, text, 400, headers=OCTETS)
     yield Case("trailing data", path, text + TEXT, 400, headers=headers)
     yield Case("cut off", path, text[:-1], 400, headers=headers)
@@ -735,4 +738,4 @@ def _bad_feedback() -> Iterator[Case]:
     for id in ("", CLIENT_TEXT, "x" * 52, "4" * 52, "é" * 52, "4" * 51 + "\n"):
         document = {"outcomes": [{"prediction_id": id, "actual": 1}]}
         location = "/outcomes/0/prediction_id"
-        yield _422("no id", "/feedback", document, (location, "malformed"))
+        yield _422("no id", "/feedback", document, (location, "malformed_id"))

@@ -61,16 +61,17 @@ class ModelFunction(Construct):
             logging_format=lambda_.LoggingFormat.TEXT,
             environment={
                 "SERVICE_NAME": settings.service,
-                "POWERTOOLS_LOG_LEVEL": settings.log_level,
-                "CAPTURE": settings.log_payloads,
+                "LOG_LEVEL": settings.log_level,
+                "LOG_PAYLOADS": settings.log_payloads,
             },
             reserved_concurrent_executions=settings.max_concurrency,
             snap_start=(
                 lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS if settings.snapstart else None
             ),
-            # Versions stay when the next one is published: they are the way back.
+            # Versions stay for a rollback when the next one is published. One that a failed
+            # deployment made goes with it, or its number could not be published again.
             current_version_options=lambda_.VersionOptions(
-                removal_policy=cdk.RemovalPolicy.RETAIN,
+                removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
                 description=f"{manifest.name} {manifest.version}",
             ),
         )
@@ -134,7 +135,7 @@ def ops_function(
         logging_format=lambda_.LoggingFormat.TEXT,
         environment={
             "SERVICE_NAME": settings.service,
-            "POWERTOOLS_LOG_LEVEL": settings.log_level,
+            "LOG_LEVEL": settings.log_level,
             **environment,
         },
     )

@@ -34,9 +34,10 @@ from starlette.types import Receive, Scope, Send
 
 from answerable.commands import add_model, report
 from answerable.local import event_sources, local_sqs
-from answerable.local.event_sources import HttpRequest
+from answerable.local.event_sources import HttpRequest, HttpResponse
 from answerable.local.local_lambda import LocalLambda, error_response
-from handler import openapi
+from answerable.local.same_origin import refusal
+from handler import manifest as manifests
 from handler.errors import ArtifactError, PayloadTooLarge
 from infra.project import find_model
 
@@ -67,10 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes one that is free")
     parser.add_argument(
-        "--front",
+        "--event-source",
         choices=event_sources.EVENT_SOURCES,
         default="rest",
-        help="whose events (default: rest)",
+        help="whose events the function gets (default: rest)",
     )
     parser.add_argument("--timeout", type=float, default=30.0, help="the function's, in seconds")
     records = parser.add_mutually_exclusive_group()
@@ -79,9 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def create_app(
-    environment: LocalLambda, say: Callable[[str], None], poll_seconds: float = 1.0
+    environment: LocalLambda,
+    say: Callable[[str], None],
+    poll_seconds: float = 1.0,
+    host: str = "127.0.0.1",
 ) -> Starlette:
-    """The ASGI application."""
+    """Return the ASGI application. `host` is the address that it listens on."""
     worker = ThreadPoolExecutor(1, "function")  # one call at a time, in their order
 
     @contextlib.asynccontextmanager
@@ -93,18 +97,20 @@ def create_app(
 
     async def forward(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        if problem := refusal(request, host):
+            answer = error_response(problem, str(uuid.uuid4()), 403)
+            return await _response(answer)(scope, receive, send)
         wants_page = "text/html" in request.headers.get("accept", "")
         if request.method == "GET" and request.url.path == "/" and wants_page:
             return await _file(PAGES / "start.html")(scope, receive, send)
         try:
-            body = await _body(request, event_sources.BODY_BYTES[environment.front])
+            body = await _body(request, event_sources.MAX_BODY_BYTES[environment.event_source])
         except ClientDisconnect:
             return
         if body is None:
-            limit = event_sources.BODY_BYTES[environment.front] // event_sources.MEBIBYTE
-            answer = error_response(
-                PayloadTooLarge(f"the front takes bodies of at most {limit} MB"), str(uuid.uuid4())
-            )
+            limit = event_sources.MAX_BODY_BYTES[environment.event_source] // event_sources.MEBIBYTE
+            problem = PayloadTooLarge(f"the event source takes bodies of at most {limit} MB")
+            answer = error_response(problem, str(uuid.uuid4()))
         else:
             call = HttpRequest(
                 method=request.method,
@@ -116,12 +122,11 @@ def create_app(
             )
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(worker, environment.invoke, call)
-        response = Response(answer.body, answer.status)
-        for name, value in answer.headers:
-            response.headers.append(name, value)
-        await response(scope, receive, send)
+        await _response(answer)(scope, receive, send)
 
     def page(request: Request) -> Response:
+        if problem := refusal(request, host):
+            return _response(error_response(problem, str(uuid.uuid4()), 403))
         name = request.path_params.get("name", "docs.html")
         if name in FILES:
             return _file(FILES[name])
@@ -157,8 +162,9 @@ FILES = {
 def _start(environment: LocalLambda) -> bytes:
     """What the start page shows."""
     served = environment.served
-    model = openapi.describe(served.manifest)
-    return orjson.dumps({"model": model, "golden": served.golden, "front": environment.front})
+    model = manifests.public_document(environment.directory)
+    content = {"model": model, "golden": served.golden, "event_source": environment.event_source}
+    return orjson.dumps(content)
 
 
 def _report(environment: LocalLambda) -> str:
@@ -187,6 +193,13 @@ def _example(environment: LocalLambda) -> bytes:
 
 
 DATA = {"start.json": _start, "example.json": _example}
+
+
+def _response(answer: HttpResponse) -> Response:
+    response = Response(answer.body, answer.status)
+    for name, value in answer.headers:
+        response.headers.append(name, value)
+    return response
 
 
 def _file(path: Path) -> FileResponse:
@@ -239,9 +252,9 @@ def main(args: argparse.Namespace) -> int:
         console.print(Text(line, style), soft_wrap=True)
 
     with contextlib.ExitStack() as stack:
-        if not os.environ.get("FEEDBACK_SECRET"):  # one of this run alone
-            os.environ["FEEDBACK_SECRET"] = secrets.token_urlsafe()
-            stack.callback(os.environ.pop, "FEEDBACK_SECRET")
+        if not os.environ.get("PREDICTION_ID_SECRET"):  # one of this run alone
+            os.environ["PREDICTION_ID_SECRET"] = secrets.token_urlsafe()
+            stack.callback(os.environ.pop, "PREDICTION_ID_SECRET")
         try:
             directory = find_model(args.model)
             family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
@@ -250,14 +263,15 @@ def main(args: argparse.Namespace) -> int:
             )
             jobs = stack.enter_context(local_sqs.prepared())
             environment = LocalLambda(
-                directory.absolute(), args.front, args.timeout, jobs.start if jobs else None
+                directory.absolute(), args.event_source, args.timeout, jobs.start if jobs else None
             )
         except ArtifactError as error:
-            say(f"{args.model or 'no model to serve'}: {error}", "red")
-            return 1
-        except OSError as error:
-            say(f"{args.host} port {args.port} cannot be had: {error.strerror}", "red")
-            return 1
+            say(f"serve: {error}", "red")
+            return 2
+        except (OSError, OverflowError) as error:  # a port over 65535 overflows
+            reason = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
+            say(f"serve: {args.host} port {args.port}: {reason}", "red")
+            return 2
         host = "localhost" if args.host in LOCAL else args.host
         _greet(console, environment, f"http://{host}:{listener.getsockname()[1]}")
         records: TextIO = sys.stdout
@@ -268,7 +282,7 @@ def main(args: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
             signal.signal(number, lambda *_: sys.exit(0))
         config = uvicorn.Config(
-            create_app(environment, say),
+            create_app(environment, say, host=args.host),
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -3,13 +3,18 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from answerable.packing import openapi
 from answerable.packing.errors import PackError
-from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, File, Manifest
+from handler import manifest as manifests
+from handler.errors import ArtifactError
+from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, OPENAPI_FILE_NAME, File, Manifest
+from infra.project import previous_dir
 
 WIDTH = 100
 
@@ -30,18 +35,24 @@ def files(directory: Path) -> dict[str, File]:
 
 @contextlib.contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """A new folder that becomes `target` when the block ends well; else nothing has changed.
+    """Yield a new folder that becomes `target` when the block ends well; else nothing changes.
 
-    It lies two levels below target's parent, where no glob for "*/manifest.json" finds it.
+    An artifact of another version in `target` is kept, where `find_model("NAME@VERSION")` finds it.
     """
     if target.exists() and not (target / FILE_NAME).is_file() and any(target.iterdir()):
         raise PackError(f"{target} is there and is not an artifact; it is left alone")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # two levels below: no glob for */manifest.json finds it
         with tempfile.TemporaryDirectory(prefix=".packing-", dir=target.parent) as folder:
             fresh, old = Path(folder, target.name), Path(folder, "old")
             fresh.mkdir()
             yield fresh
+            version = packed_version(target)
+            if version and version != packed_version(fresh):
+                old = previous_dir(target, version)
+                old.parent.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(old, ignore_errors=True)
             if target.exists():
                 target.rename(old)
             try:
@@ -53,13 +64,30 @@ def staged(target: Path) -> Iterator[Path]:
         raise PackError(f"{target}: {error.strerror or error}") from None
 
 
+def packed_version(directory: Path) -> str:
+    """Return the version of the artifact in `directory`; "" if there is none."""
+    try:
+        return manifests.read(directory).version
+    except ArtifactError:
+        return ""
+
+
 def write(directory: Path, manifest: Manifest) -> None:
-    """Write manifest.json as a human would, defaults left out, short things on one line; and the
-    seal on it.
+    """Write the files that follow from the manifest."""
+    for name, content in contents(_plain(manifest), openapi.render(manifest)).items():
+        (directory / name).write_bytes(content)
+
+
+def contents(manifest: dict[str, Any], document: bytes) -> dict[str, bytes]:
+    """Return openapi.json, manifest.json with the hash of that, and the digest of the manifest.
+
+    The manifest is written as a human would: without defaults, short values on one line.
     """
-    text = _render(_plain(manifest), 0) + "\n"
-    (directory / FILE_NAME).write_text(text, encoding="utf-8")
-    (directory / DIGEST_FILE_NAME).write_text(sha256(directory / FILE_NAME) + "\n")
+    entry = {"sha256": hashlib.sha256(document).hexdigest(), "bytes": len(document)}
+    manifest = {**manifest, "files": {**manifest["files"], OPENAPI_FILE_NAME: entry}}
+    text = f"{_render(manifest, 0)}\n".encode()
+    digest = f"{hashlib.sha256(text).hexdigest()}\n".encode()
+    return {OPENAPI_FILE_NAME: document, FILE_NAME: text, DIGEST_FILE_NAME: digest}
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 
 from handler import app, prediction_id
 from handler.errors import MAX_VIOLATIONS
-from handler.gateway_events import OCTET_STREAM
+from handler.http import OCTET_STREAM
 from handler.settings import Settings
 from tests.fixtures import artifact, events
 from tests.fixtures.protocols import LENGTH
@@ -54,8 +54,8 @@ def contract(data: bytes) -> None:
     ask(events.rest(data))
 
 
-def front(data: bytes) -> None:
-    """An event of no known front, or one of those with anything in it."""
+def event_source(data: bytes) -> None:
+    """An event of no known event_source, or one of those with anything in it."""
     with contextlib.suppress(ValueError, RecursionError):
         ask(json.loads(data))
 
@@ -87,7 +87,7 @@ def feedback(data: bytes) -> None:
     body = data[1:32].ljust(31, b"\0")
     id = b2a_base64(body + prediction_id.signer(SECRET)(body), newline=False)
     actual = data[32:].decode("utf-8", "replace") or "null"
-    text = id.translate(bytes.maketrans(prediction_id._STANDARD, prediction_id._SORTED)).decode()
+    text = id.translate(bytes.maketrans(prediction_id._BASE64, prediction_id._SORTED)).decode()
     ask(
         events.rest(f'{{"outcomes":[{{"prediction_id":"{text}","actual":{actual}}}]}}', "/feedback")
     )
@@ -95,7 +95,7 @@ def feedback(data: bytes) -> None:
 
 HARNESSES: dict[str, Callable[[bytes], None]] = {
     harness.__name__: harness
-    for harness in (wire, contract, front, oip_json, oip_binary, invocations, feedback)
+    for harness in (wire, contract, event_source, oip_json, oip_binary, invocations, feedback)
 }
 
 
@@ -103,7 +103,7 @@ HARNESSES: dict[str, Callable[[bytes], None]] = {
 def handler() -> app.Handler:
     """The door, of a model that answers within its contract whatever it is asked."""
     directory = Path(tempfile.mkdtemp()) / "echo"
-    return app.create(Settings(artifact.echo(directory), secret=SECRET, capture="full"))
+    return app.create(Settings(artifact.echo(directory), prediction_id_secret=SECRET, log_payloads="full"))
 
 
 def ask(event: Any) -> None:

@@ -98,7 +98,7 @@ def test_metadata_are_the_graph_s_tensors(handler: app.Handler, path: str) -> No
 
 @pytest.mark.parametrize(
     "path",
-    ["/v2/models/other", "/v2/models/test/versions/9", "/v2/models/other/infer", "/v2/models",
+    ["/v2/models/other", "/v2/models/test/versions/9", "/v2/models/other/infer",
      "/v2/models//infer", "/v1/models/other:predict", "/v2/models/{name}", "/v2/models/a/b/infer"],
 )  # fmt: skip
 def test_another_model_or_path_is_not_found(
@@ -126,7 +126,7 @@ def test_a_tabular_model_takes_its_tensors(
     line = json.loads(capsys.readouterr().out)
     assert (line["route"], line["Rows"]) == ("POST /v2/models/{name}/infer", 2)
     assert set(line["timings_ms"]) == {"validate", "convert", "run"}
-    assert "unusual" not in line
+    assert "out_of_range_counts" not in line
 
 
 def test_a_version_a_request_id_and_some_of_the_outputs_in_their_order(
@@ -160,7 +160,7 @@ def test_predictions_have_ids_for_who_asks(
     assert [one.row for one in told] == [0, 1]
     assert [one.value for one in told] == found["ratio_out"].ravel().tolist()
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert record["prediction"] == told[0].request
+    assert record["prediction_id_prefix"] == told[0].prefix
     outcome = {"prediction_id": found["prediction_id"][1], "actual": 1.0}
     answer = handler(events.rest(json.dumps({"outcomes": [outcome]}), "/feedback"), Context())
     assert answer["statusCode"] == 202
@@ -201,10 +201,10 @@ def test_unusual_values_are_counted(handler: app.Handler, capsys: Capture) -> No
     arrays = {name: np.repeat(array[:1], 50, axis=0) for name, array in ARRAYS.items()}
     arrays["serum"][7:10] = [[np.nan], [5], [-1]]
     assert ask(handler, as_binary(arrays))[0] == 200
-    assert json.loads(capsys.readouterr().out)["unusual"] == {"serum": 2}
+    assert json.loads(capsys.readouterr().out)["out_of_range_counts"] == {"serum": 2}
     small = {name: array[6:12] for name, array in arrays.items()}
     assert ask(handler, as_binary(small))[0] == 200
-    assert json.loads(capsys.readouterr().out)["unusual"] == {"serum": 2}
+    assert json.loads(capsys.readouterr().out)["out_of_range_counts"] == {"serum": 2}
 
 
 MATRIX: list[dict[str, Any]] = [
@@ -330,7 +330,7 @@ def test_what_is_not_a_request_is_refused(
     status, problem, _ = ask(matrix, protocols.event(json.dumps(document)))
     assert (status, told(problem)) == (422, [(pointer, code)])
     if "BF16" in json.dumps(document):
-        assert "BF16 is not served" in problem["error"]
+        assert "BF16 is not supported" in problem["error"]
 
 
 def test_extensions_of_others_are_let_through(matrix: app.Handler) -> None:
@@ -447,10 +447,12 @@ def test_a_rest_api_hands_on_bytes_to_whom_accepts_them_first(
     assert ask(matrix, rest)[2]["y"].tobytes() == X.tobytes()
 
 
-@pytest.mark.parametrize("front", [events.http, events.alb])
-def test_large_answers_are_packed_for_those_who_take_it(matrix: app.Handler, front: Any) -> None:
+@pytest.mark.parametrize("event_source", [events.http, events.alb])
+def test_large_answers_are_packed_for_those_who_take_it(
+    matrix: app.Handler, event_source: Any
+) -> None:
     x = np.repeat(X, 900, axis=0)
-    event = front(as_json({"x": x})["body"], INFER)
+    event = event_source(as_json({"x": x})["body"], INFER)
     plain = matrix(event, Context())
     assert "content-encoding" not in plain["headers"]
     for accepted in ("gzip", "br, GZIP;q=0.5", "*"):

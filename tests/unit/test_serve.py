@@ -44,11 +44,11 @@ def until(true: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path, front: str = "rest", said: list[str] | None = None
+    directory: Path, event_source: str = "rest", said: list[str] | None = None
 ) -> Iterator[httpx.Client]:
     """A client of the real server, in a thread."""
     say: list[str] = [] if said is None else said
-    app = serve.create_app(LocalLambda(directory, front), say.append, POLL)
+    app = serve.create_app(LocalLambda(directory, event_source), say.append, POLL)
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
     )
@@ -76,9 +76,9 @@ def predictions(answer: httpx.Response) -> list[dict[str, Any]]:
     return [{name: value for name, value in one.items() if name != "id"} for one in found]
 
 
-@pytest.mark.parametrize("front", list(event_sources.EVENT_SOURCES))
-def test_every_front_gives_the_same_answer(echo_dir: Path, front: str) -> None:
-    with serving(echo_dir, front) as client:
+@pytest.mark.parametrize("event_source", list(event_sources.EVENT_SOURCES))
+def test_every_event_source_gives_the_same_answer(echo_dir: Path, event_source: str) -> None:
+    with serving(echo_dir, event_source) as client:
         answer = client.post("/predict?a=1", content=BODY, headers=JSON)
         assert (answer.status_code, predictions(answer)) == (200, [ANSWER])
         assert answer.headers["content-type"] == "application/json"
@@ -118,7 +118,8 @@ def test_bodies_that_are_no_plain_json(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/", 200),
+        ("HEAD", "/ping", 200),
         ("GET", "/nowhere", 404),
         ("GET", "/predict", 405),
         ("HEAD", "/predict", 405),
@@ -139,18 +140,18 @@ def test_every_method_and_path_goes_to_the_handler(
 
 
 @pytest.mark.parametrize(
-    ("front", "size", "told"),
+    ("event_source", "size", "told"),
     [
-        ("rest", 10 * event_sources.MEBIBYTE + 1, "the front takes bodies of at most 10 MB"),
-        ("alb", event_sources.MEBIBYTE + 1, "the front takes bodies of at most 1 MB"),
+        ("rest", 10 * event_sources.MEBIBYTE + 1, "the event source takes bodies of at most 10 MB"),
+        ("alb", event_sources.MEBIBYTE + 1, "the event source takes bodies of at most 1 MB"),
         ("rest", 7 * event_sources.MEBIBYTE, "the event is over Lambda's 6 MB"),
-        ("rest", 5 * event_sources.MEBIBYTE, "the body is over 1000000 bytes"),
+        ("rest", 5 * event_sources.MEBIBYTE, "the body is over the limit of 1000000 bytes"),
     ],
 )
-def test_too_large_for_the_front_for_lambda_or_for_the_contract(
-    echo_dir: Path, front: str, size: int, told: str
+def test_too_large_for_the_event_source_for_lambda_or_for_the_contract(
+    echo_dir: Path, event_source: str, size: int, told: str
 ) -> None:
-    with serving(echo_dir, front) as client:
+    with serving(echo_dir, event_source) as client:
         answer = client.post("/predict", content=b" " * size, headers=JSON)
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"
@@ -185,8 +186,8 @@ def test_the_context_is_like_lambdas() -> None:
 def test_browsers_get_a_page_and_others_what_production_answers(client: httpx.Client) -> None:
     page = client.get("/", headers={"accept": "text/html,*/*;q=0.8"})
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert client.get("/").json()["status"] == 404
-    assert client.post("/", headers={"accept": "text/html"}).status_code == 404
+    assert client.get("/").json()["links"]["predict"] == "predict"
+    assert client.post("/", headers={"accept": "text/html"}).status_code == 405
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_golden_rows_are_offered_as_far_as_a_page_can_carry_them(
     directory = artifact.echo(tmp_path / "a")
     (directory / "golden.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
     assert LocalLambda(directory).served.golden == rows
-    monkeypatch.setattr(local_lambda, "PAGE_BYTES", 1)
+    monkeypatch.setattr(local_lambda, "MAX_PAGE_BYTES", 1)
     assert LocalLambda(directory).served.golden == rows[:1]
     (directory / "golden.jsonl").write_bytes(b"{}")
     with pytest.raises(ArtifactError, match="line 1 is not a golden row"):
@@ -353,7 +354,7 @@ def test_the_command_greets_records_and_leaves(echo_dir: Path, number: signal.Si
         assert re.search(r"^200, [\d.]+ ms in the handler$", said, re.M)
         id = re.search(r'"predictions":\[{"id":"([^"]{52})","ratio":0.5,', said)
         assert id
-        with pytest.raises(BadId, match="forged"):  # sealed with a secret of this run
+        with pytest.raises(BadId, match="invalid_signature"):  # sealed with a secret of this run
             prediction_id.parse(id[1], prediction_id.signer(""))
         if shutil.which("curl"):
             line = re.search(r"^curl .*$", said, re.M)
@@ -379,19 +380,57 @@ def test_what_cannot_be_served_is_said_in_one_line(echo_dir: Path, tmp_path: Pat
         cases: list[tuple[tuple[str | Path, ...], str]] = [
             (
                 (echo_dir, "--port", port[1]),
-                f"port {port[1]} cannot be had: Address already in use",
+                f"serve: 127.0.0.1 port {port[1]}: Address already in use",
             ),
+            ((echo_dir, "--port", "99999"), "serve: 127.0.0.1 port 99999: ports are 0 to 65535"),
             ((tmp_path, "--port", "0"), "manifest.json: No such file or directory"),
-            ((broken, "--port", "0"), "model.onnx: its size is not the manifest's"),
+            ((broken, "--port", "0"), "model.onnx: its size differs from the manifest"),
         ]
         for arguments, told in cases:
             with process(*arguments) as second:
                 out, errors = second.communicate(timeout=20)
-            assert (second.returncode, out) == (1, "")
+            assert (second.returncode, out) == (2, "")
             assert told in errors
             assert len(errors.splitlines()) == 1
         first.send_signal(signal.SIGINT)
         assert first.communicate(timeout=20)[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost:8000"}, 200),
+        ({"host": "churn.localhost"}, 200),
+        ({"host": "[::1]:8000"}, 200),
+        ({"host": "192.168.1.9:8000"}, 200),
+        ({"host": "rebound.example"}, 403),
+        ({"host": "localhost.example"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"host": "localhost:8000", "origin": "http://localhost:8000"}, 200),
+        ({"host": "localhost:8000", "origin": "http://localhost:3000"}, 403),
+        ({"host": "localhost:8000", "origin": "null"}, 403),
+    ],
+)
+def test_a_page_of_another_site_reaches_nothing(
+    client: httpx.Client, headers: dict[str, str], status: int
+) -> None:
+    body = {"instances": [ROW]}
+    assert client.post("/predict", json=body, headers=headers).status_code == status
+    foreign = headers.get("host", "").endswith(".example")
+    for path in ("/docs", "/docs/start.json", "/model"):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == (403 if foreign else 200)
+        if foreign:
+            assert answer.json()["status"] == 403
+
+
+def test_the_root_says_where_to_look(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert {"predict", "openapi.json", "model"} <= set(answer.json()["links"].values())
 
 
 def test_records_may_go_to_a_file(echo_dir: Path, tmp_path: Path) -> None:
