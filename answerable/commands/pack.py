@@ -165,7 +165,7 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
             inputs=tuple(_batched(tensor, batch) for tensor in inputs),
             outputs=outputs,
             limits=limits.default(
-                sample.features, inputs, outputs, (sample.feeds, results), batch, statement.limits
+                sample.types, inputs, outputs, (sample.feeds, results), batch, statement.limits
             ),
             execution=Execution(args.threads or 1, batch),
             lineage=provenance.lineage(
@@ -179,7 +179,7 @@ def pack(args: argparse.Namespace, step: Step = lambda _: None) -> tuple[Manifes
             else None,
             producer=producer,
             features=sample.features,
-            baseline=baseline.measure(sample.features, sample.columns, outputs, results),
+            baseline=baseline.measure(sample.types, sample.columns, outputs, results),
         )
         _load(directory, draft)  # before anything is measured: is what is stated well-formed?
         version_check.check(
@@ -250,7 +250,7 @@ def _check_finite(
             continue
         row = int(np.argwhere(~np.isfinite(array))[0][0])
         holes = [name for name, column in sample.columns.items() if column[row] is None]
-        hint = f"; {', '.join(holes)} is missing there: state what it becomes, as `missing`"
+        hint = f"; {', '.join(holes)} is missing there: state what it becomes, as `fill_value`"
         raise PackError(
             f"{output.name} is not finite in row {row + 1} of the sample{hint if holes else ''}"
         )

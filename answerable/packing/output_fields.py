@@ -8,10 +8,9 @@ import numpy as np
 
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
-from answerable.packing.execution import Batch
 from answerable.packing.graph import Classes
 from answerable.packing.table import Array
-from handler.manifest import Output, OutputKind, Tensor
+from handler.manifest import BatchMode, Output, OutputKind, Tensor, row_shape
 
 # skl2onnx's names say nothing to a caller
 NAMES = {
@@ -24,7 +23,7 @@ NAMES = {
 def describe(
     tensors: Sequence[Tensor],
     arrays: Sequence[Array],
-    batch: Batch,
+    batch: BatchMode,
     classes: dict[str, Classes],
     stated: dict[str, Fields],
     tabular: bool,
@@ -54,7 +53,7 @@ def describe(
     return tuple(outputs)
 
 
-def _shape(tensor: Tensor, array: Array, batch: Batch, tabular: bool) -> tuple[int | None, ...]:
+def _shape(tensor: Tensor, array: Array, batch: BatchMode, tabular: bool) -> tuple[int | None, ...]:
     """The output's shape: without a table to fix them, only the axes that the graph declares."""
     lead: tuple[int | None, ...] = {"dynamic": (None,), "single": (1,), "none": ()}[batch]
     rest = tensor.shape[len(lead) :]
@@ -64,8 +63,8 @@ def _shape(tensor: Tensor, array: Array, batch: Batch, tabular: bool) -> tuple[i
     return lead + (actual if tabular else rest)
 
 
-def _kind(dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: Batch) -> OutputKind:
-    rest = shape if batch == "none" else shape[1:]
+def _kind(dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: BatchMode) -> OutputKind:
+    rest = row_shape(shape, batch)
     if rest == () or (rest == (1,) and batch != "none"):
         if _fit(dtype, classes):
             return "label"
@@ -83,9 +82,9 @@ def _fit(dtype: str, classes: Classes) -> bool:
     return bool(classes) and fits and all(type(item) is wanted for item in classes)
 
 
-def _check(output: Output, batch: Batch) -> None:
+def _check(output: Output, batch: BatchMode) -> None:
     """What is stated of an output fits its tensor."""
-    rest = output.shape if batch == "none" else output.shape[1:]
+    rest = row_shape(output.shape, batch)
     numeric = output.dtype not in ("string", "bool")
     fits = {
         "value": rest in ((), (1,)) and numeric,
