@@ -17,7 +17,11 @@ COMMANDS = {
     "explain": "explain a prediction by its id",
     "report": "draw what records say: drift, rejects, latency, outcomes",
     "redrive": "have the dead letters of a stack's jobs tried again",
-    "simulate-release": "play a release on this machine: what each version answers, which alarm fires",
+    "simulate-release": "simulate a release: what each version answers, which alarm fires",
+    "bootstrap": "prepare an AWS account and region for CDK, once",
+    "synth": "write the CloudFormation template of a stage",
+    "deploy": "deploy a model to a stage",
+    "destroy": "delete the stack of a model in a stage",
     "release": "which version is live; roll back, promote, pin",
     "serve": "run the packed model locally, through the real Lambda handler",
 }

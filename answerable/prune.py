@@ -19,7 +19,7 @@ def prune(service: Service, keep: int, say: Log, dry_run: bool = False) -> None:
     if keep < 1:
         raise ReleaseError("the last version stays: --keep is 1 or more")
     before = service.previous(service.alias()["FunctionVersion"])
-    wanted = {service.stated, before}
+    wanted = {service.stack_live_version, before}
     shared: set[Image | None] = set()
     doomed: list[tuple[str, str, Image | None]] = []
     for function in filter(None, (service.function, service.worker)):

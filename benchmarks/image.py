@@ -23,6 +23,7 @@ from handler import manifest as manifests
 from tests.e2e import emulator
 from tests.e2e.emulator import ROOT, Tools
 from tests.fixtures import expected_answers
+from tests.fixtures.artifact import DIABETES, PROJECT
 
 OURS, PEER = "answerable:benchmark", "answerable:benchmark-peer"
 ENTRY = {
@@ -40,10 +41,10 @@ def build(answerable: Tools, scratch: Path) -> None:
     """Both images. The peer's code goes where the Dockerfile expects the handler."""
     environment = emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base)
     ours = [sys.executable, "-m", "infra.image", "--model", "diabetes", "--tag", OURS]
-    subprocess.run(ours, cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
-    for name in ("Dockerfile", ".dockerignore"):
-        shutil.copy(ROOT / name, scratch)
-    shutil.copytree(ROOT / "model_artifacts/diabetes", scratch / "model_artifacts/diabetes")
+    environment["PYTHONPATH"] = str(ROOT)
+    subprocess.run(ours, cwd=PROJECT, env=environment, check=True, stdout=sys.stderr)
+    shutil.copy(ROOT / "Dockerfile", scratch)
+    shutil.copytree(DIABETES, scratch / "model")
     peers = scratch / "handler/benchmarks/peers"
     peers.mkdir(parents=True)
     for name in ("benchmarks/__init__.py", "benchmarks/peers/__init__.py"):
@@ -112,7 +113,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="every figure, in milliseconds")
     args = parser.parse_args()
     answerable = emulator.prepare()
-    threads = manifests.read(ROOT / "model_artifacts/diabetes").execution.intra_op_threads
+    threads = manifests.read(DIABETES).execution.intra_op_threads
     with tempfile.TemporaryDirectory() as scratch:
         build(answerable, Path(scratch))
     rounds: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}

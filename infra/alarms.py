@@ -87,7 +87,7 @@ class MonitoringContext(NamedTuple):
 
 def topic(scope: Construct, settings: Settings) -> sns.ITopic:
     """Where alarms go: the topic that is named, or one of ours with the address as subscriber."""
-    target = settings.alarm_target
+    target = settings.alarm_destination
     if target.startswith("arn:"):
         return sns.Topic.from_topic_arn(scope, "Topic", target)
     own = sns.Topic(scope, "Topic", display_name=settings.service, enforce_ssl=True)

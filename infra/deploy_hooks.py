@@ -35,7 +35,7 @@ class Hook(Construct):
         # Only what clients sent can be sent again, so nothing may have been taken out of it.
         captured = (
             when == "after"
-            and settings.capture == "full"
+            and settings.log_payloads == "full"
             and all(feature.capture == "keep" for feature in manifest.features)
         )
         group = {"CAPTURE_LOG_GROUP": scoring.log_group.log_group_name} if captured else {}
@@ -50,7 +50,7 @@ class Hook(Construct):
             environment={
                 # a new value for each version, so this function is always the image's own
                 "VERSION_ARN": scoring.version.function_arn,
-                "AFTER_TRAFFIC": settings.after_traffic,
+                "LOW_TRAFFIC_POLICY": settings.low_traffic_policy,
                 "MINIMUM_REQUESTS": str(settings.minimum_requests),
                 **group,
             },

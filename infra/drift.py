@@ -3,7 +3,7 @@
 The formulas are handler/drift/statistic.py's, the thresholds the manifest's; docs/drift.md has what they are
 worth. Every alarm here looks at the version that this stack publishes: its baseline is the one that
 it was packed with. The window of drift is a day (`alarms.drift_hours`), so these alarms call the
-model's owner, and take a version back only where `rollback_on` says so.
+model's owner, and take a version back only where `auto_rollback_on` says so.
 """
 
 import re

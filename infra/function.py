@@ -62,7 +62,7 @@ class ModelFunction(Construct):
             environment={
                 "SERVICE_NAME": settings.service,
                 "POWERTOOLS_LOG_LEVEL": settings.log_level,
-                "CAPTURE": settings.capture,
+                "CAPTURE": settings.log_payloads,
             },
             reserved_concurrent_executions=settings.max_concurrency,
             snap_start=(

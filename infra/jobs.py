@@ -41,7 +41,7 @@ class Jobs(Construct):
     ) -> None:
         super().__init__(scope, id)
         self.bucket = self._bucket(settings)
-        timeout = cdk.Duration.seconds(settings.jobs_timeout)
+        timeout = cdk.Duration.seconds(settings.job_timeout)
         self.dead_letters = sqs.Queue(
             self,
             "DeadLetters",
@@ -59,9 +59,9 @@ class Jobs(Construct):
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
             # AWS's rule for Lambda: six of the function's timeouts and the batching window
-            visibility_timeout=cdk.Duration.seconds(6 * settings.jobs_timeout + WINDOW_SECONDS),
+            visibility_timeout=cdk.Duration.seconds(6 * settings.job_timeout + WINDOW_SECONDS),
             # a message that outlives its job could only fail
-            retention_period=cdk.Duration.days(settings.jobs_days),
+            retention_period=cdk.Duration.days(settings.job_retention_days),
             dead_letter_queue=sqs.DeadLetterQueue(
                 queue=self.dead_letters, max_receive_count=MAX_RECEIVE_COUNT
             ),
@@ -70,7 +70,7 @@ class Jobs(Construct):
             "max_concurrency": None,
             "provisioned_concurrency": 0,
             "snapstart": False,
-            "pinned_version": settings.pinned_worker,
+            "pinned_version": settings.pinned_worker_version,
         }
         self.worker = ModelFunction(
             self,
@@ -90,7 +90,7 @@ class Jobs(Construct):
                 report_batch_item_failures=True,
                 # of the mapping and not of the function: that would throttle after a message was
                 # received, and good messages would become dead letters
-                max_concurrency=settings.jobs_concurrency,
+                max_concurrency=settings.job_concurrency,
             )
         )
         suppress_nag(
@@ -105,7 +105,7 @@ class Jobs(Construct):
             "JobsQueueUrl": self.queue.queue_url,
             "JobsDeadLettersUrl": self.dead_letters.queue_url,
             "JobsBucket": self.bucket.bucket_name,
-            "JobsDays": str(settings.jobs_days),
+            "JobsDays": str(settings.job_retention_days),
             "JobsWorkerName": self.worker.function.function_name,
         }.items():
             cdk.CfnOutput(cdk.Stack.of(self), name, value=value)
@@ -120,7 +120,7 @@ class Jobs(Construct):
             lifecycle_rules=[
                 s3.LifecycleRule(
                     prefix="jobs/",  # not the secret that ids are made with
-                    expiration=cdk.Duration.days(settings.jobs_days),
+                    expiration=cdk.Duration.days(settings.job_retention_days),
                     abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
                 )
             ],
@@ -149,7 +149,7 @@ class Jobs(Construct):
         common = {
             "JOBS_BUCKET": self.bucket.bucket_name,
             "JOBS_QUEUE_URL": self.queue.queue_url,
-            "JOBS_DAYS": str(settings.jobs_days),
+            "JOBS_DAYS": str(settings.job_retention_days),
         }
         # a name of its own, because both functions count their versions from 1
         own = {"SERVICE_NAME": jobs_service(settings), "JOBS_RECEIVES": str(MAX_RECEIVE_COUNT)}

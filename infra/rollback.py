@@ -1,5 +1,5 @@
 """The way back, watched: a probe of the version before, an alarm where it would not do, and, where
-`rollback_on` says so, the function that goes back by itself. See handler/release/auto_rollback.py.
+`auto_rollback_on` says so, the function that goes back by itself. See handler/release/auto_rollback.py.
 """
 
 import aws_cdk as cdk
@@ -72,16 +72,16 @@ class Rollback(Construct):
             missing=cloudwatch.TreatMissingData.BREACHING,
             notify=notify,
         )
-        if settings.rollback_on != "nothing":
+        if settings.auto_rollback_on != "none":
             self._rollback(notify, drift)
 
     def _rollback(self, notify: sns.ITopic, drift: DriftAlarms) -> None:
         settings = self._watched.settings
         known = {"impact": drift.impact, "drift": drift.outputs}
-        chosen = [*known] if settings.rollback_on == "both" else [settings.rollback_on]
+        chosen = [*known] if settings.auto_rollback_on == "both" else [settings.auto_rollback_on]
         for name in chosen:
             if not known[name]:
-                raise SettingsError(f"rollback_on: the stack has no alarm of {name}")
+                raise SettingsError(f"auto_rollback_on: the stack has no alarm of {name}")
         function = self._helper(
             "Rollback",
             "on_alarm",

@@ -33,7 +33,7 @@ def handler(event, context):
 
 
 class Secret(Construct):
-    """`value`: the secret of `feedback_key`, and behind a space the one before it."""
+    """`value`: the secret of `prediction_id_key_version`, and behind a space the one before it."""
 
     def __init__(self, scope: Construct, id: str, settings: Settings) -> None:
         super().__init__(scope, id)
@@ -71,6 +71,9 @@ class Secret(Construct):
                 resource_type="Custom::Secret",
                 service_timeout=cdk.Duration.minutes(2),  # its own default is an hour
             ).get_att_string("Value")
-            for number in (settings.feedback_key, settings.feedback_key - 1)
+            for number in (
+                settings.prediction_id_key_version,
+                settings.prediction_id_key_version - 1,
+            )
             if number
         )

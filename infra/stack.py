@@ -1,5 +1,6 @@
 """One model in one stage. Two models, or two stages, share nothing and can live side by side."""
 
+import json
 import re
 
 import aws_cdk as cdk
@@ -20,6 +21,8 @@ from infra.rollout import Rollout
 from infra.secret import Secret
 from infra.settings import Settings
 
+SETTINGS = "answerable:settings"  # the template's metadata of all settings
+
 
 class ModelStack(cdk.Stack):
     """The function, the API in front of it, and what watches both."""
@@ -27,7 +30,7 @@ class ModelStack(cdk.Stack):
     def __init__(self, scope: Construct, settings: Settings, manifest: Manifest) -> None:
         super().__init__(
             scope,
-            f"answerable-{settings.service}",
+            settings.stack,
             description=f"{manifest.name} {manifest.version}, {settings.stage}: "
             f"ONNX inference, owned by {manifest.owner}"[:1024],
         )
@@ -38,6 +41,10 @@ class ModelStack(cdk.Stack):
             "owner": owner,
         }.items():
             cdk.Tags.of(self).add(f"answerable:{key}", value)
+        # what `answerable deploy` compares the next deployment with
+        self.template_options.metadata = {SETTINGS: settings.model_dump(exclude_none=True)}
+        changed = settings.model_dump(exclude_defaults=True, exclude={"model", "stage"})
+        cdk.CfnOutput(self, "Settings", value=json.dumps(changed))
         scoring = ModelFunction(
             self,
             "Scoring",

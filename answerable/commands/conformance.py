@@ -1,9 +1,8 @@
-"""`answerable conformance [MODEL_DIR] [--url URL]`: whether what the contract forbids is
-refused as it must be, and the golden rows are answered as they were, through every protocol.
+"""`answerable conformance [MODEL] [--url URL]`: send what the contract accepts and forbids.
 
-In this process by the real handler, or at a URL: signed with SigV4 where there are credentials, or
-with what --header says. A URL gets what can travel over HTTP and is not the front's own affair:
-gzip and broken text it may well change.
+Every protocol must answer the golden rows as packed, accept what the contract accepts, and refuse
+the rest with the stated violations. Without a URL the handler runs in this process. A URL gets
+only what HTTP can carry unchanged: no content coding, no broken text.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 
@@ -23,155 +22,140 @@ from rich.console import Console
 from rich.table import Table
 
 from answerable import contract_cases
+from answerable.commands import add_model
+from answerable.contract_cases import Case
 from answerable.local import event_sources
 from handler import manifest as manifests
 from handler import settings
 from handler.errors import ArtifactError
 from handler.release import golden
-from handler.release.contract_cases import Case, body
+from infra.project import find_model
 
-Ask = Callable[[Case], tuple[int, bytes]]
-SECONDS = 60
-
-
-class Found(NamedTuple):
-    """Of one kind of case: how many there were, and what differed how often."""
-
-    sent: Counter[str]
-    differed: dict[str, Counter[str]]
+Send = Callable[[Case], tuple[int, bytes]]
+Results = dict[str, Counter[str]]  # by kind of case: how many responses had which mismatch ("")
+TIMEOUT_SECONDS = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     add = parser.add_argument
-    add("model_dir", nargs="?", type=Path, help="the artifact's folder (default: MODEL_DIR, or the"
-        " one in model_artifacts)")  # fmt: skip
+    add_model(parser)
     add("--url", help="where it is deployed (default: in this process)")
     add("--header", action="append", default=[], metavar="NAME:VALUE", help="to send to the URL,"
-        " as x-api-key:…; there is no signature then")  # fmt: skip
+        " as x-api-key:…; the requests are then not signed")  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:
-    """Ask and print; 1 if anything differed, or could not be asked."""
+    """Send every case and print a table; return 1 if a response differs, or none came."""
     try:
-        directory = args.model_dir or settings.model_dir(settings.read())
+        directory = find_model(args.model)
         manifest, rows = manifests.read(directory), golden.read(directory)
-        ask = remote(args.url, args.header) if args.url else local(directory)
-        found = check(manifest, rows, ask, bool(args.url))
+        send = remote(args.url, args.header) if args.url else local(directory)
+        results = check(manifest, rows, send, over_http=bool(args.url))
     except (ArtifactError, OSError) as error:
-        print(f"check-contract: {error}", file=sys.stderr)
+        print(f"conformance: {error}", file=sys.stderr)
         return 1
     table = Table("case", "sent", "as stated", "what differed")
-    for kind, sent in found.sent.items():
-        differed = found.differed.get(kind, Counter())
-        words = ", ".join(f"{what} ({count})" for what, count in differed.items())
-        table.add_row(
-            kind, str(sent), str(sent - differed.total()), words, style="red" * bool(words)
-        )
-    wrong = sum(differed.total() for differed in found.differed.values())
+    for kind, counts in results.items():
+        differing = ", ".join(f"{text} ({count})" for text, count in counts.items() if text)
+        style = "red" if differing else ""
+        table.add_row(kind, str(counts.total()), str(counts[""]), differing, style=style)
+    sent = sum(counts.total() for counts in results.values())
+    wrong = sent - sum(counts[""] for counts in results.values())
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"{found.sent.total()} requests, {wrong} answered otherwise than stated")
+    console.print(f"{sent} requests, {wrong} answered otherwise than stated")
     return int(bool(wrong))
 
 
-def check(manifest: manifests.Manifest, rows: list[golden.Row], ask: Ask, http: bool) -> Found:
-    """Ask everything. `http`: it is sent over HTTP, where some of it cannot go."""
-    found = Found(Counter(), {})
+def check(
+    manifest: manifests.Manifest, rows: list[golden.Row], send: Send, over_http: bool
+) -> Results:
+    """Send the golden rows and every case; `over_http`: skip what HTTP changes on its way."""
+    results: Results = {}
 
-    def tell(kind: str, path: str, what: str) -> None:
-        found.sent[kind] += 1
-        if what:
-            found.differed.setdefault(kind, Counter())[f"{path}: {what}"] += 1
+    def count(case: Case, mismatch: str) -> None:
+        text = mismatch and f"{case.path}: {mismatch}"
+        results.setdefault(case.kind, Counter())[text] += 1
 
-    allowed = golden.tolerance(manifest)
     for path in ("/predict", "/invocations", f"/v1/models/{quote(manifest.name, safe='')}:predict"):
         for row in rows:
-            case = Case("golden", path, body(orjson.dumps(row.instance)), 200)
-            status, text = ask(case)
-            document = _document(text)
-            answers = document.get("predictions") if isinstance(document, dict) else None
-            off = golden.deviation([row.prediction], answers)
-            what = case.differs(status, document)
-            tell("golden", path, what or ("another answer" if off > allowed else ""))
-    has_jobs = b'"/jobs"' in ask(Case("", "/openapi.json", b"", 200, method="GET"))[1]
-    for case in contract_cases.cases(manifest, has_jobs):
-        if not http or _travels(case):
-            status, text = ask(case)
-            tell(case.kind, case.path, case.differs(status, _document(text)))
-    return found
+            body = contract_cases.body(orjson.dumps(row.instance))
+            case = Case("golden", path, body, 200)
+            status, document = _send(send, case)
+            predictions = document.get("predictions") if isinstance(document, dict) else None
+            equal = golden.deviation([row.prediction], predictions) <= golden.tolerance(manifest)
+            count(case, case.mismatch(status, document) or ("" if equal else "another answer"))
+    openapi = _send(send, Case("", "/openapi.json", b"", 200, method="GET"))[1] or {}
+    for case in contract_cases.cases(manifest, jobs="/jobs" in openapi.get("paths", ())):
+        if not over_http or _survives_http(case):
+            count(case, case.mismatch(*_send(send, case)))
+    return results
 
 
-def _document(text: bytes) -> Any:
+def _send(send: Send, case: Case) -> tuple[int, Any]:
+    status, text = send(case)
     with contextlib.suppress(orjson.JSONDecodeError):
-        return orjson.loads(text)
+        return status, orjson.loads(text)
+    return status, None
 
 
-def _travels(case: Case) -> bool:
-    if (
-        case.event
-        or "content-encoding" in case.headers
-        or len(case.body) > event_sources.PAYLOAD_BYTES
-    ):
-        return False
+def _survives_http(case: Case) -> bool:
     try:
         "".join(case.headers.values()).encode("ascii")
-        return (
-            case.headers["content-type"] in contract_cases.BINARY or case.body.decode() is not None
-        )
+        if case.headers["content-type"] not in contract_cases.BINARY:
+            case.body.decode()
     except UnicodeError:
         return False
+    too_large = len(case.body) > event_sources.PAYLOAD_BYTES
+    return not (case.event or "content-encoding" in case.headers or too_large)
 
 
-def local(directory: Path) -> Ask:
-    """Ask the handler, by events that a REST API would send. Nothing of it is stored or logged."""
+def local(directory: Path) -> Send:
+    """Return a client of the handler in this process, by a REST API's events, without logs."""
     from handler import app
 
     handler = app.create(settings.Settings(directory, jobs_bucket="-", jobs_queue_url="-"))
 
-    def ask(case: Case) -> tuple[int, bytes]:
-        headers = list(case.headers.items())
-        call = event_sources.HttpRequest(case.method, case.path, headers, case.body)
-        event = {**event_sources.make_event("rest", call, "check"), **(case.event or {})}
+    def send(case: Case) -> tuple[int, bytes]:
+        request = event_sources.HttpRequest(
+            case.method, case.path, list(case.headers.items()), case.body
+        )
+        event = event_sources.make_event("rest", request, "conformance") | (case.event or {})
         with contextlib.redirect_stdout(io.StringIO()):
-            reply = event_sources.parse_response(handler(event, None))
-        return reply.status, reply.body
+            response = event_sources.parse_response(handler(event, None))
+        return response.status, response.body
 
-    return ask
+    return send
 
 
-def remote(url: str, given: list[str]) -> Ask:
-    """Ask over HTTP. Raises OSError where nothing answers."""
+def remote(url: str, headers: list[str]) -> Send:
+    """Return a client of a URL, which signs (SigV4) unless there are headers. It raises OSError."""
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.session import Session
 
     session, host = Session(), urlsplit(url).hostname or ""
-    own = {
-        name.strip().lower(): value.strip() for name, _, value in (h.partition(":") for h in given)
-    }
-    credentials = None if own else session.get_credentials()
+    extra = {k.strip().lower(): v.strip() for k, _, v in (h.partition(":") for h in headers)}
+    credentials = None if extra else session.get_credentials()
     service = "lambda" if ".lambda-url." in host else "execute-api"
-    parts = host.split(".")
-    region = (
-        parts[2]
-        if (len(parts) > 3 and parts[-2:] == ["amazonaws", "com"]) or ".on.aws" in host
-        else (session.get_config_variable("region"))
-    )
+    aws = host.endswith((".amazonaws.com", ".on.aws"))
+    region = host.split(".")[2] if aws else session.get_config_variable("region")
 
-    def ask(case: Case) -> tuple[int, bytes]:
-        headers = {**case.headers, **own}
-        request = AWSRequest(case.method, url.rstrip("/") + case.path, headers, case.body)
+    def send(case: Case) -> tuple[int, bytes]:
+        request = AWSRequest(
+            case.method, url.rstrip("/") + case.path, {**case.headers, **extra}, case.body
+        )
         if credentials and region:
             SigV4Auth(credentials, service, region).add_auth(request)
-        sent = urllib.request.Request(  # noqa: S310  (the caller's own URL)
+        prepared = urllib.request.Request(  # noqa: S310  (the caller's own URL)
             request.url, case.body or None, dict(request.headers), method=case.method
         )
         try:
-            reply = urllib.request.urlopen(sent, timeout=SECONDS)  # noqa: S310
+            response = urllib.request.urlopen(prepared, timeout=TIMEOUT_SECONDS)  # noqa: S310
         except HTTPError as error:
-            reply = error
-        with reply:
-            return reply.status, reply.read()
+            response = error
+        with response:
+            return response.status, response.read()
 
-    return ask
+    return send

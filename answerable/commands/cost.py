@@ -7,16 +7,17 @@ and discounts.
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from handler import manifest, settings
+from answerable.commands import add_model
+from handler import manifest
 from handler.drift import statistic
 from handler.errors import ArtifactError
 from handler.manifest import Manifest
+from infra.project import find_model
 
 # USD, us-east-1, from the services' public price pages. Check them before you sign something.
 PRICES_OF = "2025-09"
@@ -136,7 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--snapstart", action="store_true")
     add("--versions", type=int, default=default.versions, help="kept (default: %(default)s)")
     add("--provisioned", type=int, default=0, help="environments kept warm")
-    add("--model", type=Path, help="the artifact's folder (default: the one there is)")
+    add_model(parser)
     add("--drift", choices=["all", "outputs", "off"], default="all", help="as `drift_alarms`")
     add("--active-hours", type=int, default=HOURS, help="hours with traffic (default: all)")
 
@@ -144,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print the bill and its two sums."""
     try:
-        model = manifest.read(args.model or settings.model_dir(settings.read()))
+        model = manifest.read(find_model(args.model))
     except ArtifactError as error:
         print(f"cost: {error}", file=sys.stderr)
         return 2

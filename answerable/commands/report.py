@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.text import Text
 
 from answerable import charts
+from answerable.commands import add_model
 from handler import manifest as manifests
-from handler import settings
 from handler.drift import statistic
 from handler.drift.statistic import BINS, Target
 from handler.errors import ArtifactError
 from handler.manifest import Manifest
+from infra.project import find_model
 
 STYLE = Path(__file__).parents[1] / "pages" / "report.css"
 HOUR_MS = 3_600_000
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `report`."""
     add = parser.add_argument
     add("records", nargs="+", metavar="RECORDS", help="files of records; - reads stdin")
-    add("--model", type=Path, metavar="DIR", help="the artifact (default: the only one there is)")
+    add_model(parser)
     add("--output", type=Path, default=Path("report.html"), metavar="FILE")
     add(
         "--hours", type=float, metavar="N", help="a window's length (default: the alarm's, or less)"
@@ -65,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     """Write the page; 1 where there is nothing to draw."""
     console = Console(stderr=True, highlight=False)
     try:
-        directory = args.model or settings.model_dir(settings.read())
+        directory = find_model(args.model)
         manifest = manifests.read(directory)
     except ArtifactError as error:
         console.print(Text(f"report: {error}", "red"))

@@ -32,12 +32,13 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from answerable.commands import report
+from answerable.commands import add_model, report
 from answerable.local import event_sources, local_sqs
 from answerable.local.event_sources import HttpRequest
 from answerable.local.local_lambda import LocalLambda, error_response
-from handler import openapi, settings
+from handler import openapi
 from handler.errors import ArtifactError, PayloadTooLarge
+from infra.project import find_model
 
 REPORT = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
@@ -62,12 +63,7 @@ SECURITY = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument(
-        "model_dir",
-        nargs="?",
-        type=Path,
-        help="the artifact's folder (default: MODEL_DIR, or the one in model_artifacts)",
-    )
+    add_model(parser)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes one that is free")
     parser.add_argument(
@@ -247,7 +243,7 @@ def main(args: argparse.Namespace) -> int:
             os.environ["FEEDBACK_SECRET"] = secrets.token_urlsafe()
             stack.callback(os.environ.pop, "FEEDBACK_SECRET")
         try:
-            directory = args.model_dir or settings.model_dir(settings.read())
+            directory = find_model(args.model)
             family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
             listener = stack.enter_context(
                 socket.create_server((args.host, args.port), family=family, backlog=2048)
@@ -257,7 +253,7 @@ def main(args: argparse.Namespace) -> int:
                 directory.absolute(), args.front, args.timeout, jobs.start if jobs else None
             )
         except ArtifactError as error:
-            say(f"{args.model_dir or 'no model to serve'}: {error}", "red")
+            say(f"{args.model or 'no model to serve'}: {error}", "red")
             return 1
         except OSError as error:
             say(f"{args.host} port {args.port} cannot be had: {error.strerror}", "red")

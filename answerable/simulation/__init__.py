@@ -1,1 +1,1 @@
-"""What `answerable simulate-release` is made of: the template, the versions, the traffic and the play."""
+"""The parts of `answerable simulate-release`: plan, versions, traffic, services, simulator."""

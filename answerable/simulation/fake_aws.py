@@ -1,5 +1,6 @@
-"""The services around two versions, in this process: Lambda, CodeDeploy and CloudWatch, as far as
-the hooks ask them, and the gateway that clients call.
+"""Stand in for AWS around two versions of a function, in this process.
+
+Covers what the hooks call of Lambda, CodeDeploy and CloudWatch, and the gateway that clients call.
 """
 
 import contextlib
@@ -16,18 +17,18 @@ from answerable.local import event_sources
 from answerable.local.event_sources import HttpRequest
 from answerable.local.local_lambda import Context
 from answerable.simulation import cloudwatch
-from answerable.simulation.plan import NEW, OLD, Plan
+from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
 from handler import manifest as manifests
 from handler.release import version_client
 from handler.release.deploy_hooks import HookRun
 from handler.settings import Settings
 
-FUNCTION = f"arn:aws:lambda:{event_sources.REGION}:{event_sources.ACCOUNT}:function:rehearsed"
+FUNCTION = f"arn:aws:lambda:{event_sources.REGION}:{event_sources.ACCOUNT}:function:simulated"
 JSON = [("content-type", "application/json")]
 
 
 class FakeAws:
-    """Two versions of one function, `artifacts` by number, and the metrics that they leave."""
+    """Two versions of one function, from `artifacts` by number, and the metrics that they emit."""
 
     def __init__(self, plan: Plan, artifacts: Mapping[str, Path]) -> None:
         self._out = io.StringIO()
@@ -43,35 +44,35 @@ class FakeAws:
         self.metrics = cloudwatch.Metrics()
         keys = {key for alarm in plan.alarms for key in cloudwatch.keys(alarm.properties)}
         self._keys = {key: dict(key[2]) for key in keys if key[0].startswith("AWS/")}
-        self._plan, self._new = plan, artifacts[NEW]
+        self._plan, self._candidate = plan, artifacts[CANDIDATE]
 
     def send(
-        self, version: str, path: str, body: bytes, request_id: str, at: int
+        self, version: str, path: str, body: bytes, request_id: str, sent_at: int
     ) -> tuple[int, bytes]:
-        """Status and body that a client gets at a moment (ms): 502 of a function that crashed.
+        """Return status and body of a client's request at a time (ms); 502 if the function crashes.
 
-        The metrics are those of the record, and what the template's alarms read of AWS's own.
+        Adds the record's metrics, and AWS's own metrics that the template's alarms read.
         """
         event = event_sources.make_event("rest", HttpRequest("POST", path, JSON, body), request_id)
         start = time.perf_counter()
         try:
-            status, _, found = event_sources.parse_response(self._call(version, event))
+            status, _, reply = event_sources.parse_response(self._call(version, event))
         except Exception:
-            status, found = 502, b""
+            status, reply = 502, b""
         ms = (time.perf_counter() - start) * 1e3
         for record in report.parsed([self._out.getvalue()]):
             if "_aws" in record:
-                self.metrics.add(record, at)
-        told = {
+                self.metrics.add(record, sent_at)
+        aws = {
             "Invocations": 1, "Errors": int(status == 502), "Throttles": 0,
             "Count": 1, "4XXError": int(400 <= status < 500), "5XXError": int(status >= 500),
             "Latency": ms,
         }  # fmt: skip
-        ours = {"FunctionName": self._plan.function, "ExecutedVersion": version}
-        for key, named in self._keys.items():
-            if key[1] in told and all(named.get(k, v) == v for k, v in ours.items()):
-                self.metrics.put(key, at, told[key[1]])
-        return status, found
+        function = {"FunctionName": self._plan.function, "ExecutedVersion": version}
+        for key, dimensions in self._keys.items():
+            if key[1] in aws and all(dimensions.get(k, v) == v for k, v in function.items()):
+                self.metrics.add_value(key, sent_at, aws[key[1]])
+        return status, reply
 
     def _call(self, version: str, event: Any) -> Any:
         self._out.seek(0)
@@ -79,44 +80,46 @@ class FakeAws:
         with contextlib.redirect_stdout(self._out):
             return self.handlers[version](event, Context(30.0))
 
-    def against(self, question: Callable[[HookRun], None]) -> list[str]:
-        """The reasons that a hook, `prove` or `judge`, has against the new version."""
-        target = version_client.VersionClient(self, f"{FUNCTION}:{NEW}")
-        gate = HookRun(
+    def run_hook(self, checks: Callable[[HookRun], None]) -> list[str]:
+        """Return the reasons of a hook's checks against the candidate."""
+        target = version_client.VersionClient(self, f"{FUNCTION}:{CANDIDATE}")
+        hook = HookRun(
             client=lambda service: self,
             environ=self._plan.environ,
-            manifest=manifests.read(self._new),
-            deployment="rehearsed",
+            manifest=manifests.read(self._candidate),
+            deployment="simulated",
             target=target,
-            live=target.sibling(OLD),
+            live=target.sibling(CURRENT),
             reasons=[],
             facts={},
         )
-        question(gate)
-        return gate.reasons
+        checks(hook)
+        return hook.reasons
 
-    def invoke(self, **asked: Any) -> dict[str, Any]:
-        """`lambda:Invoke` of one version."""
-        version = asked["FunctionName"].rpartition(":")[2]
-        told: dict[str, Any] = {"ExecutedVersion": version}
+    def invoke(self, **kwargs: Any) -> dict[str, Any]:
+        """Stand in for `lambda:Invoke` of one version."""
+        version = kwargs["FunctionName"].rpartition(":")[2]
+        error: dict[str, Any] = {}
         try:
-            answer = self._call(version, json.loads(asked["Payload"]))
-        except Exception as error:
-            answer, told["FunctionError"] = {"errorMessage": type(error).__name__}, "Unhandled"
-        return {**told, "Payload": io.BytesIO(json.dumps(answer).encode())}
+            reply = self._call(version, json.loads(kwargs["Payload"]))
+        except Exception as exception:
+            reply = {"errorMessage": type(exception).__name__}
+            error = {"FunctionError": "Unhandled"}
+        payload = io.BytesIO(json.dumps(reply).encode())
+        return {**error, "ExecutedVersion": version, "Payload": payload}
 
-    def get_deployment(self, **asked: Any) -> dict[str, Any]:
-        """`codedeploy:GetDeployment`."""
-        revision = json.dumps({"CurrentVersion": OLD, "TargetVersion": NEW})
+    def get_deployment(self, **kwargs: Any) -> dict[str, Any]:
+        """Stand in for `codedeploy:GetDeployment`."""
+        revision = json.dumps({"CurrentVersion": CURRENT, "TargetVersion": CANDIDATE})
         return {"deploymentInfo": {"startTime": datetime.now(UTC), "revision": revision}}
 
     def get_paginator(self, name: str) -> "FakeAws":
-        """Of `cloudwatch:GetMetricData`, the only thing that is asked for in pages."""
+        """Stand in for the paginator of `cloudwatch:GetMetricData`."""
         return self
 
-    def paginate(self, **asked: Any) -> list[dict[str, Any]]:
-        """All that was counted of each metric since the release began."""
-        stats = [query["MetricStat"] for query in asked["MetricDataQueries"]]
+    def paginate(self, **kwargs: Any) -> list[dict[str, Any]]:
+        """Return each metric's statistic since the release began."""
+        stats = [query["MetricStat"] for query in kwargs["MetricDataQueries"]]
         keys = [(cloudwatch.key(stat["Metric"]), stat["Stat"]) for stat in stats]
-        found = [self.metrics.statistic(key, stat, 0, 1 << 62) for key, stat in keys]
-        return [{"MetricDataResults": [{"Values": [value or 0.0]} for value in found]}]
+        values = [self.metrics.statistic(key, stat, 0, 1 << 62) for key, stat in keys]
+        return [{"MetricDataResults": [{"Values": [value or 0.0]} for value in values]}]

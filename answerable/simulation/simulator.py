@@ -1,7 +1,7 @@
-"""A release, minute by minute: requests by weight, then what the alarms say and who acts on it.
+"""Simulate a release minute by minute: requests by weight, alarm states, and who acts on them.
 
-Nobody waits: a record counts as of the minute that is played. CloudWatch has a record a little
-later than this, and looks at alarms more often than this does once the traffic has shifted.
+Time is simulated: a record counts as of its simulated minute. Real CloudWatch has a record a
+little later, and evaluates alarms more often than every STEP_MINUTES after the shift.
 """
 
 import json
@@ -14,21 +14,23 @@ import numpy as np
 
 from answerable.simulation import cloudwatch
 from answerable.simulation.fake_aws import FakeAws
-from answerable.simulation.plan import NEW, OLD, Plan
+from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
 from answerable.simulation.versions import NOISE, spread
 from handler import prediction_id, scoring
 from handler.drift import statistic
 from handler.release.deploy_hooks import HookRun, post_traffic_checks, pre_traffic_checks
 
-MINUTE = 60_000
-STEP = 5  # minutes between two looks when the traffic has shifted
-TOLD, TOLD_AFTER = 0.3, 60  # of the predictions' outcomes come in, so many minutes later
-WRONG = 0.1  # spreads of the output from what is right
+MINUTE_MS = 60_000
+STEP_MINUTES = 5  # between two evaluations after the shift
+OUTCOME_SHARE, OUTCOME_DELAY_MINUTES = 0.3, 60  # of the predictions that get an outcome
+WRONG_SPREADS = 0.1  # from the true value, in spreads of the output
 
 
 class Step(NamedTuple):
-    """Up to the end of a minute. `counts`: of asked, 4xx, 5xx and wrong, by version; `p99` in ms.
-    `changed`: alarms that went into ALARM or left it, by their state; `done`: what came of it.
+    """The state at the end of a minute, by version, since the step before.
+
+    `counts` has requests, 4xx, 5xx and wrong; `p99` is in ms. `changed` has the alarms that went
+    into ALARM or left it, with their state; `action` is what somebody did about it.
     """
 
     minute: int
@@ -36,23 +38,24 @@ class Step(NamedTuple):
     counts: dict[str, Counter[str]]
     p99: dict[str, float | None]
     changed: dict[str, str]
-    done: str
+    action: str
 
 
 class Verdict(NamedTuple):
-    """`what`: refused, rolled back, called (its owner was), or live. `by`: the alarm, or reasons.
-    `minute`: of that. `asked`, `wrong`: of the new version, in all.
+    """The result: "refused", "rolled back", "notified" or "live", when, and by which alarm.
+
+    `requests` and `wrong` count the candidate's, in all.
     """
 
-    what: str = "live"
+    result: str = "live"
     minute: int = 0
-    by: str = ""
-    asked: int = 0
+    cause: str = ""
+    requests: int = 0
     wrong: int = 0
 
 
 class GroundTruth:
-    """What a story knows: that the old version, in `directory`, is right but for noise."""
+    """The truth of a scenario: the current version's predictions, in `directory`, with noise."""
 
     def __init__(self, directory: Path) -> None:
         self._scorer = scoring.load(directory)
@@ -61,126 +64,125 @@ class GroundTruth:
         self._name = output.name if output else ""
         self._classes = {str(label): label for label in output.classes} if output else {}
 
-    def right(self, body: bytes) -> list[Any]:
-        """What should be answered: a value, or a class, for each row."""
-        return [self.answer(json.loads(text)) for text in self._scorer.score(body).predictions]
+    def true_values(self, body: bytes) -> list[Any]:
+        """Return the right value or class for each row."""
+        return [self.value(json.loads(text)) for text in self._scorer.score(body).predictions]
 
-    def answer(self, prediction: dict[str, Any]) -> Any:
-        """What outcomes are compared with; None where nothing is."""
-        found = prediction.get(self._name)
+    def value(self, prediction: dict[str, Any]) -> Any:
+        """Return what outcomes are compared with, None if nothing is."""
+        value = prediction.get(self._name)
         return (
-            self._classes[max(found, key=found.__getitem__)] if isinstance(found, dict) else found
+            self._classes[max(value, key=value.__getitem__)] if isinstance(value, dict) else value
         )
 
-    def wrong(self, answer: Any, right: Any) -> bool:
-        """Whether the two are too far apart."""
-        return bool(abs(answer - right) > WRONG * self.spread if self.spread else answer != right)
+    def is_wrong(self, value: Any, true_value: Any) -> bool:
+        """Return whether a value is too far from the truth."""
+        if self.spread:
+            return bool(abs(value - true_value) > WRONG_SPREADS * self.spread)
+        return bool(value != true_value)
 
 
 class Simulator:
-    """A release under way; `moments` plays it, and `verdict` is what came of it."""
+    """A release under way: `steps` runs it, `verdict` is its result."""
 
     def __init__(
-        self, plan: Plan, account: FakeAws, rate: int, seed: int, truth: GroundTruth | None = None
+        self, plan: Plan, aws: FakeAws, rate: int, seed: int, truth: GroundTruth | None = None
     ) -> None:
         self.verdict = Verdict()
-        self._plan, self._account, self._rate, self._truth = plan, account, rate, truth
+        self._plan, self._aws, self._rate, self._truth = plan, aws, rate, truth
         self._rng = np.random.default_rng(seed)
         self._states = {alarm.name: cloudwatch.NO_DATA for alarm in plan.alarms}
-        self._due: deque[tuple[int, str, Any]] = deque()
+        self._outcomes: deque[tuple[int, str, Any]] = deque()  # by the time (ms) they are known
         self._sent = 0
 
-    def moments(self, bodies: Iterator[bytes], minutes: int, gate: bool) -> Iterator[Step]:
-        """Every minute of the shift, and every STEP minutes of the `minutes` after it."""
+    def steps(self, bodies: Iterator[bytes], minutes: int, hook: bool) -> Iterator[Step]:
+        """Yield every minute of the shift, and every STEP_MINUTES of the `minutes` after it."""
         plan = self._plan
-        if gate and (against := self._against(pre_traffic_checks)):
-            self.verdict = Verdict("refused", by=against)
+        if hook and (reasons := self._run_hook(pre_traffic_checks)):
+            self.verdict = Verdict("refused", cause=reasons)
             return
-        start, counts = 0, {OLD: Counter[str](), NEW: Counter[str]()}
-        for minute in range(1, plan.bake + minutes + 1):
+        start, counts = 0, {CURRENT: Counter[str](), CANDIDATE: Counter[str]()}
+        for minute in range(1, plan.bake_minutes + minutes + 1):
             share = plan.share(minute - 1)
-            for at, version in self._arrivals(minute, share):
-                counts[version] += self._ask(version, at, next(bodies))
-            self._tell(minute, share)
-            if minute > plan.bake and (minute - plan.bake) % STEP:
+            for sent_at, version in self._arrivals(minute, share):
+                counts[version] += self._predict(version, sent_at, next(bodies))
+            self._send_outcomes(minute, share)
+            if minute > plan.bake_minutes and (minute - plan.bake_minutes) % STEP_MINUTES:
                 continue
-            asked, wrong = (getattr(self.verdict, n) + counts[NEW][n] for n in ("asked", "wrong"))
-            self.verdict = self.verdict._replace(asked=asked, wrong=wrong)
-            changed = self._look(minute)
-            done = self._act(minute)
+            self.verdict = self.verdict._replace(
+                requests=self.verdict.requests + counts[CANDIDATE]["requests"],
+                wrong=self.verdict.wrong + counts[CANDIDATE]["wrong"],
+            )
+            changed, action = self._evaluate(minute), self._act(minute)
             p99 = {version: self._p99(version, start, minute) for version in counts}
-            yield Step(minute, share, counts, p99, changed, done)
-            if self.verdict.what == "rolled back":
+            yield Step(minute, share, counts, p99, changed, action)
+            if self.verdict.result == "rolled back":
                 return
-            start, counts = minute, {OLD: Counter(), NEW: Counter()}
+            start, counts = minute, {CURRENT: Counter(), CANDIDATE: Counter()}
 
-    def _against(self, question: Callable[[HookRun], None]) -> str:
-        """What a hook has against the new version; nothing where there are no hooks."""
-        return "; ".join(self._account.against(question)) if self._plan.environ else ""
+    def _run_hook(self, checks: Callable[[HookRun], None]) -> str:
+        return "; ".join(self._aws.run_hook(checks)) if self._plan.environ else ""
 
     def _arrivals(self, minute: int, share: int) -> Iterator[tuple[int, str]]:
-        """When a minute's requests come, and which version each gets to."""
-        moments = np.sort(self._rng.integers(0, MINUTE, self._rate)) + (minute - 1) * MINUTE
+        """Yield when a minute's requests arrive (ms), and at which version."""
+        offsets = np.sort(self._rng.integers(0, MINUTE_MS, self._rate)) + (minute - 1) * MINUTE_MS
         draws = self._rng.random(self._rate) * 100
-        for at, draw in zip(moments.tolist(), draws.tolist(), strict=True):
-            yield at, NEW if draw < share else OLD
+        for sent_at, draw in zip(offsets.tolist(), draws.tolist(), strict=True):
+            yield sent_at, CANDIDATE if draw < share else CURRENT
 
-    def _send(self, version: str, path: str, body: bytes, at: int) -> tuple[int, Any]:
+    def _send(self, version: str, path: str, body: bytes, sent_at: int) -> tuple[int, Any]:
         self._sent += 1
-        status, text = self._account.send(version, path, body, f"rehearsed-{self._sent}", at)
+        status, text = self._aws.send(version, path, body, f"simulated-{self._sent}", sent_at)
         return status, json.loads(text or "{}")
 
-    def _ask(self, version: str, at: int, body: bytes) -> Counter[str]:
-        status, reply = self._send(version, "/predict", body, at)
+    def _predict(self, version: str, sent_at: int, body: bytes) -> Counter[str]:
+        status, reply = self._send(version, "/predict", body, sent_at)
         wrong = int(status >= 500)
         if self._truth and status < 400:
-            wrong = self._outcomes(self._truth, version, at, body, reply["predictions"])
-        return Counter(
-            {"asked": 1, "4xx": 400 <= status < 500, "5xx": status >= 500, "wrong": wrong}
-        )
+            wrong = self._judge(self._truth, version, sent_at, body, reply["predictions"])
+        client_error, server_error = 400 <= status < 500, status >= 500
+        return Counter({"requests": 1, "4xx": client_error, "5xx": server_error, "wrong": wrong})
 
-    def _outcomes(
-        self,
-        truth: GroundTruth,
-        version: str,
-        at: int,
-        body: bytes,
-        predictions: list[dict[str, Any]],
+    def _judge(
+        self, truth: GroundTruth, version: str, sent_at: int, body: bytes, predictions: list[Any]
     ) -> int:
-        """Keep for later how some predictions turn out; give how many are wrong."""
-        found = [truth.answer(prediction) for prediction in predictions]
-        right = truth.right(body) if version == NEW else found
-        told = self._rng.random(len(right)).tolist()
-        noise = self._rng.normal(0.0, NOISE, len(right)).tolist()
-        for prediction, actual, draw, off in zip(predictions, right, told, noise, strict=True):
-            if draw < TOLD and actual is not None:
-                actual = actual + off * truth.spread if truth.spread else actual
-                self._due.append((at + TOLD_AFTER * MINUTE, prediction["id"], actual))
-        return sum(map(truth.wrong, found, right))
+        """Keep the outcomes of some predictions for later, and return how many are wrong."""
+        values = [truth.value(prediction) for prediction in predictions]
+        true_values = truth.true_values(body) if version == CANDIDATE else values
+        draws = self._rng.random(len(values)).tolist()
+        noise = self._rng.normal(0.0, NOISE, len(values)).tolist()
+        for prediction, actual, draw, error in zip(
+            predictions, true_values, draws, noise, strict=True
+        ):
+            if draw < OUTCOME_SHARE and actual is not None:
+                actual = actual + error * truth.spread if truth.spread else actual
+                known_at = sent_at + OUTCOME_DELAY_MINUTES * MINUTE_MS
+                self._outcomes.append((known_at, prediction["id"], actual))
+        return sum(map(truth.is_wrong, values, true_values))
 
-    def _tell(self, minute: int, share: int) -> None:
-        """The outcomes that are known by now, told to whichever version takes them."""
-        now, outcomes = minute * MINUTE, []
-        while self._due and self._due[0][0] < now:
-            _, id, actual = self._due.popleft()
+    def _send_outcomes(self, minute: int, share: int) -> None:
+        """Send the outcomes known by now to a version drawn by weight."""
+        now, outcomes = minute * MINUTE_MS, []
+        while self._outcomes and self._outcomes[0][0] < now:
+            _, id, actual = self._outcomes.popleft()
             outcomes.append({"prediction_id": id, "actual": actual})
         if outcomes:
-            version = NEW if self._rng.random() * 100 < share else OLD
+            version = CANDIDATE if self._rng.random() * 100 < share else CURRENT
             self._send(version, "/feedback", json.dumps({"outcomes": outcomes}).encode(), now - 1)
 
-    def _look(self, minute: int) -> dict[str, str]:
-        """Look at every alarm; those that are in ALARM now and were not, or the other way round."""
-        before, metrics = dict(self._states), self._account.metrics
+    def _evaluate(self, minute: int) -> dict[str, str]:
+        """Evaluate every alarm; return the states of those that went into ALARM or left it."""
+        before, metrics = dict(self._states), self._aws.metrics
         for alarm in self._plan.alarms:
-            if alarm.parts:
-                loud = any(self._states[part] == "ALARM" for part in alarm.parts)
-                self._states[alarm.name] = "ALARM" if loud else "OK"
-            # what nobody writes here has a history in the account, and no news of this release
+            if alarm.children:
+                alarming = any(self._states[child] == "ALARM" for child in alarm.children)
+                self._states[alarm.name] = "ALARM" if alarming else "OK"
+            # a metric that nothing here writes says nothing about this release
             elif metrics.data.keys() & cloudwatch.keys(alarm.properties):
-                found = cloudwatch.evaluate_at(
-                    alarm.properties, metrics, minute * MINUTE, before[alarm.name]
+                point = cloudwatch.evaluate_at(
+                    alarm.properties, metrics, minute * MINUTE_MS, before[alarm.name]
                 )
-                self._states[alarm.name] = found.state
+                self._states[alarm.name] = point.state
         return {
             name: state
             for name, state in self._states.items()
@@ -188,25 +190,27 @@ class Simulator:
         }
 
     def _act(self, minute: int) -> str:
-        """What CodeDeploy, a rule, the hook or a person does at the end of a minute."""
-        loud = [alarm for alarm in self._plan.alarms if self._states[alarm.name] == "ALARM"]
-        shifting = minute <= self._plan.bake
-        back = [a for a in loud if a.returns or (a.canary and shifting)]
-        who, by = "", ""
-        if back:
-            who, by = "CodeDeploy" if back[0].canary else "the rule", back[0].name
-        elif minute == self._plan.bake and (against := self._against(post_traffic_checks)):
-            who, by = "CodeDeploy", f"the hook after traffic: {against}"
-        if by:
-            self.verdict = self.verdict._replace(what="rolled back", minute=minute, by=by)
-            return f"{who} goes back to version {OLD}"
-        called = [alarm.name for alarm in loud if alarm.calls]
-        if called and self.verdict.what == "live":
-            self.verdict = self.verdict._replace(what="called", minute=minute, by=called[0])
-            return "its owner is called"
+        """Return what CodeDeploy, the rule, the hook or the owner does at the end of a minute."""
+        alarming = [alarm for alarm in self._plan.alarms if self._states[alarm.name] == "ALARM"]
+        shifting = minute <= self._plan.bake_minutes
+        actor, cause = "", ""
+        if triggers := [a for a in alarming if a.auto_rollback or (a.canary and shifting)]:
+            actor = "CodeDeploy" if triggers[0].canary else "the rule"
+            cause = triggers[0].name
+        elif minute == self._plan.bake_minutes and (reasons := self._run_hook(post_traffic_checks)):
+            actor, cause = "CodeDeploy", f"the hook after traffic: {reasons}"
+        if cause:
+            self.verdict = self.verdict._replace(result="rolled back", minute=minute, cause=cause)
+            return f"{actor} rolls back to version {CURRENT}"
+        notifying = [alarm.name for alarm in alarming if alarm.notifies]
+        if notifying and self.verdict.result == "live":
+            self.verdict = self.verdict._replace(
+                result="notified", minute=minute, cause=notifying[0]
+            )
+            return "the owner is notified"
         return ""
 
     def _p99(self, version: str, start: int, end: int) -> float | None:
         dimensions = frozenset({"service": self._plan.service, "version": version}.items())
         key = (statistic.NAMESPACE, "Latency", dimensions)
-        return self._account.metrics.statistic(key, "p99", start * MINUTE, end * MINUTE)
+        return self._aws.metrics.statistic(key, "p99", start * MINUTE_MS, end * MINUTE_MS)

@@ -96,10 +96,8 @@ def _back(service: Service, alarm: Any, say: Log) -> None:
     targets = rollback.verify_version(service, target, say)
     note = f"{NOTE} {now.isoformat(timespec='seconds')}, from version {live} to {target}"
     rollback.move(service, targets, alias, say, note=note)
-    say(
-        f"The stack does not know: deploy it with {rollback.pin_settings(service, targets)}, beside the "
-        "SET it was deployed with"
-    )
+    pins = " ".join(f"-c {k}={v}" for k, v in rollback.pin_settings(service, targets).items())
+    say(f"The stack has to be told: answerable deploy STAGE {pins}")
 
 
 def _service(context: Any) -> Service:

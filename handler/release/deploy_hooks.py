@@ -120,10 +120,10 @@ def post_traffic_checks(gate: HookRun) -> None:
     minimum = int(gate.environ["MINIMUM_REQUESTS"])
     number = gate.target.arn.rpartition(":")[2]
     served = count_requests(gate.client("cloudwatch"), gate.environ["SERVICE_NAME"], number, since)
-    gate.note(served=served, minimum=minimum, policy=gate.environ["AFTER_TRAFFIC"])
+    gate.note(served=served, minimum=minimum, policy=gate.environ["LOW_TRAFFIC_POLICY"])
     if served >= minimum:
         return
-    if gate.environ["AFTER_TRAFFIC"] == "traffic":
+    if gate.environ["LOW_TRAFFIC_POLICY"] == "fail":
         gate.reasons.append(f"it served {served} requests; {minimum} are needed to judge it")
         return
     if not _serves_this_artifact(gate):

@@ -25,7 +25,7 @@ class ReleaseError(Exception):
 class Service(NamedTuple):
     """A deployed model. `worker`: the function of its jobs, "" where it has none. `group` is
     (application, deployment group); None where it has none. `check` may raise before each call of
-    a version. `stated`: the version that the stack says is live.
+    a version. `stack_live_version`: the version that the stack says is live.
     """
 
     client: Callable[[str], Any]
@@ -35,7 +35,7 @@ class Service(NamedTuple):
     check: Callable[[], None] = lambda: None
     stack: str = ""
     stack_arn: str = ""
-    stated: str = ""
+    stack_live_version: str = ""
 
     def alias(self, function: str = "") -> Any:
         """`live` as it is now, with its RevisionId."""
@@ -250,7 +250,9 @@ def _update_alias(
         ) from None
 
 
-def pin_settings(service: Service, targets: dict[str, str]) -> str:
-    """The settings with which the stack says the same."""
-    worker = f" pinned_worker={targets[service.worker]}" if service.worker else ""
-    return f"pinned_version={targets[service.function]}{worker}"
+def pin_settings(service: Service, targets: dict[str, str]) -> dict[str, str]:
+    """Return the settings with which the stack has these versions live."""
+    pins = {"pinned_version": targets[service.function]}
+    if service.worker:
+        pins["pinned_worker_version"] = targets[service.worker]
+    return pins

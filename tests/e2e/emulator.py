@@ -19,6 +19,8 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from tests.fixtures.artifact import PROJECT
+
 ROOT = Path(__file__).parents[2]
 ACCOUNT, REGION = "123456789012", "us-east-1"
 # Lambda's own: no root, nothing writable but /tmp, and an end to memory
@@ -57,11 +59,12 @@ def environment(**more: str) -> dict[str, str]:
 
 def tree(directory: Path, version: str | None = None) -> Path:
     """A copy of what is deployed, its model at another version if one is given."""
-    for name in ("Dockerfile", ".dockerignore", "cdk.json"):
+    for name in ("Dockerfile", "cdk.json"):
         shutil.copy(ROOT / name, directory)
-    for name in ("handler", "infra", "model_artifacts", "requirements", "tests"):
+    for name in ("handler", "infra", "requirements", "tests"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, directory / name, ignore=ignore)
+    shutil.copytree(PROJECT / "model_artifacts", directory / "model_artifacts")
     if version:
         path = directory / "model_artifacts/diabetes/manifest.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"version": version}))

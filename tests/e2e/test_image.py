@@ -8,10 +8,11 @@ import pytest
 from handler import manifest
 from infra.image import size
 from tests.e2e.conftest import NEXT, Images
-from tests.e2e.emulator import ROOT, Container, Tools, container
+from tests.e2e.emulator import Container, Tools, container
 from tests.fixtures import expected_answers
+from tests.fixtures.artifact import DIABETES
 
-MODEL = ROOT / "model_artifacts/diabetes"
+MODEL = DIABETES
 
 
 def inside(answerable: Tools, images: Images, script: str) -> str:

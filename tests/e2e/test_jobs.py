@@ -35,7 +35,7 @@ def cloud(answerable: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture(scope="module")
 def stack(cloud: Cloud, images: Images) -> dict[str, str]:
     cloud.cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}", tree=images.first)
-    outputs = cloud.deploy(images.first, "first", "jobs=true", "jobs_timeout=30")
+    outputs = cloud.deploy(images.first, "first", "jobs=true", "job_timeout=30")
     cloud.client("sqs").set_queue_attributes(
         QueueUrl=outputs["JobsQueueUrl"], Attributes={"VisibilityTimeout": "3"}
     )

@@ -74,7 +74,7 @@ class Releases(Cloud):
     def publish(self, tag: str, *settings: str, at: str = "") -> dict[str, str]:
         """`cdk deploy` of an image, with the alias left where it is."""
         self.environment |= {"E2E_CODEDEPLOY": self.codedeploy.url, "E2E_LIVE": at}
-        settings += ("rollback_on=drift",)
+        settings += ("auto_rollback_on=drift",)
         settings = ("stage=test", f"image_repository={REPOSITORY}", f"image_tag={tag}", *settings)
         context = [word for setting in settings for word in ("-c", setting)]
         tree = self.trees[tag]
@@ -130,7 +130,8 @@ class Releases(Cloud):
     def release(self, *words: str) -> int:
         parser = argparse.ArgumentParser()
         release.add_arguments(parser)
-        args = parser.parse_args([*words, "--model", "diabetes", "--stage", "test"])
+        action, *more = words
+        args = parser.parse_args([action, "test", *more, "--model", "diabetes"])
         services = {"codedeploy": self.codedeploy.url}
         return release.main(args, lambda name: self.client(name, services.get(name, "")))
 
@@ -238,7 +239,7 @@ def test_there_and_back_and_on(
 
     # its outputs drift: back to what was live before it, which is not the number before it
     alarm = in_alarm(latest)
-    assert "pinned_version=1," in cloud.ask("Rollback", alarm)["said"][-1]
+    assert "-c pinned_version=1" in cloud.ask("Rollback", alarm)["said"][-1]
     assert live(cloud, outputs) == "1"
     assert predict(cloud, outputs)["model"]["version"] == "1.0.0"
     assert cloud.ask("Rollback", alarm)["said"] == [

@@ -17,12 +17,12 @@ from handler.drift import statistic
 from handler.settings import Settings
 from infra.drift import DriftAlarms
 from tests.fixtures import emf, events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
-from tests.infra.conftest import ROOT, Synth, Template
+from tests.infra.conftest import Synth, Template
 
 train: Any = importlib.import_module("examples.diabetes.train")
 DAY = 86_400_000
-DIABETES = ROOT / "model_artifacts" / "diabetes"
 MANIFEST = manifests.read(DIABETES)
 VERSION = "7"
 Capture = pytest.CaptureFixture[str]
@@ -266,7 +266,7 @@ def test_rows_of_a_new_kind(template: Template) -> None:
 
 def test_the_archive_is_off_until_it_is_wanted(template: Template, synth: Synth) -> None:
     assert not template.all("AWS::KinesisFirehose::DeliveryStream")
-    wanted = synth.template("archive=true", "capture=full", "drift_alarms=outputs")
+    wanted = synth.template("archive=true", "log_payloads=full", "drift_alarms=outputs")
     stream = wanted.one("AWS::KinesisFirehose::DeliveryStream")["Properties"]
     target = stream["ExtendedS3DestinationConfiguration"]
     for word in ("model=", "version=", "date="):

@@ -91,7 +91,9 @@ def test_the_bucket_is_encrypted_private_and_forgets(template: Template) -> None
 
 
 def test_a_setting_is_passed_on(synth: Synth) -> None:
-    template = synth.template("jobs=true", "jobs_days=3", "jobs_timeout=30", "jobs_concurrency=4")
+    template = synth.template(
+        "jobs=true", "job_retention_days=3", "job_timeout=30", "job_concurrency=4"
+    )
     scoring, worker = functions(template)
     assert worker["Timeout"] == 30
     assert scoring["Environment"]["Variables"]["JOBS_DAYS"] == "3"

@@ -98,7 +98,7 @@ def test_nothing_goes_back_by_itself_unless_it_is_asked_for(template: Template) 
 
 
 def test_drift_of_outputs_calls_the_rollback(synth: Synth) -> None:
-    template = synth.template("rollback_on=drift", "rollback_cooldown_hours=6", "jobs=true")
+    template = synth.template("auto_rollback_on=drift", "rollback_cooldown_hours=6", "jobs=true")
     rule = rules(template)["OnAlarm"]
     (alarm,) = [
         name
@@ -124,15 +124,19 @@ def test_drift_of_outputs_calls_the_rollback(synth: Synth) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [["rollback_on=impact"], ["rollback_on=both"], ["rollback_on=drift", "drift_alarms=off"]],
+    [
+        ["auto_rollback_on=impact"],
+        ["auto_rollback_on=both"],
+        ["auto_rollback_on=drift", "drift_alarms=off"],
+    ],
 )
 def test_an_alarm_that_is_not_there_cannot_be_waited_for(synth: Synth, settings: list[str]) -> None:
-    with pytest.raises(SettingsError, match="rollback_on: the stack has no alarm of"):
+    with pytest.raises(SettingsError, match="auto_rollback_on: the stack has no alarm of"):
         synth.app(*settings)
 
 
 def test_the_worker_is_pinned_by_its_own_number(synth: Synth) -> None:
-    template = synth.template("jobs=true", "pinned_version=7", "pinned_worker=4")
+    template = synth.template("jobs=true", "pinned_version=7", "pinned_worker_version=4")
     found = template.all("AWS::Lambda::Alias").items()
     versions = {name[:4]: item["Properties"]["FunctionVersion"] for name, item in found}
     assert versions == {"Scor": "7", "Jobs": "4"}
@@ -142,7 +146,7 @@ def test_the_worker_is_pinned_by_its_own_number(synth: Synth) -> None:
 def test_the_hook_reads_what_was_captured_only_where_it_is_whole(
     synth: Synth, capture: str
 ) -> None:
-    template = synth.template(f"capture={capture}")
+    template = synth.template(f"log_payloads={capture}")
     variables = template.function("handler.release.deploy_hooks.after_traffic")["Environment"][
         "Variables"
     ]

@@ -9,9 +9,10 @@ from handler import errors, manifest
 from handler.release import deploy_hooks
 from infra import alarms, gateway_responses
 from infra import deploy_hooks as infra_deploy_hooks
-from tests.infra.conftest import POOL, ROOT, Synth, Template
+from tests.fixtures.artifact import DIABETES
+from tests.infra.conftest import POOL, Synth, Template
 
-MANIFEST = manifest.read(ROOT / "model_artifacts/diabetes")
+MANIFEST = manifest.read(DIABETES)
 AUTHS = ["auth=iam"], ["auth=api-key"], ["auth=cognito", f"user_pool_arn={POOL}"]
 
 
@@ -67,14 +68,14 @@ def test_the_alias_moves_through_codedeploy(template: Template) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_hook(synth: Synth, when: str) -> None:
-    template = synth.template("after_traffic=traffic", "minimum_requests=7")
+    template = synth.template("low_traffic_policy=fail", "minimum_requests=7")
     hook = template.function(f"handler.release.deploy_hooks.{when}_traffic")
     assert hook["FunctionName"] == f"CodeDeployHook_diabetes-dev_{when}"
     assert hook["Code"] == template.function()["Code"]  # the image that is released
     (version,) = template.all("AWS::Lambda::Version")
     assert hook["Environment"]["Variables"] == {
         "VERSION_ARN": {"Ref": version},
-        "AFTER_TRAFFIC": "traffic",
+        "LOW_TRAFFIC_POLICY": "fail",
         "MINIMUM_REQUESTS": "7",
         "SERVICE_NAME": "diabetes-dev",
         "POWERTOOLS_LOG_LEVEL": "INFO",
@@ -220,7 +221,7 @@ def test_the_gateway_answers_in_our_shape(template: Template) -> None:
 
 
 def test_logs_are_kept_as_long_as_the_settings_say(synth: Synth) -> None:
-    groups = synth.template("retention_days=365").all("AWS::Logs::LogGroup").values()
+    groups = synth.template("log_retention_days=365").all("AWS::Logs::LogGroup").values()
     assert len(groups) == 6  # of function, API, two hooks, the probe and the maker of the secret
     assert {group["Properties"]["RetentionInDays"] for group in groups} == {365}
     assert {group["DeletionPolicy"] for group in groups} == {"Retain"}

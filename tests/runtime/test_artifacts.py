@@ -15,11 +15,10 @@ from handler.errors import ArtifactError
 from handler.jobs import worker
 from handler.settings import Settings
 from tests.fixtures import artifact, events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
-from tests.fixtures.server import ROOT
 from tests.runtime.environment import GONE, Environment
 
-DIABETES = ROOT / "model_artifacts/diabetes"
 FILES = sorted(path.name for path in DIABETES.iterdir())
 HASHED = [name for name in FILES if not name.startswith("manifest.")]
 EXAMPLES = [40, pytest.param(600, marks=pytest.mark.slow)]

@@ -18,9 +18,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from answerable import contract_cases
+from answerable.contract_cases import Case, body, instance
 from answerable.local import event_sources
 from handler import manifest
-from handler.release.contract_cases import Case, body, instance
 from tests.fixtures import adversarial, expected_answers, memory_store
 from tests.fixtures.adversarial import quietly
 from tests.fixtures.memory_store import Memory

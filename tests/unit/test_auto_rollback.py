@@ -225,7 +225,7 @@ def test_it_goes_back_proves_and_tells(account: Make, capsys: Capture) -> None:
     made.moved(note=Matches(auto_rollback.NOTE, "from version 3 to 2"))
     made.alias("9", function=WORKER)
     made.moved("8", function=WORKER)
-    pin = "pinned_version=2 pinned_worker=8"
+    pin = "-c pinned_version=2 -c pinned_worker_version=8"
     found = on_alarm(made, capsys, "rolled back", "move live from version 3 to 2", pin)
     assert found["alarm"] == "diabetes-dev-drift-out_progression"
     assert pin in found["said"][-1]

@@ -77,7 +77,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Hooks:
         "MODEL_DIR": str(SHIPPED),
         "VERSION_ARN": f"{FUNCTION}:2",
         "SERVICE_NAME": "diabetes-dev",
-        "AFTER_TRAFFIC": "replay",
+        "LOW_TRAFFIC_POLICY": "replay_golden_rows",
         "MINIMUM_REQUESTS": "20",
     }
     for name, value in environment.items():
@@ -364,7 +364,7 @@ def test_enough_requests_are_enough(hook: Hooks, capsys: Capture) -> None:
 def test_too_few_fail_where_only_traffic_counts(
     hook: Hooks, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AFTER_TRAFFIC", "traffic")
+    monkeypatch.setenv("LOW_TRAFFIC_POLICY", "fail")
     found = run(hook({"2": SHIPPED}, served=19), capsys, "Failed", after_traffic)
     assert found["reasons"] == ["it served 19 requests; 20 are needed to judge it"]
 

@@ -10,10 +10,10 @@ import pytest
 
 from answerable.__main__ import main
 from answerable.commands import diff
-from handler import settings
 from handler.manifest import Distribution
+from tests.fixtures.artifact import DIABETES
 
-SHIPPED = settings.ARTIFACTS / "diabetes"
+SHIPPED = DIABETES
 Capture = pytest.CaptureFixture[str]
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,10 @@ from handler.drift import statistic
 from handler.drift.statistic import BINS
 from handler.settings import Settings
 from tests.fixtures import emf, events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
 
 DAY = 86_400_000
-DIABETES = Path(__file__).parents[2] / "model_artifacts" / "diabetes"
 MANIFEST = manifests.read(DIABETES)
 DIMENSIONS = {"service": "diabetes", "version": "7"}
 Capture = pytest.CaptureFixture[str]
@@ -32,7 +31,7 @@ def alarms() -> dict[str, dict[str, Any]]:
 
 def resampled(rng: np.random.Generator, rows: int) -> list[dict[str, Any]]:
     """Rows as the baseline has them, each feature for itself."""
-    return list(itertools.islice(traffic.drawn(MANIFEST, rng), rows))
+    return list(itertools.islice(traffic.draw_rows(MANIFEST, rng), rows))
 
 
 @pytest.fixture(scope="module")

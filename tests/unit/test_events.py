@@ -3,8 +3,9 @@
 import pytest
 
 from handler import app
-from handler.settings import Settings, read
+from handler.settings import Settings
 from tests.fixtures import expected_answers
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
 
 GOOD, BAD = expected_answers.names("good"), expected_answers.names("bad")
@@ -12,7 +13,7 @@ GOOD, BAD = expected_answers.names("good"), expected_answers.names("bad")
 
 @pytest.fixture(scope="module")
 def handler() -> app.Handler:
-    return app.create(Settings(read({}).model_dir))
+    return app.create(Settings(DIABETES))
 
 
 def test_every_event_has_an_answer_and_every_answer_an_event() -> None:

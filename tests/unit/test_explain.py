@@ -10,8 +10,8 @@ from answerable import __main__ as answerable
 from handler import app
 from handler.settings import Settings
 from tests.fixtures import events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
-from tests.unit.test_drift_alarm import DIABETES
 
 Capture = pytest.CaptureFixture[str]
 GOLDEN = json.loads((DIABETES / "golden.jsonl").read_text().splitlines()[0])["instance"]

@@ -1,4 +1,4 @@
-"""The import rule: handler <- {infra, answerable, tests, benchmarks}, and never back."""
+"""The import rule: handler <- infra <- answerable <- {tests, benchmarks}."""
 
 import ast
 import subprocess
@@ -13,7 +13,7 @@ RULES = {
     "handler": set(),
     "infra": {"handler"},
     "answerable": {"handler", "infra"},
-    "benchmarks": {"handler", "answerable", "tests"},
+    "benchmarks": {"handler", "infra", "answerable", "tests"},
 }
 INFRA_TAKES = {"handler.manifest", "handler.contract", "handler.openapi", "handler.errors"}
 INFRA_TAKES |= {"handler.drift.statistic"}

@@ -12,12 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from handler import app, contract, settings
+from handler import app, contract
 from handler.errors import pointer
 from handler.scoring import Scorer
 from handler.settings import Settings
 from tests.fixtures import artifact, events
-from tests.fixtures.artifact import ECHO_FEATURES, FLOAT
+from tests.fixtures.artifact import DIABETES, ECHO_FEATURES, FLOAT
 from tests.fixtures.events import Context
 
 NAMES = [feature["name"] for feature in ECHO_FEATURES]
@@ -313,7 +313,7 @@ def test_any_body_is_answered(handler: app.Handler, kind: str, data: Any) -> Non
 
 
 def test_cells_and_lines_without_end_are_refused_unread(shipped: Scorer) -> None:
-    handler = app.create(Settings(settings.ARTIFACTS / "diabetes"))
+    handler = app.create(Settings(DIABETES))
     limit = shipped.manifest.limits
     rows = [contract.example(shipped.manifest)] * limit.rows
     names = list(rows[0])

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from answerable import contract_cases
+from answerable.contract_cases import CLIENT_TEXT, Case
 from answerable.local import event_sources
 from handler import manifest
 from handler.release import version_client
-from handler.release.contract_cases import CLIENT_TEXT, Case
 from handler.release.version_client import VersionClient
 from handler.scoring import Scorer
 from tests.fixtures import adversarial, memory_store
@@ -143,7 +143,7 @@ def test_an_unexpected_error_is_told_without_its_text(
     FAULTS[fault](monkeypatch)
     failed = 0
     for case in contract_cases.cases(manifest.read(directory), True):
-        if case.kind == "good":
+        if case.kind == contract_cases.ACCEPTED:
             answer = api(event(case), Context())
             adversarial.checked(answer)
             assert CLIENT_TEXT not in json.dumps(answer)

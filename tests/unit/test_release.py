@@ -3,21 +3,27 @@
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from answerable.commands import release
+from tests.fixtures.artifact import PROJECT
 from tests.fixtures.release import IMAGE, NAME, WORKER, Account
 
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(autouse=True)
+def _project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+
+
 def run(account: Account, *words: str) -> int:
     parser = argparse.ArgumentParser()
     release.add_arguments(parser)
-    return release.main(parser.parse_args(words), account.clients.__getitem__)
+    action, *more = words
+    return release.main(parser.parse_args([action, "dev", *more]), account.clients.__getitem__)
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Account]]
 
 
 Make = Callable[..., Account]
-PIN = "  make deploy 'SET=stage=dev pinned_version=2'"
+PIN = "  answerable deploy dev --model diabetes -c pinned_version=2"
 
 
 def test_a_rollback_proves_moves_and_says_how_to_pin(account: Make, capsys: Capture) -> None:
@@ -46,7 +52,6 @@ def test_a_rollback_proves_moves_and_says_how_to_pin(account: Make, capsys: Capt
     made.version()
     made.image()
     made.deployments()
-    made.alias()
     made.moved()
     assert run(made, "rollback") == 0
     told = capsys.readouterr().out
@@ -58,19 +63,19 @@ def test_a_rollback_proves_moves_and_says_how_to_pin(account: Make, capsys: Capt
 
 def test_it_can_be_told_where_to(account: Make) -> None:
     made = account(group=False)
+    made.alias()
     made.version("1")
     made.image()
-    made.alias()
     made.moved("1")
     assert run(made, "rollback", "1") == 0
 
 
 def test_again_is_nothing_but_the_command_again(account: Make, capsys: Capture) -> None:
     made = account()
+    made.alias("2")
     made.version()
     made.image()
     made.deployments()
-    made.alias("2")
     assert run(made, "rollback", "2") == 0
     told = capsys.readouterr().out
     assert "live is at version 2 already" in told
@@ -79,20 +84,20 @@ def test_again_is_nothing_but_the_command_again(account: Make, capsys: Capture) 
 
 def test_a_share_of_traffic_elsewhere_is_not_there_yet(account: Make) -> None:
     made = account()
+    made.alias("2", weights={"3": 0.1})
     made.version()
     made.image()
     made.deployments()
-    made.alias("2", weights={"3": 0.1})
     made.moved()
     assert run(made, "rollback", "2") == 0
 
 
 def test_a_dry_run_moves_nothing(account: Make, capsys: Capture) -> None:
     made = account()
+    made.alias()
     made.version()
     made.image()
     made.deployments("d-1")
-    made.alias()
     assert run(made, "rollback", "2", "--dry-run", "--deploy") == 0
     told = capsys.readouterr().out
     assert "stop the running deployment d-1" in told
@@ -101,6 +106,7 @@ def test_a_dry_run_moves_nothing(account: Make, capsys: Capture) -> None:
 
 def test_a_running_deployment_is_stopped_and_waited_for(account: Make) -> None:
     made = account()
+    made.alias()
     made.version()
     made.image()
     made.deployments("d-1")
@@ -113,7 +119,7 @@ def test_a_running_deployment_is_stopped_and_waited_for(account: Make) -> None:
     )
     for under_way in (["d-1"], [], ["its-rollback"], [], []):
         made.deployments(*under_way)
-    made.alias()
+    made.alias()  # as CodeDeploy has left it
     made.moved()
     assert run(made, "rollback", "2") == 0
 
@@ -123,6 +129,7 @@ def test_a_deployment_that_does_not_stop_leaves_the_alias(
 ) -> None:
     monkeypatch.setattr(release, "POLLS", 2)
     made = account()
+    made.alias()
     made.version()
     made.image()
     made.deployments("d-1")
@@ -139,10 +146,10 @@ def test_a_deployment_that_does_not_stop_leaves_the_alias(
 )
 def test_a_conflict_is_reported_and_not_overwritten(account: Make, capsys: Capture) -> None:
     made = account()
+    made.alias()
     made.version()
     made.image()
     made.deployments()
-    made.alias()
     made.error("lambda", "update_alias", "PreconditionFailedException")
     assert run(made, "rollback", "2") == 1
     told = capsys.readouterr()
@@ -152,6 +159,7 @@ def test_a_conflict_is_reported_and_not_overwritten(account: Make, capsys: Captu
 
 def test_a_vanished_version(account: Make, capsys: Capture) -> None:
     made = account()
+    made.alias()
     made.error("lambda", "get_function", "ResourceNotFoundException")
     assert run(made, "rollback", "2") == 1
     assert capsys.readouterr().err.strip() == "release: version 2 is gone"
@@ -164,6 +172,7 @@ def test_a_vanished_version(account: Make, capsys: Capture) -> None:
 @pytest.mark.parametrize("known", [True, False])
 def test_a_vanished_image(account: Make, capsys: Capture, known: bool) -> None:
     made = account()
+    made.alias()
     made.version()
     if known:
         made.image(there=False)
@@ -175,6 +184,7 @@ def test_a_vanished_image(account: Make, capsys: Capture, known: bool) -> None:
 
 def test_a_version_without_an_image(account: Make, capsys: Capture) -> None:
     made = account()
+    made.alias()
     made.version(image="elsewhere")
     assert run(made, "rollback", "2") == 1
     assert "no image in ECR: elsewhere" in capsys.readouterr().err
@@ -183,6 +193,7 @@ def test_a_version_without_an_image(account: Make, capsys: Capture) -> None:
 @pytest.mark.parametrize("state", ["Failed", "Pending"])
 def test_a_version_that_is_not_active(account: Make, capsys: Capture, state: str) -> None:
     made = account()
+    made.alias()
     made.version(state=state)
     made.image()
     assert run(made, "rollback", "2") == 1
@@ -191,12 +202,12 @@ def test_a_version_that_is_not_active(account: Make, capsys: Capture, state: str
 
 def test_an_inactive_version_is_woken(account: Make) -> None:
     made = account()
+    made.alias()
     made.version(state="Inactive")
     made.image()
     for state in ("Pending", "Active"):
         made.answer("lambda", "get_function_configuration", {"State": state})
     made.deployments()
-    made.alias()
     made.moved()
     assert run(made, "rollback", "2") == 0
     assert made.functions.asked[0] == ("2", "GET /ping")
@@ -208,6 +219,7 @@ def test_an_inactive_version_is_woken(account: Make) -> None:
 )
 def test_a_version_that_answers_otherwise_is_no_way_back(account: Make, capsys: Capture) -> None:
     made = account()
+    made.alias()
     made.version()
     made.image()
     good = made.functions.handlers["2"]
@@ -225,6 +237,7 @@ def test_a_version_that_answers_otherwise_is_no_way_back(account: Make, capsys: 
 
 def test_a_version_that_does_not_answer_is_no_way_back(account: Make, capsys: Capture) -> None:
     made = account()
+    made.alias()
     made.version()
     made.image()
     made.functions.handlers["2"] = lambda *_: None
@@ -249,7 +262,6 @@ def test_the_version_before_is_the_one_that_was_live(account: Make) -> None:
     made.version("1")
     made.image()
     made.deployments()
-    made.alias()
     made.moved("1")
     assert run(made, "rollback") == 0
 
@@ -263,13 +275,13 @@ def worker(made: Account, other: str = IMAGE) -> None:
 
 def test_the_worker_goes_back_with_it_and_after_it(account: Make, capsys: Capture) -> None:
     made = account(worker=True)
+    made.alias()
     made.version()
     made.image()
     worker(made)
     made.version("8", function=WORKER)
     made.image()
     made.deployments()
-    made.alias()
     made.moved()
     made.alias("9", function=WORKER)
     made.moved("8", function=WORKER)
@@ -277,19 +289,19 @@ def test_the_worker_goes_back_with_it_and_after_it(account: Make, capsys: Captur
     told = capsys.readouterr().out
     assert "the worker's version 8: the same image, and it starts" in told
     assert told.index("move live from version 3") < told.index("move the worker's live from")
-    assert "'SET=stage=dev pinned_version=2 pinned_worker=8'" in told
+    assert "-c pinned_version=2 -c pinned_worker_version=8" in told
     assert made.functions.asked[-1] == (f"{WORKER}:8", '{"Records": []}')
 
 
 def test_forth_the_worker_goes_first_and_what_is_there_stays(account: Make) -> None:
     made = account(worker=True)
+    made.alias("2")
     made.version("3")
     made.image()
     worker(made)
     made.version("8", function=WORKER)
     made.image()
     made.deployments()
-    made.alias("2")
     made.alias("8", function=WORKER)  # moved before, by a rollback that did not get further
     made.moved("3")
     assert run(made, "rollback", "3") == 0
@@ -298,6 +310,7 @@ def test_forth_the_worker_goes_first_and_what_is_there_stays(account: Make) -> N
 def test_a_worker_that_does_not_start_is_no_way_back(account: Make, capsys: Capture) -> None:
     made = account(worker=True)
     made.functions.handlers[f"{WORKER}:8"] = lambda *_: 1 / 0
+    made.alias()
     made.version()
     made.image()
     worker(made)
@@ -311,18 +324,18 @@ def test_a_worker_that_never_had_that_image_stays_and_is_pinned_there(
     account: Make, capsys: Capture
 ) -> None:
     made = account(worker=True)
+    made.alias()
     made.version()
     made.image()
     worker(made, other="elsewhere")
     made.alias("9", function=WORKER)
     made.deployments()
-    made.alias()
     made.moved()
     made.alias("9", function=WORKER)
     assert run(made, "rollback", "2") == 0
     told = capsys.readouterr().out
     assert "the worker stays at version 9" in told
-    assert "pinned_worker=9" in told
+    assert "pinned_worker_version=9" in told
 
 
 def aliases(made: Account, function: str, *versions: str) -> None:
@@ -428,7 +441,6 @@ def test_promote_goes_to_the_latest(account: Make, capsys: Capture) -> None:
     made.version("3")
     made.image()
     made.deployments()
-    made.alias("1")
     made.moved("3")
     assert run(made, "promote") == 0
     assert "pinned_version=3" in capsys.readouterr().out
@@ -436,7 +448,6 @@ def test_promote_goes_to_the_latest(account: Make, capsys: Capture) -> None:
 
 def test_pin_is_for_what_is_live(account: Make, capsys: Capture) -> None:
     made = account()
-    made.alias("2")
     made.alias("2")
     assert run(made, "pin") == 0
     assert PIN in capsys.readouterr().out.splitlines()
@@ -446,16 +457,30 @@ def test_pin_is_for_what_is_live(account: Make, capsys: Capture) -> None:
     assert "version 3 is live, not 2" in capsys.readouterr().err
 
 
-def test_the_deployment_can_be_run_at_once(
-    account: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("Makefile").write_text('deploy:\n\t@echo "$(MODEL) $(SET)" > asked; exit 3\n')
+def test_the_deployment_can_be_run_at_once(account: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run_command(words: list[str], check: bool) -> argparse.Namespace:
+        commands.append(words[1:])
+        return argparse.Namespace(returncode=3)
+
+    monkeypatch.setattr(release.subprocess, "run", run_command)  # type: ignore[attr-defined]
     made = account()
     made.alias("2")
-    made.alias("2")
-    assert run(made, "pin", "--deploy", "--model", "diabetes") != 0
-    assert Path("asked").read_text() == "diabetes stage=dev pinned_version=2\n"
+    assert run(made, "pin", "--deploy", "--model", "diabetes") == 3
+    command = ["-m", "answerable", "deploy", "dev", "--model", "diabetes", "-c", "pinned_version=2"]
+    assert commands == [command]
+
+
+def test_the_alias_s_revision_is_the_one_before_the_proof(account: Make, capsys: Capture) -> None:
+    """Somebody moves the alias while the golden rows are asked: the first revision is refused."""
+    made = account()
+    made.alias()  # revision-7, and there is no second look
+    made.version()
+    made.image()
+    made.deployments()
+    made.moved()
+    assert run(made, "rollback", "2") == 0
 
 
 def test_status(account: Make, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,7 +499,7 @@ def test_status(account: Make, capsys: Capture, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_policy_names_what_is_asked_and_no_more(account: Make, capsys: Capture) -> None:
-    assert run(account(), "iam") == 0
+    assert run(account(), "print-iam-policy") == 0
     policy = json.loads(capsys.readouterr().out)
     for statement in policy["Statement"]:
         assert not any("*" in action for action in statement["Action"])
@@ -484,13 +509,13 @@ def test_the_policy_names_what_is_asked_and_no_more(account: Make, capsys: Captu
             assert all(arn.endswith(f":{NAME}:*") for arn in statement["Resource"])
     actions = {action for statement in policy["Statement"] for action in statement["Action"]}
     assert {"lambda:UpdateAlias", "lambda:InvokeFunction", "codedeploy:StopDeployment"} <= actions
-    assert run(account(group=False), "iam") == 0
+    assert run(account(group=False), "print-iam-policy") == 0
     assert "codedeploy" not in capsys.readouterr().out
 
 
 def test_a_stack_that_is_not_there_is_one_line(account: Make, capsys: Capture) -> None:
     made = account()
-    run(made, "iam")
+    run(made, "print-iam-policy")
     made.error("cloudformation", "describe_stacks", "ValidationError")
     assert run(made, "status") == 1
     assert "release: " in capsys.readouterr().err

@@ -14,8 +14,9 @@ from handler import app
 from handler import manifest as manifests
 from handler.settings import Settings
 from tests.fixtures import events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
-from tests.unit.test_drift_alarm import DIABETES, resampled
+from tests.unit.test_drift_alarm import resampled
 
 Capture = pytest.CaptureFixture[str]
 DAY = 86_400_000

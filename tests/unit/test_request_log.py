@@ -11,10 +11,10 @@ from handler import manifest as manifests
 from handler.drift import bins
 from handler.settings import Settings
 from tests.fixtures import artifact, emf, events
+from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
 
 ROOT = Path(__file__).parents[2]
-DIABETES = ROOT / "model_artifacts" / "diabetes"
 GOLDEN = json.loads((DIABETES / "golden.jsonl").read_text().splitlines()[0])["instance"]
 Capture = pytest.CaptureFixture[str]
 

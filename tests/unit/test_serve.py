@@ -304,7 +304,7 @@ def test_clients_at_the_same_time_each_get_their_own_answer(echo_dir: Path) -> N
 
 @contextlib.contextmanager
 def process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "answerable", "serve", *map(str, arguments)]
+    command = [sys.executable, "-m", "answerable", "serve", "--model", *map(str, arguments)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
     ) as running:

@@ -1,4 +1,4 @@
-"""Releases that are rehearsed: the three stories, recorded traffic, and who goes back on what."""
+"""Simulated releases: the scenarios, recorded traffic, and who rolls back on what."""
 
 import json
 import re
@@ -13,6 +13,7 @@ from answerable.simulation.cloudwatch import Metrics, Unsupported, evaluate_at
 from handler import manifest as manifests
 from handler.drift import statistic
 from handler.release import golden
+from tests.fixtures.artifact import PROJECT
 from tests.fixtures.release import SHIPPED, artifact
 
 Capture = pytest.CaptureFixture[str]
@@ -73,7 +74,7 @@ def template(
                 "Environment": {
                     "Variables": {
                         "SERVICE_NAME": "diabetes-dev",
-                        "AFTER_TRAFFIC": "replay",
+                        "LOW_TRAFFIC_POLICY": "replay_golden_rows",
                         "MINIMUM_REQUESTS": "20",
                     }
                 },
@@ -149,6 +150,11 @@ def template(
     }
 
 
+@pytest.fixture(autouse=True)
+def _project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+
+
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The arguments of the template that is synthesised."""
@@ -161,7 +167,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return arguments
 
 
-def played(capsys: Capture, *words: str, rate: str = "20", hours: str = "0.5") -> str:
+def simulate(capsys: Capture, *words: str, rate: str = "20", hours: str = "0.5") -> str:
     """What the command shows; without the milliseconds, which no two runs have in common."""
     code = answerable.main(["simulate-release", "--rate", rate, "--hours", hours, *words])
     assert code == 0
@@ -169,70 +175,75 @@ def played(capsys: Capture, *words: str, rate: str = "20", hours: str = "0.5") -
     return " ".join(shown.split())
 
 
-def test_a_good_model_stays(capsys: Capture, given: dict[str, Any]) -> None:
-    shown = played(capsys, "--story", "good", hours="1.2")
+def test_healthy_scenario_stays_live(capsys: Capture, given: dict[str, Any]) -> None:
+    shown = simulate(capsys, "--scenario", "healthy", hours="1.2")
     assert "gets 30 % of the traffic for 4 minutes, then all of it" in shown
-    assert "CodeDeploy minds v2-faults, v2-crashes" in shown
+    assert "CodeDeploy alarms v2-faults, v2-crashes" in shown
     assert "▲" not in shown
-    assert "This version would be live, and nobody called: 0 of" in shown
+    assert "This version would be live, without any alarm: 0 of" in shown
 
 
-def test_a_crashing_model_goes_back_while_it_shifts(capsys: Capture, given: dict[str, Any]) -> None:
-    shown = played(capsys, "--story", "crashing")
-    assert "▲ v2-faults is in ALARM → CodeDeploy goes back to version 1" in shown
+def test_crash_scenario_rolls_back_during_the_shift(capsys: Capture, given: dict[str, Any]) -> None:
+    shown = simulate(capsys, "--scenario", "crash")
+    assert "▲ v2-faults is in ALARM → CodeDeploy rolls back to version 1" in shown
     assert re.search(
         r"rolled back at minute [1-4] by v2-faults, with \d of \d+ answers wrong", shown
     )
 
 
-def test_a_silently_wrong_model_is_called_out_by_drift_and_outcomes(
+def test_silent_error_scenario_notifies_by_drift_and_outcomes(
     capsys: Capture, given: dict[str, Any]
 ) -> None:
-    shown = played(capsys, "--story", "silent", hours="1.2")
-    assert "a rule minds no alarm" in shown
+    shown = simulate(capsys, "--scenario", "silent-error", hours="1.2")
+    assert "rollback rule alarms none" in shown
     for alarm in ("drift-out_progression", "drift-in_triglycerides_log", "drift-inputs"):
         assert f"▲ {alarm} is in ALARM" in shown
     assert shown.index("drift-out_progression is in") < shown.index("▲ drift-impact is in ALARM")
-    found = re.search(r"owner called at minute \d+ by \S+, with ([\d,]+) of", shown)
+    found = re.search(r"owner notified at minute \d+ by \S+, with ([\d,]+) of", shown)
     assert found
     assert int(found[1].replace(",", "")) > 500
     assert not re.search(r"▲ v2-", shown)
 
 
-def test_a_rule_takes_it_back(capsys: Capture, given: dict[str, Any]) -> None:
+def test_rollback_rule_rolls_back(capsys: Capture, given: dict[str, Any]) -> None:
     given["rule"] = True
-    shown = played(capsys, "--story", "silent")
-    assert "a rule minds drift-out_progression, drift-impact" in shown
-    assert "→ the rule goes back to version 1" in shown
+    shown = simulate(capsys, "--scenario", "silent-error")
+    assert "rollback rule alarms drift-out_progression, drift-impact" in shown
+    assert "→ the rule rolls back to version 1" in shown
     assert re.search(r"rolled back at minute \d+ by drift-out_progression, with \d+ of", shown)
 
 
-def test_the_same_seed_plays_the_same(capsys: Capture, given: dict[str, Any]) -> None:
+def test_equal_seeds_give_equal_simulations(capsys: Capture, given: dict[str, Any]) -> None:
     one, two, other = (
-        played(capsys, "--story", "silent", "--seed", seed, hours="0.2") for seed in "112"
+        simulate(capsys, "--scenario", "silent-error", "--seed", seed, hours="0.2")
+        for seed in "112"
     )
     assert one == two != other
 
 
-def test_a_version_that_fails_the_gate_gets_no_traffic(
+def test_candidate_that_fails_the_hook_gets_no_traffic(
     capsys: Capture, given: dict[str, Any], tmp_path: Path
 ) -> None:
     worse = artifact(tmp_path / "worse", version="0.9.0")
     (worse / "golden.jsonl").write_text("")
-    broken = ["--new", str(worse), "--hours", "0"]
-    shown = played(capsys, *broken)
+    broken = ["--candidate", str(worse), "--hours", "0"]
+    shown = simulate(capsys, *broken)
     assert "would have been refused before it got any traffic: GET /model: " in shown
     assert "0:01" not in shown
-    shown = played(capsys, "--skip-gate", *broken)
+    shown = simulate(capsys, "--skip-hook", *broken)
     assert "▲ v2-faults is in ALARM" in shown
 
 
-def test_too_little_traffic_is_for_the_hook_to_judge(
+def test_too_little_traffic_fails_the_hook_after_traffic(
     capsys: Capture, given: dict[str, Any], tmp_path: Path
 ) -> None:
-    strict = {"SERVICE_NAME": "diabetes-dev", "AFTER_TRAFFIC": "traffic", "MINIMUM_REQUESTS": "99"}
+    strict = {
+        "SERVICE_NAME": "diabetes-dev",
+        "LOW_TRAFFIC_POLICY": "fail",
+        "MINIMUM_REQUESTS": "99",
+    }
     given["After"] = {"Environment": {"Variables": strict}}
-    shown = played(capsys, "--story", "good")
+    shown = simulate(capsys, "--scenario", "healthy")
     assert "rolled back at minute 4 by the hook after traffic: it served" in shown
 
 
@@ -242,16 +253,16 @@ def test_recorded_traffic(capsys: Capture, given: dict[str, Any], tmp_path: Path
     lines = [{"message": "request", "instances": rows[i : i + 2]} for i in range(0, len(rows), 2)]
     records.write_text("\n".join(map(json.dumps, [*lines, {"message": "request"}])))
     newer = artifact(tmp_path / "newer", version="1.0.1")
-    shown = played(capsys, "--new", str(newer), "--records", str(records), hours="0.1")
+    shown = simulate(capsys, "--candidate", str(newer), "--records", str(records), hours="0.1")
     assert "requests 20 a minute, those of" in shown
     assert "drift-in_bmi is in ALARM" in shown  # golden rows are edges, and the same over and over
     assert re.search(r"0 of \d+ answers wrong", shown)
 
 
-def test_linear_steps() -> None:
+def test_linear_rollout_shifts_in_steps() -> None:
     routing = {"TimeBasedLinear": {"LinearInterval": 2, "LinearPercentage": 30}}
     plan = plans.read(template(SHIPPED, routing=routing))
-    assert plan.bake == 6
+    assert plan.bake_minutes == 6
     assert [plan.share(minute) for minute in range(8)] == [30, 30, 60, 60, 90, 90, 100, 100]
 
 
@@ -260,15 +271,15 @@ def test_linear_steps() -> None:
     [
         ({"Live": {"FunctionVersion": "7"}}, "pinned_version releases nothing"),
         ({"Scoring": {"ImageConfig": {}}}, "no function with handler.function"),
-        ({"Inputs": {"AlarmRule": 'NOT ALARM("x")'}}, "composite alarm of ORs"),
+        ({"Inputs": {"AlarmRule": 'NOT ALARM("x")'}}, "composite alarms of ORs"),
         ({"F": {"ComparisonOperator": "LessThanLowerThreshold"}}, "LessThanLowerThreshold"),
     ],
 )
-def test_a_template_that_is_not_ours(
+def test_template_that_cannot_be_simulated_is_an_error(
     capsys: Capture, given: dict[str, Any], changed: dict[str, Any], why: str
 ) -> None:
     given.update(changed)
-    assert answerable.main(["simulate-release", "--story", "good", "--hours", "0"]) == 1
+    assert answerable.main(["simulate-release", "--scenario", "healthy", "--hours", "0"]) == 1
     assert why in capsys.readouterr().err
 
 
@@ -277,18 +288,20 @@ def test_a_template_that_is_not_ours(
     [
         (["--rate", "0"], "--rate takes a number from 1"),
         (["--records", "nowhere.jsonl"], "No such file"),
-        (["--old", "nowhere"], "manifest.json"),
+        (["--current", "nowhere"], "manifest.json"),
     ],
 )
-def test_what_cannot_be_rehearsed(capsys: Capture, words: list[str], why: str) -> None:
+def test_wrong_arguments_are_an_error(capsys: Capture, words: list[str], why: str) -> None:
     assert answerable.main(["simulate-release", *words]) == 1
     assert why in capsys.readouterr().err
 
 
-def test_two_models_are_no_release(capsys: Capture, given: dict[str, Any], tmp_path: Path) -> None:
+def test_candidate_of_another_model_is_an_error(
+    capsys: Capture, given: dict[str, Any], tmp_path: Path
+) -> None:
     other = artifact(tmp_path / "other", name="other")
-    assert answerable.main(["simulate-release", "--new", str(other)]) == 1
-    assert "the new version is of other" in capsys.readouterr().err
+    assert answerable.main(["simulate-release", "--candidate", str(other)]) == 1
+    assert "the candidate is of other" in capsys.readouterr().err
 
 
 # CloudWatch's own tables, of three periods: "How alarm state is evaluated when data is missing"
@@ -308,11 +321,11 @@ def test_two_models_are_no_release(capsys: Capture, given: dict[str, Any], tmp_p
         ("---X-", 2, "ALARM before ALARM OK"),
     ],
 )
-def test_missing_data_as_cloudwatch_has_it(points: str, wanted: int, expected: str) -> None:
+def test_missing_data_is_treated_as_documented(points: str, wanted: int, expected: str) -> None:
     metrics = Metrics()
     for i, point in enumerate(points):
         if point != "-":
-            metrics.put(("N", "M", frozenset()), i * 60_000, float(point == "X"))
+            metrics.add_value(("N", "M", frozenset()), i * 60_000, float(point == "X"))
     alarm = {
         "Namespace": "N",
         "MetricName": "M",
@@ -331,9 +344,9 @@ def test_missing_data_as_cloudwatch_has_it(points: str, wanted: int, expected: s
     assert found == expected.split()
 
 
-def test_windows_slide_by_the_minute_or_by_the_hour() -> None:
+def test_alarm_windows_slide_by_the_minute_or_by_the_hour() -> None:
     metrics = Metrics()
-    metrics.put(("N", "M", frozenset()), 90 * 60_000, 1.0)
+    metrics.add_value(("N", "M", frozenset()), 90 * 60_000, 1.0)
     alarm = {
         "Namespace": "N",
         "MetricName": "M",

@@ -324,7 +324,7 @@ def sk_forest_labels() -> Built:
 
 DECISION = """
 [outputs.probabilities.decision]
-of = "churns"
+class_label = "churns"
 threshold = 0.3
 above = "call"
 below = "wait"
