@@ -76,10 +76,10 @@ def predict(serving: AppState, request: Request, deadline: float | None) -> Hand
 def _prediction_response(serving: AppState, request: Request, scored: Scored) -> HandlerResult:
     ids = serving.issue(scored.outputs, len(scored.predictions))
     named = prediction_id.attach_ids(ids, scored.predictions)
-    reply = Response(200, serving.scorer.contract.answer(named), JSON)
+    reply = Response(200, serving.scorer.renderer.render_response(named), JSON)
     first = ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
     watched = {"scored": scored, "predictions": named, "prediction": first}
-    return HandlerResult(reply, len(named), scored.unusual, scored.seconds, watched)
+    return HandlerResult(reply, len(named), scored.out_of_range_counts, scored.seconds, watched)
 
 
 def feedback(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
@@ -114,7 +114,7 @@ def ping(serving: AppState, request: Request, deadline: float | None) -> Handler
 def submit_job(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /jobs`: as `/predict`, but answered later."""
     body = http_body.read_json(request, serving.scorer.manifest.limits.body_bytes)
-    serving.scorer.contract.columns(body)  # refused here and now, not as the job's result
+    serving.scorer.validator.parse(body)  # refused here and now, not as the job's result
     from handler.jobs import storage
 
     body = body.encode() if isinstance(body, str) else body
@@ -156,7 +156,7 @@ def infer(serving: AppState, request: Request, deadline: float | None) -> Handle
     start = time.perf_counter()
     asked = open_inference.parse_request(scorer, request)
     validated = time.perf_counter() - start
-    scored = scorer.infer(asked.columns, deadline)
+    scored = scorer.run(asked.columns, deadline)
     scored.seconds["validate"] = validated
     whole = scorer.manifest.execution.batch == "none"  # one instance, without an axis for rows
     outputs = [output[0, ...] for output in scored.outputs] if whole else [*scored.outputs]
@@ -166,7 +166,7 @@ def infer(serving: AppState, request: Request, deadline: float | None) -> Handle
         outputs.append(open_inference.string_tensor(ids))
         watched["prediction"] = ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
     reply = open_inference.render_response(scorer.manifest, request, asked, outputs)
-    return HandlerResult(reply, rows, scored.unusual, scored.seconds, watched)
+    return HandlerResult(reply, rows, scored.out_of_range_counts, scored.seconds, watched)
 
 
 def about(what: str) -> Route:

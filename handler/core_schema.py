@@ -86,8 +86,3 @@ def arguments_parameter(name: str, schema: CoreSchema) -> CoreSchema:
 def plain_function_schema(function: Callable[[Any], Any]) -> CoreSchema:
     """Return the schema that `function` alone decides on."""
     return {"type": "function-plain", "function": {"type": "no-info", "function": function}}
-
-
-def after_function_schema(function: Callable[[Any], Any], schema: CoreSchema) -> CoreSchema:
-    """Return the schema that passes what `schema` accepts through `function`."""
-    return {**plain_function_schema(function), "type": "function-after", "schema": schema}

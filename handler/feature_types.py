@@ -8,9 +8,10 @@ Values have two forms. In JSON, a date is an ISO 8601 string. In validated colum
 it is a number of days. All other types have the same form in both.
 """
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ import numpy as np
 from handler import core_schema as cs
 from handler.core_schema import PydanticCustomError, PydanticKnownError
 from handler.errors import ArtifactError
-from handler.manifest import Bound, Feature, Manifest
+from handler.manifest import Bound, Distribution, Feature, Manifest, Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Fields = dict[str, Any]
@@ -40,6 +41,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_DAY = EPOCH.toordinal()
 DAY = timedelta(days=1)
 UNION_BRANCHES = "\0int", "\0float"  # in the location of an error; no feature has such a name
+NOT_FINITE = "not finite"  # kind of a bad value that strict JSON does not have
 CLIENT_TEXT = "answerable unknown"  # stands for a client's own text in all test values
 
 
@@ -175,9 +177,10 @@ class FeatureType:
 
     name: ClassVar[str]
     tensor_kinds: ClassVar[str]  # numpy's kinds of the dtypes it goes into
+    is_number: ClassVar[bool] = False  # a JSON number
     ranged: ClassVar[bool] = False  # has a minimum and a maximum
     discrete: ClassVar[bool] = False  # drift: the baseline lists values, not quantiles
-    quoted: ClassVar[bool] = False  # a JSON string
+    binned_by_length: ClassVar[bool] = False  # drift: of the number of characters
     low: Number_ | None = None
     high: Number_ | None = None
     counted: tuple[float, float] | None = None
@@ -215,6 +218,10 @@ class FeatureType:
     def to_json(self, value: Any) -> Any:
         """Return a validated value in its JSON form."""
         return value
+
+    def to_element(self, value: Any) -> Any:
+        """Return a JSON value, or null, as an element of a tensor in JSON."""
+        return None if value is None else self.to_graph(value)
 
     def from_tensor(self, column: Array) -> list[Any]:
         """Return the values of a tensor's column in their JSON form, None for NaN if nullable."""
@@ -276,6 +283,10 @@ class FeatureType:
         """Return whether the stated contract refuses a value, in JSON form."""
         return False
 
+    def stated_bounds(self) -> tuple[Number_ | None, Number_ | None]:
+        """Return the enforced bounds as they are stated, without their rounding."""
+        return self.low, self.high
+
     def is_empty(self) -> bool:
         """Return whether the stated range holds no value."""
         return False
@@ -317,37 +328,41 @@ class FeatureType:
 
     # drift --------------------------------------------------------------------------------------
 
-    def drift_values(self, values: Sequence[Any]) -> Sequence[Any]:
-        """Return what is binned of validated values: themselves, or the lengths of texts."""
-        return values
-
     def draw(self, value: Any) -> Any:
         """Return a value in JSON form for one that was drawn from the baseline."""
         return value
 
     # contract cases -----------------------------------------------------------------------------
 
-    def bad_values(self, rounded: bool) -> Iterator[BadValue]:
-        """Yield one bad value for each rule; `rounded`: in the precision of the tensor."""
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        """Yield kind and JSON form of accepted values that are not null."""
+        yield from ()
+
+    def bad_values(self) -> Iterator[BadValue]:
+        """Yield one bad value for each rule, in JSON form."""
         wrong = self._type_code()
         if not self.feature.nullable:
             yield "missing", None, "missing"
             yield "null", "null", wrong
         yield "wrong type", "{}", wrong
         yield "wrong type", "[]", wrong
-        yield from self._bad_values(rounded, wrong)
+        yield from self._bad_values(wrong)
+
+    def bad_elements(self) -> Iterator[BadValue]:
+        """Yield one bad value for each rule, as an element of a tensor in JSON."""
+        yield from self.bad_values()
 
     def _type_code(self) -> str:
         return "type"
 
-    def _bad_values(self, rounded: bool, wrong: str) -> Iterator[BadValue]:
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
         raise NotImplementedError
 
 
 class Number(FeatureType):
     """A finite number."""
 
-    name, tensor_kinds, ranged = "number", "fiu", True
+    name, tensor_kinds, ranged, is_number = "number", "fiu", True, True
     json_name = "number"
 
     def __init__(self, feature: Feature, dtype: str) -> None:
@@ -423,6 +438,14 @@ class Number(FeatureType):
     def example(self, values: Sequence[Any]) -> Any:
         return sorted(values)[(len(values) - 1) // 2]
 
+    def stated_bounds(self) -> tuple[Number_ | None, Number_ | None]:
+        if self.feature.out_of_range == "accept":
+            return self.low, self.high
+        return (
+            self.low if self.minimum is None else self.minimum,
+            self.high if self.maximum is None else self.maximum,
+        )
+
     def is_empty(self) -> bool:
         low, high = self.minimum, self.maximum
         return low is not None and high is not None and not low <= high
@@ -458,10 +481,29 @@ class Number(FeatureType):
     def policy(self) -> str:
         return "refused" if self.feature.out_of_range == "reject" else "counted"
 
-    def _bad_values(self, rounded: bool, wrong: str) -> Iterator[BadValue]:
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        low, high = self.minimum, self.maximum
+        if baseline and baseline.values:
+            first, *_, last = map(float, (*baseline.values, *baseline.values))  # type: ignore[arg-type]
+            low, high = first if low is None else low, last if high is None else high
+        edges = [edge for edge in (low, high) if edge is not None]
+        middle = sum(edges) / (len(edges) or 1)
+        outside = [float(text) for _, text, _ in outside_bounds(low, high, self.whole)]
+        for name, values in (
+            ("inside the sample", [middle // 1 if self.whole else middle]),
+            ("at the sample's bounds", edges),
+            ("just outside the sample", outside),
+        ):
+            for value in values:
+                if self.low is not None and value < self.low:
+                    continue
+                if self.high is None or value <= self.high:
+                    yield name, int(value) if self.whole else value
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
         yield "flag", "true", wrong
         yield from bad_numbers(self.dtype)
-        yield from outside_bounds(self.low, self.high, self.whole, self.dtype, rounded)
+        yield from outside_bounds(self.low, self.high, self.whole)
         if self.whole and self.low != self.high:
             example = float(self.feature.example or 0)
             yield "fraction", str(example + (-0.5 if example == self.high else 0.5)), "type"
@@ -499,7 +541,7 @@ class Date(Number):
     An integer tensor holds the day, a float tensor the time of day too, in the dtype's precision.
     """
 
-    name, quoted = "date", True
+    name, is_number = "date", False
 
     def __init__(self, feature: Feature, dtype: str) -> None:
         super().__init__(feature, dtype)
@@ -523,7 +565,11 @@ class Date(Number):
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
 
-        def days(text: str) -> Number_:
+        def days(text: Any) -> Number_:
+            if type(text) is float and not math.isfinite(text):
+                raise PydanticKnownError("finite_number")
+            if type(text) is not str:
+                raise PydanticKnownError("string_type")
             try:
                 value: Number_ = self.to_graph(text)
             except ValueError:
@@ -534,14 +580,14 @@ class Date(Number):
                 raise PydanticCustomError("date_max", "", {"le": iso_date(high)})
             return value
 
-        return cs.after_function_schema(days, cs.str_schema(strict=True))
+        return cs.plain_function_schema(days)
 
     def from_numbers(self, values: list[Any]) -> list[Any]:
-        """Return days as ISO dates; a number that is no date stays one, which is refused."""
+        """Return days as ISO dates; a value that is no date becomes one that is refused."""
         dates: list[Any] = []
         for value in values:
             try:
-                dates.append(iso_date(value) if type(value) in (int, float) else value)
+                dates.append(iso_date(value) if type(value) in (int, float) else None if value is None else 0)
             except (ValueError, OverflowError):
                 dates.append(value)
         return dates
@@ -586,11 +632,21 @@ class Date(Number):
     def draw(self, value: Any) -> Any:
         return iso_date(round(value))
 
-    def _bad_values(self, rounded: bool, wrong: str) -> Iterator[BadValue]:
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        for name, value in super().accepted_values(baseline):
+            with contextlib.suppress(ValueError, OverflowError):
+                yield name, iso_date(value)
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
         yield "number for a date", "1", wrong
         for text in (CLIENT_TEXT, "2024-02-30", "20240101", "2024-01-01T25:00", "", "12-31-2024"):
             yield "no date", f'"{text}"', wrong
         yield from outside_dates(self.low, self.high)
+
+    def bad_elements(self) -> Iterator[BadValue]:
+        yield "text for a number", '"2024-01-01"', "type"
+        yield NOT_FINITE, "NaN", "non_finite"
+        yield from outside_bounds(self.low, self.high, True)
 
 
 class Category(FeatureType):
@@ -604,7 +660,6 @@ class Category(FeatureType):
         values = feature.categories
         if self.is_float:  # a client with float32 data sends 0.1 as float32 has it
             values += tuple(_rounded(v, dtype) for v in values if not isinstance(v, str))
-        self.quoted = self.is_string
         if not self.is_string:
             self.low, self.high = number_bounds(dtype)
         if self.closed:
@@ -664,10 +719,17 @@ class Category(FeatureType):
     def policy(self) -> str:
         return "refused" if self.closed else "counted"
 
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        for value in self.feature.categories:
+            yield "each category", value
+        if not self.closed:
+            numbers = [v for v in self.feature.categories if not isinstance(v, str)]
+            yield "an unknown category", max(numbers) + 1 if numbers else "a new category"
+
     def _type_code(self) -> str:
         return "unknown_category" if self.closed and self.is_string else "type"
 
-    def _bad_values(self, rounded: bool, wrong: str) -> Iterator[BadValue]:
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
         yield "flag", "true", wrong
         if self.is_string:
             yield "number for text", "1", wrong
@@ -715,16 +777,22 @@ class Boolean(FeatureType):
     def span(self) -> str:
         return "true, false"
 
-    def _bad_values(self, rounded: bool, wrong: str) -> Iterator[BadValue]:
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        yield from (("each category", True), ("each category", False))
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
         yield "number for a flag", "1", wrong
         yield "text for a flag", '"true"', wrong
         yield "text for a flag", f'"{CLIENT_TEXT}"', wrong
+
+    def bad_elements(self) -> Iterator[BadValue]:
+        yield from (bad for bad in self.bad_values() if bad[0] != "number for a flag")
 
 
 class Text(FeatureType):
     """Any string up to `max_length` characters."""
 
-    name, tensor_kinds, quoted = "text", "O", True
+    name, tensor_kinds, binned_by_length = "text", "O", True
 
     def __init__(self, feature: Feature, dtype: str) -> None:
         super().__init__(feature, dtype)
@@ -764,13 +832,14 @@ class Text(FeatureType):
     def span(self) -> str:
         return f"up to {self.max_length} characters"
 
-    def drift_values(self, values: Sequence[Any]) -> Sequence[Any]:
-        return [None if value is None else len(value) for value in values]
-
     def draw(self, value: Any) -> Any:
         return "x" * round(value)
 
-    def _bad_values(self, rounded: bool, wrong: str) -> Iterator[BadValue]:
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        yield "an empty text", ""
+        yield "a long text", "é" * min(self.max_length or 1000, 1000)
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
         yield "flag", "true", wrong
         yield "number for text", "1", wrong
         if self.max_length is not None and self.max_length < 10_000:
@@ -846,30 +915,42 @@ def bad_numbers(dtype: str) -> Iterator[BadValue]:
     """Yield what is not a number, or not one that a tensor of `dtype` holds ("": of any)."""
     yield "text for a number", '"1"', "type"
     yield "text for a number", f'"{CLIENT_TEXT}"', "type"
-    for text in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 310, "-" + "9" * 4000):
-        yield "not finite", text, "non_finite"
+    for text in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 310, "-" + "9" * 400):
+        yield NOT_FINITE, text, "non_finite"
     if dtype == "float32":
         yield "overflow", "1e39", "out_of_range"
 
 
+def bad_elements(tensor: Tensor) -> Iterator[BadValue]:
+    """Yield bad values of one element of a tensor contract's input."""
+    yield "null", "null", "type"
+    yield "too deep", "[0]", "type"
+    yield "wrong type", "{}", "type"
+    if tensor.dtype != "bool":
+        yield "flag", "true", "type"
+    if tensor.dtype in ("bool", "string"):
+        yield "number for another", "1", "type"
+        return
+    yield from bad_numbers(tensor.dtype)
+    whole = not tensor.dtype.startswith("float")
+    bounds = stated_bounds(tensor.dtype, tensor.minimum, tensor.maximum)
+    yield from outside_bounds(*bounds, whole)
+    if whole:
+        yield "fraction", "0.5", "type"
+
+
 def outside_bounds(
-    low: Number_ | None, high: Number_ | None, whole: bool, dtype: str, rounded: bool = False
+    low: Number_ | None, high: Number_ | None, whole: bool
 ) -> Iterator[BadValue]:
-    """Yield the next numbers below and above the bounds: integers, or of a float dtype."""
-    precision = dtype if rounded and dtype in EXACT else "float64"
-    as_dtype = np.dtype(precision).type
-    next_up: Callable[..., Any] = np.nextafter
+    """Yield the next integers, or the next doubles, below and above the bounds."""
     for bound, way in ((low, -1), (high, 1)):
         if bound is None:
             continue
         value: Number_
         if whole:
             value = (math.ceil(bound) if way < 0 else math.floor(bound)) + way
-            if dtype in EXACT and as_dtype(value) == bound:  # 2^24 + 1 is no float32
-                value += way
         else:
-            with np.errstate(over="ignore"):
-                value = float(next_up(as_dtype(bound), as_dtype(way * math.inf)))
+            value = math.nextafter(bound, way * math.inf)
         if math.isfinite(value):
             yield "just outside", repr(value), "out_of_range"
 

@@ -26,7 +26,7 @@ import orjson
 
 from handler import core_schema as cs
 from handler import prediction_id
-from handler.contract import reject_duplicate_keys
+from handler.duplicate_keys import reject_duplicate_keys
 from handler.core_schema import SchemaValidator, ValidationError
 from handler.drift.statistic import DIMENSIONS, NAMESPACE
 from handler.errors import BadRequest, ContractViolation, Violation, pointer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from answerable.packing.errors import PackError
-from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, File, Manifest
+from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, File, Manifest, to_plain
 
 WIDTH = 100
 
@@ -57,22 +57,9 @@ def write(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json as a human would, defaults left out, short things on one line; and the
     seal on it.
     """
-    text = _render(_plain(manifest), 0) + "\n"
+    text = _render(to_plain(manifest), 0) + "\n"
     (directory / FILE_NAME).write_text(text, encoding="utf-8")
     (directory / DIGEST_FILE_NAME).write_text(sha256(directory / FILE_NAME) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """NamedTuples as dicts without the fields that have their default."""
-    if hasattr(value, "_fields"):
-        defaults = value._field_defaults
-        pairs = zip(value._fields, value, strict=True)
-        return {k: _plain(v) for k, v in pairs if k not in defaults or v != defaults[k]}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _render(value: Any, depth: int) -> str:

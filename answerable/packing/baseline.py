@@ -28,7 +28,8 @@ def measure(
     features = {}
     for kind in types:
         sample = columns[kind.feature.name]
-        values = kind.drift_values([None if v is None else kind.to_graph(v) for v in sample])
+        convert = len if kind.binned_by_length else kind.to_graph
+        values = [None if value is None else convert(value) for value in sample]
         features[kind.feature.name] = (categories if kind.discrete else numbers)(values)
     distributions = {}
     for output, array in zip(outputs, results, strict=True):

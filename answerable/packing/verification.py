@@ -50,13 +50,13 @@ def verify(
 ) -> tuple[int, float]:
     """The rows compared, and the largest deviation. Raises PackError above the tolerance."""
     known = execution.n_rows(sample.feeds)
-    if sample.features:
+    if sample.types:
         step = -(-known // ROWS)
         columns = {
-            feature.name: sample.columns[feature.name][::step] + [row[feature.name] for row in rows]
-            for feature in sample.features
+            name: column[::step] + [row[name] for row in rows]
+            for name, column in sample.columns.items()
         }
-        feeds = table.feeds(sample.features, scorer.manifest.inputs, columns)
+        feeds = table.feeds(sample.types, scorer.manifest.inputs, columns)
         names = list(columns)
         instances: list[Instance] = [
             dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from handler import http_body, prediction_id, request_log, scoring, settings
-from handler.contract import Row, rows_to_columns
+from handler.validate import Row, rows_to_columns
 from handler.errors import ApiError, DeadlineExceeded, JobInputExpired, ServerError, Unavailable
 from handler.jobs import storage
 from handler.jobs.storage import JobStore
@@ -163,7 +163,7 @@ class SqsBatch:
                 body, until = stored.body, storage.expires(stored.metadata, self._store)
             else:
                 body = http_body.check_size(job.body or "", self._scorer.manifest.limits.body_bytes)
-            rows = self._scorer.contract.rows(body)
+            rows = self._scorer.validator.parse_rows(body)
         except TimeoutError:
             refusal = Unavailable("the job's request was not read in time")
         except Exception as error:
@@ -237,7 +237,7 @@ class SqsBatch:
 
     def _answer(self, predictions: list[bytes]) -> bytes | ApiError:
         try:
-            return self._scorer.contract.answer(predictions)
+            return self._scorer.renderer.render_response(predictions)
         except ApiError as refusal:
             return refusal
 

@@ -42,7 +42,7 @@ def columns(scorer: Scorer, request: Request) -> Columns:
 
 
 def _json(scorer: Scorer, body: str | bytes) -> Columns:
-    document = scorer.contract.parsed(body, lists=len(scorer.manifest.features))
+    document = scorer.validator.parse_json(body, lists_per_row=len(scorer.manifest.features))
     reject_duplicate_keys(body, document)
     forms = [form for form in FORMS if isinstance(document, dict) and form in document]
     if len(forms) != 1:
@@ -62,7 +62,7 @@ def _rows(form: str) -> Callable[[Scorer, Any], Columns]:
                 return _positions(scorer, rows, form)
             rows = [{_only(scorer, form).name: row} for row in rows] if len(inputs) == 1 else rows
         try:
-            return scorer.contract.columns(orjson.dumps({"instances": rows}))
+            return scorer.validator.parse(orjson.dumps({"instances": rows}))
         except ApiError as refusal:
             refusal.violations = tuple(
                 told._replace(pointer=f"/{form}{told.pointer.removeprefix('/instances')}")
@@ -153,7 +153,7 @@ def _named(
     absent = [None] * count
     found = [each.get(feature.name, absent) for feature in features]
     _counted(scorer, found, at)
-    return scorer.contract.validated(found, where)
+    return scorer.validator.validate_columns(found, where)
 
 
 def _names(
@@ -224,7 +224,7 @@ def _array(scorer: Scorer, array: Array) -> Columns:
     if array.ndim != 2 or array.shape[1] != len(features):
         raise violation_error("", "shape", f"must be an array of the shape [any, {len(features)}]")
     _counted(scorer, [array], "")
-    return scorer.table.columns(scorer.table.inputs(array), lambda k, row: pointer(row, k))
+    return scorer.tensor_validator.columns(scorer.tensor_validator.split(array), lambda k, row: pointer(row, k))
 
 
 def _npy(data: bytes) -> Array:

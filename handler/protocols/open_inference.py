@@ -144,7 +144,7 @@ def parse_request(scorer: Scorer, request: Request) -> InferenceRequest:
     """What an inference request asks for. Raises BadRequest, ContractViolation and their like."""
     text, tail = _parts(request, scorer.manifest.limits.body_bytes)
     manifest = scorer.manifest
-    document = scorer.contract.parsed(text, lists=len(manifest.features))
+    document = scorer.validator.parse_json(text, lists_per_row=len(manifest.features))
     reject_duplicate_keys(text, document)
     try:
         asked = _REQUEST.validate_python(document)
@@ -217,7 +217,7 @@ def _columns(scorer: Scorer, inputs: list[Any], tail: memoryview | None) -> Colu
         feature = manifest.features[k]
         return where(feature.input, row * widths[feature.input] + feature.column)
 
-    return scorer.table.columns(tensors, place)
+    return scorer.tensor_validator.columns(tensors, place)
 
 
 def _values(part: Any, dtype: str, i: int, sent: memoryview | None) -> tuple[Values, bool]:

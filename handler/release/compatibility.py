@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from handler.contract import feature_bounds
-from handler.manifest import Decision, Execution, Feature, Lineage, Manifest
+from handler import feature_types
+from handler.feature_types import FeatureType
+from handler.manifest import Decision, Execution, Lineage, Manifest
 
 LEVELS = ("patch", "minor", "major")
 PATCH, MINOR, MAJOR = range(3)
@@ -128,41 +129,36 @@ def _shown(aspect: str, value: Any) -> str:
 
 
 def _features(manifest: Manifest, every: frozenset[Any]) -> Parts:
-    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
-    return {f.name: _feature(f, dtypes[f.input], every) for f in manifest.features}
+    return {kind.feature.name: _feature(kind, every) for kind in feature_types.of(manifest)}
 
 
-def _feature(feature: Feature, dtype: str, every: frozenset[Any]) -> Mapping[str, Any]:
-    """What a feature takes, in terms of which more is greater; `every` known category."""
-    number = feature.type in ("number", "integer")
-    low, high = feature_bounds(feature, dtype) if number else (None, None)
-    known = (
-        frozenset(feature.categories)
-        if feature.unknown_category == "reject"
-        else every | {"any other"}
-    )
+def _feature(kind: FeatureType, every: frozenset[Any]) -> Mapping[str, Any]:
+    """Return what a feature takes, in terms of which more is greater; `every` known category."""
+    low, high = kind.stated_bounds() if kind.ranged else (None, None)
+    categories: frozenset[Any] = frozenset()
+    if kind.allowed is not None or kind.known is not None:
+        closed = frozenset(kind.feature.categories)
+        categories = closed if kind.known is None else every | {"any other"}
     return {
-        "type": Only("number" if number else feature.type),
-        "unit": Only(feature.unit),
-        "fractions": feature.type == "number",
+        "type": Only("number" if kind.is_number else kind.name),
+        "unit": Only(kind.feature.unit),
+        "fractions": kind.is_number and not kind.whole,
         "minimum": math.inf if low is None or low < -INFINITE else -low,
         "maximum": math.inf if high is None or high > INFINITE else high,
-        "categories": known if feature.type == "category" else frozenset(),
-        "max_length": feature.max_length or math.inf,
-        "may be missing": feature.nullable,
+        "categories": categories,
+        "max_length": kind.max_length or math.inf,
+        "may be missing": kind.feature.nullable,
     }
 
 
 def _tensors(manifest: Manifest) -> Parts:
-    skip = 0 if manifest.execution.batch == "none" else 1
     return {
-        tensor.name: {"dtype": Only(tensor.dtype), "shape": Shape(tensor.shape[skip:])}
+        tensor.name: {"dtype": Only(tensor.dtype), "shape": Shape(manifest.row_shape(tensor))}
         for tensor in manifest.inputs
     }
 
 
 def _outputs(manifest: Manifest) -> Parts:
-    skip = 0 if manifest.execution.batch == "none" else 1
     return {
         output.name: {
             "kind": Only(output.kind),

@@ -5,18 +5,16 @@ a new version is made here (`few`); `answerable conformance` and the tests send 
 through every protocol (answerable/contract_cases.py). Nothing is drawn at random: two runs ask the same.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
 
-from handler import errors
-from handler.contract import EXACT, example, feature_bounds, number_bounds
+from handler import errors, feature_types
 from handler.errors import MAX_VIOLATIONS, pointer
-from handler.manifest import Feature, Manifest, Tensor
-from handler.model_inputs import dtype
+from handler.feature_types import CLIENT_TEXT
+from handler.manifest import Manifest, Tensor
+from handler.validate import example
 
 ENVELOPE = 6 * 1024 * 1024 - 4096  # of an event, for the body
 PACKS = 10  # requests at most that the gate fills with breaches
@@ -31,7 +29,6 @@ KINDS = {
         errors.ContractViolation,
     )
 }
-CLIENT_TEXT = "answerable unknown"  # what the client's own text is in all of this
 _JSON = {"content-type": "application/json"}
 Places = tuple[tuple[str, str], ...]
 
@@ -151,83 +148,13 @@ def bad_values(manifest: Manifest, rounded: bool = False) -> Iterator[BadValue]:
     """One for each rule that the contract makes of a value; `rounded`: of one that has the
     precision of its tensor.
     """
-    kinds = {tensor.name: tensor.dtype for tensor in manifest.inputs}
-    for feature in manifest.features:
-        for kind, text, code in _feature(feature, kinds[feature.input], rounded):
-            yield BadValue(kind, (feature.name,), text, code, (feature.name,))
+    for feature_type in feature_types.of(manifest):
+        name = feature_type.feature.name
+        for kind, text, code in feature_type.bad_values():
+            yield BadValue(kind, (name,), text, code, (name,))
     if not manifest.features:
-        skip = 0 if manifest.execution.batch == "none" else 1
         for tensor in manifest.inputs:
-            yield from _tensor(tensor, tensor.shape[skip:], manifest.limits.elements)
-
-
-def _feature(feature: Feature, kind: str, rounded: bool) -> Iterator[tuple[str, str | None, str]]:
-    closed = feature.type == "category" and feature.unknown_category == "reject"
-    words = feature.type == "text" or (
-        isinstance(feature.categories[0], str) if closed else kind == "string"
-    )
-    wrong = "unknown_category" if closed and words else "type"
-    if not feature.nullable:
-        yield "missing", None, "missing"
-        yield "null", "null", wrong
-    yield "wrong type", "{}", wrong
-    yield "wrong type", "[]", wrong
-    if feature.type == "boolean":
-        yield "number for a flag", "1", "type"
-        yield "text for a flag", '"true"', "type"
-        yield "text for a flag", _text(CLIENT_TEXT), "type"
-        return
-    yield "flag", "true", wrong
-    if words:
-        yield "number for text", "1", wrong
-        if feature.max_length is not None and feature.max_length < 10_000:
-            long = CLIENT_TEXT.ljust(feature.max_length + 1, "é")[: feature.max_length + 1]
-            yield "too long", _text(long), "too_long"
-    else:
-        yield from _number("" if closed else kind)
-    if closed:
-        unseen = _text(CLIENT_TEXT) if words else str(max(map(float, feature.categories)) + 1)
-        yield "unseen category", unseen, "unknown_category"
-    elif feature.type in ("number", "integer"):
-        low, high = feature_bounds(feature, kind)
-        whole = feature.type == "integer"
-        yield from _outside(low, high, whole, kind if rounded else "float64")
-        if whole and low != high:
-            example = float(feature.example or 0)
-            yield "fraction", str(example + (-0.5 if example == high else 0.5)), "type"
-
-
-def _text(value: str) -> str:
-    return orjson.dumps(value).decode()
-
-
-def _number(kind: str) -> Iterator[tuple[str, str, str]]:
-    """What is no number, or none that fits any float."""
-    yield "text for a number", '"1"', "type"
-    yield "text for a number", _text(CLIENT_TEXT), "type"
-    for text in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999"):
-        yield "not finite", text, "non_finite"
-    if kind == "float32":
-        yield "overflow", "1e39", "out_of_range"
-
-
-def _outside(
-    low: float | None, high: float | None, whole: bool, kind: str
-) -> Iterator[tuple[str, str, str]]:
-    """The next number under and over the bounds, whole or of a dtype."""
-    made = dtype(kind if kind in EXACT else "float64").type
-    for bound, way in ((low, -1), (high, 1)):
-        if bound is None:
-            continue
-        if whole:
-            value: float = (math.ceil(bound) if way < 0 else math.floor(bound)) + way
-            if kind in EXACT and made(value) == bound:  # 2^24 + 1 is no float32
-                value += way
-        else:
-            with np.errstate(over="ignore"):
-                value = float(np.nextafter(made(bound), made(way * math.inf)))
-        if math.isfinite(value):
-            yield "just outside", repr(value), "out_of_range"
+            yield from _tensor(tensor, manifest.row_shape(tensor), manifest.limits.elements)
 
 
 def _tensor(tensor: Tensor, shape: tuple[int | None, ...], elements: int) -> Iterator[BadValue]:
@@ -252,21 +179,5 @@ def _tensor(tensor: Tensor, shape: tuple[int | None, ...], elements: int) -> Ite
             yield one("too short", f"[{','.join([inner] * (shape[0] - 1))}]", "wrong_length")
     if len(shape) > 1:
         yield one("too shallow", f"[{','.join(['0'] * (shape[0] or 1))}]", "type", 0)
-    for kind, text, code in _element(tensor.dtype):
+    for kind, text, code in feature_types.bad_elements(tensor):
         yield BadValue(kind, first, text, code, first)
-
-
-def _element(kind: str) -> Iterator[tuple[str, str, str]]:
-    yield "null", "null", "type"
-    yield "too deep", "[0]", "type"
-    yield "wrong type", "{}", "type"
-    if kind != "bool":
-        yield "flag", "true", "type"
-    if kind in ("bool", "string"):
-        yield "number for another", "1", "type"
-        return
-    yield from _number(kind)
-    whole = dtype(kind).kind in "iu"
-    yield from _outside(*number_bounds(kind), whole, kind)
-    if whole:
-        yield "fraction", "0.5", "type"

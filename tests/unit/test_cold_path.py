@@ -28,7 +28,7 @@ print(*sorted(sys.modules), file=sys.stderr)
 
 
 def test_the_cold_path_imports_nothing_dear() -> None:
-    row = contract.example(manifest.read(DIABETES))
+    row = validate.example(manifest.read(DIABETES))
     script = SCRIPT.format(event=gateway_event([row]))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(DIABETES)}
     environment |= {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}  # which only their paths pay for

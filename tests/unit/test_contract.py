@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler import contract as contracts
-from handler.contract import Contract, example
+from handler.validate import example
 from handler.errors import BadOutput, BadRequest, ContractViolation, PayloadTooLarge
 from handler.manifest import Decision, Limits, Output
 from handler.scoring import Scorer
@@ -20,7 +20,7 @@ NOTE = "/instances/0/note~1~0"
 
 def refused(echo: Scorer, body: str | bytes) -> list[tuple[str, str]]:
     with pytest.raises(ContractViolation) as caught:
-        echo.contract.columns(body)
+        echo.validator.parse(body)
     return [(v.pointer, v.code) for v in caught.value.violations]
 
 
@@ -33,13 +33,13 @@ def test_a_row_comes_in_the_contract_s_order_with_its_nulls_filled(echo: Scorer)
     shuffled = dict(reversed(GOOD.items()))
     del shuffled["serum"]
     for count in (1, 1000):  # both ways of reading
-        columns = echo.contract.columns(json.dumps({"instances": [shuffled] * count}))
+        columns = echo.validator.parse(json.dumps({"instances": [shuffled] * count}))
         expected = [None if name == "serum" else value for name, value in GOOD.items()]
         assert [list(column) for column in columns] == [[value] * count for value in expected]
 
 
 def test_a_whole_float_is_an_integer(echo: Scorer) -> None:
-    assert echo.contract.columns(one(count=3.0))[1][0] == 3
+    assert echo.validator.parse(one(count=3.0))[1][0] == 3
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ def test_a_breach_is_told_by_pointer_and_code(
 def test_what_an_integer_must_be_is_said_so(echo: Scorer) -> None:
     for value in ("3", 3.5, None):
         with pytest.raises(ContractViolation) as caught:
-            echo.contract.columns(one(count=value))
+            echo.validator.parse(one(count=value))
         assert caught.value.violations[0].message == "must be an integer"
     with pytest.raises(ContractViolation) as caught:
-        echo.contract.columns(one(count=-6))
+        echo.validator.parse(one(count=-6))
     assert caught.value.violations[0].message == "must be at least -5"
 
 
@@ -132,7 +132,7 @@ def test_the_envelope_has_a_contract_too(echo: Scorer, body: str, pointer: str, 
 )  # fmt: skip
 def test_what_is_not_json_is_malformed(echo: Scorer, body: str | bytes) -> None:
     with pytest.raises(BadRequest):
-        echo.contract.columns(body)
+        echo.validator.parse(body)
 
 
 @pytest.mark.parametrize("name", [*GOOD, "extra"])
@@ -149,7 +149,7 @@ def test_both_ways_of_reading_agree(
     for limit in (0, 10**9):
         monkeypatch.setattr(contracts, "COLUMNAR_MIN_CHARS", limit)
         try:
-            found.append([list(column) for column in echo.contract.columns(body)])
+            found.append([list(column) for column in echo.validator.parse(body)])
         except ContractViolation as refusal:
             found.append(refusal.violations)
     assert found[0] == found[1]
@@ -168,7 +168,7 @@ def test_both_ways_of_reading_agree(
 def test_any_json_is_rows_or_a_refusal_without_the_client_s_text(echo: Scorer, value: Any) -> None:
     for document in (value, {"instances": [value]}, {"instances": [{**GOOD, "ratio": value}]}):
         try:
-            columns = echo.contract.columns(json.dumps(document))
+            columns = echo.validator.parse(json.dumps(document))
         except ContractViolation as refusal:
             assert refusal.violations
             assert "SENTINEL" not in json.dumps(refusal.problem("id"))
@@ -253,7 +253,7 @@ def test_an_answer_over_the_limit_is_refused(echo: Scorer) -> None:
 
 def test_the_packed_example_is_in_the_contract(echo: Scorer) -> None:
     row = example(echo.manifest)
-    columns = echo.contract.columns(json.dumps({"instances": [row]}))
+    columns = echo.validator.parse(json.dumps({"instances": [row]}))
     assert list(zip(*columns, strict=True)) == [tuple(row.values())]
 
 
@@ -266,14 +266,14 @@ def test_a_name_that_stands_twice_is_refused(echo: Scorer, data: st.DataObject) 
         row["serum"] = serum
     rows = [dict(row) for _ in range(data.draw(st.integers(1, 3)))]
     good = json.dumps({"instances": rows})
-    assert len(echo.contract.rows(good)) == len(rows)
+    assert len(echo.validator.parse_rows(good)) == len(rows)
     name = data.draw(st.sampled_from([*row, "instances"]))
     value = good[good.index("[") : good.rindex("]") + 1] if name == "instances" else row[name]
     twice = f'"{name}": {value if name == "instances" else json.dumps(value)}, '
     at = data.draw(st.integers(0, len(rows) - 1)) if name != "instances" else -1
     place = [i for i, c in enumerate(good) if c == "{"][at + 1] + 1
     with pytest.raises(BadRequest):
-        echo.contract.rows(good[:place] + twice + good[place:])
+        echo.validator.parse_rows(good[:place] + twice + good[place:])
 
 
 @given(st.data())
@@ -284,7 +284,7 @@ def test_nor_where_nulls_are_counted(shipped: Scorer, data: st.DataObject) -> No
     row = {k: data.draw(choice) if k in gaps else v for k, v in full.items()}
     row = {k: full[k] if v == 1.0 else v for k, v in row.items() if v is not ...}
     good = json.dumps({"instances": [row]})
-    assert shipped.contract.rows(good) == [{**dict.fromkeys(full), **row}]
+    assert shipped.validator.parse_rows(good) == [{**dict.fromkeys(full), **row}]
     name = data.draw(st.sampled_from([*row]))
     with pytest.raises(BadRequest):
-        shipped.contract.rows(good.replace("[{", f'[{{"{name}": {json.dumps(row[name])}, '))
+        shipped.validator.parse_rows(good.replace("[{", f'[{{"{name}": {json.dumps(row[name])}, '))

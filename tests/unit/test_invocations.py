@@ -315,7 +315,7 @@ def test_any_body_is_answered(handler: app.Handler, kind: str, data: Any) -> Non
 def test_cells_and_lines_without_end_are_refused_unread(shipped: Scorer) -> None:
     handler = app.create(Settings(DIABETES))
     limit = shipped.manifest.limits
-    rows = [contract.example(shipped.manifest)] * limit.rows
+    rows = [validate.example(shipped.manifest)] * limit.rows
     names = list(rows[0])
     good = "\n".join([",".join(names), *(",".join(map(str, row.values())) for row in rows)])
     for body, status in ((good, 200), ("1," * 20_000, 400), ("\n" * 20_000 + good, 400)):
