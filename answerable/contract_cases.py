@@ -22,17 +22,18 @@ import orjson
 from handler import errors, feature_types
 from handler.errors import MAX_VIOLATIONS, pointer
 from handler.feature_types import CLIENT_TEXT, NOT_FINITE
+from handler.http import INFERENCE_HEADER_LENGTH
 from handler.manifest import Manifest
 from handler.model_inputs import dtype
 from handler.prediction_id import MAX_OUTCOMES
 from handler.protocols import binary
-from handler.protocols.open_inference import DATATYPES, LENGTH
+from handler.protocols.open_inference import DATATYPES
 from handler.validate import example
 
 MAX_EVENT_BYTES = 6 * 1024 * 1024 - 4096  # of an event, for the body
 MAX_CASE_BYTES = 1_000_000  # of a bad tensor's JSON
 PROBLEMS = {
-    error.status: f"urn:answerable:problem:{error.kind}"
+    error.status: errors.problem_type(error.slug)
     for error in (
         errors.BadRequest, errors.NotFound, errors.MethodNotAllowed, errors.PayloadTooLarge,
         errors.UnsupportedMediaType, errors.ContractViolation,
@@ -263,7 +264,7 @@ def _many_violations(manifest: Manifest) -> Iterator[Case]:
 
 def _bad_bodies(manifest: Manifest, path: str) -> Iterator[Case]:
     """Yield what may be wrong around the instances."""
-    good, rows, text = instance(manifest), manifest.limits.rows, _json(CLIENT_TEXT).encode()
+    good, rows, text = instance(manifest), manifest.limits.rows, orjson.dumps(CLIENT_TEXT)
     for json in (b"null", b"[]", text, b"1"):
         yield _422("no object", path, json, ("", "type"))
     yield _422("no instances", path, b"{}", ("/instances", "missing"))
@@ -403,7 +404,7 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
             ("no list of data", "data", "type"): [None, {}, CLIENT_TEXT, 1],
             ("ragged", "data", "ragged"): [[data[:1], data]] * (len(data) > 1),
         }
-        if manifest.execution.batch != "none" and len(good) == 1:
+        if manifest.has_batch_axis and len(good) == 1:
             counts = (0, manifest.limits.rows + 1, 2**63)
             bad["rows", "shape", "wrong_length"] = [[n, *rest] for n in counts]
             bad["rows", "shape/0", "type"] = [[orjson.Fragment(str(2**64)), *rest]]
@@ -443,20 +444,22 @@ def _binary_infer(manifest: Manifest) -> tuple[Any, list[bytes]]:
 
 def _framed(document: Any, tensors: list[bytes]) -> tuple[bytes, Headers]:
     head = orjson.dumps(document)
-    return b"".join([head, *tensors]), {**OCTETS, LENGTH: str(len(head))}
+    return b"".join([head, *tensors]), {**OCTETS, INFERENCE_HEADER_LENGTH: str(len(head))}
 
 
 def _bad_binary(manifest: Manifest, path: str) -> Iterator[Case]:
     """Yield bad requests whose tensors are bytes."""
     document, tensors = _binary_infer(manifest)
     text, headers = _framed(document, tensors)
-    head = int(headers[LENGTH])
+    head = int(headers[INFERENCE_HEADER_LENGTH])
     for length in (
         CLIENT_TEXT, "-1", "0", "", "1e3", "0x10", " ", "1.0", "+5", "\uff19", str(len(text) + 1),
         "9" * 30, f"{head}, {head}", f"{head},{head}", str(head - 1), str(head + 1), "-0", "NaN",
         "1" * 5000,
     ):  # fmt: skip
-        yield Case("header length", path, text, 400, headers={**OCTETS, LENGTH: length})
+        yield Case(
+            "header length", path, text, 400, headers={**OCTETS, INFERENCE_HEADER_LENGTH: length}
+        )
     yield Case("no header length", path, text, 400, headers=OCTETS)
     yield Case("trailing data", path, text + TEXT, 400, headers=headers)
     yield Case("cut off", path, text[:-1], 400, headers=headers)
@@ -541,10 +544,11 @@ def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
         ("ragged", titles + cells.rstrip() + b",1\n", "", "ragged"),
         ("an unknown column", unknown, "", "unknown_field"),
     ]
-    for k, kind in enumerate(feature_types.of(manifest)):
-        if kind.is_number:
+    for k, feature_type in enumerate(feature_types.of(manifest)):
+        if feature_type.is_number:
             text = titles + _csv_line([*values[:k], CLIENT_TEXT, *values[k + 1 :]])
-            tables.append(("text for a number", text, pointer(0, kind.feature.name), "type"))
+            location = pointer(0, feature_type.feature.name)
+            tables.append(("text for a number", text, location, "type"))
     for kind, text, location, code in tables:
         yield Case(kind, path, text, 422, ((location, code),), CSV)
     for bad in (np.zeros(len(names)), np.zeros((1, len(names) + 1)), np.zeros((1, 1, 1))):
@@ -561,7 +565,7 @@ def _files(manifest: Manifest) -> Iterator[Case]:
     if numbers and (manifest.features or len(manifest.inputs) == 1) and first.dtype != "string":
         values = list(row.values()) if manifest.features else row[first.name]
         kind = "float64" if manifest.features else first.dtype
-        array = np.array(values if manifest.execution.batch == "none" else [values], kind)
+        array = np.array([values] if manifest.has_batch_axis else values, kind)
         yield Case(ACCEPTED, "/invocations", _npy(array), 200, headers=NPY)
 
 

@@ -587,7 +587,9 @@ class Date(Number):
         dates: list[Any] = []
         for value in values:
             try:
-                dates.append(iso_date(value) if type(value) in (int, float) else None if value is None else 0)
+                dates.append(
+                    iso_date(value) if type(value) in (int, float) else None if value is None else 0
+                )
             except (ValueError, OverflowError):
                 dates.append(value)
         return dates
@@ -656,6 +658,8 @@ class Category(FeatureType):
 
     def __init__(self, feature: Feature, dtype: str) -> None:
         super().__init__(feature, dtype)
+        if not feature.categories:
+            raise ArtifactError(f"feature {feature.name}: a category without categories")
         self.closed = feature.unknown_category == "reject"
         values = feature.categories
         if self.is_float:  # a client with float32 data sends 0.1 as float32 has it
@@ -939,9 +943,7 @@ def bad_elements(tensor: Tensor) -> Iterator[BadValue]:
         yield "fraction", "0.5", "type"
 
 
-def outside_bounds(
-    low: Number_ | None, high: Number_ | None, whole: bool
-) -> Iterator[BadValue]:
+def outside_bounds(low: Number_ | None, high: Number_ | None, whole: bool) -> Iterator[BadValue]:
     """Yield the next integers, or the next doubles, below and above the bounds."""
     for bound, way in ((low, -1), (high, 1)):
         if bound is None:

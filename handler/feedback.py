@@ -26,9 +26,9 @@ import orjson
 
 from handler import core_schema as cs
 from handler import prediction_id
-from handler.duplicate_keys import reject_duplicate_keys
 from handler.core_schema import SchemaValidator, ValidationError
 from handler.drift.statistic import DIMENSIONS, NAMESPACE
+from handler.duplicate_keys import reject_duplicate_keys
 from handler.errors import BadRequest, ContractViolation, Violation, pointer
 from handler.manifest import Manifest, OutcomeValue
 from handler.prediction_id import CLASS, MAX_OUTCOMES, NUMBER, BadId, Prediction

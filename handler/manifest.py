@@ -12,16 +12,31 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from handler import core_schema as cs
-from handler.core_schema import SchemaValidator, ValidationError
+from handler.core_schema import SchemaValidator, ValidationError, from_json
 from handler.errors import ArtifactError
 
 FORMAT = 2
 FILE_NAME = "manifest.json"
 # holds the SHA-256 of manifest.json in lower-case hex; delete it after editing by hand
 DIGEST_FILE_NAME = "manifest.sha256"
+OPENAPI_FILE_NAME = "openapi.json"
 MODEL_FILE_NAME = "model.onnx"
 DTYPES = frozenset(
-    "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64 string".split()
+    [
+        "bool",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "string",
+    ]
 )
 
 FeatureTypeName = Literal["number", "integer", "category", "boolean", "text", "date"]
@@ -335,7 +350,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _tensor_problems(manifest: Manifest) -> Iterator[str]:
-    for tensor in (*manifest.inputs, *manifest.outputs):
+    tensors: list[Tensor | Output] = [*manifest.inputs, *manifest.outputs]
+    for tensor in tensors:
         if tensor.dtype not in DTYPES:
             yield f"{tensor.name}: {tensor.dtype} is not a dtype"
         if manifest.has_batch_axis and not tensor.shape:
@@ -344,11 +360,11 @@ def _tensor_problems(manifest: Manifest) -> Iterator[str]:
             yield f"{tensor.name}: a negative size"
     if len({tensor.name for tensor in manifest.inputs}) < len(manifest.inputs):
         yield "two inputs of one name"
-    for tensor in manifest.inputs:
-        if tensor.axes and len(tensor.axes) != len(tensor.shape):
-            yield f"input {tensor.name}: {len(tensor.axes)} axes for {len(tensor.shape)} sizes"
-        if tensor.dtype in ("bool", "string") and (tensor.minimum, tensor.maximum) != (None, None):
-            yield f"input {tensor.name}: bounds of {tensor.dtype}"
+    for source in manifest.inputs:
+        if source.axes and len(source.axes) != len(source.shape):
+            yield f"input {source.name}: {len(source.axes)} axes for {len(source.shape)} sizes"
+        if source.dtype in ("bool", "string") and (source.minimum, source.maximum) != (None, None):
+            yield f"input {source.name}: bounds of {source.dtype}"
     for output in manifest.outputs:
         sizes, classes = manifest.row_shape(output), output.classes
         if output.kind in ("value", "label") and any(size not in (1, None) for size in sizes):
@@ -371,8 +387,6 @@ def _feature_problems(manifest: Manifest) -> Iterator[str]:
             yield f"feature {feature.name}: no input {feature.input}"
         else:
             columns[feature.input].append(feature.column)
-        if feature.type == "category" and not feature.categories:
-            yield f"feature {feature.name}: a category without categories"
     if len({feature.name for feature in manifest.features}) < len(manifest.features):
         yield "two features of one name"
     for tensor in manifest.inputs:
@@ -407,3 +421,10 @@ def read(directory: Path | str) -> Manifest:
         if sha256(text).hexdigest().encode() + b"\n" != digest:
             raise ArtifactError(f"{FILE_NAME}: it is not the packed one ({DIGEST_FILE_NAME})")
     return parse(text)
+
+
+def public_document(directory: Path) -> Any:
+    """Return the manifest's JSON without the baseline, which shows the data."""
+    document = from_json(Path(directory, FILE_NAME).read_bytes())
+    document.pop("baseline", None)
+    return document

@@ -3,14 +3,14 @@
 The features of one dtype become one [features, rows] matrix, and its slices the graph's inputs.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from handler.errors import ContractViolation, Violation, pointer
-from handler.feature_types import Array, FeatureType
+from handler.feature_types import Array as Array  # for those who make arrays
+from handler.feature_types import FeatureType
 from handler.manifest import Manifest, Shape, Tensor
 
 # one sequence of values per feature, or of nested lists or arrays per input of a tensor contract
@@ -210,5 +210,3 @@ def _tensor_batcher(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun
             yield ModelRun(members, feeds, {})
 
     return batches
-
-

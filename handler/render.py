@@ -77,7 +77,7 @@ class ResponseRenderer:
         """Return the whole response. Raise PayloadTooLarge if it is over the contract's limit."""
         body = b'{"predictions":[' + b",".join(predictions) + self._suffix
         if len(body) > self._max_bytes:
-            raise PayloadTooLarge(f"the answer is over {self._max_bytes} bytes; send fewer rows")
+            raise PayloadTooLarge.response(self._max_bytes)
         return body
 
 

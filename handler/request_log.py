@@ -168,7 +168,7 @@ def make_batch_log(settings: Settings, manifest: Manifest) -> Record:
             for job, kind in failed.items()
         ]
         for message, refusal in retries.items():
-            what = {"message_id": message, "problem": refusal.kind, "detail": refusal.detail}
+            what = {"message_id": message, "problem": refusal.slug, "detail": refusal.detail}
             lines.append({"level": "WARNING", "message": "retry", **what, **told})
         if cold:
             line["cold_start"] = True

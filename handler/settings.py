@@ -9,6 +9,8 @@ from handler.errors import ArtifactError
 
 Capture = Literal["off", "outputs", "full"]
 CAPTURES = ("off", "outputs", "full")
+# left of the function's time for the response when a run is stopped
+RESPONSE_MARGIN_SECONDS = 0.25
 
 
 class Settings(NamedTuple):

@@ -188,7 +188,9 @@ class RequestValidator:
         columns = self._validate_by_column(document)
         return columns or rows_to_columns(self._validate_by_row(b"", document))
 
-    def validate_columns(self, columns: Sequence[Sequence[Any]], pointer_for: PointerFor) -> Columns:
+    def validate_columns(
+        self, columns: Sequence[Sequence[Any]], pointer_for: PointerFor
+    ) -> Columns:
         """Return the validated columns of a tabular contract. Raise ContractViolation."""
         try:
             validated: Columns = self._columns.validate_python(columns)
@@ -303,8 +305,8 @@ def _from_json(body: str | bytes) -> Any:
     import re
 
     document = from_json(body)
-    digits = r"[0-9]{309}"
-    if re.search(digits if isinstance(body, str) else digits.encode(), body):
+    text = body if isinstance(body, str) else body.decode()
+    if re.search("[0-9]{309}", text):
         pending = [document]
         for value in pending:
             for key, item in value.items() if type(value) is dict else enumerate(value):

@@ -63,7 +63,9 @@ def _shape(tensor: Tensor, array: Array, batch: BatchMode, tabular: bool) -> tup
     return lead + (actual if tabular else rest)
 
 
-def _kind(dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: BatchMode) -> OutputKind:
+def _kind(
+    dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: BatchMode
+) -> OutputKind:
     rest = row_shape(shape, batch)
     if rest == () or (rest == (1,) and batch != "none"):
         if _fit(dtype, classes):

@@ -32,9 +32,7 @@ def draw_rows(manifest: Manifest, rng: np.random.Generator) -> Iterator[Row]:
             yield dict(zip(names, row, strict=True))
 
 
-def _draw_column(
-    kind: FeatureType, baseline: Distribution, rng: np.random.Generator
-) -> list[Any]:
+def _draw_column(kind: FeatureType, baseline: Distribution, rng: np.random.Generator) -> list[Any]:
     """Draw by the inverse of the baseline's distribution, linear between its quantiles."""
     shares, missing = rng.random(CHUNK_ROWS), rng.random(CHUNK_ROWS) < baseline.missing_share
     values: list[Any]

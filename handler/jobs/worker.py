@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 import orjson
 
 from handler import http_body, prediction_id, request_log, scoring, settings
-from handler.validate import Row, rows_to_columns
 from handler.errors import ApiError, DeadlineExceeded, JobInputExpired, ServerError, Unavailable
 from handler.jobs import storage
 from handler.jobs.storage import JobStore
 from handler.scoring import Scored, Scorer
+from handler.validate import Row, rows_to_columns
 
 # of the function's time: kept for writing results, for the response, and what it has unless told
-WRITING_SECONDS, MARGIN_SECONDS, DEFAULT_SECONDS = 15.0, 0.25, 60.0
+WRITING_SECONDS, DEFAULT_SECONDS = 15.0, 60.0
 
 
 class Job(NamedTuple):
@@ -102,7 +102,7 @@ class SqsBatch:
     ) -> None:
         self._scorer, self._issue, self._store, self._pool = scorer, issue, store, pool
         self.pace = pace
-        self._end = time.monotonic() + seconds - MARGIN_SECONDS
+        self._end = time.monotonic() + seconds - settings.RESPONSE_MARGIN_SECONDS
         self._deadline = self._end - min(WRITING_SECONDS, seconds / 4)
         self._stack: list[Work] = []
         self._stopped: set[str] = set()
@@ -184,7 +184,7 @@ class SqsBatch:
                 continue
             if isinstance(answer, ApiError):
                 status, part = "failed", b',"problem":'
-                self.failed[job.id] = answer.kind
+                self.failed[job.id] = answer.slug
                 answer = orjson.dumps(answer.problem(job.id))
             text = storage.render_job(job.id, status, work.until, part + answer)
             chains.setdefault(job.group or job.id, []).append(len(done))

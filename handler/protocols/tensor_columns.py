@@ -80,14 +80,10 @@ def _is_within(array: Array, tensor: Tensor) -> bool:
     if tensor.minimum is None and tensor.maximum is None:
         return True
     low, high = stated_bounds(tensor.dtype, tensor.minimum, tensor.maximum)
-    return bool(
-        (low is None or (array >= low).all()) and (high is None or (array <= high).all())
-    )
+    return bool((low is None or (array >= low).all()) and (high is None or (array <= high).all()))
 
 
-def _raise_violations(
-    values: list[Any], tensor: Tensor, pointer_for: Callable[[int], str]
-) -> None:
+def _raise_violations(values: list[Any], tensor: Tensor, pointer_for: Callable[[int], str]) -> None:
     schema = element_schema(tensor.dtype, tensor.minimum, tensor.maximum)
     validator = SchemaValidator(cs.list_schema(schema, fail_fast=True))
     violations = [
@@ -150,12 +146,16 @@ class TensorValidator:
         arrays: dict[str, Array] = {}
         for name, values in tensors.items():
             check = self._checks[name]
-            array = values
+            array: Array | None
             if isinstance(values, list):
                 array = _array(values, check.compare_dtype, nulls=True)
+            else:
+                array = values
             if array is not None:
                 arrays[name] = array.reshape(-1, check.width)
-        if len(arrays) == len(tensors) and all(self._checks[k].accepts(v) for k, v in arrays.items()):
+        if len(arrays) == len(tensors) and all(
+            self._checks[k].accepts(v) for k, v in arrays.items()
+        ):
             return [
                 _nan_to_none(kind, arrays[kind.feature.input][:, kind.feature.column])
                 for kind in self._types

@@ -163,7 +163,7 @@ def _outputs(manifest: Manifest) -> Parts:
         output.name: {
             "kind": Only(output.kind),
             "type": Only("float" if output.dtype.startswith("float") else output.dtype),
-            "shape": Only(output.shape[skip:]),
+            "shape": Only(manifest.row_shape(output)),
             "classes": Only(", ".join(map(str, output.classes))),
             "unit": Only(output.unit),
             "decision": Only(", ".join(_words(output.decision))),

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler import contract as contracts
-from handler.validate import example
 from handler.errors import BadOutput, BadRequest, ContractViolation, PayloadTooLarge
 from handler.manifest import Decision, Limits, Output
+from handler.render import ResponseRenderer
 from handler.scoring import Scorer
+from handler.validate import example
 from tests.fixtures.artifact import ECHO_FEATURES
 
 GOOD = {f["name"]: f["example"] for f in ECHO_FEATURES}
@@ -176,21 +176,21 @@ def test_any_json_is_rows_or_a_refusal_without_the_client_s_text(echo: Scorer, v
             assert [len(column) for column in columns] == [len(columns[0])] * len(GOOD)
 
 
-def contract(echo: Scorer, *outputs: Output, response_bytes: int = 1000) -> Contract:
+def contract(echo: Scorer, *outputs: Output, response_bytes: int = 1000) -> ResponseRenderer:
     limits = Limits(rows=10, body_bytes=1000, response_bytes=response_bytes, elements=10)
-    return Contract(echo.manifest._replace(outputs=outputs, limits=limits))
+    return ResponseRenderer(echo.manifest._replace(outputs=outputs, limits=limits))
 
 
 def value(name: str = "y", kind: Any = "value", **fields: Any) -> Output:
     return Output(name=name, tensor=name, dtype="float32", shape=(None, 1), kind=kind, **fields)
 
 
-def answers(contract: Contract, *arrays: Any) -> list[Any]:
-    return [json.loads(text) for text in contract.predictions(arrays, len(arrays[0]))]
+def answers(contract: ResponseRenderer, *arrays: Any) -> list[Any]:
+    return [json.loads(text) for text in contract.render_predictions(arrays, len(arrays[0]))]
 
 
 def test_numbers_are_as_short_as_their_dtype_allows(echo: Scorer) -> None:
-    texts = contract(echo, value()).predictions([np.array([[0.1], [2.5]], np.float32)], 2)
+    texts = contract(echo, value()).render_predictions([np.array([[0.1], [2.5]], np.float32)], 2)
     assert texts == [b'{"y":0.1}', b'{"y":2.5}']
 
 
@@ -242,7 +242,7 @@ def test_a_decision_is_threshold_and_band(echo: Scorer) -> None:
 )
 def test_a_model_s_unusable_answer_is_a_fault(echo: Scorer, array: Any) -> None:
     with pytest.raises(BadOutput):
-        contract(echo, value()).predictions([array], 1)
+        contract(echo, value()).render_predictions([array], 1)
 
 
 def test_an_answer_over_the_limit_is_refused(echo: Scorer) -> None:

@@ -12,10 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from handler import app, contract
+from handler import app
 from handler.errors import pointer
 from handler.scoring import Scorer
 from handler.settings import Settings
+from handler.validate import example
 from tests.fixtures import artifact, events
 from tests.fixtures.artifact import DIABETES, ECHO_FEATURES, FLOAT
 from tests.fixtures.events import Context
@@ -315,7 +316,7 @@ def test_any_body_is_answered(handler: app.Handler, kind: str, data: Any) -> Non
 def test_cells_and_lines_without_end_are_refused_unread(shipped: Scorer) -> None:
     handler = app.create(Settings(DIABETES))
     limit = shipped.manifest.limits
-    rows = [validate.example(shipped.manifest)] * limit.rows
+    rows = [example(shipped.manifest)] * limit.rows
     names = list(rows[0])
     good = "\n".join([",".join(names), *(",".join(map(str, row.values())) for row in rows)])
     for body, status in ((good, 200), ("1," * 20_000, 400), ("\n" * 20_000 + good, 400)):

@@ -17,7 +17,7 @@ def infer(cells: list[str], dtype: str, /, **fields: Any) -> tuple[Feature, list
     """The feature that one column becomes, in a tensor [N, 1] of dtype."""
     inputs = [Tensor("x", dtype, (None, 1))]
     features, columns = table.features({"x": cells}, inputs, {"x": fields}, "data.csv")
-    return features[0], columns["x"]
+    return features[0].feature, columns["x"]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def test_a_bound_is_compared_in_the_tensor_s_precision(tmp_path: Path) -> None:
         artifact.ratio(tmp_path, helper.make_node("Neg", ["x"], ["y"]), features=[feature])
     )
     assert scorer.score('{"instances":[{"x":0.1}]}').out_of_range_counts == {}
-    assert scorer.score('{"instances":[{"x":0.1001},{"x":0},{"x":0.1}]}').out_of_range_counts == {"x": 2}
+    assert scorer.score('{"instances":[{"x":0.1001},{"x":0},{"x":0.1}]}').out_of_range_counts == {
+        "x": 2
+    }
 
 
 def test_features_of_one_tensor_take_their_columns(tmp_path: Path) -> None:
