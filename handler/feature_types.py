@@ -8,6 +8,8 @@ Values have two forms. In JSON, a date is an ISO 8601 string. In validated colum
 it is a number of days. All other types have the same form in both.
 """
 
+# ruff: noqa: D102  (the base class has the docstrings)
+
 import contextlib
 import math
 from collections import Counter
@@ -484,11 +486,11 @@ class Number(FeatureType):
     def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
         low, high = self.minimum, self.maximum
         if baseline and baseline.values:
-            first, *_, last = map(float, (*baseline.values, *baseline.values))  # type: ignore[arg-type]
+            first, last = float(baseline.values[0]), float(baseline.values[-1])
             low, high = first if low is None else low, last if high is None else high
         edges = [edge for edge in (low, high) if edge is not None]
         middle = sum(edges) / (len(edges) or 1)
-        outside = [float(text) for _, text, _ in outside_bounds(low, high, self.whole)]
+        outside = [float(text or 0) for _, text, _ in outside_bounds(low, high, self.whole)]
         for name, values in (
             ("inside the sample", [middle // 1 if self.whole else middle]),
             ("at the sample's bounds", edges),
@@ -552,7 +554,8 @@ class Date(Number):
             return None
         if not isinstance(bound, str):
             raise ValueError
-        return self.to_graph(bound)
+        number: Number_ = self.to_graph(bound)
+        return number
 
     def to_graph(self, value: Any) -> Any:
         days = days_since_epoch(value)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handler import validate
 from handler.errors import BadOutput, BadRequest, ContractViolation, PayloadTooLarge
 from handler.manifest import Decision, Limits, Output
 from handler.render import ResponseRenderer
@@ -147,7 +148,7 @@ def test_both_ways_of_reading_agree(
     body = json.dumps({"instances": [GOOD, row, GOOD]})
     found: list[Any] = []
     for limit in (0, 10**9):
-        monkeypatch.setattr(contracts, "COLUMNAR_MIN_CHARS", limit)
+        monkeypatch.setattr(validate, "COLUMNAR_MIN_CHARS", limit)
         try:
             found.append([list(column) for column in echo.validator.parse(body)])
         except ContractViolation as refusal:
@@ -248,7 +249,7 @@ def test_a_model_s_unusable_answer_is_a_fault(echo: Scorer, array: Any) -> None:
 def test_an_answer_over_the_limit_is_refused(echo: Scorer) -> None:
     small = contract(echo, value(), response_bytes=60)
     with pytest.raises(PayloadTooLarge, match="60 bytes"):
-        small.answer([b'{"y":1.0}'] * 5)
+        small.render_response([b'{"y":1.0}'] * 5)
 
 
 def test_the_packed_example_is_in_the_contract(echo: Scorer) -> None:
