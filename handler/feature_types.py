@@ -67,7 +67,8 @@ def float_schema(low: Number_ | None, high: Number_ | None) -> cs.CoreSchema:
 def integer_schema(low: Number_ | None, high: Number_ | None) -> cs.CoreSchema:
     """Return the schema of a whole JSON number, `3.0` included, within inclusive bounds.
 
-    Bounds are compared as integers: doubles would take 2^63 for 2^63 - 1.
+    Bounds are compared as integers: doubles would take 2^63 for 2^63 - 1. A double over 2^53 may
+    have been rounded from another integer (orjson does so from 2^64), so it is refused.
     """
     least = None if low is None else math.ceil(low)
     greatest = None if high is None else math.floor(high)
@@ -79,11 +80,13 @@ def integer_schema(low: Number_ | None, high: Number_ | None) -> cs.CoreSchema:
             raise PydanticKnownError("finite_number")
         if value != value // 1:
             raise PydanticKnownError("int_from_float")
-        number = int(value)
-        if least is not None and number < least:
+        number, is_rounded = int(value), abs(value) > EXACT["float64"]
+        if least is not None and number < least + is_rounded:
             raise PydanticKnownError("greater_than_equal", {"ge": least})
-        if greatest is not None and number > greatest:
+        if greatest is not None and number > greatest - is_rounded:
             raise PydanticKnownError("less_than_equal", {"le": greatest})
+        if is_rounded:
+            raise PydanticKnownError("int_from_float")
         return number
 
     integer = cs.int_schema(strict=True, ge=least, le=greatest)
@@ -453,11 +456,11 @@ class Number(FeatureType):
         return low is not None and high is not None and not low <= high
 
     def is_outside(self, value: Any) -> bool:
-        if self.feature.out_of_range == "accept":
-            return False
         number = self.to_graph(value)
         low, high = self.minimum, self.maximum
-        return (low is not None and number < low) or (high is not None and number > high)
+        low, high = -math.inf if low is None else low, math.inf if high is None else high
+        is_within: bool = low <= number <= high
+        return not is_within and self.feature.out_of_range == "reject"
 
     def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
         low, high = self.feature.minimum, self.feature.maximum
@@ -490,7 +493,9 @@ class Number(FeatureType):
             low, high = first if low is None else low, last if high is None else high
         edges = [edge for edge in (low, high) if edge is not None]
         middle = sum(edges) / (len(edges) or 1)
-        outside = [float(text or 0) for _, text, _ in outside_bounds(low, high, self.whole)]
+        outside = [
+            float(text or 0) for _, text, _ in outside_bounds(low, high, self.whole, self.dtype)
+        ]
         for name, values in (
             ("inside the sample", [middle // 1 if self.whole else middle]),
             ("at the sample's bounds", edges),
@@ -865,19 +870,27 @@ def make(feature: Feature, dtype: str) -> FeatureType:
 
     Raise ArtifactError where the dtype or the feature's fields are not of its type.
     """
-    cls = TYPES[feature.type]
-    kind = "O" if dtype == "string" else np.dtype(dtype).kind
-    if kind not in cls.tensor_kinds:
-        raise ArtifactError(f"feature {feature.name}: a {feature.type} in a tensor of {dtype}")
+    fitting = [name for name, cls in TYPES.items() if _kind(dtype) in cls.tensor_kinds]
+    if feature.type not in fitting:
+        raise ArtifactError(
+            f"feature {feature.name}: a {dtype} tensor cannot be of type {feature.type}; "
+            f"it may be {', '.join(fitting)}"
+        )
     try:
-        return cls(feature, dtype)
+        return TYPES[feature.type](feature, dtype)
     except (TypeError, ValueError):
-        raise ArtifactError(f"feature {feature.name}: a value that is no {feature.type}") from None
+        raise ArtifactError(f"feature {feature.name}: a value of the wrong type") from None
 
 
 def infer_name(cells: Sequence[str], dtype: str) -> str:
     """Return the name of the type that the present cells of a sample look like."""
-    return next((name for name, cls in TYPES.items() if cls.matches(cells, dtype)), "category")
+    fitting = {name: cls for name, cls in TYPES.items() if _kind(dtype) in cls.tensor_kinds}
+    return next((name for name, cls in fitting.items() if cls.matches(cells, dtype)), "integer")
+
+
+def _kind(dtype: str) -> str:
+    """Return numpy's kind of a dtype."""
+    return "O" if dtype == "string" else np.dtype(dtype).kind
 
 
 def checked_number(value: Number_, dtype: str, whole: bool) -> Number_:
@@ -946,8 +959,10 @@ def bad_elements(tensor: Tensor) -> Iterator[BadValue]:
         yield "fraction", "0.5", "type"
 
 
-def outside_bounds(low: Number_ | None, high: Number_ | None, whole: bool) -> Iterator[BadValue]:
-    """Yield the next integers, or the next doubles, below and above the bounds."""
+def outside_bounds(
+    low: Number_ | None, high: Number_ | None, whole: bool, dtype: str = "float64"
+) -> Iterator[BadValue]:
+    """Yield the next integers, or numbers of a float dtype, below and above the bounds."""
     for bound, way in ((low, -1), (high, 1)):
         if bound is None:
             continue
@@ -955,7 +970,9 @@ def outside_bounds(low: Number_ | None, high: Number_ | None, whole: bool) -> It
         if whole:
             value = (math.ceil(bound) if way < 0 else math.floor(bound)) + way
         else:
-            value = math.nextafter(bound, way * math.inf)
+            as_dtype = np.dtype(dtype).type
+            with np.errstate(over="ignore"):
+                value = float(np.nextafter(as_dtype(bound), as_dtype(way * math.inf)))
         if math.isfinite(value):
             yield "just outside", repr(value), "out_of_range"
 

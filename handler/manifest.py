@@ -40,7 +40,8 @@ DTYPES = frozenset(
 )
 
 FeatureTypeName = Literal["number", "integer", "category", "boolean", "text", "date"]
-OutputKind = Literal["value", "label", "probabilities", "tensor"]
+OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
+BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
 BatchMode = Literal["dynamic", "single", "none"]
 Policy = Literal["reject", "accept"]
 Capture = Literal["keep", "hash", "drop"]
@@ -369,7 +370,7 @@ def _tensor_problems(manifest: Manifest) -> Iterator[str]:
         sizes, classes = manifest.row_shape(output), output.classes
         if output.kind in ("value", "label") and any(size not in (1, None) for size in sizes):
             yield f"output {output.name}: a {output.kind} of shape {list(output.shape)}"
-        if output.kind == "probabilities":
+        if output.kind in BY_CLASS:
             if not classes or len(sizes) != 1 or sizes[-1] not in (None, len(classes)):
                 yield f"output {output.name}: {len(classes)} classes, shape {list(output.shape)}"
             if output.decision and output.decision.class_label not in classes:

@@ -29,7 +29,7 @@ from zlib import crc32
 import numpy as np
 import orjson
 
-from handler.manifest import Manifest, Output
+from handler.manifest import BY_CLASS, Manifest, Output
 from handler.model_inputs import Array
 
 ID_CHARS = 52
@@ -85,8 +85,8 @@ def label_checksum(label: object) -> float:
 
 
 def primary_output(manifest: Manifest) -> tuple[int, Output | None]:
-    """The output that outcomes are compared with: the first value or label, else probabilities."""
-    for kinds in (("value", "label"), ("probabilities",)):
+    """The output that outcomes are compared with: a value or label, else numbers by class."""
+    for kinds in (("value", "label"), BY_CLASS):
         for index, output in enumerate(manifest.outputs):
             if output.kind in kinds:
                 return index, output
@@ -135,7 +135,7 @@ def _constants(
         if output is None:
             return np.zeros(rows)
         array = outputs[index]
-        if output.kind == "probabilities":
+        if output.kind in BY_CLASS:
             chosen: Array = labels[array.argmax(axis=1)]
             return chosen
         flat = array.ravel()

@@ -11,16 +11,8 @@ import numpy as np
 import orjson
 
 from handler.errors import BadOutput, PayloadTooLarge
-from handler.manifest import Decision, Manifest, Output, Shape
+from handler.manifest import BY_CLASS, Decision, Manifest, Output, Shape
 from handler.model_inputs import Array, dtype
-
-
-class NonFiniteOutput(BadOutput):
-    """An output has NaN or Inf; `rows` are the numbers of the rows that have."""
-
-    def __init__(self, output: str, rows: Sequence[int]) -> None:
-        super().__init__(f"{output} is not finite")
-        self.rows = rows
 
 
 class ResponseRenderer:
@@ -81,9 +73,12 @@ class ResponseRenderer:
         return body
 
 
-def _non_finite(output: Output, values: Array) -> NonFiniteOutput:
+def _non_finite(output: Output, values: Array) -> BadOutput:
+    """Return the error for NaN or Inf in an output, with the numbers of the rows."""
+    error = BadOutput(f"{output.name} is not finite")
     finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    return NonFiniteOutput(output.name, np.flatnonzero(~finite).tolist())
+    error.rows = np.flatnonzero(~finite).tolist()
+    return error
 
 
 def _expected_output(output: Output, row_shape: Shape) -> tuple[Any, Shape]:
@@ -91,7 +86,7 @@ def _expected_output(output: Output, row_shape: Shape) -> tuple[Any, Shape]:
     sizes = row_shape
     if output.kind in ("value", "label"):
         sizes = (1,) * len(row_shape)
-    elif output.kind == "probabilities":
+    elif output.kind in BY_CLASS:
         sizes = (len(output.classes),)
     return dtype(output.dtype), sizes
 
@@ -112,16 +107,16 @@ def _serializer(output: Output) -> Callable[[Array], Sequence[bytes]]:
             return [texts.get(v) or orjson.dumps(v) for v in values.ravel().tolist()]
 
         return labels
-    if output.kind == "probabilities":
+    if output.kind in BY_CLASS:
         template = _object_template([str(value) for value in output.classes])
         width = len(output.classes)
 
-        def probabilities(values: Array) -> list[bytes]:
+        def by_class(values: Array) -> list[bytes]:
             numbers = _json_numbers(values)
             starts = range(0, len(numbers), width)
             return [template % tuple(numbers[i : i + width]) for i in starts]
 
-        return probabilities
+        return by_class
     if output.kind == "value":
         return _json_numbers
 

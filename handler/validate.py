@@ -304,9 +304,9 @@ def _from_json(body: str | bytes) -> Any:
     """
     import re
 
-    document = from_json(body)
-    text = body if isinstance(body, str) else body.decode()
-    if re.search("[0-9]{309}", text):
+    data = body.encode() if isinstance(body, str) else body  # or lone surrogates are a TypeError
+    document = from_json(data)
+    if re.search(b"[0-9]{309}", data):
         pending = [document]
         for value in pending:
             for key, item in value.items() if type(value) is dict else enumerate(value):

@@ -8,7 +8,7 @@ import numpy as np
 
 from answerable.packing.table import Array, Columns
 from handler.feature_types import FeatureType
-from handler.manifest import Baseline, Distribution, Output
+from handler.manifest import BY_CLASS, Baseline, Distribution, Output
 
 KNOTS = 41  # quantiles 0, 1/40 … 1
 MAX_CLASSES = 10  # classes of probabilities that get a distribution
@@ -37,7 +37,7 @@ def measure(
             distributions[output.name] = numbers(_shortest(array))
         elif output.kind == "label":
             distributions[output.name] = categories(array.ravel().tolist())
-        elif output.kind == "probabilities":
+        elif output.kind in BY_CLASS:
             for i, name in enumerate(output.classes[:MAX_CLASSES]):
                 distributions[f"{output.name}.{name}"] = numbers(_shortest(array[:, i]))
     return Baseline(len(results[0]), features, distributions)

@@ -21,6 +21,7 @@ Samples = dict[str, Array]  # per graph input, the instances as leading axis
 Run = Callable[[Samples], Sequence[Any]]
 
 CHUNK = 1000  # rows per run
+PROBED_ROWS = 5  # of the sample, run alone and together
 MEASURED_ROWS = 100  # rows of a large request, to measure with
 MAX_THREADS = 6  # a function has no more vCPUs
 ROUNDS, ROUND_SECONDS = 7, 0.02
@@ -51,13 +52,13 @@ def slice_rows(samples: Samples, start: int, stop: int) -> Samples:
 
 
 def run_sample(run: Run, samples: Samples, batch: Batch) -> list[Array]:
-    """The graph's outputs for all instances, those as the leading axis of each array."""
+    """Return the graph's outputs for all instances, those as the leading axis of each array."""
     step = CHUNK if batch == "dynamic" else 1
     results = []
     for start in range(0, n_rows(samples), step):
         feeds = slice_rows(samples, start, start + step)
         if batch == "none":
-            outputs = run({name: array[0] for name, array in feeds.items()})
+            outputs = run({name: array[0, ...] for name, array in feeds.items()})
             results.append([np.asarray(output)[None] for output in outputs])
         else:
             results.append([np.asarray(output) for output in run(feeds)])
@@ -68,31 +69,51 @@ def run_sample(run: Run, samples: Samples, batch: Batch) -> list[Array]:
 
 
 def declared(inputs: Sequence[Tensor]) -> Batch:
-    """What the graph says of its leading axes."""
+    """Return what the shapes of the graph's inputs say about their leading axes."""
     leading = {tensor.shape[0] if tensor.shape else 0 for tensor in inputs}
     return "dynamic" if leading == {None} else "single" if leading == {1} else "none"
 
 
-def batch(run: Run, inputs: Sequence[Tensor], samples: Samples) -> Batch:
-    """What really holds: a free axis need not be the rows, and rows may not be independent."""
-    kind = declared(inputs)
+def batch(run: Run, kind: Batch, samples: Samples, quantised: bool = False) -> Batch:
+    """Return what holds when the sample runs. `kind` is what the graph declares.
+
+    A free leading axis is the rows only if rows that run together are answered as they are alone.
+    Dynamically `quantised` graphs scale by the largest value of a run, so their rows run alone.
+    """
     if kind == "none":
         return kind
-    few = slice_rows(samples, 0, 3)
-    alone = [run(slice_rows(few, i, i + 1)) for i in range(n_rows(few))]
+    numbers = sorted({i * (n_rows(samples) - 1) // (PROBED_ROWS - 1) for i in range(PROBED_ROWS)})
+    rows = {name: array[numbers] for name, array in samples.items()}
+    try:
+        alone = [run(slice_rows(rows, i, i + 1)) for i in range(len(numbers))]
+    except PackError:
+        run(rows)
+        return "none"
     if any(np.shape(output)[:1] != (1,) for outputs in alone for output in outputs):
         return "none"
     if kind == "single":
         return kind
     try:
-        together = run(few)
+        together = run(rows)
     except PackError:
         return "single"
-    same = all(
-        np.shape(output)[:1] == (n_rows(few),) and _close(output, np.concatenate(parts))
-        for output, parts in zip(together, zip(*alone, strict=True), strict=True)
-    )
-    return "dynamic" if same else "single"
+    if all(
+        np.shape(output)[:1] == (len(numbers),)
+        and all(_close(output[i : i + 1], outputs[k]) for i, outputs in enumerate(alone))
+        for k, output in enumerate(together)
+    ):
+        return "dynamic"
+    return "single" if quantised else "none"
+
+
+def check_repeatable(run: Run, samples: Samples, batch: Batch) -> None:
+    """Raise PackError if the model answers one instance differently each time."""
+    first, second = (run_sample(run, slice_rows(samples, 0, 1), batch) for _ in range(2))
+    if not all(_close(one, other) for one, other in zip(first, second, strict=True)):
+        raise PackError(
+            "the model answers one instance differently each time: export it without random "
+            "operators, such as dropout in training mode, or with their seed"
+        )
 
 
 def _close(one: Array, other: Array) -> bool:
@@ -116,7 +137,7 @@ def threads(directory: Path, manifest: Manifest, samples: Samples) -> dict[int, 
     if manifest.execution.batch == "dynamic":
         bodies.append(slice_rows(samples, 0, min(MEASURED_ROWS, manifest.limits.rows)))
     elif manifest.execution.batch == "none":
-        bodies = [{name: array[0] for name, array in samples.items()}]
+        bodies = [{name: array[0, ...] for name, array in samples.items()}]
     try:
         return _measure(models, bodies)
     except ApiError as error:

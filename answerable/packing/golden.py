@@ -61,7 +61,7 @@ def _edges(kind: FeatureType, column: Sequence[Any]) -> Iterator[tuple[str, Any]
 
 def tensors(samples: Samples, origin: str) -> list[Named]:
     """Return the first instances of a tensor contract's sample, fewer of large ones."""
-    size = sum(array[0].size for array in samples.values())
+    size = sum(array[0, ...].size for array in samples.values())
     number = max(1, min(8, n_rows(samples), MAX_ELEMENTS // max(size, 1)))
     return [
         (f"{origin} {i + 1}", {name: array[i] for name, array in samples.items()})

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ RUNTIME_DOMAINS = ("com.microsoft", "com.microsoft.nchwc")
 CLASSIFIERS = ("TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier")
 # operators behind which the classes of a classifier are still in the same order
 SAME_CLASSES = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Normalizer", "Softmax")
+# exporters' own names of free axes, a new one for each input: tf2onnx, torch
+GENERATED_AXIS = re.compile(r"unk__\d+|.*dynamic_axes_\d+")
 
 Classes = tuple[str | int, ...]
 
@@ -76,9 +79,29 @@ def as_packed() -> ort.SessionOptions:
     return options
 
 
+def optimising(level: str) -> ort.SessionOptions:
+    """Return options that optimise a graph at a level of LEVELS."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    return options
+
+
 def reason(error: Exception) -> str:
-    """The first line of an onnxruntime exception, without its decoration."""
-    return str(error).strip().split("\n")[0].split(" : ", 2)[-1][:300]
+    """Return the cause in an onnxruntime exception, and the remedy where there is one."""
+    text = str(error).strip().split("\n")[0]
+    if match := re.search(r"IR version: (\d+), max supported IR version: (\d+)", text):
+        return (
+            f"IR version {match[1]} is newer than onnxruntime {ort.__version__} reads "
+            f"({match[2]}); export with an older onnx, or set model.ir_version = {match[2]}"
+        )
+    if match := re.search(r"Opset (\d+) is under.* domain (\S+) is till opset (\d+)", text):
+        return (
+            f"opset {match[1]} of {match[2]} is newer than onnxruntime {ort.__version__} has "
+            f"({match[3]}); export with opset {match[3]} or older"
+        )
+    # what onnxruntime puts before the cause: its own file, line and C++ signature
+    text = re.sub(r"^\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])", "", text.split(" : ", 2)[-1])
+    return text[:300]
 
 
 def read(path: Path) -> Source:
@@ -92,6 +115,9 @@ def read(path: Path) -> Source:
     if not model.opset_import or not model.graph.output:
         raise PackError(f"{path.name} is not an ONNX model, or it is truncated")
     _internalise(model, path.parent)
+    _fix_initialised_inputs(model)
+    if not model.graph.input:
+        raise PackError("the model has no inputs: its answer is always the same")
     custom = sorted(set(_custom_operators(model)))
     if custom:
         raise PackError(f"custom operators are not supported: {', '.join(custom)}")
@@ -105,14 +131,42 @@ def read(path: Path) -> Source:
 
 
 def inputs(model: ModelProto) -> tuple[Tensor, ...]:
-    """The tensors that have to be fed. Raises PackError for types that JSON cannot carry."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return tuple(describe(value) for value in model.graph.input if value.name not in constants)
+    """Return the graph's inputs. Raises PackError for types that JSON cannot carry."""
+    for value in model.graph.input:
+        if not value.type.tensor_type.HasField("shape"):
+            raise PackError(
+                f"{value.name} has no shape, not even a number of axes; export it with one"
+            )
+    return tuple(describe(value) for value in model.graph.input)
 
 
 def outputs(model: ModelProto) -> tuple[Tensor, ...]:
-    """The tensors that the graph gives, in its order."""
+    """Return the graph's outputs in its order, with the shapes that it declares."""
     return tuple(describe(value) for value in model.graph.output)
+
+
+def rows_share_name(model: ModelProto) -> bool:
+    """Return whether the names of the inputs' axes let the leading axes be the same rows.
+
+    Axes of different names differ in length, and so do not hold one row for each instance.
+    """
+    axes = [value.type.tensor_type.shape.dim for value in model.graph.input]
+    leading = {
+        axis[0].dim_param
+        for axis in axes
+        if axis and axis[0].dim_param and not GENERATED_AXIS.fullmatch(axis[0].dim_param)
+    }
+    inner = {size.dim_param for axis in axes for size in axis[1:]}
+    return len(leading) < 2 and not leading & inner
+
+
+def quantises_dynamically(model: ModelProto) -> bool:
+    """Return whether a node scales its input by the largest value of the run."""
+    return any(
+        node.op_type.startswith("DynamicQuantize")
+        for graph in _graphs(model)
+        for node in graph.node
+    )
 
 
 def describe(value: onnx.ValueInfoProto) -> Tensor:
@@ -121,8 +175,6 @@ def describe(value: onnx.ValueInfoProto) -> Tensor:
     if kind.elem_type not in DTYPES:
         name = TensorProto.DataType.Name(kind.elem_type).lower()
         raise PackError(f"{value.name} has the unsupported type {name}")
-    if not kind.HasField("shape"):
-        raise PackError(f"{value.name} has no shape, not even a number of axes")
     sizes = [axis.dim_value if axis.HasField("dim_value") else None for axis in kind.shape.dim]
     # some exporters write a free axis as 0 or -1
     shape = tuple(size if size and size > 0 else None for size in sizes)
@@ -133,8 +185,7 @@ def optimise(model: ModelProto, level: str) -> ModelProto:
     """The graph as onnxruntime would run it at `level`, so that nothing is left to do at load."""
     if model.ByteSize() >= 2**31:
         raise PackError("the model is over 2 GB, which is more than a function can load in time")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = LEVELS[level]
+    options = optimising(level)
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder, MODEL))
         session(model.SerializeToString(), options)
@@ -175,6 +226,15 @@ def _bytes(tensor: TensorProto) -> int:
         return 0
     itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
     return int(itemsize * math.prod(tensor.dims))
+
+
+def _fix_initialised_inputs(model: ModelProto) -> None:
+    """Make the initialisers constants: up to IR version 3 each had to be an input, too."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    fed = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(fed)
+    model.ir_version = max(model.ir_version, 4)
 
 
 def _attributes(nodes: Sequence[NodeProto]) -> Iterator[AttributeProto]:

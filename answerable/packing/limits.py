@@ -47,36 +47,44 @@ def default(
     leading axis.
     """
     samples, results = arrays
-    sizes = [
-        _max_elements(row_shape(t.shape, batch), samples[t.name].shape[1:], t.name) for t in inputs
-    ]
+    shapes = [row_shape(tensor.shape, batch) for tensor in inputs]
     if types:
         row = 3 + sum(_json_bytes(kind.feature.name) + kind.max_json_chars() for kind in types)
     else:
         row = sum(
-            size * NUMBER_BYTES[tensor.dtype] + _json_bytes(tensor.name) + 2
-            for tensor, size in zip(inputs, sizes, strict=True)
+            math.prod(samples[tensor.name].shape[1:]) * NUMBER_BYTES[tensor.dtype]
+            + _json_bytes(tensor.name)
+            + 2
+            for tensor in inputs
         )
     prediction = ROW_OVERHEAD_BYTES
     for output, array in zip(outputs, results, strict=True):
-        elements = _max_elements(row_shape(output.shape, batch), array.shape[1:], output.tensor)
-        prediction += elements * NUMBER_BYTES[output.dtype] + _json_bytes(output.name)
+        prediction += math.prod(array.shape[1:]) * NUMBER_BYTES[output.dtype]
+        prediction += _json_bytes(output.name)
         prediction += sum(_json_bytes(str(name)) for name in output.classes)
     fitting = MAX_BODY_BYTES // (prediction if types else max(prediction, row))
     rows = stated.get("rows", max(1, min(MAX_ROWS, fitting)))
     if not isinstance(rows, int):
         raise PackError("the contract file's limits.rows is not a whole number")
     body_bytes = max(MIN_BODY_BYTES, min(MAX_BODY_BYTES, 2 * rows * row))
+    if any(None in shape for shape in shapes):
+        body_bytes = MAX_BODY_BYTES
+    elements = max(
+        _max_elements(shape, samples[tensor.name].shape[1:])
+        for tensor, shape in zip(inputs, shapes, strict=True)
+    )
     fields = {"rows": rows, "body_bytes": body_bytes, "response_bytes": MAX_BODY_BYTES}
-    return Limits(**fields | {"elements": max(sizes)} | stated)
+    return Limits(**fields | {"elements": elements} | stated)
 
 
-def _max_elements(shape: Shape, sample_shape: Sequence[int], name: str) -> int:
-    """Return the most elements of a row; free axes may be twice as long as in the sample."""
-    if len(shape) != len(sample_shape):
-        raise PackError(f"{name} has rows of {len(sample_shape)} axes, not {len(shape)}")
+def _max_elements(shape: Shape, sample_shape: Sequence[int]) -> int:
+    """Return the most elements of a row: free axes twice as long as in the sample, as a body allows.
+
+    An element has at least two characters in JSON.
+    """
     axes = zip(shape, sample_shape, strict=True)
-    return math.prod(max(MIN_FREE_LENGTH, 2 * n) if size is None else size for size, n in axes)
+    most = math.prod(max(MIN_FREE_LENGTH, 2 * n) if size is None else size for size, n in axes)
+    return max(math.prod(sample_shape), min(most, MAX_BODY_BYTES // 2))
 
 
 def _json_bytes(name: str) -> int:

@@ -12,7 +12,7 @@ from handler import app, feature_types, prediction_id
 from handler.errors import MAX_VIOLATIONS, ApiError, Violation
 from handler.feature_types import element_json_schema
 from handler.http import CSV, JSON, NPY, OCTET_STREAM, PROBLEM_JSON
-from handler.manifest import Manifest, Output, Shape
+from handler.manifest import BY_CLASS, Manifest, Output, Shape
 from handler.validate import example
 
 Schema = dict[str, Any]
@@ -35,7 +35,7 @@ def output_schema(output: Output, shape: Shape) -> Schema:
         schema = (
             {"enum": list(output.classes)} if output.classes else element_json_schema(output.dtype)
         )
-    elif output.kind == "probabilities":
+    elif output.kind in BY_CLASS:
         names = [str(value) for value in output.classes]
         schema = _closed({name: {"type": "number"} for name in names})
     else:

@@ -10,8 +10,9 @@ from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from answerable.packing.graph import Classes
 from answerable.packing.table import Array
-from handler.manifest import BatchMode, Output, OutputKind, Tensor, row_shape
+from handler.manifest import BY_CLASS, BatchMode, Output, OutputKind, Tensor, row_shape
 
+RESERVED = ("id", "prediction_id")  # keys of an answer, in /predict and in /v2
 # skl2onnx's names say nothing to a caller
 NAMES = {
     "variable": "value",
@@ -38,33 +39,51 @@ def describe(
         fields = unused.pop(tensor.name, None) or unused.pop(name, {})
         shape = _shape(tensor, array, batch, tabular)
         labels = fields.get("classes") or known.get(tensor.name, ())
-        kind = fields.get("kind") or _kind(tensor.dtype, shape, labels, batch)
-        if kind in ("label", "probabilities"):
+        kind = fields.get("kind") or _kind(tensor.dtype, shape, labels, batch, array)
+        if kind == "scores" and name == "probabilities":
+            name = "scores"  # skl2onnx calls them so, whatever they are
+        if kind in ("label", *BY_CLASS):
             fields = {"classes": labels} | fields
         named: Fields = {"name": name, "tensor": tensor.name, "dtype": tensor.dtype}
         output = Output(**(named | fields | {"shape": shape, "kind": kind}))
         _check(output, batch)
+        if output.kind == "probabilities" and not _are_probabilities(array):
+            raise PackError(
+                f"output {output.tensor} is stated as probabilities, and its values in the sample "
+                'are not: they must be 0 to 1 and add up to 1; state kind = "scores"'
+            )
         outputs.append(output)
     if unused:
         names = ", ".join(output.tensor for output in outputs)
         raise PackError(f"the contract file states outputs that are not there; there are {names}")
-    if len({output.name for output in outputs}) < len(outputs):
+    keys = [f"{output.name}_decision" for output in outputs if output.decision]
+    keys += [output.name for output in outputs]
+    if len(set(keys)) < len(keys):
         raise PackError("two outputs have the same name; state other names in the contract file")
+    for output in outputs:
+        if output.name in RESERVED:
+            raise PackError(
+                f"an answer has an {output.name} that is not the model's, and so has the output "
+                f"{output.tensor}; state another name: [outputs.{output.tensor}] name = ..."
+            )
     return tuple(outputs)
 
 
 def _shape(tensor: Tensor, array: Array, batch: BatchMode, tabular: bool) -> tuple[int | None, ...]:
-    """The output's shape: without a table to fix them, only the axes that the graph declares."""
+    """Return the output's shape: of a table as measured, else as far as the graph declares it."""
     lead: tuple[int | None, ...] = {"dynamic": (None,), "single": (1,), "none": ()}[batch]
-    rest = tensor.shape[len(lead) :]
-    actual = array.shape[1:]
-    if len(rest) != len(actual):
-        raise PackError(f"{tensor.name} has {len(actual)} axes, and the graph declares {len(rest)}")
-    return lead + (actual if tabular else rest)
+    rest, actual = tensor.shape[len(lead) :], array.shape[1:]
+    if tabular:
+        return lead + actual
+    if len(rest) != len(actual) or any(
+        size not in (None, now) for size, now in zip(rest, actual, strict=True)
+    ):
+        rest = (None,) * len(actual)  # the declaration is wrong, so nothing is known to be fixed
+    return lead + rest
 
 
 def _kind(
-    dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: BatchMode
+    dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: BatchMode, array: Array
 ) -> OutputKind:
     rest = row_shape(shape, batch)
     if rest == () or (rest == (1,) and batch != "none"):
@@ -73,8 +92,15 @@ def _kind(
         # an integer without known classes, a cluster's number say, is still one number
         return "tensor" if dtype in ("string", "bool") else "value"
     if dtype.startswith("float") and classes and rest == (len(classes),):
-        return "probabilities"
+        return "probabilities" if _are_probabilities(array) else "scores"
     return "tensor"
+
+
+def _are_probabilities(array: Array) -> bool:
+    """Return whether numbers [instances, classes] are shares of 1, as far as their dtype tells."""
+    slack = 1e-2 if array.dtype == np.float16 else 1e-3
+    sums = array.astype(np.float64).sum(axis=-1)
+    return bool(((array >= -slack) & (array <= 1 + slack)).all() and (abs(sums - 1) < slack).all())
 
 
 def _fit(dtype: str, classes: Classes) -> bool:
@@ -92,6 +118,7 @@ def _check(output: Output, batch: BatchMode) -> None:
         "value": rest in ((), (1,)) and numeric,
         "label": rest in ((), (1,)) and (not output.classes or _fit(output.dtype, output.classes)),
         "probabilities": bool(output.classes) and rest == (len(output.classes),) and numeric,
+        "scores": bool(output.classes) and rest == (len(output.classes),) and numeric,
         "tensor": True,
     }
     if not fits.get(output.kind):
@@ -101,19 +128,23 @@ def _check(output: Output, batch: BatchMode) -> None:
             f" with {len(output.classes)} classes"
         )
     decision = output.decision
-    if decision and output.kind not in ("value", "probabilities"):
+    if decision and output.kind not in ("value", *BY_CLASS):
         raise PackError(f"output {output.name} is a {output.kind}: there is nothing to decide on")
-    if decision and output.kind == "probabilities" and decision.class_label not in output.classes:
+    if decision and output.kind in BY_CLASS and decision.class_label not in output.classes:
         raise PackError(f"output {output.name}: the decision must say `of` which class")
 
 
-def to_arrays(results: Sequence[Any], outputs: Sequence[Output]) -> list[Array]:
-    """An original graph's outputs as arrays: ZipMap's maps become [rows, classes]."""
+def to_arrays(
+    results: Sequence[Any], outputs: Sequence[Output], classes: dict[str, Classes]
+) -> list[Array]:
+    """Return an original graph's outputs as arrays: ZipMap's maps become [rows, classes]."""
     arrays = []
     for result, output in zip(results, outputs, strict=True):
         array = np.asarray(result)
-        if array.dtype.kind == "O" and isinstance(array.flat[0], dict):
-            array = np.array([[row[name] for name in output.classes] for row in array])
+        if array.dtype.kind == "O" and array.size and isinstance(array.flat[0], dict):
+            names = classes[output.tensor]
+            values = [[row[name] for name in names] for row in array.flat]
+            array = np.reshape(values, (*array.shape, len(names)))
         arrays.append(array)
     return arrays
 
@@ -127,7 +158,7 @@ def deviation(
     largest = 0.0
     for output, array in zip(outputs, arrays, strict=True):
         values = [prediction[output.name] for prediction in predictions]
-        if output.kind == "probabilities":
+        if output.kind in BY_CLASS:
             values = [[value[str(name)] for name in output.classes] for value in values]
         if array.dtype.kind != "f":
             if values != array.reshape(np.shape(values)).tolist():

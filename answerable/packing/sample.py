@@ -1,4 +1,4 @@
-"""The sample that a model is packed with: CSV for named features, arrays for tensors."""
+"""The sample that a model is packed with: a CSV for named features, arrays for tensors."""
 
 import zipfile
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ import numpy as np
 from answerable.packing import table
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
-from answerable.packing.execution import Samples, declared
+from answerable.packing.execution import Batch, Samples, declared
 from answerable.packing.table import Array, Columns
 from handler.feature_types import FeatureType
 from handler.manifest import Feature, Shape, Tensor, row_shape
 from handler.model_inputs import dtype as numpy_dtype
 
-DRAWN_INSTANCES, DRAWN_LENGTH = 3, 8  # without a sample: instances, and the length of free axes
+DRAWN_INSTANCES, DRAWN_LENGTH = 3, 8  # without a sample; the length is that of free axes
 
 
 class Sample(NamedTuple):
-    """A sample of a model's inputs.
+    """A sample: `feeds` are the graph's inputs, with the instances as the leading axis.
 
-    `feeds`: the graph's inputs, with the instances as the leading axis. `types` and `columns` (the
-    features' values in their JSON form) are empty for a tensor contract. `origin` names an
-    instance.
+    `types` and `columns` (the features' values in their JSON form) are empty for a tensor
+    contract. `origin` names an instance. `batch` is what the graph and the sample's shapes say about the rows.
     """
 
     feeds: Samples
+    batch: Batch
     types: tuple[FeatureType, ...] = ()
     columns: Columns = {}
     origin: str = "row"
@@ -39,82 +39,121 @@ class Sample(NamedTuple):
 
 
 def read(
-    path: Path | None, ignore: Sequence[str], inputs: Sequence[Tensor], stated: dict[str, Fields]
+    path: Path | None,
+    ignore: Sequence[str],
+    inputs: Sequence[Tensor],
+    stated: dict[str, Fields],
+    rows_share_name: bool = True,
 ) -> Sample:
-    """Return the sample in `path`, or a drawn one for tensors without. Raise PackError."""
+    """Return the sample in `path`, or a drawn one for tensors without. Raises PackError."""
     if path is not None and path.suffix != ".npz":
         if not table.is_tabular(inputs):
-            tensors = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
+            wanted = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
             raise PackError(
-                f"the inputs ({tensors}) are no columns of a table: they need a tensor contract, "
+                f"the inputs ({wanted}) are no columns of a table: they need a tensor contract, "
                 "with an .npz as --reference or none"
             )
         cells = table.read(path, ignore)
         types, columns = table.features(cells, inputs, stated, path.name)
-        return Sample(table.feeds(types, inputs, columns), types, columns)
+        feeds = table.feeds(types, inputs, columns)
+        return Sample(feeds, declared(inputs), types, columns)
     if stated:
         raise PackError("the contract file states features, and this is a tensor contract")
+    batch = declared(inputs) if rows_share_name else "none"
     if path is not None:
-        return Sample(_load(path, inputs))
+        return _load(path, inputs, batch)
     if table.is_tabular(inputs):
         raise PackError(
             "this model takes a table: give a sample of its data with --reference DATA.csv "
             "(or .npz for a tensor contract)"
         )
-    return Sample(_draw(inputs), origin="drawn instance")
+    return Sample(_draw(inputs, batch), batch, origin="drawn instance")
 
 
-def _load(path: Path, inputs: Sequence[Tensor]) -> Samples:
+def as_whole(sample: Sample, inputs: Sequence[Tensor]) -> Sample:
+    """Return the sample of a graph whose leading axis proved not to be the rows.
+
+    An instance is then a whole tensor. Raises PackError for a table.
+    """
+    if sample.features:
+        raise PackError(
+            "the rows of the table interact: a row's answer depends on the other rows of a "
+            "request; export a model that answers each row alone, or pack whole tensors with an "
+            ".npz as --reference"
+        )
+    if sample.batch == "single":
+        feeds = {name: array[:, None] for name, array in sample.feeds.items()}
+    elif sample.origin == "row":
+        feeds = {name: array[None] for name, array in sample.feeds.items()}
+    else:
+        feeds = _draw(inputs, "none")
+    return sample._replace(feeds=feeds, batch="none")
+
+
+def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
+    """Return the arrays of an .npz file; their ranks tell rows and one instance from many."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise PackError(f"{path}: not a readable .npz ({error})") from None
-    names = [tensor.name for tensor in inputs]
-    missing, extra = [n for n in names if n not in arrays], [n for n in arrays if n not in names]
+    wanted = [tensor.name for tensor in inputs]
+    missing, extra = [n for n in wanted if n not in arrays], [n for n in arrays if n not in wanted]
     if missing or extra:
-        problems = [f"lacks {', '.join(missing)}"] * bool(missing)
-        problems += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
-        raise PackError(f"{path.name} {' and '.join(problems)}")
+        parts = [f"lacks {', '.join(missing)}"] * bool(missing)
+        parts += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
+        raise PackError(f"{path.name} {' and '.join(parts)}")
+    ranks = {arrays[tensor.name].ndim - len(tensor.shape) for tensor in inputs}
+    if ranks == {1}:
+        batch = "none"
+    elif ranks == {0} and (batch == "none" or len({len(array) for array in arrays.values()}) > 1):
+        batch, arrays = "none", {name: array[None] for name, array in arrays.items()}
     if len({array.shape[:1] for array in arrays.values()}) > 1:
-        raise PackError(f"{path.name}: the arrays do not have the same number of rows")
-    batch = declared(inputs)
+        raise PackError(f"{path.name}: the arrays do not have the same number of instances")
     for tensor in inputs:
-        shape = row_shape(tensor.shape, batch)
-        arrays[tensor.name] = _fit(arrays[tensor.name], tensor, shape, path.name)
+        expected = row_shape(tensor.shape, batch)
+        arrays[tensor.name] = _fit(arrays[tensor.name], tensor, expected, path.name)
     rows = len(arrays[inputs[0].name])
-    if rows < 2:
+    if rows < (1 if batch == "none" else 2):
         raise PackError(f"{path.name} has {rows} rows; a sample needs at least 2")
-    return {name: arrays[name] for name in names}
+    return Sample({name: arrays[name] for name in wanted}, batch)
 
 
 def _fit(array: Array, tensor: Tensor, expected: Shape, file: str) -> Array:
-    """Return the array in the tensor's dtype. Raise PackError unless it is of its shape and kind."""
+    """Return the array in the tensor's dtype, if its shape and kind are the tensor's."""
     actual = array.shape[1:]
-    if len(expected) != len(actual) or any(
-        size not in (None, length) for size, length in zip(expected, actual, strict=True)
+    if array.ndim != len(expected) + 1 or any(
+        size not in (None, now) for size, now in zip(expected, actual, strict=True)
     ):
-        raise PackError(f"{file}: {tensor.name} has rows of shape {actual}, not {expected}")
-    target = numpy_dtype(tensor.dtype)
-    if target.kind == "O" and array.dtype.kind in "US":
+        raise PackError(
+            f"{file}: {tensor.name} has the shape {list(array.shape)}, and the model takes "
+            f"[{_sizes(tensor.shape)}]; give the instances as [instances, "
+            f"{_sizes(expected)}]".replace(", ]", "]")
+        )
+    wanted = numpy_dtype(tensor.dtype)
+    if wanted.kind == "O" and array.dtype.kind in "US":
         return array.astype(str).astype(object)
-    if not np.can_cast(array.dtype, target, "same_kind") or target.kind == "O":
+    if not np.can_cast(array.dtype, wanted, "same_kind") or wanted.kind == "O":
         raise PackError(f"{file}: {tensor.name} has {array.dtype} values, not {tensor.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise PackError(f"{file}: {tensor.name} has values that are not finite")
-    return np.ascontiguousarray(array, target)
+    return np.ascontiguousarray(array, wanted)
 
 
-def _draw(inputs: Sequence[Tensor]) -> Samples:
-    """Return seeded instances: normal floats (two decimals, for short golden rows), and 0 or 1 as
-    integers, which any vocabulary has.
+def _sizes(shape: Sequence[int | None]) -> str:
+    return ", ".join("any" if size is None else str(size) for size in shape)
+
+
+def _draw(inputs: Sequence[Tensor], batch: Batch) -> Samples:
+    """Return seeded instances: normal floats, and the integers 0 and 1.
+
+    Floats have two decimals, for short golden rows; any vocabulary has the two integers.
     """
     rng = np.random.default_rng(0)
-    batch = declared(inputs)
     drawn = {}
     for tensor in inputs:
-        sizes = row_shape(tensor.shape, batch)
-        shape = (DRAWN_INSTANCES, *(DRAWN_LENGTH if size is None else size for size in sizes))
+        axes = row_shape(tensor.shape, batch)
+        shape = (DRAWN_INSTANCES, *(DRAWN_LENGTH if size is None else size for size in axes))
         if tensor.dtype == "string":
             drawn[tensor.name] = np.full(shape, "a", object)
         elif tensor.dtype.startswith("float"):

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from handler import feature_types
-from handler.manifest import Manifest
+from handler.manifest import BY_CLASS, Manifest
 
 
 def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str, str]) -> None:
@@ -73,7 +73,7 @@ def _seen(manifest: Manifest, name: str) -> Iterator[str]:
         if output.kind == "label":
             shares = zip(found.values, found.cdf_left, found.cdf_right, strict=True)
             yield _few([f"{value}: {upto - below:.0%}" for value, below, upto in shares])
-        elif output.kind == "probabilities":
+        elif output.kind in BY_CLASS:
             label = key.removeprefix(f"{name}.")
             yield f"{label}: {found.values[0]:.2f} to {found.values[-1]:.2f}"
         else:

@@ -35,22 +35,21 @@ def read(path: Path, ignore: Sequence[str] = ()) -> dict[str, list[str]]:
     """Return the cells of a CSV file by column, without the ignored ones. Raise PackError."""
     text = _text(path)
     csv.field_size_limit(MAX_CELL_CHARS)
-    lines = enumerate(csv_dialect.lines(text), 1)
-    number, names, rows = 0, list[str](), list[list[str]]()
+    row_number, names, rows = 0, list[str](), list[list[str]]()
     try:
-        for number, line in lines:
+        for row_number, line in enumerate(csv_dialect.lines(text), 1):
             cells = line or [""] * (len(names) == 1)  # a blank line: no row, or one empty cell
-            if number == 1:
+            if row_number == 1:
                 names = line
             elif cells and len(cells) != len(names):
                 raise PackError(
-                    f"{path.name}: row {number - 1} has {len(cells)} cells, "
+                    f"{path.name}: row {row_number} has {len(cells)} cells, "
                     f"and the header {len(names)}"
                 )
             elif cells:
                 rows.append(cells)
     except csv.Error as error:
-        raise PackError(f"{path.name}: after row {max(number - 1, 0)}: {error}") from None
+        raise PackError(f"{path.name}: row {row_number + 1}: {error}") from None
     if csv_dialect.is_numeric(names):
         raise PackError(f"{path.name} has no header: its first line is numbers, not names")
     if len(rows) < 2:
@@ -140,7 +139,8 @@ def features(
         try:
             kind, columns[name] = infer(cells[name], tensor.dtype, place, stated.get(name, {}))
         except (PackError, ArtifactError) as error:
-            raise PackError(f"column {name}: {error}") from None
+            reason = str(error).removeprefix(f"feature {name}: ")
+            raise PackError(f"column {name}: {reason}") from None
         types.append(kind)
     return tuple(types), columns
 
@@ -186,7 +186,7 @@ def infer(
     # the cells are read by a type that states nothing yet
     reader = feature_types.make(Feature(**known, categories=("",) * (name == "category")), dtype)
     values: Column = []
-    for number, cell in enumerate(cells, 1):
+    for number, cell in enumerate(cells, 2):  # the header is row 1
         try:
             is_missing = feature_types.is_missing(cell, is_string)
             values.append(None if is_missing else reader.read_cell(cell))

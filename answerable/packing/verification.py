@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
 from answerable.packing import execution, output_fields, table
 from answerable.packing.errors import PackError
 from answerable.packing.golden import Instance, Named, dumps
+from answerable.packing.graph import Classes
 from answerable.packing.sample import Sample
 from handler.errors import ApiError
 from handler.release.golden import TOLERANCE
@@ -15,6 +17,7 @@ from handler.scoring import Scorer
 
 ROWS = 1000  # of the sample that are compared
 ELEMENTS = 2_000_000  # of tensors that are compared: they go through JSON twice
+REMEDY = "pack with another --optimize (basic, extended, all), or accept it with --tolerance"
 
 
 def predict(scorer: Scorer, instances: Sequence[Instance]) -> list[bytes]:
@@ -42,38 +45,70 @@ def write_golden(path: Path, scorer: Scorer, rows: Sequence[Named]) -> None:
     path.write_bytes(b"".join(line + b"\n" for line in lines))
 
 
+class Originals(NamedTuple):
+    """Runs of the file as it came: optimised at the artifact's level, and not at all."""
+
+    optimised: execution.Run
+    plain: execution.Run
+    classes: dict[str, Classes]
+
+
 def verify(
     scorer: Scorer,
-    original: execution.Run,
+    originals: Originals,
     sample: Sample,
     rows: list[Instance],
-) -> tuple[int, float]:
-    """The rows compared, and the largest deviation. Raises PackError above the tolerance."""
-    known = execution.n_rows(sample.feeds)
-    if sample.types:
-        step = -(-known // ROWS)
-        columns = {
-            name: column[::step] + [row[name] for row in rows]
-            for name, column in sample.columns.items()
-        }
-        feeds = table.feeds(sample.types, scorer.manifest.inputs, columns)
-        names = list(columns)
-        instances: list[Instance] = [
-            dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-    else:
-        size = sum(array[0].size for array in sample.feeds.values())
+    tolerance: float | None,
+) -> tuple[int, float, float]:
+    """Return the number of rows compared, and the largest deviation from either original.
+
+    Raise PackError above the tolerance.
+    """
+    instances, feeds = _compared(scorer, sample, rows)
+    outputs, batch = scorer.manifest.outputs, scorer.manifest.execution.batch
+    predictions = [orjson.loads(text) for text in predict(scorer, instances)]
+
+    def deviation(run: execution.Run) -> float:
+        results = execution.run_sample(run, feeds, batch)
+        arrays = output_fields.to_arrays(results, outputs, originals.classes)
+        return output_fields.deviation(outputs, predictions, arrays)
+
+    if tolerance is None:
+        half = any(output.dtype == "float16" for output in outputs)
+        tolerance = TOLERANCE * 100 if half else TOLERANCE
+    same_level = deviation(originals.optimised)
+    if same_level > tolerance:
+        raise PackError(f"the packed model's answers are {same_level:.1g} from the original's")
+    try:
+        unoptimised = deviation(originals.plain)
+    except PackError as error:
+        raise PackError(f"{error} without optimisation; {REMEDY}") from None
+    if unoptimised > tolerance:
+        raise PackError(
+            f"optimising the graph changes its answers by {unoptimised:.1g}, and the tolerance is "
+            f"{tolerance:.1g}; {REMEDY}"
+        )
+    return len(instances), same_level, unoptimised
+
+
+def _compared(
+    scorer: Scorer, sample: Sample, rows: list[Instance]
+) -> tuple[list[Instance], execution.Samples]:
+    """Return the sample and the golden rows, up to a limit, as instances and as feeds."""
+    if not sample.features:
+        size = sum(array[0, ...].size for array in sample.feeds.values())
         feeds = execution.slice_rows(sample.feeds, 0, max(len(rows), ELEMENTS // max(size, 1)))
-        instances = [
+        return [
             {name: array[i] for name, array in feeds.items()}
             for i in range(execution.n_rows(feeds))
-        ]
-    batch = scorer.manifest.execution.batch
-    outputs = scorer.manifest.outputs
-    expected = output_fields.to_arrays(execution.run_sample(original, feeds, batch), outputs)
-    predictions = [orjson.loads(text) for text in predict(scorer, instances)]
-    largest = output_fields.deviation(outputs, predictions, expected)
-    half = any(output.dtype == "float16" for output in outputs)
-    if largest > (TOLERANCE * 100 if half else TOLERANCE):
-        raise PackError(f"the packed model's answers are {largest:.1g} from the original's")
-    return len(instances), largest
+        ], feeds
+    step = -(-execution.n_rows(sample.feeds) // ROWS)
+    columns = {
+        name: column[::step] + [row[name] for row in rows]
+        for name, column in sample.columns.items()
+    }
+    feeds = table.feeds(sample.types, scorer.manifest.inputs, columns)
+    names = list(columns)
+    return [
+        dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)
+    ], feeds

@@ -178,6 +178,8 @@ function prediction(values) {
     let shown;
     if (kind === "probabilities") shown = Object.entries(value).map(([label, p]) => make("div", { className: "share" },
       make("span", {}, label), make("meter", { value: p, "aria-label": label }), make("output", {}, `${(p * 100).toFixed(1)} %`)));
+    else if (kind === "scores") shown = Object.entries(value).map(([label, score]) => make("div", { className: "share" },
+      make("span", {}, label), make("output", {}, String(score))));
     else if (kind === "tensor" && typeof value === "object") shown = make("pre", { tabIndex: 0 }, cut(JSON.stringify(value), 400));
     else shown = make("p", { className: "value" }, String(value), unit ? make("small", {}, ` ${unit}`) : "");
     return make("div", {}, make("h3", {}, name), shown,

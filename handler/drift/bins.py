@@ -29,7 +29,7 @@ import numpy as np
 from handler import feature_types
 from handler.drift import statistic
 from handler.drift.statistic import BINS
-from handler.manifest import Distribution, Manifest
+from handler.manifest import BY_CLASS, Distribution, Manifest
 from handler.model_inputs import Array, Columns
 
 MAX_BINNED_ROWS = 100  # CloudWatch takes no more values of a metric from one record
@@ -255,7 +255,7 @@ def _targets(manifest: Manifest) -> Iterator[_Target]:
             yield _Target(*target, place, name, kind.binned_by_length)
     for place, output in enumerate(manifest.outputs):
         parts: dict[str, int | None] = {output.name: None}
-        if output.kind == "probabilities":
+        if output.kind in BY_CLASS:
             parts = {f"{output.name}.{name}": i for i, name in enumerate(output.classes)}
         for name, at in parts.items():
             if (name, True) in known and output.kind != "tensor":

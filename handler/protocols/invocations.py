@@ -10,7 +10,8 @@ handler/csv_dialect.py has it, with a header or in the contract's order; `applic
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -114,7 +115,7 @@ def _inputs(scorer: Scorer, data: Any) -> Columns:
     _check_names(data, [tensor.name for tensor in inputs], "/inputs")
     tensors = [_tensor_rows(scorer, t, data[t.name], "inputs", t.name) for t in inputs]
     _check_row_count(scorer, tensors, "/inputs")
-    if problem := free_axes_problem(inputs, [tensor[0].shape for tensor in tensors]):
+    if problem := free_axes_problem(inputs, [np.shape(rows[0]) for rows in tensors]):
         raise violation_error(
             pointer("inputs", inputs[problem[0]].name), "wrong_length", problem[1]
         )
@@ -214,13 +215,13 @@ def _tensor_rows(scorer: Scorer, tensor: Tensor, data: Any, *where: str) -> Valu
     if isinstance(data, np.ndarray):
         if data.dtype.name != tensor.dtype:
             raise violation_error(pointer(*where), "type", f"must be an array of {tensor.dtype}")
-        check_array(data, tensor, lambda k: pointer(*where))
+        check_array(data, tensor, lambda k: pointer(*where, *_indices(k, data.shape)))
         array: Array = data
     else:
         values, shape = flatten(data, pointer(*where))
 
         def pointer_for(k: int) -> str:
-            return pointer(*where, *(int(i) for i in np.unravel_index(k, shape)))
+            return pointer(*where, *_indices(k, shape))
 
         array = to_array(values, tensor, pointer_for).reshape(shape)
     unbatched = not scorer.manifest.has_batch_axis
@@ -232,10 +233,15 @@ def _tensor_rows(scorer: Scorer, tensor: Tensor, data: Any, *where: str) -> Valu
         raise violation_error(pointer(*where), "shape", f"must be an array of the shape [{sizes}]")
     rows: Values = [array] if unbatched else array
     _check_row_count(scorer, [rows], pointer(*where))
-    if rows[0].size > limit:
+    if math.prod(array.shape if unbatched else array.shape[1:]) > limit:
         message = f"a tensor has at most {limit} elements"
         raise violation_error(pointer(*where), "too_many_elements", message)
     return rows
+
+
+def _indices(k: int, shape: tuple[int, ...]) -> Iterator[int]:
+    """Return the indices of the k-th element in row-major order."""
+    return map(int, np.unravel_index(k, shape))
 
 
 def _array_columns(scorer: Scorer, array: Array) -> Columns:

@@ -108,7 +108,7 @@ def _service(context: Any) -> Service:
         os.environ["FUNCTION_NAME"],
         worker=os.environ.get("WORKER_NAME", ""),
         group=group if all(group) else None,
-        check=deadline_check(context),
+        before_each_call=deadline_check(context),
     )
 
 

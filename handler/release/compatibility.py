@@ -1,12 +1,12 @@
-"""Two manifests of one model: what of the contract has changed, and which number that asks for.
+"""The differences of two manifests' contracts, and the version number that they require.
 
-What the old version took and the new one refuses, and an answer that is missing or means something
-else, is major; what is only more is minor; all else is a patch. Of 0.y.z semver promises less:
-there a minor number may break. So may whatever follows a pre-release.
+A change is major if the new version refuses what the old one accepted, or if an output is gone or
+means something else. It is minor if the new version only accepts or returns more, else a patch.
+Before 1.0.0 a minor number may break the contract, and so may the release after a pre-release.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from handler import feature_types
@@ -15,41 +15,48 @@ from handler.manifest import Decision, Execution, Lineage, Manifest
 
 LEVELS = ("patch", "minor", "major")
 PATCH, MINOR, MAJOR = range(3)
-INFINITE = 3e38  # about where float32 ends; nothing that anybody measures lies beyond
+INFINITE = 3e38  # about float32's largest number; no bound is meant beyond it
+Accepts = Callable[[Any, Any], bool]  # (old, new): whether the new value accepts all the old did
+Aspects = Mapping[str, tuple[Any, Accepts]]  # name -> value and rule
 
 
 class Change(NamedTuple):
-    """One difference of the contract; `level` is one of PATCH, MINOR, MAJOR."""
+    """One difference of the contract; `level` is PATCH, MINOR or MAJOR."""
 
     level: int
     what: str
 
 
-class Only(str):
-    """A word whose change surprises whoever knew it; where there was none, nobody did."""
-
-    def __ge__(self, other: object) -> bool:
-        return other in (self, "")
+def at_least(old: Any, new: Any) -> bool:
+    """Compare limits: a higher one accepts more. Sets accept more if they contain the old one."""
+    return bool(new >= old)
 
 
-class Shape(tuple[int | None, ...]):
-    """The sizes of the axes; a free one, None, takes every size."""
+def at_most(old: float, new: float) -> bool:
+    """Compare minimums: a lower one accepts more."""
+    return new <= old
 
-    def __ge__(self, other: Any) -> bool:
-        sizes = zip(self, other, strict=False)
-        return len(self) == len(other) and all(mine in (None, theirs) for mine, theirs in sizes)
+
+def stated_once(old: str, new: str) -> bool:
+    """Compare words that clients rely on: only an empty one may be replaced."""
+    return old in (new, "")
+
+
+def covers(old: tuple[int | None, ...], new: tuple[int | None, ...]) -> bool:
+    """Compare shapes: a free axis, None, accepts every size."""
+    return len(old) == len(new) and all(n in (None, o) for o, n in zip(old, new, strict=True))
 
 
 def semver_key(version: str) -> tuple[Any, ...]:
-    """A semantic version as something to compare. Raises ValueError for anything else."""
+    """Return a sort key for a semantic version. Raises ValueError for anything else."""
     core, _, pre = version.partition("+")[0].partition("-")
     major, minor, patch = map(int, core.split("."))
-    parts = [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in pre.split(".") if pre]
-    return major, minor, patch, not pre, parts
+    labels = [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in pre.split(".") if pre]
+    return major, minor, patch, not pre, labels
 
 
 def minimum_next_version(version: str, level: int) -> str:
-    """The least version after `version` that may differ from it by `level`."""
+    """Return the lowest version that may differ from `version` by `level`."""
     major, minor, patch, released, _ = semver_key(version)
     if not released:
         return f"{major}.{minor}.{patch}"
@@ -59,31 +66,27 @@ def minimum_next_version(version: str, level: int) -> str:
 
 
 def semver_violations(old: Manifest, new: Manifest) -> list[str]:
-    """Why `new` may not follow `old` under its number; empty if it may. Raises ValueError."""
+    """Return why `new` may not follow `old` under its number, or nothing. Raises ValueError."""
     if old.version == new.version:
         same = _content(old) == _content(new)
         return [] if same else [f"{old.version} is there already, with other content"]
-    found = changes(old, new)
-    level = max((change.level for change in found), default=PATCH)
-    needed, given, before = map(
-        semver_key, (minimum_next_version(old.version, level), new.version, old.version)
-    )
-    if given[:3] >= needed[:3] and given > before:  # 2.0.0-rc.1 may differ as 2.0.0 may
+    differences = changes(old, new)
+    level = max((change.level for change in differences), default=PATCH)
+    minimum = minimum_next_version(old.version, level)
+    needed, actual, before = map(semver_key, (minimum, new.version, old.version))
+    if actual[:3] >= needed[:3] and actual > before:  # 2.0.0-rc.1 may differ as 2.0.0 may
         return []
-    reasons = [change.what for change in found if change.level == level > PATCH]
-    return [
-        *reasons,
-        f"{minimum_next_version(old.version, level)} is the least version after {old.version}",
-    ]
+    reasons = [change.what for change in differences if change.level == level > PATCH]
+    return [*reasons, f"{minimum} is the least version after {old.version}"]
 
 
 def _content(manifest: Manifest) -> Manifest:
-    """Packed at another time, or measured to run best on other threads, it is the same."""
+    """Return the manifest without what differs when the same model is packed again."""
     return manifest._replace(lineage=Lineage("", "", ""), execution=Execution())
 
 
 def changes(old: Manifest, new: Manifest) -> list[Change]:
-    """Every difference of the contract that callers can notice, the gravest first."""
+    """Return the differences of the contract that clients can notice, major ones first."""
     return sorted(_changes(old, new), key=lambda change: -change.level)
 
 
@@ -91,22 +94,23 @@ def _changes(old: Manifest, new: Manifest) -> Iterator[Change]:
     if (old.name, old.contract) != (new.name, new.contract):
         yield Change(MAJOR, f"{old.name}, {old.contract} -> {new.name}, {new.contract}")
         return
-    yield from _aspects("limits", old.limits._asdict(), new.limits._asdict())
-    every = frozenset(c for f in (*old.features, *new.features) for c in f.categories)
+    yield from _compare("limits", _limits(old), _limits(new))
+    categories = frozenset(c for f in (*old.features, *new.features) for c in f.categories)
     optional = {f.name for f in new.features if f.nullable}
-    yield from _parts("feature", _features(old, every), _features(new, every), optional)
+    yield from _compare_all(
+        "feature", _features(old, categories), _features(new, categories), optional
+    )
     if not old.features:
-        yield from _parts("input", _tensors(old), _tensors(new), set())
-    yield from _parts("output", _outputs(old), _outputs(new), {o.name for o in new.outputs})
+        yield from _compare_all("input", _inputs(old), _inputs(new), set())
+    yield from _compare_all("output", _outputs(old), _outputs(new), {o.name for o in new.outputs})
 
 
-Parts = Mapping[str, Mapping[str, Any]]
-
-
-def _parts(kind: str, old: Parts, new: Parts, optional: set[str]) -> Iterator[Change]:
+def _compare_all(
+    kind: str, old: Mapping[str, Aspects], new: Mapping[str, Aspects], optional: set[str]
+) -> Iterator[Change]:
     for name in old:
         if name in new:
-            yield from _aspects(name, old[name], new[name])
+            yield from _compare(name, old[name], new[name])
         else:
             yield Change(MAJOR, f"{kind} {name} is gone")
     for name in [name for name in new if name not in old]:
@@ -114,59 +118,67 @@ def _parts(kind: str, old: Parts, new: Parts, optional: set[str]) -> Iterator[Ch
         yield Change(MAJOR if needed else MINOR, f"{kind} {name} is new" + " and required" * needed)
 
 
-def _aspects(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    """Aspect by aspect: a new value that is >= the old one leaves nobody out."""
-    for aspect, was in old.items():
-        if was != (now := new[aspect]):
-            what = f"{name}: {aspect} {_shown(aspect, was)} -> {_shown(aspect, now)}"
-            yield Change(MINOR if now >= was else MAJOR, what)
+def _compare(name: str, old: Aspects, new: Aspects) -> Iterator[Change]:
+    for aspect, (before, accepts) in old.items():
+        after = new[aspect][0]
+        if before != after:
+            what = f"{name}: {aspect} {_text(before)} -> {_text(after)}"
+            yield Change(MINOR if accepts(before, after) else MAJOR, what)
 
 
-def _shown(aspect: str, value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, frozenset):
         return "/".join(sorted(map(str, value)))
-    return f"{-value:g}" if aspect == "minimum" else str(value) or "unstated"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "unstated"
 
 
-def _features(manifest: Manifest, every: frozenset[Any]) -> Parts:
-    return {kind.feature.name: _feature(kind, every) for kind in feature_types.of(manifest)}
+def _limits(manifest: Manifest) -> Aspects:
+    return {name: (limit, at_least) for name, limit in manifest.limits._asdict().items()}
 
 
-def _feature(kind: FeatureType, every: frozenset[Any]) -> Mapping[str, Any]:
-    """Return what a feature takes, in terms of which more is greater; `every` known category."""
+def _features(manifest: Manifest, categories: frozenset[Any]) -> dict[str, Aspects]:
+    return {kind.feature.name: _feature(kind, categories) for kind in feature_types.of(manifest)}
+
+
+def _feature(kind: FeatureType, categories: frozenset[Any]) -> Aspects:
+    """Return what a feature accepts; `categories` are those of both versions."""
     low, high = kind.stated_bounds() if kind.ranged else (None, None)
-    categories: frozenset[Any] = frozenset()
-    if kind.allowed is not None or kind.known is not None:
-        closed = frozenset(kind.feature.categories)
-        categories = closed if kind.known is None else every | {"any other"}
+    closed = frozenset(kind.feature.categories)
+    accepted = closed if kind.known is None else categories | {"any other"}
     return {
-        "type": Only("number" if kind.is_number else kind.name),
-        "unit": Only(kind.feature.unit),
-        "fractions": kind.is_number and not kind.whole,
-        "minimum": math.inf if low is None or low < -INFINITE else -low,
-        "maximum": math.inf if high is None or high > INFINITE else high,
-        "categories": categories,
-        "max_length": kind.max_length or math.inf,
-        "may be missing": kind.feature.nullable,
+        "type": ("number" if kind.is_number else kind.name, stated_once),
+        "unit": (kind.feature.unit, stated_once),
+        "fractions": (kind.is_number and not kind.whole, at_least),
+        "minimum": (-math.inf if low is None or low < -INFINITE else float(low), at_most),
+        "maximum": (math.inf if high is None or high > INFINITE else float(high), at_least),
+        "categories": (accepted, at_least),
+        "max_length": (kind.max_length or math.inf, at_least),
+        "may be missing": (kind.feature.nullable, at_least),
     }
 
 
-def _tensors(manifest: Manifest) -> Parts:
+def _inputs(manifest: Manifest) -> dict[str, Aspects]:
     return {
-        tensor.name: {"dtype": Only(tensor.dtype), "shape": Shape(manifest.row_shape(tensor))}
+        tensor.name: {
+            "dtype": (tensor.dtype, stated_once),
+            "shape": (manifest.row_shape(tensor), covers),
+        }
         for tensor in manifest.inputs
     }
 
 
-def _outputs(manifest: Manifest) -> Parts:
+def _outputs(manifest: Manifest) -> dict[str, Aspects]:
     return {
         output.name: {
-            "kind": Only(output.kind),
-            "type": Only("float" if output.dtype.startswith("float") else output.dtype),
-            "shape": Only(manifest.row_shape(output)),
-            "classes": Only(", ".join(map(str, output.classes))),
-            "unit": Only(output.unit),
-            "decision": Only(", ".join(_words(output.decision))),
+            aspect: (value, stated_once)
+            for aspect, value in (
+                ("kind", output.kind),
+                ("type", "float" if output.dtype.startswith("float") else output.dtype),
+                ("shape", str(manifest.row_shape(output))),
+                ("classes", ", ".join(map(str, output.classes))),
+                ("unit", output.unit),
+                ("decision", ", ".join(_words(output.decision))),
+            )
         }
         for output in manifest.outputs
     }

@@ -71,9 +71,11 @@ def pre_traffic_checks(gate: HookRun) -> None:
     golden = version_client.check_golden_rows(gate.target, gate.manifest, budget)
     gate.note(golden=golden.rows, slowest_ms=round(golden.slowest_ms, 1))
     gate.reasons.extend(golden.reasons)
-    bad = version_client.check_refusals(gate.target, gate.manifest)
-    gate.note(bad=bad.rows)
-    gate.reasons.extend(bad.reasons)
+    if golden.rows:
+        (good,) = version_client.golden_instances(gate.target, 1)
+        refusals = version_client.check_refusals(gate.target, gate.manifest, good)
+        gate.note(bad=refusals.rows)
+        gate.reasons.extend(refusals.reasons)
     live = _fetch_manifest(gate.live)
     if live is None:
         # a live version that cannot speak for itself must not keep its cure out

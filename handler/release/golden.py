@@ -1,4 +1,4 @@
-"""The golden rows of an artifact: instances whose predictions must not change."""
+"""The golden rows of an artifact: instances with the predictions that the model must return."""
 
 import math
 from pathlib import Path
@@ -10,13 +10,13 @@ from handler.errors import ArtifactError
 from handler.manifest import Manifest
 
 FILE_NAME = "golden.jsonl"
-TOLERANCE = 1e-5  # of predictions on the machine that recorded them
-# Another processor sums in another order, which costs the last digits of a float32.
+TOLERANCE = 1e-5  # on the machine that recorded the predictions
+# another processor sums in another order, which changes the last digits of a float32
 ELSEWHERE = 10 * TOLERANCE
 
 
 class Row(NamedTuple):
-    """One line of the file; `name` says what the instance stands for."""
+    """One line of the file; `name` says which case the instance covers."""
 
     name: str
     instance: dict[str, Any]
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 def content(directory: Path) -> bytes:
-    """The file as it is. Raises ArtifactError if it cannot be read."""
+    """Return the file's bytes. Raises ArtifactError if it cannot be read."""
     try:
         return Path(directory, FILE_NAME).read_bytes()
     except OSError as error:
@@ -32,7 +32,7 @@ def content(directory: Path) -> bytes:
 
 
 def row(line: bytes | str) -> Row:
-    """One golden row. Raises ArtifactError for anything else."""
+    """Parse one golden row. Raises ArtifactError if the line is none."""
     try:
         return Row(**orjson.loads(line))
     except (ValueError, TypeError):
@@ -40,9 +40,9 @@ def row(line: bytes | str) -> Row:
 
 
 def read(directory: Path) -> list[Row]:
-    """The golden rows in `directory`. Raises ArtifactError where there are none, or a damaged one.
+    """Return the golden rows of an artifact. Raises ArtifactError if there are none.
 
-    That the file is the one that was packed is not asked here: `Model` verifies every hash.
+    The file's hash is verified where the model is loaded.
     """
     rows = [row(line) for line in content(directory).splitlines()]
     if not rows:
@@ -51,21 +51,23 @@ def read(directory: Path) -> list[Row]:
 
 
 def tolerance(manifest: Manifest, base: float = ELSEWHERE) -> float:
-    """How far from its golden prediction an answer may be; halves have 11 bits."""
-    halves = any(output.dtype == "float16" for output in manifest.outputs)
-    return base * 100 if halves else base
+    """Return the largest allowed deviation; a float16 has 11 bits only."""
+    has_float16 = any(output.dtype == "float16" for output in manifest.outputs)
+    return base * 100 if has_float16 else base
 
 
-def deviation(expected: Any, found: Any) -> float:
-    """The largest |a - b| / max(1, |b|) in two JSON values; infinite where anything else differs.
+def deviation(expected: Any, actual: Any) -> float:
+    """Return the largest |a - b| / max(1, |b|) of two JSON values, infinite if others differ.
 
-    What `found` has besides, such as a prediction's id or a new output, is not asked for.
+    What only `actual` has, such as a prediction's id or a new output, is ignored.
     """
-    if isinstance(expected, dict) and isinstance(found, dict):
-        parts = [deviation(expected[k], found[k]) if k in found else math.inf for k in expected]
-        return max(parts, default=0.0)
-    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        return max(map(deviation, expected, found), default=0.0)
-    if isinstance(expected, float) and type(found) in (int, float):
-        return float(abs(expected - found) / max(1.0, abs(expected)))
-    return 0.0 if expected == found and type(expected) is type(found) else math.inf
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        deviations = (
+            deviation(v, actual[k]) if k in actual else math.inf for k, v in expected.items()
+        )
+        return max(deviations, default=0.0)
+    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+        return max(map(deviation, expected, actual), default=0.0)
+    if isinstance(expected, float) and type(actual) in (int, float):
+        return float(abs(expected - actual) / max(1.0, abs(expected)))
+    return 0.0 if expected == actual and type(expected) is type(actual) else math.inf

@@ -1,7 +1,7 @@
-"""Asking a deployed version whether it is what it says, by invoking it past the gateway.
+"""Call one deployed version by `lambda:Invoke`, without the gateway, and check its answers.
 
-Every request is marked as synthetic, so that it is in no metric, no drift and no alarm. Used by the
-release gate in Lambda and by `answerable release` on a laptop; whoever uses it brings the client.
+Requests are marked as synthetic, so they count in no metric, drift or alarm. Used by the deploy
+hooks and the rollback functions in Lambda, and by `answerable release`; the caller has the client.
 """
 
 import hashlib
@@ -14,13 +14,14 @@ import orjson
 
 from handler import manifest as manifests
 from handler.manifest import Manifest
-from handler.release import contract_cases, golden
+from handler.release import golden
+from handler.release.smoke_cases import smoke_cases
 
-MAX_REASONS = 5  # reasons, after which nothing more is asked
+MAX_REASONS = 5  # after which a check ends
 
 
 class VersionResponse(NamedTuple):
-    """Status 0 stands for a function that crashed or timed out, and gave no reply at all."""
+    """A response; status 0 means that the function crashed or timed out."""
 
     status: int
     body: str
@@ -28,7 +29,7 @@ class VersionResponse(NamedTuple):
     version: str
 
     def json(self) -> Any:
-        """The body; None where it is none."""
+        """Return the parsed body, None if it is no JSON."""
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError:
@@ -36,7 +37,7 @@ class VersionResponse(NamedTuple):
 
 
 class CheckResult(NamedTuple):
-    """`reasons` against the version, none if it passed; over how many rows; the slowest answer."""
+    """`reasons` against the version, empty if it passed; `rows` were checked."""
 
     reasons: list[str]
     rows: int
@@ -44,25 +45,26 @@ class CheckResult(NamedTuple):
 
 
 class OutOfTimeError(Exception):
-    """What is left of the prover's own time does not suffice for another question."""
+    """The caller has no time left for another call of the version."""
 
 
 class VersionClient:
-    """A function version, or an alias, that is invoked; `check` may raise before each call."""
+    """A function's version, or its alias. `before_each_call` may raise, to stop in time."""
 
-    def __init__(self, client: Any, arn: str, check: Callable[[], None] = lambda: None) -> None:
-        self.arn, self._client, self._check = arn, client, check
+    def __init__(
+        self, client: Any, arn: str, before_each_call: Callable[[], None] = lambda: None
+    ) -> None:
+        self.arn, self._client, self._before_each_call = arn, client, before_each_call
 
     def sibling(self, qualifier: str) -> "VersionClient":
-        """Another version or alias of the same function."""
-        return VersionClient(
-            self._client, f"{self.arn.rpartition(':')[0]}:{qualifier}", self._check
-        )
+        """Return another version or alias of the same function."""
+        arn = f"{self.arn.rpartition(':')[0]}:{qualifier}"
+        return VersionClient(self._client, arn, self._before_each_call)
 
     def call(
         self, method: str, path: str, body: str | None = None, **headers: str
     ) -> VersionResponse:
-        """The answer to what a REST API would send; header names have _ for -."""
+        """Send the event of a REST API; header names have _ for -."""
         event = {
             "resource": path,
             "path": path,
@@ -80,18 +82,19 @@ class VersionClient:
         return VersionResponse(answer["statusCode"], answer["body"], ms, version)
 
     def invoke(self, event: Any) -> tuple[Any, str]:
-        """What it answers to any event, None if it crashed or timed out; and who answered."""
-        self._check()
-        found = self._client.invoke(FunctionName=self.arn, Payload=orjson.dumps(event))
-        answer = orjson.loads(found["Payload"].read() or b"null")
-        return None if found.get("FunctionError") else answer, found.get("ExecutedVersion", "")
+        """Return the answer to an event, None if it crashed or timed out, and the version."""
+        self._before_each_call()
+        response = self._client.invoke(FunctionName=self.arn, Payload=orjson.dumps(event))
+        answer = orjson.loads(response["Payload"].read() or b"null")
+        failed = response.get("FunctionError")
+        return None if failed else answer, response.get("ExecutedVersion", "")
 
     def manifest(self) -> tuple[Manifest | None, str]:
-        """The manifest that it shows, or why there is none. Raises ArtifactError if misshapen."""
+        """Return its manifest, or None and the reason. Raises ArtifactError if malformed."""
         reply = self.call("GET", "/model")
         if reply.status != 200:
-            said = reply.json()
-            detail = said.get("detail", "") if isinstance(said, dict) else ""
+            problem = reply.json()
+            detail = problem.get("detail", "") if isinstance(problem, dict) else ""
             return None, f"GET /model: {_status(reply)} {detail}".strip()
         return manifests.parse(reply.body), ""
 
@@ -101,10 +104,13 @@ def _status(reply: VersionResponse) -> str:
 
 
 def check_golden_rows(version: VersionClient, manifest: Manifest, budget_ms: float) -> CheckResult:
-    """Send the version its own golden rows. The call before must have warmed it."""
+    """Send the version its own golden rows, one by one, and compare the predictions.
+
+    A response may take `budget_ms`, or it is asked again. An earlier call must have warmed it.
+    """
     reasons: list[str] = []
     slowest, count, digest = 0.0, 0, hashlib.sha256()
-    allowed = golden.tolerance(manifest)
+    tolerance = golden.tolerance(manifest)
     model = {"name": manifest.name, "version": manifest.version}
     while len(reasons) < MAX_REASONS:
         line = version.call("GET", f"/golden/{count}")
@@ -116,28 +122,30 @@ def check_golden_rows(version: VersionClient, manifest: Manifest, budget_ms: flo
         count, row = count + 1, golden.row(line.body)
         body = orjson.dumps({"instances": [row.instance]}).decode()
         reply = version.call("POST", "/predict", body)
-        if reply.ms > budget_ms:  # a hiccup on the way is not the version's fault, twice is
+        if reply.ms > budget_ms:  # one slow call may be the network's
             reply = version.call("POST", "/predict", body)
         slowest = max(slowest, reply.ms)
         if reply.ms > budget_ms:
             reasons.append(f"{row.name}: took {reply.ms:.0f} ms twice, allowed {budget_ms:g}")
-        found = reply.json()
-        if reply.status != 200 or not isinstance(found, dict):
+        answer = reply.json()
+        if reply.status != 200 or not isinstance(answer, dict):
             reasons.append(f"{row.name}: {_status(reply)}")
             continue
-        off = golden.deviation([row.prediction], found.get("predictions"))
-        if off > allowed:
-            reasons.append(f"{row.name}: {off:.2g} from its golden answer, allowed {allowed:g}")
-        if found.get("model") != model:
+        deviation = golden.deviation([row.prediction], answer.get("predictions"))
+        if deviation > tolerance:
+            reasons.append(
+                f"{row.name}: {deviation:.2g} from its golden answer, allowed {tolerance:g}"
+            )
+        if answer.get("model") != model:
             reasons.append(f"{row.name}: answered by another model")
-    known = manifest.files.get(golden.FILE_NAME)
-    if not reasons and (known is None or not count or known.sha256 != digest.hexdigest()):
+    file = manifest.files.get(golden.FILE_NAME)
+    if not reasons and (file is None or not count or file.sha256 != digest.hexdigest()):
         reasons.append("its golden rows are not the ones that were packed")
     return CheckResult(reasons, count, slowest)
 
 
 def golden_instances(version: VersionClient, rows: int) -> Iterator[Any]:
-    """The instances of a version's own golden rows."""
+    """Yield the instances of a version's first golden rows."""
     for number in range(rows):
         yield golden.row(version.call("GET", f"/golden/{number}").body).instance
 
@@ -145,33 +153,34 @@ def golden_instances(version: VersionClient, rows: int) -> Iterator[Any]:
 def compare_versions(
     old: VersionClient, new: VersionClient, instances: Iterable[Any]
 ) -> tuple[int, float]:
-    """How many instances the two answer differently, and the largest finite difference. What one
-    of them refuses is a difference too.
+    """Return how many instances the two answer differently, and the largest finite deviation.
+
+    Responses of different status are different answers.
     """
     differing, largest = 0, 0.0
     for instance in instances:
         body = orjson.dumps({"instances": [instance]}).decode()
-        before, after = (version.call("POST", "/predict", body) for version in (old, new))
-        off = math.inf if before.status != after.status else 0.0
-        if before.status == after.status == 200:
-            was, now = (reply.json()["predictions"][0] for reply in (before, after))
-            # an id is another one each time, and an output may be new
-            common = {k: v for k, v in was.items() if k in now and k != "id"}
-            off = golden.deviation(common, now)
-        differing += off > golden.ELSEWHERE
-        largest = max(largest, off if math.isfinite(off) else 0.0)
+        replies = [version.call("POST", "/predict", body) for version in (old, new)]
+        statuses = {reply.status for reply in replies}
+        deviation = math.inf if len(statuses) > 1 else 0.0
+        if statuses == {200}:
+            old_row, new_row = (reply.json()["predictions"][0] for reply in replies)
+            # ids are always different, and an output may be new
+            common = {k: v for k, v in old_row.items() if k in new_row and k != "id"}
+            deviation = golden.deviation(common, new_row)
+        differing += deviation > golden.ELSEWHERE
+        largest = max(largest, deviation if math.isfinite(deviation) else 0.0)
     return differing, largest
 
 
-def check_refusals(version: VersionClient, manifest: Manifest) -> CheckResult:
-    """Send the version what its contract forbids."""
+def check_refusals(version: VersionClient, manifest: Manifest, good: dict[str, Any]) -> CheckResult:
+    """Send the version what its contract forbids; `good` is an instance that it accepts."""
     reasons: list[str] = []
-    cases = list(contract_cases.smoke_cases(manifest))
+    cases = list(smoke_cases(manifest, good))
     for case in cases:
-        reply = version.call(case.method, case.path, case.body.decode(), **case.headers)
-        differs = case.differs(reply.status, reply.json())
-        if differs:
-            reasons.append(f"{case.kind}: {differs}")
+        reply = version.call(case.method, case.path, case.body, content_type=case.content_type)
+        if mismatch := case.mismatch(reply.status, reply.json()):
+            reasons.append(f"{case.kind}: {mismatch}")
         if len(reasons) == MAX_REASONS:
             break
     return CheckResult(reasons, len(cases), 0.0)

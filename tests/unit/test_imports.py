@@ -47,7 +47,7 @@ def test_infra_takes_only_what_reads_the_manifest() -> None:
         assert all(any(name.startswith(known) for known in INFRA_TAKES) for name in taken), path
 
 
-@pytest.mark.parametrize("module", ["manifest", "contract", "http", "drift.statistic"])
+@pytest.mark.parametrize("module", ["manifest", "validate", "http", "drift.statistic"])
 def test_what_infra_takes_does_not_load_onnxruntime(module: str) -> None:
     code = f"import sys, handler.{module}; sys.exit('onnxruntime' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

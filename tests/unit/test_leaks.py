@@ -180,7 +180,7 @@ def test_the_release_gate_does_not_repeat_what_a_version_says() -> None:
 
     for answer in (quoting, broken):
         version = VersionClient(Lambda({"1": answer}), f"{FUNCTION}:1")
-        outcome = version_client.check_refusals(version, found)
+        outcome = version_client.check_refusals(version, found, {"x": CLIENT_TEXT})
         assert len(outcome.reasons) == version_client.MAX_REASONS
         assert CLIENT_TEXT not in "".join(outcome.reasons)
         assert version_client.check_golden_rows(version, found, 1000).reasons

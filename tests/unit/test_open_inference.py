@@ -98,7 +98,7 @@ def test_metadata_are_the_graph_s_tensors(handler: app.Handler, path: str) -> No
 
 @pytest.mark.parametrize(
     "path",
-    ["/v2/models/other", "/v2/models/test/versions/9", "/v2/models/other/infer", "/v2/models",
+    ["/v2/models/other", "/v2/models/test/versions/9", "/v2/models/other/infer",
      "/v2/models//infer", "/v1/models/other:predict", "/v2/models/{name}", "/v2/models/a/b/infer"],
 )  # fmt: skip
 def test_another_model_or_path_is_not_found(

@@ -312,16 +312,37 @@ def centred(outputs: list[Any], *nodes: Any) -> bytes:
     return models.graph(list(nodes), [x], outputs, {"axes": np.array([0])})
 
 
-def test_rows_that_depend_on_each_other_are_run_one_by_one(packed: Packer) -> None:
+def test_pack_rows_that_interact_are_one_instance_or_refused(packed: Packer) -> None:
     model = centred(
         [models.tensor("y", ["N", 3])],
         helper.make_node("ReduceMean", ["x", "axes"], ["m"]),
         helper.make_node("Sub", ["x", "m"], ["y"]),
     )
-    manifest = packed(model, {"a": [1.0, 5.0], "b": [2.0, 6.0], "c": [3.0, 7.0]})
+    with pytest.raises(PackError, match="the rows of the table interact"):
+        packed(model, {"a": [1.0, 5.0], "b": [2.0, 6.0], "c": [3.0, 7.0]})
+    manifest = packed(model, {"x": np.array([[1, 2, 3], [5, 6, 7]], np.float32)})
+    assert manifest.execution.batch == "none"
+    assert ask([{"x": [[1, 2, 3], [5, 6, 7]]}]) == [{"y": [[-2, -2, -2], [2, 2, 2]]}]
+
+
+def test_pack_dynamically_quantised_rows_run_alone(packed: Packer) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    model = models.graph(nodes, [models.tensor("x", ["N", 2])], [models.tensor("y", ["N", 2])])
+    manifest = packed(model, {"a": [1.0, 300.0, 7.0], "b": [2.0, 500.0, 3.0]})
     assert manifest.execution.batch == "single"
-    found = ask([{"a": 1, "b": 2, "c": 3}, {"a": 5, "b": 6, "c": 7}])
-    assert found == [{"y": [0, 0, 0]}, {"y": [0, 0, 0]}]
+
+
+def test_pack_random_answers_are_refused(packed: Packer) -> None:
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["noise"]),
+        helper.make_node("Add", ["x", "noise"], ["y"]),
+    ]
+    model = models.graph(nodes, [models.tensor("x", [2])], [models.tensor("y", [2])])
+    with pytest.raises(PackError, match="answers one instance differently each time"):
+        packed(model)
 
 
 def test_a_graph_without_rows_takes_whole_tensors(packed: Packer) -> None:
@@ -331,7 +352,7 @@ def test_a_graph_without_rows_takes_whole_tensors(packed: Packer) -> None:
     manifest = packed(model, {"x": np.ones((4, 3), np.float32)})
     assert manifest.execution.batch == "none"
     assert ask([{"x": [[1, 2, 3], [4, 5, 6]]}, {"x": [[1, 1, 1]]}]) == [{"y": 21}, {"y": 3}]
-    with pytest.raises(PackError, match="one row for each row"):
+    with pytest.raises(PackError, match="the rows of the table interact"):
         packed(model, {"a": [1.0, 5.0], "b": [2.0, 6.0], "c": [3.0, 7.0]})
 
 
@@ -450,7 +471,7 @@ def test_samples_that_are_none(packed: Packer) -> None:
     assert "--reference" in refused(packed, models.regressor())
     assert "lacks image" in refused(packed, models.image_classifier(), {"x": np.ones((2, 1))})
     message = refused(packed, models.image_classifier(), {"image": np.ones((2, 3, 9, 9))})
-    assert "rows of shape (3, 9, 9), not (3, 16, 16)" in message
+    assert "has the shape [2, 3, 9, 9], and the model takes [any, 3, 16, 16]" in message
     message = refused(packed, models.image_classifier(), {"a": [1.0, 2.0]})
     assert "tensor contract" in message
 

@@ -118,7 +118,8 @@ def test_bodies_that_are_no_plain_json(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/", 200),
+        ("HEAD", "/ping", 200),
         ("GET", "/nowhere", 404),
         ("GET", "/predict", 405),
         ("HEAD", "/predict", 405),
@@ -185,8 +186,8 @@ def test_the_context_is_like_lambdas() -> None:
 def test_browsers_get_a_page_and_others_what_production_answers(client: httpx.Client) -> None:
     page = client.get("/", headers={"accept": "text/html,*/*;q=0.8"})
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert client.get("/").json()["status"] == 404
-    assert client.post("/", headers={"accept": "text/html"}).status_code == 404
+    assert client.get("/").json()["links"]["predict"] == "predict"
+    assert client.post("/", headers={"accept": "text/html"}).status_code == 405
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A version asked whether it is what it says, through the handler itself."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from onnx import helper
 
 from handler import app, manifest
-from handler.release import contract_cases, golden, version_client
+from handler.release import golden, version_client
+from handler.release.smoke_cases import smoke_cases
 from handler.release.version_client import VersionClient
 from handler.settings import Settings
 from tests.fixtures import artifact, events, release
@@ -18,6 +20,7 @@ from tests.fixtures.release import FUNCTION, SHIPPED, Lambda
 
 MANIFEST = manifest.read(SHIPPED)
 ROWS = len(golden.read(SHIPPED))
+GOOD = golden.read(SHIPPED)[0].instance
 Capture = pytest.CaptureFixture[str]
 
 
@@ -150,40 +153,53 @@ def test_other_golden_rows_than_were_packed_are_a_reason(shipped: VersionClient)
 
 
 def test_the_contract_s_own_refusals(shipped: VersionClient) -> None:
-    outcome = version_client.check_refusals(shipped, MANIFEST)
+    outcome = version_client.check_refusals(shipped, MANIFEST, GOOD)
     assert outcome.reasons == []
-    assert outcome.rows >= 15
+    assert outcome.rows >= 8
 
 
-def test_every_feature_type_s_own_refusals(echo_dir: Path) -> None:
-    found = manifest.read(echo_dir)
+def test_every_feature_is_refused_a_wrong_value_and_none(echo_dir: Path) -> None:
+    packed = manifest.read(echo_dir)
     version = VersionClient(Lambda({"1": echo_dir}), f"{FUNCTION}:1")
-    assert version_client.check_refusals(version, found).reasons == []
-    small = found._replace(limits=found.limits._replace(rows=2))
-    assert len(list(contract_cases.smoke_cases(small))) > len(
-        list(contract_cases.smoke_cases(found))
-    )
-    assert {"too many rows", "too large"} <= {
-        case.kind for case in contract_cases.smoke_cases(small)
-    }
-    missing = {breach.at for breach in contract_cases.bad_values(found) if breach.kind == "missing"}
-    assert missing == {(f.name,) for f in found.features} - {("serum",)}  # which may be
+    good = {feature.name: feature.example for feature in packed.features}
+    assert version_client.check_refusals(version, packed, good).reasons == []
+    small = packed._replace(limits=packed.limits._replace(rows=2))
+    cases = list(smoke_cases(packed, good))
+    assert len(list(smoke_cases(small, good))) > len(cases)
+    pointers = Counter(p.rpartition("/")[2] for case in cases for p in case.pointers)
+    for feature in packed.features:
+        name = feature.name.replace("~", "~0").replace("/", "~1").rpartition("/")[2]
+        bounded = feature.maximum is not None and feature.out_of_range == "reject"
+        assert pointers[name] == 1 + (not feature.nullable) + bounded, name
 
 
 def test_a_tensor_contract_s_refusals(tmp_path: Path) -> None:
     node = helper.make_node("Identity", ["x"], ["y"])
     directory = artifact.ratio(tmp_path, node, features=[])
     version = VersionClient(Lambda({"1": directory}), f"{FUNCTION}:1")
-    outcome = version_client.check_refusals(version, manifest.read(directory))
+    outcome = version_client.check_refusals(version, manifest.read(directory), {"x": [1.0]})
     assert outcome.reasons == []
-    assert outcome.rows >= 10
+    assert outcome.rows >= 8
 
 
-def test_a_version_that_takes_anything_is_found_out(shipped: VersionClient) -> None:
+def test_a_version_that_accepts_anything_is_refused(shipped: VersionClient) -> None:
     version = changed(shipped, lambda event, good: {"statusCode": 200, "body": "{}"})
-    reasons = version_client.check_refusals(version, MANIFEST).reasons
+    reasons = version_client.check_refusals(version, MANIFEST, GOOD).reasons
     assert reasons[0] == "GET: 200 instead of 405"
     assert len(reasons) == version_client.MAX_REASONS
+
+
+def test_a_version_that_enforces_no_maximum_is_refused(tmp_path: Path) -> None:
+    def unbounded(fields: dict[str, Any]) -> None:
+        for feature in fields["features"]:
+            feature.pop("maximum", None)
+
+    loose = release.artifact(tmp_path / "loose", unbounded)
+    version = VersionClient(Lambda({"1": loose}), f"{FUNCTION}:1")
+    assert version_client.check_refusals(version, manifest.read(loose), GOOD).reasons == []
+    reasons = version_client.check_refusals(version, MANIFEST, GOOD).reasons
+    assert reasons
+    assert reasons[0].endswith("and so on: other violations")
 
 
 def test_two_versions_are_compared(tmp_path: Path) -> None:
