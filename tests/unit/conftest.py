@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import answerable.packing.artifact as packed_artifact
-from handler import manifest
 from handler.scoring import Scorer, load
 from tests.fixtures import artifact
 from tests.fixtures.artifact import DIABETES
@@ -14,9 +12,7 @@ from tests.fixtures.artifact import DIABETES
 
 @pytest.fixture(scope="session")
 def echo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = artifact.echo(tmp_path_factory.mktemp("artifacts") / "echo")
-    packed_artifact.write(directory, manifest.read(directory))  # with openapi.json
-    return directory
+    return artifact.echo(tmp_path_factory.mktemp("artifacts") / "echo")
 
 
 @pytest.fixture(scope="session")

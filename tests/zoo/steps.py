@@ -352,7 +352,7 @@ def step_release(packed: Packed) -> None:
         assert versions[1].manifest() == (manifest._replace(baseline=None), "")
         for check in (
             version_client.check_golden_rows(versions[1], manifest, budget_ms=60_000),
-            version_client.check_refusals(versions[1], manifest),
+            version_client.check_refusals(versions[1], manifest, golden.read(new)[0].instance),
         ):
             assert check.reasons == []
             assert check.rows > 0
