@@ -406,7 +406,8 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
         }
         if manifest.has_batch_axis and len(good) == 1:
             counts = (0, manifest.limits.rows + 1, 2**63)
-            bad["rows", "shape", "wrong_length"] = [[n, *rest] for n in counts]
+            code = "wrong_length" if tensor.shape[0] is None else "shape"
+            bad["rows", "shape", code] = [[n, *rest] for n in counts]
             bad["rows", "shape/0", "type"] = [[orjson.Fragment(str(2**64)), *rest]]
         for (kind, at, code), values in bad.items():
             for value in values:
@@ -613,4 +614,4 @@ def _bad_feedback() -> Iterator[Case]:
     for id in ("", CLIENT_TEXT, "x" * 52, "4" * 52, "é" * 52, "4" * 51 + "\n"):
         document = {"outcomes": [{"prediction_id": id, "actual": 1}]}
         location = "/outcomes/0/prediction_id"
-        yield _422("no id", "/feedback", document, (location, "malformed"))
+        yield _422("no id", "/feedback", document, (location, "malformed_id"))

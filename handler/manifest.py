@@ -44,7 +44,7 @@ OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
 BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
 BatchMode = Literal["dynamic", "single", "none"]
 Policy = Literal["reject", "accept"]
-Capture = Literal["keep", "hash", "drop"]
+LogPolicy = Literal["keep", "hash", "drop"]
 Shape = tuple[int | None, ...]
 Bound = int | float | str | None  # of a date, an ISO 8601 string
 
@@ -65,7 +65,8 @@ class Tensor(NamedTuple):
     """An ONNX graph input. `dtype` is numpy's name, or "string"; None in `shape` is a free axis.
 
     `axes` names the axes, "" for one without a name. Free axes of one name have one length, in all
-    inputs of a request. `minimum` and `maximum` are inclusive bounds of the elements.
+    inputs of a request. `minimum` and `maximum` are inclusive bounds of the elements, `min_shape`
+    and `max_shape` of the lengths of free axes; None and () are no bound.
     """
 
     name: str
@@ -74,13 +75,15 @@ class Tensor(NamedTuple):
     axes: tuple[str, ...] = ()
     minimum: int | float | None = None
     maximum: int | float | None = None
+    min_shape: Shape = ()
+    max_shape: Shape = ()
 
 
 class Feature(NamedTuple):
     """One named field of a tabular instance, and its column in one of the graph's inputs.
 
     `minimum` and `maximum` are inclusive. `fill_value` replaces a null or absent value of a
-    nullable feature before the model runs; None means NaN, or "" in a string tensor. `capture`
+    nullable feature before the model runs; None means NaN, or "" in a string tensor. `log_policy`
     says what a record with payload keeps of the value. `hash` makes equal values recognisable;
     it needs the secret, without which values could be guessed.
     """
@@ -99,7 +102,7 @@ class Feature(NamedTuple):
     max_length: int | None = None
     nullable: bool = False
     fill_value: str | bool | int | float | None = None
-    capture: Capture = "keep"
+    log_policy: LogPolicy = "keep"
     example: str | bool | int | float | None = None
 
 

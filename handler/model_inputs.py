@@ -11,7 +11,7 @@ import numpy as np
 from handler.errors import ContractViolation, Violation, pointer
 from handler.feature_types import Array as Array  # for those who make arrays
 from handler.feature_types import FeatureType
-from handler.manifest import Manifest, Shape, Tensor
+from handler.manifest import Manifest, Tensor
 
 # one sequence of values per feature, or of nested lists or arrays per input of a tensor contract
 Columns = Sequence[Sequence[Any] | Array]
@@ -147,23 +147,43 @@ def _tabular_batcher(
     return batches
 
 
-def free_axes_problem(inputs: Sequence[Tensor], shapes: Sequence[Shape]) -> tuple[int, str] | None:
-    """Return number and problem of the first input whose free axes differ from those before it.
+def bounds_lengths(tensor: Tensor) -> bool:
+    """Return whether the contract says something about the lengths of an input's free axes."""
+    return bool(tensor.axes or tensor.min_shape or tensor.max_shape)
+
+
+def length_problem(
+    inputs: Sequence[Tensor], shapes: Sequence[Sequence[int]]
+) -> tuple[int, str] | None:
+    """Return number and problem of the first input whose free axes break the contract.
 
     Free axes of one name have one length. `shapes` are those of the inputs, with or without the
-    axis of the rows.
+    axis of the rows, which is never bounded.
     """
-    lengths: dict[str, tuple[str, int | None]] = {}
+    lengths: dict[str, tuple[str, int]] = {}
     for i, (tensor, shape) in enumerate(zip(inputs, shapes, strict=True)):
-        if not tensor.axes:
-            continue
-        skipped = len(tensor.shape) - len(shape)
-        axes = list(zip(tensor.axes, tensor.shape, strict=True))[skipped:]
-        for (name, size), length in zip(axes, shape, strict=True):
-            if name and size is None:
-                first, other = lengths.setdefault(name, (tensor.name, length))
-                if other != length:
-                    return i, f"its axis {name} must be as long as that of {first}"
+        rank = len(tensor.shape)
+        names = tensor.axes or ("",) * rank
+        unbounded = (None,) * rank
+        axes = zip(
+            names,
+            tensor.shape,
+            tensor.min_shape or unbounded,
+            tensor.max_shape or unbounded,
+            strict=True,
+        )
+        for (name, size, low, high), length in zip(
+            [*axes][rank - len(shape) :], shape, strict=True
+        ):
+            if size is not None:
+                continue
+            if low is not None and length < low:
+                return i, f"a free axis must have at least {low} items"
+            if high is not None and length > high:
+                return i, f"a free axis must have at most {high} items"
+            first, other = lengths.setdefault(name, (tensor.name, length))
+            if name and other != length:
+                return i, f"its axis {name} must be as long as that of {first}"
     return None
 
 
@@ -171,7 +191,7 @@ def _tensor_batcher(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun
     inputs, batch = manifest.inputs, manifest.execution.batch
     ranks = [len(manifest.row_shape(tensor)) for tensor in inputs]
     limit = manifest.limits.elements
-    names_axes = any(tensor.axes for tensor in inputs)
+    checks_lengths = any(map(bounds_lengths, inputs))
 
     def to_array(value: Any, tensor: Tensor, rank: int, i: int) -> Array:
         try:
@@ -195,7 +215,7 @@ def _tensor_batcher(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun
         groups: dict[Any, list[int]] = {}
         for i in range(len(columns[0])):
             shapes = tuple(column[i].shape for column in arrays)
-            if names_axes and (problem := free_axes_problem(inputs, shapes)):
+            if checks_lengths and (problem := length_problem(inputs, shapes)):
                 where = pointer("instances", i, inputs[problem[0]].name)
                 raise ContractViolation([Violation(where, "wrong_length", problem[1])])
             # only rows of the same shapes can be stacked, and only where there is a free axis

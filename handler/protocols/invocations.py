@@ -28,7 +28,7 @@ from handler.errors import (
 )
 from handler.http import CSV, NPY, Request
 from handler.manifest import Tensor
-from handler.model_inputs import Array, Columns, free_axes_problem
+from handler.model_inputs import Array, Columns, length_problem
 from handler.protocols.tensor_columns import (
     Values,
     check_array,
@@ -115,7 +115,7 @@ def _inputs(scorer: Scorer, data: Any) -> Columns:
     _check_names(data, [tensor.name for tensor in inputs], "/inputs")
     tensors = [_tensor_rows(scorer, t, data[t.name], "inputs", t.name) for t in inputs]
     _check_row_count(scorer, tensors, "/inputs")
-    if problem := free_axes_problem(inputs, [np.shape(rows[0]) for rows in tensors]):
+    if problem := length_problem(inputs, [np.shape(rows[0]) for rows in tensors]):
         raise violation_error(
             pointer("inputs", inputs[problem[0]].name), "wrong_length", problem[1]
         )

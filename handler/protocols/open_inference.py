@@ -24,7 +24,7 @@ from handler.errors import (
 )
 from handler.http import INFERENCE_HEADER_LENGTH, JSON, OCTET_STREAM, Request, Response
 from handler.manifest import Manifest, Tensor
-from handler.model_inputs import Array, Columns, free_axes_problem
+from handler.model_inputs import Array, Columns, length_problem
 from handler.protocols import binary
 from handler.protocols.tensor_columns import (
     Values,
@@ -184,7 +184,9 @@ def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) ->
 
     shapes = {tensor["name"]: tensor["shape"] for tensor in inputs}
     if not manifest.features:
-        if problem := free_axes_problem(manifest.inputs, [shapes[t.name] for t in manifest.inputs]):
+        skipped = int(manifest.has_batch_axis)
+        row_shapes = [shapes[tensor.name][skipped:] for tensor in manifest.inputs]
+        if problem := length_problem(manifest.inputs, row_shapes):
             where = pointer("inputs", index[manifest.inputs[problem[0]].name], "shape")
             raise violation_error(where, "wrong_length", problem[1])
         arrays = [
