@@ -34,7 +34,7 @@ Array = NDArray[Any]
 def read(path: Path, ignore: Sequence[str] = ()) -> dict[str, list[str]]:
     """Return the cells of a CSV file by column, without the ignored ones. Raise PackError."""
     text = _text(path)
-    csv.field_size_limit(MAX_CELL_CHARS)
+    field_size_limit = csv.field_size_limit(MAX_CELL_CHARS)
     row_number, names, rows = 0, list[str](), list[list[str]]()
     try:
         for row_number, line in enumerate(csv_dialect.lines(text), 1):
@@ -50,6 +50,8 @@ def read(path: Path, ignore: Sequence[str] = ()) -> dict[str, list[str]]:
                 rows.append(cells)
     except csv.Error as error:
         raise PackError(f"{path.name}: row {row_number + 1}: {error}") from None
+    finally:
+        csv.field_size_limit(field_size_limit)
     if csv_dialect.is_numeric(names):
         raise PackError(f"{path.name} has no header: its first line is numbers, not names")
     if len(rows) < 2:
