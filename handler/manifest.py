@@ -5,11 +5,14 @@ start. pydantic-core validates them strictly from their own annotations, so a da
 manifest stops the function at init and not in the middle of a request.
 """
 
+import errno
+import os
+import stat
 import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from handler import core_schema as cs
 from handler.core_schema import SchemaValidator, ValidationError, from_json
@@ -411,12 +414,25 @@ def _baseline_problems(baseline: Baseline | None) -> Iterator[str]:
             yield f"baseline of {name}: a share that is not within 0 and 1"
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading. Raise OSError for a FIFO or a device, which could block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return open(descriptor, "rb")
+
+
 def read(directory: Path | str) -> Manifest:
     """Return the manifest of the artifact in `directory`. Raise ArtifactError if it is unusable."""
     path, digest_path = Path(directory, FILE_NAME), Path(directory, DIGEST_FILE_NAME)
     try:
-        text = path.read_bytes()
-        digest = digest_path.read_bytes() if digest_path.exists() else None
+        with open_regular(path) as file:
+            text = file.read()
+        digest = None
+        if digest_path.exists():
+            with open_regular(digest_path) as file:
+                digest = file.read()
     except OSError as error:
         raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
     if digest is not None:

@@ -66,10 +66,16 @@ def to_array(values: list[Any], tensor: Tensor, pointer_for: Callable[[int], str
     return array if exact is target else array.astype(target)
 
 
-def check_array(array: Array, tensor: Tensor, pointer_for: Callable[[int], str]) -> None:
-    """Raise ContractViolation unless the contract takes all of an array of the tensor's dtype."""
+def convert_array(array: Array, tensor: Tensor, pointer_for: Callable[[int], str]) -> Array:
+    """Return an array of the same kind of values in the dtype of an input of a tensor contract.
+
+    Floats are rounded, integers have to fit. Raise ContractViolation for what the contract does
+    not take.
+    """
+    target = dtype(tensor.dtype)
     if not (_is_finite(array) and _is_within(array, tensor)):
         _raise_violations(array.ravel().tolist(), tensor, pointer_for)
+    return array.astype(target, copy=False)
 
 
 def _is_finite(array: Array) -> bool:
@@ -77,7 +83,8 @@ def _is_finite(array: Array) -> bool:
 
 
 def _is_within(array: Array, tensor: Tensor) -> bool:
-    if tensor.minimum is None and tensor.maximum is None:
+    is_unbounded = tensor.minimum is None and tensor.maximum is None
+    if is_unbounded and (array.dtype == dtype(tensor.dtype) or array.dtype.kind not in "iuf"):
         return True
     low, high = stated_bounds(tensor.dtype, tensor.minimum, tensor.maximum)
     return bool((low is None or (array >= low).all()) and (high is None or (array <= high).all()))
