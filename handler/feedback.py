@@ -37,7 +37,7 @@ import orjson
 from pydantic_core import from_json
 
 from handler import metrics, prediction_id
-from handler.contract import reject_duplicate_keys
+from handler.duplicate_keys import reject_duplicate_keys
 from handler.errors import BadRequest, ContractViolation, Violation, pointer
 from handler.manifest import Manifest, OutcomeValue, Output
 from handler.prediction_id import CLASS, MAX_OUTCOMES, NUMBER, BadId, Prediction
