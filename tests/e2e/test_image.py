@@ -44,7 +44,7 @@ def test_everything_is_compiled_and_nothing_can_be_written(
 
 def test_the_image_holds_no_more_than_it_needs(answerable: Tools, images: Images) -> None:
     found = inside(answerable, images, "cd /var/task; ls . model_artifacts handler").split()
-    assert "api.py" in found
+    assert "function.py" in found
     assert not {"tests", "answerable", "infra", "events", "boto3", "onnx", "requirements"} & set(
         found
     )
