@@ -28,7 +28,7 @@ from handler.errors import (
     pointer,
 )
 from handler.http import CSV, NPY, Request
-from handler.manifest import Feature, Tensor
+from handler.manifest import Feature, Manifest, Tensor
 from handler.model_inputs import Array, Columns, dtype
 from handler.protocols.tensor_columns import (
     Values,
@@ -281,6 +281,12 @@ def _check_shape(
     if math.prod(shape if unbatched else shape[1:]) > limit:
         raise violation_error(where, "too_many_elements", f"a tensor has at most {limit} elements")
     return shape
+
+
+def is_one_array(manifest: Manifest) -> bool:
+    """Return whether an array of numbers or booleans can be a whole request."""
+    dtypes = {tensor.dtype for tensor in manifest.inputs}
+    return "string" not in dtypes and (bool(manifest.features) or len(manifest.inputs) == 1)
 
 
 def _array_columns(scorer: Scorer, array: Array) -> Columns:
