@@ -38,7 +38,7 @@ check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m tests.reliability --check
+	$(BIN)/python -m tests.docs --check reliability
 	$(BIN)/python -m pytest tests/infra
 	$(BIN)/python -m pytest -m slow
 
@@ -56,8 +56,8 @@ build/%-env/ready: requirements/%.txt
 	build/$*-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
-reference: $(READY) ## write docs/reference.md and the shipped openapi.json
-	$(BIN)/python -m tests.reference
+reference: $(READY) ## write the generated pages of docs/ (PAGE=reference takes seconds)
+	$(BIN)/python -m tests.docs $(PAGE)
 
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)
 	$(BIN)/python -m pytest tests/e2e -m e2e

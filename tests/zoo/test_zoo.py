@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.zoo import page, steps
+from tests.docs import models
+from tests.zoo import steps
 from tests.zoo.known import KNOWN
 from tests.zoo.models import ZOO
 
@@ -37,4 +38,5 @@ def test_known_failures_are_of_models_and_steps_that_exist() -> None:
 
 @pytest.mark.slow
 def test_models_page_is_current() -> None:
-    assert page.FILE.read_text() == page.text(), "stale: python -m tests.zoo.page"
+    for path, text in models.files().items():
+        assert path.read_text() == text, f"{path.name} is stale: make reference"

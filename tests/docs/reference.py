@@ -1,6 +1,6 @@
 """docs/reference.md and the shipped artifact's manifest and OpenAPI document, from the code.
 
-`python -m tests.reference` writes them.
+`make reference` writes them.
 tests/unit/test_reference.py holds the files to what this would write.
 """
 
@@ -18,7 +18,7 @@ from handler import manifest as manifests
 from infra.settings import Settings
 from tests.fixtures.artifact import DIABETES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAD = """# Reference
 
 Written by `make reference` from the code; a test holds this page to it.
@@ -112,8 +112,3 @@ def _settings() -> Iterator[str]:
             else f"`{str(default).lower() if default in (True, False) else default}`"
         )
         yield _row(f"`{name}`", shown, values, " ".join([*above, trailing]).strip())
-
-
-if __name__ == "__main__":
-    for path, text in files().items():
-        path.write_text(text, encoding="utf-8")
