@@ -517,9 +517,20 @@ def pack(model: ZooModel) -> Packed:
     return _PACKED[model.name]
 
 
+_RESULTS: dict[tuple[str, str], Exception | None] = {}
+
+
 def run(model: ZooModel, step: str) -> None:
-    """Run one step. Raises NotApplicable or AssertionError."""
-    packed = pack(model)
-    if step != "pack" and packed.code:
-        raise NotApplicable
-    STEPS[step](packed)
+    """Run one step, once per process. Raises NotApplicable or AssertionError."""
+    key = (model.name, step)
+    if key not in _RESULTS:
+        _RESULTS[key] = None
+        try:
+            packed = pack(model)
+            if step != "pack" and packed.code:
+                raise NotApplicable
+            STEPS[step](packed)
+        except Exception as error:
+            _RESULTS[key] = error
+    if error := _RESULTS[key]:
+        raise error
