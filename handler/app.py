@@ -87,10 +87,16 @@ def invocations(state: AppState, request: Request, deadline: float | None) -> Ha
 
 
 def _prediction_result(state: AppState, scored: Scored) -> HandlerResult:
-    ids = state.make_prediction_ids(scored.outputs, len(scored.predictions))
+    ids = state.make_prediction_ids(
+        scored.outputs, [prediction_id.new_request(len(scored.predictions))]
+    )
     predictions = prediction_id.attach_ids(ids, scored.predictions)
     response = Response(200, state.scorer.contract.answer(predictions), JSON_HEADERS)
-    log_fields = {"scored": scored, "predictions": predictions, "prediction": _id_prefix(ids)}
+    log_fields = {
+        "scored": scored,
+        "predictions": predictions,
+        "prediction_id_prefix": _id_prefix(ids),
+    }
     return HandlerResult(response, len(predictions), scored.unusual, scored.seconds, log_fields)
 
 
@@ -112,19 +118,20 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
     outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]
     rows, log_fields = len(inference.columns[0]), dict[str, Any](scored=scored)
     if any(i == len(outputs) for i, _ in inference.outputs):
-        ids = state.make_prediction_ids(scored.outputs, rows)
+        ids = state.make_prediction_ids(scored.outputs, [prediction_id.new_request(rows)])
         outputs.append(open_inference.string_tensor(ids))
-        log_fields["prediction"] = _id_prefix(ids)
+        log_fields["prediction_id_prefix"] = _id_prefix(ids)
     response = open_inference.render_response(scorer.manifest, request, inference, outputs)
     return HandlerResult(response, rows, scored.unusual, scored.seconds, log_fields)
 
 
 def feedback(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /feedback`: record the outcomes of predictions."""
-    body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
-    result = state.record_outcomes(body)
-    response = Response(202, result.answer, JSON_HEADERS)
-    return HandlerResult(response, log_fields={"outcomes": result.records})
+    from handler.feedback import MAX_BODY_BYTES
+
+    result = state.record_outcomes(http_body.read_json(request, MAX_BODY_BYTES))
+    response = Response(202, result.body, JSON_HEADERS)
+    return HandlerResult(response, log_fields={"outcomes": result.lines})
 
 
 def submit_job(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
@@ -299,8 +306,8 @@ def create(config: settings.Settings) -> Handler:
         except ApiError as error:
             problem = error
         except Exception as error:
-            details = {"error": type(error).__name__, "trace": request_log.trace(error)}
-            request_log.log("error", "unexpected", request_id=request_id, **details)
+            details = {"error": type(error).__name__, "trace": request_log.stack_trace(error)}
+            request_log.log("ERROR", "unexpected", request_id=request_id, **details)
             problem = ServerError("an unexpected error occurred; it has been logged")
         if problem is not None:
             result = HandlerResult(_problem_response(problem, request_id, request))
@@ -313,7 +320,7 @@ def create(config: settings.Settings) -> Handler:
             latency_ms=(time.perf_counter() - start) * 1e3,
             timings_ms={step: seconds * 1e3 for step, seconds in result.seconds.items()},
             cold=is_cold,
-            unusual=result.out_of_range_counts,
+            out_of_range_counts=result.out_of_range_counts,
             **result.log_fields,
             synthetic=request is not None and request.synthetic,
         )
@@ -336,10 +343,10 @@ def _load(config: settings.Settings) -> tuple[AppState | None, ArtifactError | N
         artifact = settings.model_dir(config)
         scorer = scoring.load(artifact)
     except ArtifactError as error:
-        request_log.log("critical", "the model could not be loaded", reason=str(error))
+        request_log.log("ERROR", "the model could not be loaded", reason=str(error))
         return None, error
     make_prediction_ids = prediction_id.make_id_generator(
-        scorer.manifest, config.function_version, config.secret
+        scorer.manifest, config.function_version, config.prediction_id_secret
     )
     feedback_handler: Any = None
 

@@ -25,7 +25,7 @@ FeatureType = Literal["number", "integer", "category", "boolean", "text"]
 OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
 BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
 Policy = Literal["reject", "accept"]
-Capture = Literal["keep", "hash", "drop"]
+LogPolicy = Literal["keep", "hash", "drop"]
 
 
 class File(NamedTuple):
@@ -36,11 +36,21 @@ class File(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """An ONNX graph input. `dtype` is numpy's name, or "string"; None in `shape` is a free axis."""
+    """An ONNX graph input. `dtype` is numpy's name, or "string"; None in `shape` is a free axis.
+
+    `axes` names the axes, "" for one without a name. Free axes of one name have one length, in all
+    inputs of a request. `minimum` and `maximum` are inclusive bounds of the elements, `min_shape`
+    and `max_shape` of the lengths of free axes; None and () are no bound.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    axes: tuple[str, ...] = ()
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    min_shape: tuple[int | None, ...] = ()
+    max_shape: tuple[int | None, ...] = ()
 
 
 class Feature(NamedTuple):
@@ -48,7 +58,7 @@ class Feature(NamedTuple):
 
     `minimum` and `maximum` are inclusive. `missing` is what a null or absent value of a nullable
     feature becomes before the model sees it; None stands for NaN (or "" in a string tensor).
-    `capture` is what a record keeps of the value where inputs are recorded at all: `hash` makes
+    `log_policy` is what a record keeps of the value where payloads are logged at all: `hash` makes
     equal values recognisable, but needs the secret, without which they could be guessed.
     """
 
@@ -66,7 +76,7 @@ class Feature(NamedTuple):
     max_length: int | None = None
     nullable: bool = False
     fill_value: str | bool | int | float | None = None
-    capture: Capture = "keep"
+    log_policy: LogPolicy = "keep"
     example: str | bool | int | float | None = None
 
 

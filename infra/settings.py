@@ -145,6 +145,14 @@ class Settings(BaseModel):
         return self
 
 
+def stages(file: Path = FILE) -> list[str]:
+    """Return the names of deploy.toml's stages. Raises SettingsError."""
+    try:
+        return list(tomllib.loads(file.read_text(encoding="utf-8")).get("stage", {}))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file.name}: {error}") from None
+
+
 def read(
     context: Mapping[str, Any], artifacts: Path = ARTIFACTS, file: Path = FILE
 ) -> tuple[Settings, Manifest]:

@@ -130,7 +130,7 @@ def prepared() -> Iterator[LocalQueue | None]:
         environ = {
             "JOBS_BUCKET": BUCKET,
             "JOBS_QUEUE_URL": f"{queue.url}/{ACCOUNT}/{QUEUE}",
-            "JOBS_RECEIVES": str(MAX_RECEIVE_COUNT),
+            "JOBS_MAX_RECEIVE_COUNT": str(MAX_RECEIVE_COUNT),
             "AWS_ENDPOINT_URL": queue.url,
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ACCESS_KEY_ID": "local",

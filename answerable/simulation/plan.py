@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from infra.project import SOURCE
+
 CURRENT, CANDIDATE = "1", "2"  # the function's versions
 # the image changes no alarm, and an asset would copy the checkout
 IMAGE = {"image_repository": "simulated", "image_tag": "simulated"}
@@ -77,7 +79,6 @@ def synthesise(artifacts: Path, model: str, context: Mapping[str, str]) -> dict[
     import aws_cdk as cdk
 
     from infra import settings
-    from infra.image import SOURCE
     from infra.stack import ModelStack
 
     flags = json.loads((SOURCE / "cdk.json").read_text())["context"]

@@ -5,8 +5,9 @@ from pathlib import Path
 from tests.fixtures.server import ROOT
 from tests.zoo import steps
 from tests.zoo.known import KNOWN
-from tests.zoo.models import ZOO
+from tests.zoo.models import ZOO, ZooModel
 
+FILE = ROOT / "docs/models.md"
 HEAD = """# Models
 
 The models that every change is tested with, and the steps that each of them passes.
@@ -17,25 +18,38 @@ function in `tests/zoo`.
 LEGEND = {"✓": "passes", "-": "does not apply", "✗": "fails, see below"}
 
 
-def files() -> dict[Path, str]:
-    """Run every step of every model; return the file and what it must hold."""
+def head() -> str:
+    """Return the page above the models."""
     lines = [HEAD]
     lines += [
         f"- **{name}**: {(step.__doc__ or '').strip()}\n" for name, step in steps.STEPS.items()
     ]
     lines.append(f"\n{', '.join(f'{mark} {meaning}' for mark, meaning in LEGEND.items())}\n\n")
     lines.append(f"| model | | {' | '.join(steps.STEPS)} |\n|---|---|{'---|' * len(steps.STEPS)}\n")
-    for model in ZOO.values():
-        marks = []
-        for step in steps.STEPS:
-            try:
-                steps.run(model, step)
-                marks.append("✓")
-            except steps.NotApplicable:
-                marks.append("-")
-            except Exception:
-                marks.append("✗")
-        lines.append(f"| {model.name} | {model.description} | {' | '.join(marks)} |\n")
-    lines += ["\n## Known failures\n\n"] * bool(KNOWN)
-    lines += [f"- {name}, {step}: {reason}\n" for (name, step), reason in KNOWN.items()]
-    return {ROOT / "docs/models.md": "".join(lines)}
+    return "".join(lines)
+
+
+def row(model: ZooModel) -> str:
+    """Run every step of a model, and return its line."""
+    marks = []
+    for step in steps.STEPS:
+        mark = "✓"
+        try:
+            steps.run(model, step)
+        except steps.NotApplicable:
+            mark = "-"
+        except Exception:
+            mark = "✗"
+        marks.append(mark)
+    return f"| {model.name} | {model.description} | {' | '.join(marks)} |\n"
+
+
+def known_failures() -> str:
+    """Return the page below the models."""
+    lines = [f"- {name}, {step}: {reason}\n" for (name, step), reason in KNOWN.items()]
+    return "\n## Known failures\n\n" + "".join(lines) if lines else ""
+
+
+def files() -> dict[Path, str]:
+    """Run every step of every model; return the file and what it must hold."""
+    return {FILE: head() + "".join(map(row, ZOO.values())) + known_failures()}

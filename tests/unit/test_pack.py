@@ -16,15 +16,16 @@ import pytest
 from onnx import TensorProto, helper
 
 from answerable.__main__ import main
-from answerable.commands import pack
+from answerable.commands import pack as command
 from answerable.packing import execution, graph
 from answerable.packing.errors import PackError
+from answerable.packing.pack import pack
 from handler import manifest as manifests
 from handler import scoring
 from handler.manifest import Alarms, Manifest, OutcomeValue
 from tests.fixtures import models
 
-WORDS = ["--name", "model", "--version", "1.0.0", "--owner", "tests", "--why", "a test"]
+WORDS = ["--name", "model", "--version", "1.0.0", "--owner", "tests", "--reason", "a test"]
 Packer = Callable[..., Manifest]
 
 
@@ -53,9 +54,9 @@ def packed(place: Path) -> Packer:
             np.savez("data.npz", **sample)
             words = (*words, "--reference", "data.npz")
         parser = argparse.ArgumentParser()
-        pack.add_arguments(parser)
-        manifest, _ = pack.pack(parser.parse_args(["model.onnx", *words]))
-        return manifest
+        command.add_arguments(parser)
+        args = parser.parse_args(["model.onnx", *words])
+        return pack(**command.arguments(args)).manifest
 
     return run
 
@@ -297,11 +298,11 @@ def test_the_body_limit_lets_full_requests_through(packed: Packer) -> None:
 
 def test_alarms_and_the_worth_of_outcomes_are_stated(packed: Packer) -> None:
     contract = "[alarms]\ndrift_threshold = 0.1\nmin_daily_impact = 2.0\n[outcome_value]\nunit = 'EUR'\ncost = 0.5\n"
-    contract += "[outcome_value.outcomes.a]\nb = 1.5\n[features.a]\ncapture = 'drop'\n"
+    contract += "[outcome_value.outcomes.a]\nb = 1.5\n[features.a]\nlog_policy = 'drop'\n"
     manifest = packed(models.regressor(), models.regressor_table(), contract=contract)
     assert manifest.alarms == Alarms(drift_threshold=0.1, min_daily_impact=2.0)
     assert manifest.outcome_value == OutcomeValue("EUR", cost=0.5, outcomes={"a": {"b": 1.5}})
-    assert [f.capture for f in manifest.features if f.name == "a"] == ["drop"]
+    assert [f.log_policy for f in manifest.features if f.name == "a"] == ["drop"]
 
 
 # --- rows and threads ------------------------------------------------------------------------
@@ -481,8 +482,8 @@ def test_samples_that_are_none(packed: Packer) -> None:
     [
         (["--version", "1.0"], "semantic version"),
         (["--version", "v1.0.0"], "semantic version"),
-        (["--name", "My_Model"], "--name"),
-        (["--owner", " "], "--owner"),
+        (["--name", "My_Model"], "name: "),
+        (["--owner", " "], "owner: "),
         (["--metric", "mae"], "metric"),
         (["--metric", "mae=nan"], "metric"),
     ],

@@ -74,7 +74,7 @@ class Packed:
     def pack(self, version: str) -> tuple[int, str]:
         """Pack the model with everything that the zoo states about it."""
         options: list[str | Path] = ["--name", NAME, "--version", version, "--owner", "tests"]
-        options += ["--why", "a test", "--threads", "1", "--output", self.directory.parent]
+        options += ["--reason", "a test", "--threads", "1", "--output", self.directory.parent]
         if self.paths.sample:
             options += ["--reference", self.paths.sample]
         if self.paths.contract:
@@ -135,7 +135,7 @@ class Packed:
     @functools.cached_property
     def logging_handler(self) -> Any:
         """The function with payload logging."""
-        return app.create(Settings(self.directory, capture="full"))
+        return app.create(Settings(self.directory, log_payloads="full"))
 
     def call(
         self, path: str, body: str | bytes, content_type: str = JSON, log_payloads: bool = False
@@ -449,7 +449,7 @@ def step_feedback(packed: Packed) -> None:
     status, document, records = packed.call("/feedback", json.dumps({"outcomes": outcomes}))
     assert status in (200, 202), document
     (record,) = (r for r in records if r["message"] == "outcomes")
-    numbers = [record[name] for name in ("Correct", "Error") if name in record]
+    numbers = [record[name] for name in ("Correct", "AbsoluteError") if name in record]
     assert len(numbers) == 1, sorted(record)
     (values,) = numbers
     right = 1 if "Correct" in record else 0
@@ -467,11 +467,11 @@ def step_explain(packed: Packed) -> None:
     options = ("--records", file, "--artifacts", packed.directory.parent)
     code, text = answerable_main("explain", predictions[0]["id"], *options)
     assert code == 0, text[-300:]
-    for word in (f"{NAME} 1.0.0", "row 1 of it", packed.manifest.files["model.onnx"].sha256[:12]):
+    for word in (f"{NAME} 1.0.0", "row 1 ", packed.manifest.files["model.onnx"].sha256[:12]):
         assert word in text
     with contextlib.suppress(NotApplicable):
         value = _primary_values(packed, predictions)[0]
-        numbers = re.findall(r"predicted (\S+)", text)
+        numbers = re.findall(r"predicted ([-+.\de]+) ", text)
         if isinstance(value, float):
             assert math.isclose(float(numbers[0]), value, rel_tol=1e-5)
         else:
@@ -532,5 +532,5 @@ def run(model: ZooModel, step: str) -> None:
             STEPS[step](packed)
         except Exception as error:
             _RESULTS[key] = error
-    if error := _RESULTS[key]:
-        raise error
+    if failure := _RESULTS[key]:
+        raise failure
