@@ -18,7 +18,13 @@ STATEFUL = {
 # settings that, once deployed, are not changed by a slip
 GUARDED = ("auth", "user_pool_arn", "user_pool_scope", "jobs", "archive")
 # the setting that makes a resource, by how its logical id begins
-SETTING_OF = {"Api": "auth", "Archive": "archive", "Jobs": "jobs", "Topic": "alarm_destination"}
+SETTING_OF = {
+    "Api": "auth",
+    "Archive": "archive",
+    "Jobs": "jobs",
+    "TicketTopic": "ticket_destination",
+    "Topic": "alarm_destination",
+}
 
 
 class Removal(NamedTuple):

@@ -17,7 +17,7 @@ from constructs import Construct
 from handler import metrics
 from handler.drift import statistic
 from handler.drift.statistic import Target
-from infra.alarms import MonitoringContext, alarm_description
+from infra.alarms import MonitoringContext
 
 CHILDREN = 100  # that a composite alarm may have
 FEW = 2  # rows with a value of a new kind that are let pass
@@ -82,8 +82,8 @@ class DriftAlarms(Construct):
             self,
             "inputs",
             alarm_name=f"{watched.settings.service}-drift-inputs",
-            alarm_description=alarm_description(
-                watched.manifest, "Inputs drift; the alarms drift-in_… say which.", "drift-inputs"
+            alarm_description=watched.description(
+                "Inputs drift; the alarms drift-in_… say which.", "drift-inputs"
             ),
             alarm_rule=rule,
             alarm_actions=self._actions,
@@ -165,9 +165,7 @@ class DriftAlarms(Construct):
             self,
             re.sub(r"[^\w.-]", "_", name),
             alarm_name=f"{self._watched.settings.service}-drift-{name}",
-            alarm_description=alarm_description(
-                self._watched.manifest, what, section or f"drift-{name}"
-            ),
+            alarm_description=self._watched.description(what, section or f"drift-{name}"),
             alarm_actions=actions or None,
             ok_actions=actions or None,
             comparison_operator=str(told["ComparisonOperator"]),

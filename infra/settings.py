@@ -27,6 +27,10 @@ PAYLOAD_BYTES = 6 * 1024 * 1024
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 
+Destination = Annotated[
+    str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|https://\S+|arn:[\w-]+:sns:\S+)?$")
+]
+
 
 class SettingsError(Exception):
     """Settings that cannot be deployed: one line per fault."""
@@ -106,10 +110,10 @@ class Settings(BaseModel):
     # send records to S3 through Firehose, partitioned by date, model and version
     archive: bool = False
 
-    # an e-mail address, an https URL, or the ARN of an SNS topic
-    alarm_destination: Annotated[
-        str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|https://\S+|arn:[\w-]+:sns:\S+)?$")
-    ] = ""
+    # who is notified of alarms: an e-mail address, an https URL, or the ARN of an SNS topic
+    alarm_destination: Destination = ""
+    # the same for alarms that can wait until morning, if they are to go elsewhere
+    ticket_destination: Destination = ""
     # of every log group
     log_retention_days: int = 30
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -197,9 +197,9 @@ def business(tmp_path: Path) -> dict[str, dict[str, Any]]:
     deployment = Deployment(model="diabetes")
     version = type("V", (), {"version": VERSION})()
     scoring: Any = type("F", (), {"version": version})()
-    stage: Any = None
-    watched = service.MonitoringContext(deployment, stated, scoring, stage, "api")
-    drift = DriftAlarms(stack, "Drift", watched, service.topic(stack, deployment))
+    topic = service.topic(stack, "Topic", deployment, "")
+    context = service.MonitoringContext(deployment, stated, scoring, topic, topic)
+    drift = DriftAlarms(stack, "Drift", context, topic)
     assert [alarm.alarm_name for alarm in drift.impact] == ["diabetes-dev-drift-impact"]
     found = assertions.Template.from_stack(stack).find_resources("AWS::CloudWatch::Alarm")
     return {
