@@ -40,9 +40,13 @@ def test_models_page_has_the_model_s_row(name: str) -> None:
     assert models.row(ZOO[name]) in models.FILE.read_text(), "stale: make reference PAGE=models"
 
 
-def test_models_page_has_all_models_and_known_failures() -> None:
+@pytest.mark.slow
+def test_models_page_has_the_known_failures() -> None:
+    assert models.FILE.read_text().endswith(models.known_failures())
+
+
+def test_models_page_has_all_models() -> None:
     page = models.FILE.read_text()
     assert page.startswith(models.head())
-    assert page.endswith(models.known_failures())
-    assert page.count("\n") == (models.head() + models.known_failures()).count("\n") + len(ZOO)
+    assert all(f"\n| {name} | " in page for name in ZOO)
     assert all(name in ZOO and step in steps.STEPS for name, step in KNOWN)
