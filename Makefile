@@ -62,7 +62,7 @@ build/%-env/ready: requirements/%.txt
 	build/$*-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
-reference: $(READY) ## write docs/reference.md and the shipped openapi.json
+reference: $(READY) ## write docs/reference/ and the shipped openapi.json
 	$(BIN)/python -m tests.reference
 
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)

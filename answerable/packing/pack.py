@@ -108,7 +108,8 @@ def pack(
         graph.save(optimised, directory)
 
         progress("Running the sample")
-        run = execution.runner(graph.session(directory / graph.MODEL, graph.as_packed()))
+        session = graph.session(directory / graph.MODEL, graph.as_packed())
+        run = execution.runner(session)
         quantised = graph.quantises_dynamically(source.model)
         batch = execution.batch(run, sample.batch, sample.feeds, quantised)
         if batch == "none" != sample.batch:
@@ -117,7 +118,7 @@ def pack(
         results = execution.run_sample(run, sample.feeds, batch)
 
         progress("Probing what the graph takes")
-        prober = probing.Prober(run, batch)
+        prober = probing.Prober(session, batch)
         if sample.features:
             probed, found = probing.features(prober, sample, inputs, statement.features)
             sample = sample._replace(features=probed)

@@ -211,6 +211,7 @@ def step_pack(packed: Packed) -> None:
     """`answerable pack` packs, or refuses by the expected sentence."""
     if packed.model.expected == PACKS:
         assert packed.code == 0, packed.text[-300:]
+        assert packed.manifest.execution.batch == packed.model.batch
     else:
         assert packed.code == 2, f"code {packed.code}: {packed.text[-300:]}"
         assert re.search(packed.model.expected, packed.text, re.I), packed.text[-300:]
