@@ -10,7 +10,22 @@ import orjson
 from answerable.packing import protocol_schemas
 from handler import app, prediction_id
 from handler.contract import example, number_bounds
-from handler.errors import MAX_VIOLATIONS, ApiError, Violation
+from handler.errors import (
+    MAX_VIOLATIONS,
+    ApiError,
+    BadRequest,
+    Conflict,
+    ContractViolation,
+    DeadlineExceeded,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    PayloadTooLarge,
+    ServerError,
+    UnsupportedMediaType,
+    Violation,
+    pointer,
+)
 from handler.http import CSV, JSON, NPY, OCTET_STREAM, PROBLEM_JSON
 from handler.manifest import BY_CLASS, Feature, Manifest, Output
 
@@ -178,12 +193,38 @@ def _titles_by_status(error: type[ApiError] = ApiError) -> dict[int, list[str]]:
 
 
 def _problems(*statuses: int, media_type: str = PROBLEM_JSON) -> Schema:
-    titles = _titles_by_status()
-    content = _content(_reference("Problem"), media_type)
+    """Return references to the shared responses of `_problem_responses`."""
+    suffix = "" if media_type == PROBLEM_JSON else "Json"
     return {
-        str(status): {"description": ". ".join(dict.fromkeys(titles[status])), "content": content}
+        str(status): {"$ref": f"#/components/responses/Problem{status}{suffix}"}
         for status in statuses
     }
+
+
+def _problem_responses(manifest: Manifest) -> Schema:
+    """Return the response of each status and media type, with an example as the function sends."""
+    name = (manifest.features or manifest.inputs)[0].name
+    examples: list[ApiError] = [
+        BadRequest("the body is not valid JSON (line 1 column 15)"),
+        NotFound("there is no such path"),
+        MethodNotAllowed("send POST"),
+        Conflict("the Idempotency-Key was used with another body"),
+        PayloadTooLarge.request(manifest.limits.body_bytes),
+        UnsupportedMediaType(f"send {JSON}"),
+        ContractViolation([Violation(pointer("instances", 0, name), "missing", "is required")]),
+        ServerError("the request failed"),
+        NotReady("the model is not loaded"),
+        DeadlineExceeded("the model did not finish in time"),
+    ]
+    titles, responses = _titles_by_status(), {}
+    for error in examples:
+        body = error.problem("5f0c1f3e-6c0b-4a57-9d5c-2b7d3f6a1e90")
+        for media_type, suffix in ((PROBLEM_JSON, ""), (JSON, "Json")):
+            responses[f"Problem{error.status}{suffix}"] = {
+                "description": ". ".join(dict.fromkeys(titles[error.status])),
+                "content": {media_type: {"schema": _reference("Problem"), "example": body}},
+            }
+    return responses
 
 
 def _predict(manifest: Manifest) -> Schema:
@@ -372,12 +413,13 @@ def document(manifest: Manifest) -> Schema:
             **_jobs(predict),
         },
         "components": {
+            "responses": _problem_responses(manifest),
             "schemas": {
                 "Instance": instance_schema(manifest),
                 "Prediction": prediction_schema(manifest),
                 "Problem": PROBLEM,
                 **protocol_schemas.schemas(manifest),
-            }
+            },
         },
     }
 
