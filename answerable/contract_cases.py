@@ -24,7 +24,7 @@ from handler.errors import MAX_VIOLATIONS, pointer
 from handler.feature_types import CLIENT_TEXT, NOT_FINITE
 from handler.feedback import MAX_BODY_BYTES
 from handler.http import INFERENCE_HEADER_LENGTH
-from handler.manifest import Manifest
+from handler.manifest import Manifest, Tensor
 from handler.model_inputs import dtype
 from handler.prediction_id import MAX_OUTCOMES
 from handler.protocols import binary
@@ -32,6 +32,7 @@ from handler.protocols.open_inference import DATATYPES
 from handler.validate import example
 
 MAX_EVENT_BYTES = 6 * 1024 * 1024 - 4096  # of an event, for the body
+MAX_FEATURES = 20  # whose bad values every protocol gets; /predict gets those of all
 MAX_CASE_BYTES = 1_000_000  # of a bad tensor's JSON
 PROBLEMS = {
     error.status: errors.problem_type(error.slug)
@@ -155,16 +156,28 @@ def accepted_values(manifest: Manifest) -> Iterator[tuple[str, dict[str, Any]]]:
     longest = int((most // rest // len(shapes)) ** (1 / free))
     for length in sorted({1, 2, 3, 8, longest} - set(range(longest + 1, 9))):
         row = {name: np.array(value, object) for name, value in example(manifest).items()}
-        sizes = {name: [n or length for n in shape] for name, shape in shapes.items()}
+        sizes = {tensor.name: _sizes(manifest, tensor, length) for tensor in manifest.inputs}
         yield "a free length", {n: np.resize(row[n], sizes[n]).tolist() for n in row}
+
+
+def _sizes(manifest: Manifest, tensor: Tensor, length: int) -> list[int]:
+    """Return the shape of a row whose free axes have a length, or the nearest that is accepted."""
+    shape = manifest.row_shape(tensor)
+    least, most = (
+        (bounds or (None,) * len(tensor.shape))[-len(shape) or len(tensor.shape) :]
+        for bounds in (tensor.min_shape, tensor.max_shape)
+    )
+    bounded = (max(length, low or 1) for low in least)
+    lengths = [min(n, high or n) for n, high in zip(bounded, most, strict=True)]
+    return [n or free for n, free in zip(shape, lengths, strict=True)]
 
 
 # --- forbidden values -------------------------------------------------------------------------
 
 
-def bad_values(manifest: Manifest) -> Iterator[BadValue]:
-    """Yield one bad value for each rule of each field."""
-    for feature_type in feature_types.of(manifest):
+def bad_values(manifest: Manifest, max_features: int | None = None) -> Iterator[BadValue]:
+    """Yield one bad value for each rule of each field, or of the first `max_features`."""
+    for feature_type in feature_types.of(manifest)[:max_features]:
         name = feature_type.feature.name
         for kind, json, code in feature_type.bad_values():
             yield BadValue(kind, name, json, code, (name,))
@@ -293,7 +306,7 @@ def _bad_bodies(manifest: Manifest, path: str) -> Iterator[Case]:
 
 def _bad_rows(manifest: Manifest, path: str, form: str = "instances") -> Iterator[Case]:
     """Yield requests of one bad row."""
-    for bad in bad_values(manifest):
+    for bad in bad_values(manifest, None if path == "/predict" else MAX_FEATURES):
         text = body(instance(manifest, bad), form=form)
         yield _422(bad.kind, path, text, (pointer(form, 0, *bad.location), bad.code))
     row = instance(manifest)
@@ -429,9 +442,11 @@ def _bad_data(manifest: Manifest) -> Iterator[tuple[int, int, Any]]:
     for i, tensor in enumerate(manifest.inputs):
         elements = [
             (kind.feature.column, kind.bad_elements())
-            for kind in feature_types.of(manifest)
+            for kind in feature_types.of(manifest)[:MAX_FEATURES]
             if kind.feature.input == tensor.name
-        ] or [(0, feature_types.bad_elements(tensor))]
+        ]
+        if not manifest.features:
+            elements = [(0, feature_types.bad_elements(tensor))]
         for column, bad_values in elements:
             yield from ((i, column, bad) for bad in bad_values if bad[1] and bad[1][0] != "[")
 
@@ -517,7 +532,7 @@ def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
     if not manifest.features:
         return
     data, first = "/dataframe_split/data", [names[0], values[0]]
-    ragged = [[values, values[1:]], [[*values, 1]], [1], [values, {}]]
+    ragged: list[Any] = [[values, values[1:]], [[*values, 1]], [1], [values, {}]]
 
     def split(columns: Any, *rows: Any) -> Any:
         return {"dataframe_split": {"columns": columns, "data": rows}}
@@ -532,7 +547,7 @@ def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
         ("columns", "/dataframe_split/columns", "type", [split([1], [1])]),
         ("no rows", data, "wrong_length", [split(names)]),
     )  # fmt: skip
-    for value in bad_values(manifest):
+    for value in bad_values(manifest, MAX_FEATURES):
         if value.json is not None:
             line = [orjson.Fragment(value.json) if n == value.field else row[n] for n in names]
             location = pointer("dataframe_split", "data", 0, names.index(value.field))
@@ -548,7 +563,7 @@ def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
         ("ragged", titles + cells.rstrip() + b",1\n", "", "ragged"),
         ("an unknown column", unknown, "", "unknown_field"),
     ]
-    for k, feature_type in enumerate(feature_types.of(manifest)):
+    for k, feature_type in enumerate(feature_types.of(manifest)[:MAX_FEATURES]):
         if feature_type.is_number:
             text = titles + _csv_line([*values[:k], CLIENT_TEXT, *values[k + 1 :]])
             location = pointer(0, feature_type.feature.name)
