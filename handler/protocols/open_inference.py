@@ -333,8 +333,8 @@ def render_response(
             chunks.append(binary.dump(array))
             tensors.append({**tensor, "parameters": {"binary_data_size": len(chunks[-1])}})
         else:
-            data = array.ravel()
-            data = data.tolist() if data.dtype.kind == "O" else shortest(data)
+            flat = array.ravel()
+            data = flat.tolist() if flat.dtype.kind == "O" else shortest(flat)
             tensors.append({**tensor, "data": data})
     document = {"model_name": manifest.name, "model_version": manifest.version, "outputs": tensors}
     if inference.id is not None:
