@@ -33,6 +33,7 @@ from handler.protocols.tensor_columns import (
     to_array,
     violation_error,
 )
+from handler.render import shortest
 from handler.scoring import Scorer
 from handler.validate import MESSAGES, violations
 
@@ -330,8 +331,9 @@ def render_response(
             chunks.append(binary.dump(array))
             tensors.append({**tensor, "parameters": {"binary_data_size": len(chunks[-1])}})
         else:
-            data = array.ravel()
-            tensors.append({**tensor, "data": data.tolist() if data.dtype.kind == "O" else data})
+            flat = array.ravel()
+            data = flat.tolist() if flat.dtype.kind == "O" else shortest(flat)
+            tensors.append({**tensor, "data": data})
     document = {"model_name": manifest.name, "model_version": manifest.version, "outputs": tensors}
     if inference.id is not None:
         document["id"] = inference.id
