@@ -310,6 +310,12 @@ def _check(manifest: Manifest) -> None:
         problems.append("alarms: drift_hours is 1 to 24, and drift_min_rows at least 20")
     if manifest.alarms.max_days_without_outcomes not in range(8):
         problems.append("alarms: max_days_without_outcomes is 0 to 7")
+    if manifest.outcome_value and manifest.outcome_value.max_outcome_age_days < 1:
+        problems.append("outcome_value: max_outcome_age_days is below 1")
+    for output in manifest.outputs:
+        review = output.decision.review if output.decision else None
+        if review and review[0] > review[1]:
+            problems.append(f"output {output.name}: review from {review[0]:g} to {review[1]:g}")
     if "model.onnx" not in manifest.files:
         problems.append("no model.onnx among the files")
     for problem in problems:

@@ -8,6 +8,8 @@ description = "…"                  runbook = "…"
 [outcome_value]                    any field of handler.manifest.OutcomeValue
 """
 
+import datetime
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +57,10 @@ def read(path: Path) -> ContractFile:
             if known is not None and key not in known:
                 place = f"{where}.{key}" if where else key
                 raise PackError(f"{path}: unknown key {place}; known are {', '.join(known)}")
-        return {str(key): _frozen(item) for key, item in value.items()}
+        return {
+            str(key): _frozen(item, f"{path}: {where}.{key}" if where else f"{path}: {key}")
+            for key, item in value.items()
+        }
 
     document = table(document, "", TOP)
     for part, known in (("features", FEATURE), ("outputs", OUTPUT)):
@@ -75,5 +80,12 @@ def read(path: Path) -> ContractFile:
     return ContractFile(**document)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _frozen(value: Any, where: str) -> Any:
+    """Return the value with tuples for lists. Raise PackError for what JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PackError(f"{where} is {value}, which is not a finite number")
+    if isinstance(value, (datetime.date, datetime.time)):
+        raise PackError(f"{where} is a date or a time: put it in quotes, as text")
+    if isinstance(value, dict):
+        return {key: _frozen(item, f"{where}.{key}") for key, item in value.items()}
+    return tuple(_frozen(item, where) for item in value) if isinstance(value, list) else value
