@@ -516,8 +516,7 @@ def test_an_npz_whose_header_says_any_size_is_one_line(
         ("features.a.minimum = nan", "features.a.minimum is nan, which is not a finite number"),
         ("outputs.variable.decision = {threshold = -inf}", "decision.threshold is -inf, which"),
         ("features.a.categories = [1, inf]", "features.a.categories is inf, which"),
-        ("description = 2024-01-01", "description is a date or a time: put it in quotes"),
-        ("features.a.unit = 10:30:00", "features.a.unit is a date or a time"),
+        ("features.a.unit = 10:30:00", "features.a.unit is a time of day"),
         ("alarms.max_days_without_outcomes = -3", "max_days_without_outcomes is 0 to 7"),
         ("outcome_value.max_outcome_age_days = -1", "max_outcome_age_days is below 1"),
         (
