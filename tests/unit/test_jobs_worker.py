@@ -347,10 +347,10 @@ def test_an_unexpected_error_ends_too(
 
 
 @pytest.mark.fault(
-    "S3 fails, or the time is over, at the last receive of a message",
+    "S3 fails, a request is damaged, or the time is over, at the last receive of a message",
     "It becomes a dead letter, which a redrive scores; it has no failed result",
 )
-def test_a_message_that_could_not_run_becomes_a_dead_letter(echo_dir: Path, memory: Memory) -> None:
+def test_a_job_that_could_not_begin_becomes_a_dead_letter(echo_dir: Path, memory: Memory) -> None:
     def refuse(name: str, number: int) -> None:
         raise memory_store.error("SlowDown", 503)
 
@@ -360,7 +360,12 @@ def test_a_message_that_could_not_run_becomes_a_dead_letter(echo_dir: Path, memo
     assert returned(broken(event(*sent), Context())) == ["claim", "own"]
     whole = made(echo_dir, memory)
     assert returned(whole(event(*sent), Context(milliseconds=0))) == ["claim", "own"]
+    key = f"jobs/{ticket.id}/request.json"
+    request, metadata, tag = memory.objects[key]
+    memory.objects[key] = request, {**metadata, "expires": "never"}, tag
+    assert returned(whole(event(sent[0]), Context())) == ["claim"]
     assert not [key for key in memory.objects if key.endswith("result.json")]
+    memory.objects[key] = request, metadata, tag
     assert returned(whole(event(*sent), Context())) == []
     assert counts(memory, ticket.id) == [1]
 
