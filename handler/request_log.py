@@ -145,7 +145,8 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
 
         `route` is a route of ours, or "-". `problem`: the type of problem that was answered.
         `predictions`: the JSON of each row's prediction, empty where the outputs were answered as
-        tensors. `caller`: the authenticated principal, or "". A synthetic request is marked, counts in no metric, and its payload is not logged.
+        tensors. `caller`: the authenticated principal, or "". A synthetic request is marked, counts
+        in no metric, and its payload is not logged.
 
         It raises nothing, because the response is ready: a record that cannot be made is written
         without bins, payload and outcomes, and counts as a log error.
