@@ -316,4 +316,4 @@ def test_the_stack_says_its_settings(synth: Synth) -> None:
     template = synth.template("jobs=true", "memory=3008")
     assert template.body["Metadata"]["answerable:settings"]["rollout"] == "canary"
     output = json.loads(template.body["Outputs"]["Settings"]["Value"])
-    assert output == {"jobs": True, "memory": 3008}
+    assert output == {"model": "diabetes", "jobs": True, "memory": 3008}
