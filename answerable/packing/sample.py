@@ -106,9 +106,8 @@ def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
         raise PackError(f"{path.name}: the arrays do not have the same number of instances")
     for tensor in inputs:
         arrays[tensor.name] = _fit(arrays[tensor.name], tensor, batch == "none", path.name)
-    rows = len(arrays[inputs[0].name])
-    if rows < (1 if batch == "none" else 2):
-        raise PackError(f"{path.name} has {rows} rows; a sample needs at least 2")
+    if not len(arrays[inputs[0].name]):
+        raise PackError(f"{path.name} has no instances; a sample needs at least one")
     return Sample({name: arrays[name] for name in wanted}, batch)
 
 
