@@ -120,8 +120,8 @@ def pack(
         progress("Probing what the graph takes")
         prober = probing.Prober(session, batch)
         if sample.features:
-            probed, found = probing.features(prober, sample, inputs, statement.features)
-            sample = sample._replace(features=probed)
+            types, found = probing.features(prober, sample, inputs, statement.features)
+            sample = sample._replace(types=types)
         else:
             inputs, found = probing.tensors(prober, sample, inputs, batch)
         if not prober.complete:
@@ -145,7 +145,7 @@ def pack(
             inputs=tuple(_batched(tensor, batch) for tensor in inputs),
             outputs=outputs,
             limits=limits.default(
-                sample.features, inputs, outputs, (sample.feeds, results), batch, statement.limits
+                sample.types, inputs, outputs, (sample.feeds, results), batch, statement.limits
             ),
             execution=Execution(threads or 1, batch),
             lineage=lineage,
@@ -155,7 +155,7 @@ def pack(
             outcome_value=OutcomeValue(**value) if value else None,
             producer=_producer(source),
             features=sample.features,
-            baseline=baseline.measure(sample.features, sample.columns, outputs, results),
+            baseline=baseline.measure(sample.types, sample.columns, outputs, results),
         )
         _load(directory, draft)  # before anything is measured: is what is stated well-formed?
         version_check.check(target, draft, replace=True)  # its files, its content, come later
@@ -284,7 +284,7 @@ def _check_finite(
             continue
         row = int(np.argwhere(~np.isfinite(array))[0][0])
         holes = [name for name, column in sample.columns.items() if column[row] is None]
-        hint = f"; {', '.join(holes)} is missing there: state what it becomes, as `missing`"
+        hint = f"; {', '.join(holes)} is missing there: state what it becomes, as `fill_value`"
         raise PackError(
             f"{output.name} is not finite in row {row + 1} of the sample{hint if holes else ''}"
         )

@@ -18,10 +18,11 @@ from answerable.packing import execution, table
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from answerable.packing.execution import Batch, Samples
-from answerable.packing.limits import FREE as MIN_FREE_LENGTH
+from answerable.packing.limits import MIN_FREE_LENGTH
 from answerable.packing.sample import Sample
 from answerable.packing.table import Array
-from handler.contract import feature_bounds, number_bounds
+from handler import feature_types
+from handler.feature_types import FeatureType, number_bounds
 from handler.manifest import Feature, Tensor
 
 FAR = 1e6  # times the sample's largest value, for floats
@@ -242,13 +243,12 @@ def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) 
 
 def features(
     prober: Prober, sample: Sample, inputs: Sequence[Tensor], stated: dict[str, Fields]
-) -> tuple[tuple[Feature, ...], list[str]]:
-    """Return the features with the bounds that the graph needs, and what was found, in words.
+) -> tuple[tuple[FeatureType, ...], list[str]]:
+    """Return the features' types with the bounds that the graph needs, and what was found, in words.
 
     Raise PackError where the graph fails inside of what the contract file states.
     """
-    dtypes = {tensor.name: tensor.dtype for tensor in inputs}
-    typical = {feature.name: feature.example for feature in sample.features}
+    typical = {kind.feature.name: kind.feature.example for kind in sample.types}
 
     def answers(probes: Sequence[Probe]) -> list[Answer]:
         if not probes:
@@ -256,20 +256,19 @@ def features(
         columns = {name: [value] * len(probes) for name, value in typical.items()}
         for i, (name, value) in enumerate(probes):
             columns[name][i] = value
-        return prober.answers(table.feeds(sample.features, inputs, columns))
+        return prober.answers(table.feeds(sample.types, inputs, columns))
 
     ranges = {}
-    for feature in sample.features:
-        if feature.type in ("number", "integer"):
-            present = [value for value in sample.columns[feature.name] if value is not None]
-            limits = _limits(feature, dtypes[feature.input])
-            ranges[feature.name] = outwards(
-                min(present), max(present), feature.type == "integer", limits
-            )
+    for kind in sample.types:
+        if kind.is_number:
+            name = kind.feature.name
+            present = [value for value in sample.columns[name] if value is not None]
+            ranges[name] = outwards(min(present), max(present), kind.whole, _limits(kind))
     found = find_bounds(answers, ranges)
-    texts = _unknown_texts(answers, sample.features, dtypes)
+    texts = _unknown_texts(answers, sample.types)
     probed, notes = [], []
-    for feature in sample.features:
+    for kind in sample.types:
+        feature = kind.feature
         fields = stated.get(feature.name, {})
         if feature.name in found:
             feature, note = _bounded(feature, found[feature.name], fields)
@@ -277,14 +276,14 @@ def features(
             feature, note = _opened(feature, texts[feature.name], fields)
         else:
             note = ""
-        probed.append(feature)
+        probed.append(feature_types.make(feature, kind.dtype))
         notes += [f"{feature.name}: {note}"] * bool(note)
     return tuple(probed), notes
 
 
-def _limits(feature: Feature, dtype: str) -> tuple[float, float]:
+def _limits(kind: FeatureType) -> tuple[float, float]:
     """Return the least and greatest number that the contract takes."""
-    low, high = feature_bounds(feature, dtype)
+    low, high = kind.stated_bounds()
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
@@ -329,16 +328,14 @@ def _text(number: float) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:.12g}"
 
 
-def _unknown_texts(
-    answers: Answers, features: Sequence[Feature], dtypes: dict[str, str]
-) -> dict[str, bool]:
+def _unknown_texts(answers: Answers, types: Sequence[FeatureType]) -> dict[str, bool]:
     """Return for each text and category whether the graph takes texts that it does not know."""
     probes = [
-        (feature.name, text)
-        for feature in features
-        if dtypes[feature.input] == "string" and feature.type in ("category", "text")
+        (kind.feature.name, text)
+        for kind in types
+        if kind.is_string
         for text in UNKNOWN_TEXTS
-        if text not in feature.categories
+        if text not in kind.feature.categories
     ]
     taken: dict[str, bool] = {}
     for (name, _), answer in zip(probes, answers(probes), strict=True):

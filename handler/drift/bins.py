@@ -26,6 +26,7 @@ from zlib import crc32
 
 import numpy as np
 
+from handler import feature_types
 from handler.drift import statistic
 from handler.drift.statistic import BINS
 from handler.manifest import BY_CLASS, Distribution, Manifest
@@ -239,7 +240,6 @@ def _targets(manifest: Manifest) -> Iterator[_Target]:
     found = list(statistic.targets(manifest))
     shifts = {target.metric: i * GOLDEN % 1.0 for i, target in enumerate(found)}
     known = {(target.name, target.output): target for target in found}
-    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
 
     def scaled(
         name: str, output: bool, discrete: bool, dtype: str
@@ -248,11 +248,11 @@ def _targets(manifest: Manifest) -> Iterator[_Target]:
         floating = dtype if dtype.startswith("float") else "float64"
         return metric, BaselineCdf(distribution, discrete, floating), shifts[metric]
 
-    for place, feature in enumerate(manifest.features):
-        if (feature.name, False) in known:
-            discrete, text = feature.type in ("category", "boolean"), feature.type == "text"
-            target = scaled(feature.name, False, discrete, dtypes[feature.input])
-            yield _Target(*target, place, feature.name, text)
+    for place, kind in enumerate(feature_types.of(manifest)):
+        name = kind.feature.name
+        if (name, False) in known:
+            target = scaled(name, False, kind.discrete, kind.dtype)
+            yield _Target(*target, place, name, kind.binned_by_length)
     for place, output in enumerate(manifest.outputs):
         parts: dict[str, int | None] = {output.name: None}
         if output.kind in BY_CLASS:

@@ -77,9 +77,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     plain = load(artifact.echo(tmp_path_factory.mktemp("plain")))
     columns = {f.name: [row[f.name] for row in rows] for f in plain.manifest.features}
     outputs = score(plain, rows)[1]
-    known = baseline.measure(
-        plain.manifest.features, columns, plain.manifest.outputs, list(outputs)
-    )
+    known = baseline.measure(plain.types, columns, plain.manifest.outputs, list(outputs))
     fields = {
         "rows": known.rows,
         "features": {k: v._asdict() for k, v in known.features.items()},
