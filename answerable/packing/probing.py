@@ -244,7 +244,7 @@ def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) 
 def features(
     prober: Prober, sample: Sample, inputs: Sequence[Tensor], stated: dict[str, Fields]
 ) -> tuple[tuple[FeatureType, ...], list[str]]:
-    """Return the features' types with the bounds that the graph needs, and what was found, in words.
+    """Return the features with the bounds that the graph needs, and what was found, in words.
 
     Raise PackError where the graph fails inside of what the contract file states.
     """
@@ -260,7 +260,7 @@ def features(
 
     ranges = {}
     for kind in sample.types:
-        if kind.is_number:
+        if kind.feature.type in ("number", "integer"):
             name = kind.feature.name
             present = [value for value in sample.columns[name] if value is not None]
             ranges[name] = outwards(min(present), max(present), kind.whole, _limits(kind))

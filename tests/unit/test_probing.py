@@ -26,12 +26,12 @@ def probe_table(
     read = onnx.load_from_string(model)
     inputs = graph.inputs(read)
     texts = {name: [str(cell) for cell in column] for name, column in cells.items()}
-    features, columns = table.features(texts, inputs, stated or {}, "data.csv")
-    feeds = table.feeds(features, inputs, columns)
+    types, columns = table.features(texts, inputs, stated or {}, "data.csv")
+    feeds = table.feeds(types, inputs, columns)
     prober = Prober(graph.session(model), "dynamic")
-    example = sample.Sample(feeds, "dynamic", features, columns)
+    example = sample.Sample(feeds, "dynamic", types, columns)
     probed, notes = probing.features(prober, example, inputs, stated or {})
-    return {feature.name: feature for feature in probed}, notes
+    return {kind.feature.name: kind.feature for kind in probed}, notes
 
 
 def probe_tensors(
