@@ -531,9 +531,6 @@ class Integer(Number):
         high = exact if maximum is None else high
         return low, high
 
-    def from_numbers(self, values: list[Any]) -> list[Any]:
-        return [int(v) if type(v) is float and v == v // 1 else v for v in values]
-
     @classmethod
     def matches(cls, cells: Sequence[str], dtype: str) -> bool:
         return "int" in dtype
