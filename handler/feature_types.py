@@ -547,10 +547,6 @@ class Date(Number):
 
     name, is_number = "date", False
 
-    def __init__(self, feature: Feature, dtype: str) -> None:
-        super().__init__(feature, dtype)
-        self.whole = False  # a time of day is dropped, not refused
-
     def _bound(self, bound: Bound) -> Number_ | None:
         if bound is None:
             return None

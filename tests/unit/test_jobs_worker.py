@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from handler import prediction_id
-from handler.errors import NotFound, ServerError
+from handler.errors import NotFound, ServerError, ServerError
 from handler.jobs import storage, worker
 from handler.scoring import Scorer
 from handler.settings import Settings
@@ -662,7 +662,6 @@ def test_no_value_of_a_message_is_logged(handle: Handle, memory: Memory, capsys:
 
 KILLED = """
 import json, os, random, sys, threading
-from handler.errors import ServerError
 from handler.jobs import worker
 from handler.settings import Settings
 from pathlib import Path

@@ -15,7 +15,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from answerable import contract_cases
+from answerable.commands import conformance
 from handler import app
+from handler import manifest as manifests
 from handler.settings import Settings
 from tests.fixtures import artifact, events, protocols
 from tests.fixtures.events import Context
@@ -180,7 +183,8 @@ DATES = st.one_of(
     st.sampled_from([
         "2000-01-01", "1999-12-31", "2030-12-31", "2031-01-01", "2030-12-31T12:00", "2024-02-30",
         "2024-06-01T10:00:00Z", "2024-06-01T10:00:00+02:00", "2024-06-01 10:00", "20240601", "x",
-        "2024-W01-1", "2024-6-1", "", "\u0662\u0660\u0662\u0664-01-01", "2024-01-01T25:00", "1", "12.5",
+        "2024-W01-1", "2024-6-1", "",
+        "\u0662\u0660\u0662\u0664-01-01", "2024-01-01T25:00", "1", "12.5",
     ]),
 )  # fmt: skip
 
@@ -228,3 +232,31 @@ def test_a_bound_is_told_as_it_is_stated() -> None:
     event = events.rest('{"instances":[{"x":1e30}]}', "/predict")
     document = json.loads(handler("count")(event, Context())["body"])
     assert document["errors"][0]["message"] == f"must be at most {2**63 - 1}"
+
+
+def test_a_table_of_fifteen_floats_passes_its_own_release_checks(tmp_path: Path) -> None:
+    """Its refusals were stacked into bodies over 4,096 characters, where NaN was a 400."""
+    names = [f"customer_feature_{i}" for i in range(15)]
+    values = [(name, TensorProto.FLOAT, [None, 1]) for name in names]
+    graph = artifact.graph(
+        [helper.make_node("Sum", names, ["y"])], values, [("y", TensorProto.FLOAT, [None, 1])]
+    )
+    directory = artifact.write(
+        tmp_path,
+        graph,
+        inputs=artifact.tensors(values),
+        features=[{"name": n, "input": n, "type": "number", "example": 1} for n in names],
+        outputs=[
+            {"name": "y", "tensor": "y", "dtype": "float32", "shape": [None, 1], "kind": "value"}
+        ],
+    )
+    send = conformance.local(directory)
+    manifest = manifests.read(directory)
+    for case in contract_cases.cases(manifest, jobs=False):
+        answer = send(case)
+        assert case.mismatch(answer[0], json.loads(answer[1] or b"null")) == "", case.kind
+    many = json.dumps({"instances": [dict.fromkeys(names, math.nan)] * 20})
+    status, text = send(contract_cases.Case("", "/predict", many.encode(), 422))
+    assert status == 422
+    assert {error["code"] for error in json.loads(text)["errors"]} == {"non_finite"}
+    assert len(many) > 4096
