@@ -236,6 +236,7 @@ def _make_evaluator(
         for number in (error, impact):
             if number is not None and not abs(number) <= MAX_NUMBER:
                 raise _Refused("out_of_range")
+        impact = None if impact is None else float(impact)  # an integer may have over 64 bits
         return _Evaluated(id, prediction, error, correct, impact)
 
     return evaluate
