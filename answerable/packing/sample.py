@@ -95,8 +95,10 @@ def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, OverflowError, zipfile.BadZipFile) as error:
         raise PackError(f"{path}: not a readable .npz ({error})") from None
+    except MemoryError as error:  # a header may say any size
+        raise PackError(f"{path}: an array is too large for this machine ({error})") from None
     wanted = [tensor.name for tensor in inputs]
     missing, extra = [n for n in wanted if n not in arrays], [n for n in arrays if n not in wanted]
     if missing or extra:

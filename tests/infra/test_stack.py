@@ -122,14 +122,15 @@ def test_a_long_service_s_hooks_have_names_that_lambda_takes() -> None:
     assert all(len(name) <= 64 for name in names)
 
 
-def test_a_pinned_version_is_live_without_codedeploy(synth: Synth) -> None:
+def test_a_pinned_version_is_live_without_a_deployment(synth: Synth) -> None:
     template = synth.template("pinned_version=7")
     alias = template.one("AWS::Lambda::Alias")
     assert alias["Properties"]["FunctionVersion"] == "7"
     assert "UpdatePolicy" not in alias
-    assert "DependsOn" not in alias
-    assert not template.all("AWS::CodeDeploy::DeploymentGroup")
-    assert not [name for name in template.alarms() if name.startswith("Canary")]
+    # the group stays, and with it the history that names the previous version
+    (group,) = template.all("AWS::CodeDeploy::DeploymentGroup")
+    assert group in synth.template().all("AWS::CodeDeploy::DeploymentGroup")
+    assert template.body["Outputs"]["DeploymentGroup"]["Value"] == {"Ref": group}
     # what this checkout would publish is published and retained, and called by nobody
     assert template.one("AWS::Lambda::Version")["DeletionPolicy"] == "RetainExceptOnCreate"
     assert template.body["Outputs"]["LiveVersion"]["Value"] == "7"
