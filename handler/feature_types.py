@@ -337,6 +337,16 @@ class FeatureType:
         """Return a value in JSON form for one that was drawn from the baseline."""
         return value
 
+    def is_sampled(self, value: Any, baseline: Distribution) -> bool:
+        """Return whether a validated value is within what the sample showed."""
+        if value is None or value != value:
+            return baseline.missing_share > 0
+        if self.binned_by_length:
+            value = len(value)
+        if self.discrete:
+            return value in baseline.values
+        return bool(baseline.values) and baseline.values[0] <= value <= baseline.values[-1]
+
     # contract cases -----------------------------------------------------------------------------
 
     def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:

@@ -170,7 +170,9 @@ class Scorer:
     ) -> ApiError:
         """Return the violations of the rows that the model fails for, or else `error`.
 
-        Rows that give NaN or infinity count as rows that the model fails for.
+        Rows that give NaN or infinity count as rows that the model fails for. The model is at
+        fault, not the caller, if it also fails for its own example, or for a row whose values are
+        all within what the sample showed.
         """
         at_fault = type(error) in (ServerError, BadOutput)
         if not at_fault or (isinstance(error, BadOutput) and not error.rows):
@@ -178,6 +180,8 @@ class Scorer:
         if not self._can_score(self._example_columns(), deadline):
             return error
         rows = error.rows if isinstance(error, BadOutput) else self._failing_rows(columns, deadline)
+        if any(self._is_sampled(columns, i) for i in rows):
+            return error
         violations = [
             Violation(pointer_for_row(i), "model_rejected", f"the model cannot score row {i}")
             for i in rows
@@ -204,6 +208,16 @@ class Scorer:
                 middle = (start + stop) // 2
                 pending += [(middle, stop), (start, middle)]
         return failing
+
+    def _is_sampled(self, columns: Columns, row: int) -> bool:
+        """Return whether all values of a row are within what the sample showed."""
+        baseline = self.manifest.baseline.features if self.manifest.baseline else {}
+        pairs = zip(self.types, columns, strict=True) if self.types else ()
+        return bool(baseline) and all(
+            kind.is_sampled(column[row], baseline[kind.feature.name])
+            for kind, column in pairs
+            if kind.feature.name in baseline
+        )
 
     def _can_score(self, columns: Columns, deadline: float | None) -> bool:
         """Return whether the model scores all rows. Raise DeadlineExceeded."""

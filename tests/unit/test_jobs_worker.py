@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from handler import prediction_id
-from handler.errors import NotFound, ServerError, ServerError
+from handler.errors import BadOutput, NotFound, ServerError
 from handler.jobs import storage, worker
 from handler.scoring import Scorer
 from handler.settings import Settings
@@ -313,9 +313,17 @@ def test_a_request_that_is_not_there_fails_after_the_last_receive(
 )
 @pytest.mark.parametrize("receives", [1, 4, 5, 6])
 def test_a_job_whose_run_fails_for_good_ends_as_a_failed_result(
-    tmp_path: Path, memory: Memory, capsys: Capture, receives: int
+    tmp_path: Path,
+    memory: Memory,
+    capsys: Capture,
+    receives: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    handle = made(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])), memory)
+    def fail(*_: Any) -> Any:
+        raise BadOutput("y does not have the shape of the contract")
+
+    handle = made(artifact.ratio(tmp_path, helper.make_node("Identity", ["x"], ["y"])), memory)
+    monkeypatch.setattr(Scorer, "score_columns", fail)
     ticket = storage.submit(memory_store.store(memory), b'{"instances":[{"x":0}]}')
     sent = [record(memory.sent[0], "claim", receives=receives),
             record('{"instances":[{"x":0}]}', "own", receives=receives)]  # fmt: skip

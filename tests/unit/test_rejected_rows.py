@@ -108,6 +108,18 @@ def test_every_protocol_points_at_its_rows(logarithm: app.Handler) -> None:
     assert "row 1" in problem["errors"][0]["message"]
 
 
+def test_a_row_as_in_the_sample_is_the_model_s_fault(tmp_path: Path) -> None:
+    """Or a new version that fails for what callers usually send would not be rolled back."""
+    distribution = {"rows": 9, "missing_share": 0.0, "values": [0.0, 5.0],
+                    "cdf_left": [0.0, 0.5], "cdf_right": [0.5, 1.0]}  # fmt: skip
+    baseline = {"rows": 9, "features": {"x": distribution}, "outputs": {}}
+    node = helper.make_node("Log", ["x"], ["y"])
+    log = app.create(Settings(artifact.ratio(tmp_path, node, baseline=baseline)))
+    assert post(log, {"instances": [{"x": 1}, {"x": 0}]})[0] == 500
+    rejected = [("/instances/1", "model_rejected")]
+    assert post(log, {"instances": [{"x": 1}, {"x": -1}]}) == (422, rejected)
+
+
 def test_a_fault_on_the_own_example_is_the_model_s(
     logarithm: app.Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
