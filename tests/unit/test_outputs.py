@@ -112,7 +112,7 @@ def test_a_row_without_a_finite_answer_is_rejected_everywhere(
     case: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = made(tmp_path, *NON_FINITE[case])
-    api, worker = adversarial.doors(directory, memory := Memory(), monkeypatch)
+    api, worker = adversarial.handlers(directory, memory := Memory(), monkeypatch)
     for name, event in events(1.0).items():
         assert api(event, Context())["statusCode"] == 200, name
     capsys.readouterr()
@@ -135,7 +135,7 @@ def test_a_model_without_a_finite_answer_to_its_own_example_is_at_fault(
 ) -> None:
     nodes, output, _ = NON_FINITE[case]  # a tensor contract's example is 0
     directory = artifact.ratio(tmp_path, *nodes, features=[], outputs=[{**OUTPUT, **output}])
-    api, _ = adversarial.doors(directory, Memory(), monkeypatch)
+    api, _ = adversarial.handlers(directory, Memory(), monkeypatch)
     sent = json.dumps({"instances": [{"x": [0]}]})
     answer = api(protocols.event(sent, "/predict"), Context())
     assert adversarial.checked(answer)["type"].endswith("bad-output")
@@ -150,7 +150,7 @@ def test_a_bad_answer_is_a_problem_everywhere(
     case: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = made(tmp_path, *WRONG_SHAPE[case])
-    api, worker = adversarial.doors(directory, memory := Memory(), monkeypatch)
+    api, worker = adversarial.handlers(directory, memory := Memory(), monkeypatch)
     for name, event in events(1.0).items():
         assert api(event, Context())["statusCode"] == 200, name
     capsys.readouterr()
@@ -187,7 +187,7 @@ def test_another_type_than_promised_is_a_problem(
     if tabular:
         api = api_door.create(Settings(directory))
     else:
-        api, _ = adversarial.doors(directory, Memory(), monkeypatch)
+        api, _ = adversarial.handlers(directory, Memory(), monkeypatch)
     sent = json.dumps({"instances": [{"x": 1.0 if tabular else [1.0]}]})
     for event in (protocols.event(sent, "/predict"), protocols.as_json(GOOD)):
         answer = api(event, Context())
@@ -204,7 +204,7 @@ def test_too_large_an_answer_is_refused_everywhere(
 ) -> None:
     limits = {"rows": 10, "body_bytes": 10_000, "response_bytes": 50, "elements": 10}
     directory = artifact.ratio(tmp_path, node("Neg"), limits=limits)
-    api, worker = adversarial.doors(directory, memory := Memory(), monkeypatch)
+    api, worker = adversarial.handlers(directory, memory := Memory(), monkeypatch)
     for name, event in events(1.0).items():
         capsys.readouterr()
         answer = api(event, Context())
