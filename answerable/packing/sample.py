@@ -115,9 +115,8 @@ def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
     for tensor in inputs:
         expected = row_shape(tensor.shape, batch)
         arrays[tensor.name] = _fit(arrays[tensor.name], tensor, expected, path.name)
-    rows = len(arrays[inputs[0].name])
-    if rows < (1 if batch == "none" else 2):
-        raise PackError(f"{path.name} has {rows} rows; a sample needs at least 2")
+    if not len(arrays[inputs[0].name]):
+        raise PackError(f"{path.name} has no instances; a sample needs at least one")
     return Sample({name: arrays[name] for name in wanted}, batch)
 
 
