@@ -69,8 +69,7 @@ class Tensor(NamedTuple):
 
     `axes` names the axes, "" for one without a name. Free axes of one name have one length, in all
     inputs of a request. `minimum` and `maximum` are inclusive bounds of the elements, `min_shape`
-    and `max_shape` of the lengths of free axes. A free axis has at least one element, unless
-    `min_shape` says otherwise: some operators end the process on empty tensors.
+    and `max_shape` of the lengths of free axes; None and () are no bound.
     """
 
     name: str

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from handler import errors, manifest
+from handler.http import COMMON_HEADERS
 from handler.release import deploy_hooks
 from infra import alarms, gateway_responses
 from infra import deploy_hooks as infra_deploy_hooks
@@ -250,6 +251,8 @@ def test_the_gateway_answers_in_our_shape(template: Template) -> None:
         assert json.dumps(body).count("$") == 1
         header = response["ResponseParameters"]["gatewayresponse.header.Content-Type"]
         assert header == "'application/problem+json'"
+        for name, value in COMMON_HEADERS.items():
+            assert response["ResponseParameters"][f"gatewayresponse.header.{name}"] == f"'{value}'"
 
 
 def test_logs_are_kept_as_long_as_the_settings_say(synth: Synth) -> None:
