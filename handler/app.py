@@ -79,9 +79,9 @@ def invocations(state: AppState, request: Request, deadline: float | None) -> Ha
     from handler.protocols import invocations
 
     start = time.perf_counter()
-    columns = invocations.columns(state.scorer, request)
+    columns, pointer_for_row = invocations.parse(state.scorer, request)
     validated = time.perf_counter() - start
-    scored = state.scorer.score_columns(columns, deadline)
+    scored = state.scorer.score_columns(columns, deadline, pointer_for_row)
     scored.seconds["validate"] = validated
     return _prediction_result(state, scored)
 
@@ -114,7 +114,7 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
     start = time.perf_counter()
     inference = open_inference.parse_request(scorer, request)
     validated = time.perf_counter() - start
-    scored = scorer.run(inference.columns, deadline)
+    scored = scorer.run(inference.columns, deadline, open_inference.row_pointer)
     scored.seconds["validate"] = validated
     unbatched = not scorer.manifest.has_batch_axis  # the outputs have no axis for rows
     outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]
@@ -283,7 +283,8 @@ def create(config: settings.Settings) -> Handler:
             raise NotFound("the paths are listed at /openapi.json")
         if state is None:
             raise NotReady(f"the model could not be loaded: {load_error}")
-        _check_model(state, request.path_params)
+        if request.path_params:
+            _check_model(state, request.path_params)
         methods = ROUTES[route]
         if request.method not in methods:
             allow = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))

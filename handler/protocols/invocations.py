@@ -27,7 +27,7 @@ from handler.errors import (
     pointer,
 )
 from handler.http import CSV, NPY, Request
-from handler.manifest import Tensor
+from handler.manifest import Manifest, Tensor
 from handler.model_inputs import Array, Columns, dtype, length_problem
 from handler.protocols.tensor_columns import (
     Values,
@@ -40,23 +40,32 @@ from handler.scoring import Scorer
 from handler.validate import MESSAGES, PointerFor, accepts_arbitrary_text
 
 
-def columns(scorer: Scorer, request: Request) -> Columns:
-    """Return the validated columns of a body in any of the formats. Raise an ApiError."""
+def parse(scorer: Scorer, request: Request) -> tuple[Columns, Callable[[int], str]]:
+    """Return the validated columns of a body in any of the formats, and the pointers of its rows.
+
+    Raise an ApiError.
+    """
     limit, media_type = scorer.manifest.limits.body_bytes, http_body.content_type(request)
     if media_type == CSV:
-        return _parse_csv(scorer, http_body.read_binary(request, limit))
+        return _parse_csv(scorer, http_body.read_binary(request, limit)), pointer
     if media_type == NPY:
-        return _array_columns(scorer, _parse_npy(http_body.read_binary(request, limit)))
+        return _array_columns(scorer, _parse_npy(http_body.read_binary(request, limit))), pointer
     return _parse_json(scorer, http_body.read_json(request, limit))
 
 
-def _parse_json(scorer: Scorer, body: str | bytes) -> Columns:
+def _parse_json(scorer: Scorer, body: str | bytes) -> tuple[Columns, Callable[[int], str]]:
     document = scorer.validator.parse_json(body, lists_per_row=len(scorer.manifest.features))
     reject_duplicate_keys(body, document)
     names = [name for name in FORMATS if isinstance(document, dict) and name in document]
     if len(names) != 1:
         raise violation_error("", "missing", f"must have one of {', '.join(FORMATS)}")
-    return FORMATS[names[0]](scorer, document[names[0]])
+    content, where = document[names[0]], names
+    columns = FORMATS[names[0]](scorer, content)
+    if names == ["dataframe_split"]:
+        where = [*names, "data"]
+    elif isinstance(content, dict):  # by column: a row has no pointer
+        return columns, lambda row: pointer(*where)
+    return columns, lambda row: pointer(*where, row)
 
 
 def _instances(format_name: str) -> Callable[[Scorer, Any], Columns]:
@@ -122,9 +131,8 @@ def _dataframe_split(scorer: Scorer, frame: Any) -> Columns:
     if names is None:
         return _unnamed_rows(scorer, frame["data"], *where)
     types = set(map(type, names)) if isinstance(names, list) else set()
-    if types == {int} and names == list(
-        range(len(scorer.manifest.features))
-    ):  # pandas' default names
+    positions = list(range(len(scorer.manifest.features)))
+    if types == {int} and names == positions:  # pandas' default names
         return _unnamed_rows(scorer, frame["data"], *where)
     if types - {str} or not isinstance(names, list):
         raise violation_error(pointer(where[0], "columns"), "type", "must be an array of strings")
@@ -283,6 +291,12 @@ def _check_shape(
     return shape
 
 
+def is_one_array(manifest: Manifest) -> bool:
+    """Return whether an array of numbers or booleans can be a whole request."""
+    dtypes = {tensor.dtype for tensor in manifest.inputs}
+    return "string" not in dtypes and (bool(manifest.features) or len(manifest.inputs) == 1)
+
+
 def _indices(k: int, shape: tuple[int, ...]) -> Iterator[int]:
     """Return the indices of the k-th element in row-major order."""
     return map(int, np.unravel_index(k, shape))
@@ -363,7 +377,7 @@ def _csv_header(
     SageMaker's clients send no header. Then the values are in the contract's order.
     """
     names = [kind.feature.name for kind in scorer.types]
-    if not names or not set(first).isdisjoint(names):
+    if not names or not set(names).isdisjoint(first):
         return first, rows
     if len(first) == len(names):
         return names, [first, *rows]

@@ -23,7 +23,28 @@ REJECTED = re.compile(
     re.IGNORECASE,
 )
 BANNED_NAMES = frozenset(
-    ["told", "found", "known", "part", "parts", "place", "at", "asked", "given", "made", "wanted", "own", "mine", "each", "what", "loud", "few", "most", "least", "hole"]
+    [
+        "told",
+        "found",
+        "known",
+        "part",
+        "parts",
+        "place",
+        "at",
+        "asked",
+        "given",
+        "made",
+        "wanted",
+        "own",
+        "mine",
+        "each",
+        "what",
+        "loud",
+        "few",
+        "most",
+        "least",
+        "hole",
+    ]
 )
 FIRST_LINE = re.compile(r"(What|Whether|That|The same|As|How|When|Where|Who)\b")
 
@@ -58,7 +79,7 @@ def assigned_names(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def sentences(page: Path) -> Iterator[str]:
-    """Yield the sentences of a page's paragraphs and list items; code, tables, links are left out."""
+    """Yield the sentences of paragraphs and list items, without code, tables and links."""
     text = page.read_text(encoding="utf-8")
     text = re.sub(r"^---\n.*?\n---\n", "", text, flags=re.DOTALL)
     text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)

@@ -1,6 +1,6 @@
 """Write docs/reference/ and the shipped artifact's manifest and OpenAPI document, from the code.
 
-`python -m tests.reference` does it. tests/unit/test_reference.py compares the files with it.
+`make reference` does it. tests/unit/test_reference.py compares the files with it.
 """
 
 import argparse
@@ -15,9 +15,10 @@ from answerable.__main__ import COMMANDS
 from answerable.packing import artifact, openapi
 from handler import manifest as manifests
 from infra.settings import Settings
+from tests.docs import contract_file
 from tests.fixtures.artifact import DIABETES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAD = """# {title}
 
 `make reference` writes this page from the code.
@@ -30,6 +31,7 @@ def files() -> dict[Path, str]:
     return {
         ROOT / "docs/reference/commands.md": _page("Commands", _commands()),
         ROOT / "docs/reference/settings.md": _page("Settings of deploy.toml", _settings()),
+        ROOT / "docs/reference/contract-file.md": _page("Contract file", contract_file.lines()),
         **{path: content for a in artifacts if a.exists() for path, content in _artifact(a)},
     }
 
@@ -111,8 +113,3 @@ def _settings() -> Iterator[str]:
             else f"`{str(default).lower() if default in (True, False) else default}`"
         )
         yield _row(f"`{name}`", shown, values, " ".join([*above, trailing]).strip())
-
-
-if __name__ == "__main__":
-    for path, text in files().items():
-        path.write_text(text, encoding="utf-8")
