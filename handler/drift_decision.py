@@ -9,42 +9,38 @@ is Pearson's chi-square distance less what chance contributes on average. A targ
 output) has drifted if D is over a threshold (the drift is relevant) and if chance does not explain
 it (the drift is significant). Two tests decide on significance: Pearson's, which sees any change,
 and the slope of the bin numbers, which sees small shifts sooner (the first component of J. Neyman's
-smooth test, 1937).
+smooth test, 1937). The baseline is a sample too, so both have the variance of two samples.
 
 The false alarm rate is the whole model's: FALSE_ALARMS_A_MONTH. Inputs and outputs have half of it
 each. Within a half, S. Holm's procedure (1979, Scandinavian Journal of Statistics 6, 65-70) adjusts
 the p-values for the number of targets, the two tests, and every look of a month. It holds for any
-dependence: for correlated features, and for the windows of successive looks, which overlap.
-
-The baseline is a sample too. It is drawn once, so an odd one would alarm for as long as the model
-is live. What it may contribute by chance is therefore subtracted before the tests, at a quantile
-that one model in 1 / BASELINE_FALSE_ALARM_RATE exceeds.
+dependence: for correlated features, and for the windows of successive looks, which overlap. A look
+has so small a share that an unlucky baseline alone, which would alarm at every look, is covered by
+it: this happens to one model in LOOKS_A_MONTH / FALSE_ALARMS_A_MONTH.
 
 The chi-square distribution underestimates Pearson's far tail for small counts: at n = 50 it gives
-4e-9 where 9e-8 is exact. There one crowded bin dominates, and Chernoff's bound for it is added.
+4e-9 where 9e-8 is exact. There a single crowded bin dominates, and Chernoff's bound for that is
+added. docs/drift.md has the study that chose all this (benchmarks/drift_power.py).
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import cache
-from statistics import NormalDist
 from typing import NamedTuple
 
 BINS = 10
 CENTRE, VARIANCE = (BINS + 1) / 2, (BINS * BINS - 1) / 12  # of uniform bin numbers
 FALSE_ALARMS_A_MONTH = 1 / 2000  # of a model, all targets together
-BASELINE_FALSE_ALARM_RATE = 1e-4  # of all models, because of their baselines
 LOOKS_A_MONTH = 30 * 24  # hourly
 MIN_UNSEEN_ROWS = 2  # rows with an unseen value that are always allowed
-CLEAR_SLOPE = 10.8  # chi-square of 1 degree of freedom at 0.001: the shift is not only the shape
+CLEAR_SLOPE = 10.8  # chi-square of 1 degree of freedom at 0.001: the mean has moved too
 
 
 class TargetCounts(NamedTuple):
     """The window of one input or output.
 
-    `counts`: values by bin. They include the `missing` values and those of a kind that the baseline
-    has not (`unseen`). `baseline_rows` includes rows without a value, `baseline_missing` is their
-    share. `ordered` is false for categories, which are binned by descending frequency.
+    `counts`: values by bin. They include the `missing` values, and the `unseen` ones, of a kind
+    that the baseline does not have. `baseline_rows` includes rows without a value; their share is
+    `baseline_missing`. `ordered` is false for categories, binned by descending frequency.
     """
 
     name: str
@@ -58,7 +54,7 @@ class TargetCounts(NamedTuple):
 
 
 class Drifted(NamedTuple):
-    """A target that has drifted. `p_value`: adjusted for the model and the month."""
+    """A target that has drifted. `p_value`: adjusted for all targets and looks of a month."""
 
     name: str
     score: float
@@ -95,77 +91,59 @@ def decide(
     """
     groups: dict[bool, list[TargetCounts]] = {False: [], True: []}
     unseen: list[TargetCounts] = []
+    too_many = unseen_rows > max(rows * unseen_max_percent / 100, MIN_UNSEEN_ROWS)
     for target in targets:
         if sum(target.counts) >= max(min_rows, 1):
             groups[target.output].append(target)
-        if target.unseen and not target.output:
+        if too_many and target.unseen and not target.output:
             unseen.append(target)
-    too_many = unseen_rows > max(rows * unseen_max_percent / 100, MIN_UNSEEN_ROWS)
-    names = [target.name for target in sorted(unseen, key=lambda t: (-t.unseen, t.name))]
+    unseen.sort(key=lambda target: (-target.unseen, target.name))
     return Decision(
         _drifted(groups[False], threshold, looks),
         _drifted(groups[True], threshold, looks),
         too_many,
-        tuple(names) if too_many else (),
+        tuple(target.name for target in unseen),
     )
 
 
 def _drifted(group: list[TargetCounts], threshold: float, looks: int) -> tuple[Drifted, ...]:
     """Return the targets of a group that are significant by Holm's procedure, and relevant."""
-    tests = 2 * 2 * len(group)  # two groups, two tests of each target
-    ranked = sorted(
-        (min(p_values(t.counts, t.baseline_rows, tests)), t.name, i) for i, t in enumerate(group)
+    by_p_value = sorted(
+        (min(p_values(target.counts, target.baseline_rows)), target.name, i)
+        for i, target in enumerate(group)
     )
     drifted, adjusted = [], 0.0
-    for rank, (p_value, name, i) in enumerate(ranked):
-        adjusted = max(adjusted, min(1.0, p_value * (tests - 4 * rank) * looks))
+    for rank, (p_value, name, i) in enumerate(by_p_value):
+        tests = 2 * 2 * (len(group) - rank)  # two groups, two tests of each target
+        adjusted = max(adjusted, min(1.0, p_value * tests * looks))
         if adjusted > FALSE_ALARMS_A_MONTH:
             break
         target = group[i]
         size = score(target.counts, target.baseline_rows)
         if size > threshold:
             drifted.append(Drifted(name, size, adjusted, direction(target)))
-    return tuple(sorted(drifted, key=lambda found: (-found.score, found.name)))
+    return tuple(sorted(drifted, key=lambda target: (-target.score, target.name)))
 
 
 def score(counts: Sequence[int], baseline_rows: int) -> float:
     """Return D; 0.0 without values."""
     if not any(counts):
         return 0.0
-    return _distance(counts) - (BINS - 1) * (1 / sum(counts) + 1 / max(baseline_rows, 1))
+    return _distance(counts) - (BINS - 1) * _noise(counts, baseline_rows)
 
 
-def p_values(counts: Sequence[int], baseline_rows: int, tests: int) -> tuple[float, float]:
-    """Return the p-values of any change and of the slope, for one look and before adjustment.
-
-    `tests`: among how many BASELINE_FALSE_ALARM_RATE is shared.
-    """
-    n = sum(counts)
-    if not n:
+def p_values(counts: Sequence[int], baseline_rows: int) -> tuple[float, float]:
+    """Return the p-values of Pearson's test and of the slope, for one look, not adjusted."""
+    if not any(counts):
         return 1.0, 1.0
-    distance, slope = baseline_allowance(max(baseline_rows, 1), BASELINE_FALSE_ALARM_RATE / tests)
-    distance = max(_distance(counts) - distance, 0.0)
-    slope = max(_slope(counts) - slope, 0.0)
-    any_change = _chi2_9_tail(n * distance) + BINS * math.exp(-n * _relative_entropy(distance))
-    return min(any_change, 1.0), math.erfc(math.sqrt(n * slope / 2))
-
-
-@cache
-def baseline_allowance(rows: int, chance: float) -> tuple[float, float]:
-    """Return the distance and the slope that a baseline of `rows` exceeds with this chance."""
-    low, high = 0.0, BINS - 1.0  # the largest distance: all values in one bin
-    for _ in range(60):
-        middle = (low + high) / 2
-        crowded = BINS * math.exp(-rows * _relative_entropy(middle, reverse=True))
-        if _chi2_9_tail(rows * middle) + crowded > chance:
-            low = middle
-        else:
-            high = middle
-    return high, NormalDist().inv_cdf(chance / 2) ** 2 / rows
+    distance, noise = _distance(counts), _noise(counts, baseline_rows)
+    crowded = BINS * math.exp(-_crowded_exponent(distance, sum(counts), max(baseline_rows, 1)))
+    slope = math.erfc(math.sqrt(_slope(counts) / noise / 2))
+    return min(_chi2_9_tail(distance / noise) + crowded, 1.0), slope
 
 
 def direction(target: TargetCounts) -> str:
-    """Return in words what explains most of the drift of a target."""
+    """Return in words what explains most of a target's drift."""
     n = sum(target.counts)
     displaced = sum(max(count / n - 1 / BINS, 0) for count in target.counts)
     missing = target.missing / n - target.baseline_missing
@@ -173,7 +151,7 @@ def direction(target: TargetCounts) -> str:
         return "more missing" if missing > 0 else "fewer missing"
     if 2 * target.unseen / n >= displaced:
         return "unseen values"
-    if _slope(target.counts) < CLEAR_SLOPE * (1 / n + 1 / max(target.baseline_rows, 1)):
+    if _slope(target.counts) < CLEAR_SLOPE * _noise(target.counts, target.baseline_rows):
         return "other shape" if target.ordered else "other shares"
     up = _mean_bin(target.counts) > CENTRE
     if target.ordered:
@@ -193,17 +171,27 @@ def _slope(counts: Sequence[int]) -> float:
     return (_mean_bin(counts) - CENTRE) ** 2 / VARIANCE
 
 
+def _noise(counts: Sequence[int], baseline_rows: int) -> float:
+    return 1 / sum(counts) + 1 / max(baseline_rows, 1)
+
+
 def _chi2_9_tail(x: float) -> float:
     """Return the chance that chi-square of 9 degrees of freedom exceeds x."""
+    x = max(x, 0.0)
     series = 1 + x / 3 + x * x / 15 + x**3 / 105
     return math.erfc(math.sqrt(x / 2)) + math.exp(-x / 2) * math.sqrt(2 * x / math.pi) * series
 
 
-def _relative_entropy(distance: float, reverse: bool = False) -> float:
-    """Return that of one crowded bin which alone has this distance, from a bin's due share.
+def _crowded_exponent(distance: float, n: int, m: int) -> float:
+    """Return Chernoff's exponent of one bin so crowded that it alone has this distance.
 
-    In reverse, return that of the due share from the crowded bin's.
+    That is the relative entropy of n live and m baseline values from both together.
     """
-    due, share = 1 / BINS, min((1 + math.sqrt((BINS - 1) * distance)) / BINS, 1 - 1e-12)
-    p, q = (due, share) if reverse else (share, due)
+    due = 1 / BINS
+    share = min((1 + math.sqrt((BINS - 1) * max(distance, 0))) / BINS, 1 - 1e-12)
+    pooled = (n * share + m * due) / (n + m)
+    return n * _relative_entropy(share, pooled) + m * _relative_entropy(due, pooled)
+
+
+def _relative_entropy(p: float, q: float) -> float:
     return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
