@@ -48,7 +48,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Case(NamedTuple):
-    """Features with so many rows a day, a baseline of `baseline_rows`, a window of `window` hours."""
+    """Features with so many rows a day, a baseline, and a window of so many hours."""
 
     a_day: int
     baseline_rows: int = 10_000
@@ -351,12 +351,12 @@ CORRECTIONS: dict[str, Callable[[Array], Array]] = {
 
 def corrections(rng: np.random.Generator, runs: int) -> dict[str, Any]:
     """Return the median hours until the first alarm, when several of 100 features drift."""
-    case, width, change = Case(100), 100, Drift("0.5 sigma", 0.5)
+    case, width, change = CASES[-1], 100, DRIFTS[0]
     found: dict[str, Any] = {}
     for moved in (1, 10, 50):
         p = np.array(
             [
-                p_values(moments(deciles(windows(rng, case, runs, WAIT, change))), 10_000)
+                p_values(moments(deciles(windows(rng, case, runs, WAIT, change, BINS))), 10_000)
                 for _ in range(moved)
             ]
         )
@@ -416,8 +416,8 @@ def study(months: int, seed: int = SEED) -> dict[str, Any]:
     report: dict[str, Any] = {"cases": {}}
     for number, case in enumerate(CASES):
         rng = np.random.default_rng([seed, number])
-        # D of a quiet feature never comes near the threshold at much traffic: a tenth will do
-        enough = months if case.a_day <= 1000 else max(months // 10, 10)
+        # where D of a quiet feature stays far from the threshold, a tenth will do
+        enough = max(months // (10 if case.a_day * case.window > 24_000 else 1), 10)
         tests = calibrate(rng, case, max(months, 40))
         report["cases"][str(case)] = {
             "false_alarms": false_alarms(rng, case, enough),
@@ -434,19 +434,210 @@ def study(months: int, seed: int = SEED) -> dict[str, Any]:
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the tables of docs/drift.md."""
-    return "TODO"
+    cases = report["cases"]
+    widths = [str(width) for width in WIDTHS]
+    alarms, often, others, quarter, all_drifts = [], [], [], [], []
+    for case, found in cases.items():
+        counts = [found["false_alarms"][width] for width in widths]
+        alarms.append([case, *(f"{c['alarms']} in {c['months']:,}" for c in counts)])
+        often.append([case, *(_percent(c["at_100_times"] / c["months"]) for c in counts)])
+        rates = found["rates"]["100"]
+        names = ("psi", "ks", "psi > 0.2", "ks, 5 %")
+        others.append([case, *(_percent(rates[name]) for name in names)])
+        for width in widths:
+            hours = found["delays"][DRIFTS[0].title][width]
+            cells = [_hours(hours[name]["hours"]) for name in ("ships", *METHODS)]
+            quarter.append([case, width, *cells, _percent(hours["ships"]["within_a_day"])])
+        for change in DRIFTS[1:]:
+            hours = found["delays"][change.title]["100"]
+            cells = [_hours(hours[name]["hours"]) for name in ("ships", *METHODS)]
+            all_drifts.append([case, change.title, *cells])
+    moved = [
+        [number, *(_hours(hours[name]["hours"]) for name in CORRECTIONS)]
+        for number, hours in report["corrections"].items()
+    ]
+    together = [
+        [rho, f"{found['months']:,}"]
+        + [f"{found[key][name]}" for key in ("alarms", "at_100_times") for name in CORRECTIONS]
+        for rho, found in report["correlated"].items()
+    ]
+    compared, later = comparison(report)
+    features = [f"{width} feature{'s' if width != '1' else ''}" for width in widths]
+    tests = ["as it ships", "drift", "PSI", "KS"]
+    both = [*CORRECTIONS, *(f"{name}, 100 times the budget" for name in CORRECTIONS)]
+    return (
+        "\n\n".join(
+            f"{title}:\n\n{_table(head, rows)}"
+            for title, head, rows in (
+                (
+                    "Months with a false alarm, by the width of a model whose inputs do not drift",
+                    ["rows a day", *features],
+                    alarms,
+                ),
+                (
+                    "The same with a hundred times the budget, 2.5 % of months for the inputs",
+                    ["rows a day", *features],
+                    often,
+                ),
+                (
+                    "Months with a false alarm of other methods, 100 features",
+                    ["rows a day", "PSI, corrected", "KS, corrected", "PSI > 0.2", "KS, p < 0.05"],
+                    others,
+                ),
+                (
+                    "Time until a shift of 0.25 sigma in one feature is reported (median)",
+                    ["rows a day", "features", *tests, "ships: within a day"],
+                    quarter,
+                ),
+                (
+                    "Time until another drift of one feature in 100 is reported (median)",
+                    ["rows a day", "drift", *tests],
+                    all_drifts,
+                ),
+                (
+                    "Time until the alarm when several of 100 features move by 0.25 sigma, "
+                    "100 rows a day, window of 7 days (median)",
+                    ["features that move", *CORRECTIONS],
+                    moved,
+                ),
+                (
+                    "Months with a false alarm when one factor correlates 100 features, "
+                    "100 rows a day",
+                    ["correlation", "months", *both],
+                    together,
+                ),
+            )
+        )
+        + f"\n\nOf {compared} comparisons of the tests alone (median), PSI or KS is sooner in "
+        + (f"{len(later)}: {'; '.join(later)}.\n" if later else "none.\n")
+    )
+
+
+def comparison(report: dict[str, Any]) -> tuple[int, list[str]]:
+    """Return the number of medians that were compared, and where PSI or KS is sooner."""
+    later, compared = [], 0
+    for case, found in report["cases"].items():
+        for change, widths in found["delays"].items():
+            for width, methods in widths.items():
+                drift, *others = (methods[name]["hours"] or math.inf for name in METHODS)
+                compared += 1
+                if drift > min(others):
+                    later.append(f"{case}, {change}, {width} features ({drift} h, {min(others)} h)")
+    return compared, later
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _percent(share: float) -> str:
+    return "none" if not share else f"{share:.1%}" if share >= 0.001 else f"{share:.3%}"
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return "never"
+    return f"{hours:.3g} h" if hours < 48 else f"{hours / 24:.3g} days"
+
+
+COLOURS = {"ships": "#0f766e", "drift": "#0f766e", "psi": "#b45309", "ks": "#6d28d9"}
+NAMES = {"drift": "drift", "psi": "PSI", "ks": "KS", "ships": "drift and relevant, as it ships"}
+PANEL, HEIGHT, LEFT, TOP = 262, 170, 76, 78
+TICKS = {1: "1 h", 4: "4 h", 12: "12 h", 24: "1 day", 72: "3 days", 240: "10 days"}
+
+
+def plot(report: dict[str, Any]) -> str:
+    """Return an SVG of the hours until a drift is reported, by traffic: kinds and widths."""
+    cases = CASES[:4]
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" '
+        f'viewBox="0 0 {LEFT + PANEL * len(cases)} {TOP + 2 * HEIGHT + 104}" '
+        'font-family="system-ui, sans-serif" font-size="11">',
+        "<style>text{fill:#334155}.g{stroke:#94a3b8;stroke-opacity:.35}"
+        "@media(prefers-color-scheme:dark){text{fill:#cbd5e1}}</style>",
+        f'<text x="{LEFT}" y="18" font-size="14" font-weight="600">Time until a drift of one '
+        "feature is reported, at equal false alarm rates of the whole model (median)</text>",
+    ]
+    for i, (name, label) in enumerate(NAMES.items()):
+        parts.append(_dot(LEFT + 5 + i * 80, 36, name))
+        parts.append(f'<text x="{LEFT + 15 + i * 80}" y="40">{label}</text>')
+    for panel, case in enumerate(cases):
+        delays = report["cases"][str(case)]["delays"]
+        kinds = {title: widths["100"] for title, widths in delays.items()}
+        low = case.a_day == 100  # nothing to see within a day
+        slow = report["cases"][str(CASES[-1])]["delays"] if low else delays
+        widths = {f"{width}": slow[DRIFTS[0].title][str(width)] for width in WIDTHS}
+        title = "0.25 sigma by features" + (", window of 7 days" if low else "")
+        x = LEFT + panel * PANEL
+        parts += _panel(x, TOP, f"{case} rows a day, 100 features", kinds, not panel)
+        parts += _panel(x, TOP + HEIGHT + 76, title, widths, not panel)
+    text = "\n".join(parts) + "\n</svg>\n"
+    return text.replace(" sigma", "\N{GREEK SMALL LETTER SIGMA}")
+
+
+def _panel(x: int, top: int, title: str, groups: dict[str, Any], labelled: bool) -> list[str]:
+    parts = [f'<text x="{x + 4}" y="{top - 8}" font-weight="600">{title}</text>']
+    for hours, label in (*TICKS.items(), (None, "over 30 days")):
+        y = top + _height(hours)
+        parts.append(f'<line class="g" x1="{x}" x2="{x + PANEL - 14}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        if labelled:
+            parts.append(f'<text x="{x - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    step = (PANEL - 14) / len(groups)
+    for i, (group, methods) in enumerate(groups.items()):
+        middle = x + step * (i + 0.5)
+        for k, name in enumerate(("ships", *METHODS)):
+            y = top + _height(methods[name]["hours"])
+            parts.append(_dot(middle + (k - 1.5) * 8, y, name))
+        for k, word in enumerate(group.replace(" sigma", "\N{GREEK SMALL LETTER SIGMA}").split()):
+            y = top + HEIGHT + 16 + 13 * k
+            parts.append(f'<text x="{middle:.1f}" y="{y}" text-anchor="middle">{word}</text>')
+    return parts
+
+
+def _dot(x: float, y: float, name: str) -> str:
+    """Return a circle, hollow for the rule that ships."""
+    fill = "none" if name == "ships" else COLOURS[name]
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{fill}" stroke="{COLOURS[name]}" '
+        'stroke-width="1.5"/>'
+    )
+
+
+def _height(hours: float | None) -> float:
+    """Return the place on a logarithmic axis from an hour to 30 days, "never" above it."""
+    if hours is None:
+        return 6
+    return HEIGHT - 6 - (HEIGHT - 34) * math.log(max(hours, 1)) / math.log(WAIT)
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the study and write what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drift_power", description=__doc__)
     parser.add_argument("--months", type=int, default=2000, help="of a model of 100 features")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="a file whose marked section to renew"
+    )
+    parser.add_argument("--svg", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     report = study(args.months)
-    print(json.dumps(report, indent=1))
+    text = markdown(report)
+    print(text)
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.svg:
+        args.svg.write_text(plot(report))
+    if args.markdown:
+        before, mark, rest = args.markdown.read_text().partition(START)
+        _, end, after = rest.partition(END)
+        if not mark or not end:
+            raise SystemExit(f"{args.markdown}: it lacks the marks {START} and {END}")
+        args.markdown.write_text(f"{before}{START}\n{text}{END}{after}")
 
+
+START = "<!-- drift study: written by `python -m benchmarks.drift_power` -->"
+END = "<!-- /drift study -->"
 
 if __name__ == "__main__":
     main()
