@@ -219,7 +219,7 @@ def quiet_minima(rng: np.random.Generator, case: Case, feature_months: int) -> t
     Windows that are not relevant do not count.
     """
     smallest, largest = [], 0.0
-    for runs in _chunks(feature_months, 500):
+    for runs in _chunks(feature_months, 50):
         found = moments(deciles(windows(rng, case, runs, LOOKS_A_MONTH, QUIET, BINS)))
         relevant = scores(found, case.baseline_rows)
         largest = max(largest, float(relevant.max()))
@@ -260,7 +260,7 @@ def calibrate(rng: np.random.Generator, case: Case, feature_months: int) -> dict
     -log p are continued by the exponential distribution that fits them (peaks over threshold).
     """
     most: dict[str, list[Array]] = {"psi": [], "ks": [], "psi > 0.2": [], "ks, 5 %": []}
-    for runs in _chunks(feature_months, 200):
+    for runs in _chunks(feature_months, 20):
         counts = windows(rng, case, runs, LOOKS_A_MONTH, QUIET)
         for name, values in surprise(counts, case).items():
             most[name].append(values.max(1))
@@ -293,7 +293,7 @@ def delays(
         hours: dict[int, dict[str, list[Array]]] = {
             width: {name: [] for name in ("ships", *METHODS)} for width in WIDTHS
         }
-        for part in _chunks(runs, 100):
+        for part in _chunks(runs, 20):
             counts = windows(rng, case, part, WAIT, change)
             found, values = moments(deciles(counts)), surprise(counts, case)
             p = p_values(found, case.baseline_rows)
@@ -543,7 +543,7 @@ def _hours(hours: float | None) -> str:
 
 COLOURS = {"ships": "#0f766e", "drift": "#0f766e", "psi": "#b45309", "ks": "#6d28d9"}
 NAMES = {"drift": "drift", "psi": "PSI", "ks": "KS", "ships": "drift and relevant, as it ships"}
-PANEL, HEIGHT, LEFT, TOP = 262, 170, 76, 78
+PANEL, HEIGHT, LEFT, TOP = 262, 170, 86, 78
 TICKS = {1: "1 h", 4: "4 h", 12: "12 h", 24: "1 day", 72: "3 days", 240: "10 days"}
 
 
