@@ -541,9 +541,9 @@ def _hours(hours: float | None) -> str:
     return f"{hours:.3g} h" if hours < 48 else f"{hours / 24:.3g} days"
 
 
-COLOURS = {"ships": "#0f766e", "drift": "#0f766e", "psi": "#b45309", "ks": "#6d28d9"}
+COLOURS = {"ships": "#0d9488", "drift": "#0d9488", "psi": "#d97706", "ks": "#8b5cf6"}
 NAMES = {"drift": "drift", "psi": "PSI", "ks": "KS", "ships": "drift and relevant, as it ships"}
-PANEL, HEIGHT, LEFT, TOP = 262, 170, 86, 78
+PANEL, HEIGHT, LEFT, TOP = 262, 170, 90, 78
 TICKS = {1: "1 h", 4: "4 h", 12: "12 h", 24: "1 day", 72: "3 days", 240: "10 days"}
 
 
