@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -43,6 +43,7 @@ def names(drifted: tuple[Drifted, ...]) -> list[str]:
     return [each.name for each in drifted]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 100_000), st.integers(1, 50))
 def test_uniform_counts_never_drift(count: int, baseline_rows: int, width: int) -> None:
     targets = [
@@ -52,6 +53,7 @@ def test_uniform_counts_never_drift(count: int, baseline_rows: int, width: int) 
     assert decide(targets) == ((), (), False, ())
 
 
+@settings(deadline=None)
 @given(st.lists(BIN_COUNTS, min_size=1, max_size=8), st.randoms(use_true_random=False))
 def test_order_of_targets_does_not_matter(counts: list[list[int]], random: Any) -> None:
     targets = [target(each, f"x{i}", output=i % 2 == 0) for i, each in enumerate(counts)]
@@ -60,6 +62,7 @@ def test_order_of_targets_does_not_matter(counts: list[list[int]], random: Any) 
     assert decide(mixed) == decide(targets)
 
 
+@settings(deadline=None)
 @given(st.lists(BIN_COUNTS, min_size=1, max_size=5))
 def test_300_quiet_features_create_no_alarm(counts: list[list[int]]) -> None:
     targets = [target(each, f"x{i}") for i, each in enumerate(counts)]
@@ -71,6 +74,7 @@ def test_300_quiet_features_create_no_alarm(counts: list[list[int]]) -> None:
         assert each.score == found[each.name].score
 
 
+@settings(deadline=None)
 @given(BIN_COUNTS)
 def test_mirrored_counts_drift_as_much_in_the_other_direction(counts: list[int]) -> None:
     up, down = decide([target(counts)]).inputs, decide([target(counts[::-1])]).inputs
@@ -82,6 +86,7 @@ def test_mirrored_counts_drift_as_much_in_the_other_direction(counts: list[int])
         assert opposite[one.direction] == other.direction
 
 
+@settings(deadline=None)
 @given(BIN_COUNTS, st.floats(0, 2), st.integers(1, 10**6))
 def test_what_drifts_is_relevant_and_significant(
     counts: list[int], threshold: float, baseline_rows: int
@@ -91,6 +96,7 @@ def test_what_drifts_is_relevant_and_significant(
         assert each.p_value <= FALSE_ALARMS_A_MONTH
 
 
+@settings(deadline=None)
 @given(BIN_COUNTS, st.integers(1, 200))
 def test_copies_of_a_feature_never_add_certainty(counts: list[int], copies: int) -> None:
     """Fully correlated features: the whole model alarms no sooner than one of them alone."""
@@ -165,6 +171,7 @@ def test_no_rows_and_no_targets_are_quiet() -> None:
 
 
 @pytest.mark.parametrize("baseline_rows", [0, 1, 2])
+@settings(deadline=None)
 @given(counts=BIN_COUNTS)
 def test_a_baseline_of_one_row_never_alarms(counts: list[int], baseline_rows: int) -> None:
     assert not decide([target(counts, baseline_rows=baseline_rows)]).inputs
@@ -208,11 +215,13 @@ def test_unseen_values(rows: int, unseen_rows: int, unseen: bool) -> None:
     assert found == ((), (), unseen, ("b", "a") if unseen else ())
 
 
+@settings(deadline=None)
 @given(st.floats(0, 300))
 def test_chi_square_tail_is_scipys(x: float) -> None:
     assert drift_decision._chi2_9_tail(x) == pytest.approx(stats.chi2.sf(x, 9), rel=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(800, 1200), min_size=BINS, max_size=BINS), st.integers(10_000, 10**7))
 def test_p_values_are_scipys_at_large_counts(counts: list[int], baseline_rows: int) -> None:
     n = sum(counts)
