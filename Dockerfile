@@ -1,4 +1,5 @@
 # The function's image: locked dependencies, handler/ and one packed model, nothing else.
+# infra/image.py assembles the build context: this file, requirements/, handler/, model/.
 # Every Lambda function of a stack runs this image and names its own entry point as the command.
 #
 #   make image MODEL=diabetes
@@ -32,8 +33,7 @@ COPY handler /handler
 RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /task -p /var/task /task \
  && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
         -s /handler -p /var/task/handler /handler
-ARG MODEL=diabetes
-COPY model_artifacts/${MODEL} /model
+COPY model /model
 # Root owns everything and nobody may write: Lambda runs the code as an unprivileged user.
 RUN chmod -R a=rX /task /handler /model
 
@@ -41,7 +41,7 @@ FROM ${BASE_IMAGE}
 # In the order of how rarely they change, so that a new model pushes only its own layer.
 COPY --from=build /task /var/task
 COPY --from=build /handler /var/task/handler
-ARG MODEL=diabetes
+ARG MODEL
 COPY --from=build /model /var/task/model_artifacts/${MODEL}
 # onnxruntime's telemetry (a thread and a database file) must be off before it is imported. One
 # BLAS thread: numpy only moves rows here, and starting its pool costs a quarter of a cold start.
@@ -60,4 +60,4 @@ LABEL org.opencontainers.image.title="answerable ${MODEL}" \
       answerable.model.sha256="${MODEL_SHA256}" \
       com.amazonaws.lambda.feature.snapstart="Allow"
 WORKDIR /var/task
-CMD ["handler.api.lambda_handler"]
+CMD ["handler.function.lambda_handler"]

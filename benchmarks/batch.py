@@ -43,7 +43,7 @@ def with_s3(model_dir: Path, rounds: int) -> Rounds:
     manifest = manifests.read(model_dir)
     seconds: Rounds = {}
     with _bucket():
-        from handler import worker
+        from handler.jobs import worker
 
         handle = worker.create(Settings(model_dir, jobs_bucket=BUCKET))
         for i in range(-1, rounds):  # round -1 warms up

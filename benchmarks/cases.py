@@ -27,7 +27,7 @@ class Case(NamedTuple):
 CASES = {
     "floor": Case("onnxruntime alone (the floor)", "benchmarks.peers.floor"),
     "stdlib": Case("hand-written, no validation, no logs", "benchmarks.peers.stdlib"),
-    "answerable": Case("**Answerable**, everything on", "handler.api"),
+    "answerable": Case("**Answerable**, everything on", "handler.function"),
     "mangum_fastapi": Case("Mangum + FastAPI, no logs", "benchmarks.peers.mangum_fastapi"),
     "powertools": Case(
         "Powertools resolver, validation on", "benchmarks.peers.powertools_resolver"

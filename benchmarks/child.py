@@ -86,7 +86,7 @@ def load(out: int, kind: str, original: str, packed: str) -> None:
 
     import numpy as np
 
-    from handler import manifest, model  # before the clock starts: leaves only onnxruntime
+    from handler import manifest, session  # before the clock starts: leaves only onnxruntime
 
     feeds = {"image": np.zeros((1, 3, 224, 224), np.float32)}
     start = time.perf_counter()
@@ -97,7 +97,7 @@ def load(out: int, kind: str, original: str, packed: str) -> None:
     if kind == "default":
         loaded = ort.InferenceSession(original, providers=["CPUExecutionProvider"])
     elif kind != "import":
-        loaded = model.Model(Path(packed), manifest.read(packed))
+        loaded = session.Session(Path(packed), manifest.read(packed))
     ready = time.perf_counter()
     peak = peak_mb()
     if kind == "default":
@@ -111,7 +111,7 @@ def load(out: int, kind: str, original: str, packed: str) -> None:
 def refuse(out: int, path: str) -> None:
     """Write the status of the first answer, its seconds, and the MB it took beside the event."""
     os.environ |= {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}
-    handle, (event,) = case("handler.api", path)
+    handle, (event,) = case("handler.function", path)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak begins anew, at what is resident now
     before = peak_mb()

@@ -20,12 +20,16 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 from handler import manifest as manifests
-from tests import answers
-from tests.e2e import surroundings
-from tests.e2e.surroundings import ROOT, Tools
+from tests.e2e import emulator
+from tests.e2e.emulator import ROOT, Tools
+from tests.fixtures import expected_answers
+from tests.fixtures.artifact import DIABETES, PROJECT
 
 OURS, PEER = "answerable:benchmark", "answerable:benchmark-peer"
-ENTRY = {OURS: "handler.api.lambda_handler", PEER: "benchmarks.peers.mangum_fastapi.lambda_handler"}
+ENTRY = {
+    OURS: "handler.function.lambda_handler",
+    PEER: "benchmarks.peers.mangum_fastapi.lambda_handler",
+}
 TITLES = {OURS: "**Answerable**, everything on", PEER: "Mangum + FastAPI, no logs"}
 FIGURES = ("init", "first call", "second call")
 AS_IN_LAMBDA = ["--read-only", "--tmpfs=/tmp", "--user=993:990", "--memory=1769m", "--cpus=1"]
@@ -33,14 +37,14 @@ PEER_NEEDS = {"onnxruntime", "fastapi", "mangum"}
 UNUSED = {"sympy", "protobuf", "flatbuffers"}
 
 
-def build(tools: Tools, scratch: Path) -> None:
+def build(answerable: Tools, scratch: Path) -> None:
     """Both images. The peer's code goes where the Dockerfile expects the handler."""
-    environment = surroundings.environment(DOCKER=tools.docker, BASE_IMAGE=tools.base)
+    environment = emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base)
     ours = [sys.executable, "-m", "infra.image", "--model", "diabetes", "--tag", OURS]
-    subprocess.run(ours, cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
-    for name in ("Dockerfile", ".dockerignore"):
-        shutil.copy(ROOT / name, scratch)
-    shutil.copytree(ROOT / "model_artifacts/diabetes", scratch / "model_artifacts/diabetes")
+    environment["PYTHONPATH"] = str(ROOT)
+    subprocess.run(ours, cwd=PROJECT, env=environment, check=True, stdout=sys.stderr)
+    shutil.copy(ROOT / "Dockerfile", scratch)
+    shutil.copytree(DIABETES, scratch / "model")
     peers = scratch / "handler/benchmarks/peers"
     peers.mkdir(parents=True)
     for name in ("benchmarks/__init__.py", "benchmarks/peers/__init__.py"):
@@ -49,7 +53,15 @@ def build(tools: Tools, scratch: Path) -> None:
         shutil.copy(ROOT / "benchmarks/peers" / name, peers)
     (scratch / "requirements").mkdir()
     (scratch / "requirements/function.txt").write_text(locked(PEER_NEEDS))
-    peer = [tools.docker, "build", "-q", "--build-arg", f"BASE_IMAGE={tools.base}", "--tag", PEER]
+    peer = [
+        answerable.docker,
+        "build",
+        "-q",
+        "--build-arg",
+        f"BASE_IMAGE={answerable.base}",
+        "--tag",
+        PEER,
+    ]
     subprocess.run(
         [*peer, str(scratch)],
         env=environment | {"DOCKER_BUILDKIT": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"},
@@ -74,23 +86,23 @@ def locked(names: set[str]) -> str:
     return "\n".join(block for block in blocks if block.partition("==")[0] in needed) + "\n"
 
 
-def start(tools: Tools, image: str, threads: int) -> dict[str, float]:
+def start(answerable: Tools, image: str, threads: int) -> dict[str, float]:
     """One container from nothing: milliseconds of the init, of the first and the second call."""
     options = (
         [*AS_IN_LAMBDA, "--env=PYTHONPATH=/var/task/handler"] if image == PEER else AS_IN_LAMBDA
     )
     options = [*options, f"--env=INTRA_OP_THREADS={threads}"]
     name = "good/rest-one-row"
-    with surroundings.container(tools.docker, image, *options, command=ENTRY[image]) as running:
+    with emulator.container(answerable.docker, image, *options, command=ENTRY[image]) as running:
         time.sleep(0.3)  # the emulator and the container's own start are over
         calls = []
         for _ in range(2):
             before = time.perf_counter()
-            answer = running.invoke(answers.event(name))
+            answer = running.invoke(expected_answers.event(name))
             calls.append((time.perf_counter() - before) * 1000)
             (found,) = json.loads(answer["body"])["predictions"]
-            expected = answers.stated()[name]["body"]["predictions"][0]["progression"]
-            assert answers.close(found["progression"], expected)
+            expected = expected_answers.stated()[name]["body"]["predictions"][0]["progression"]
+            assert expected_answers.close(found["progression"], expected)
         (init,) = re.findall(r"INIT REPORT\(durationMs: ([\d.]+)\)", running.logs())
     return dict(zip(FIGURES, [float(init), *calls], strict=True))
 
@@ -100,17 +112,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, help="every figure, in milliseconds")
     args = parser.parse_args()
-    tools = surroundings.prepare()
-    threads = manifests.read(ROOT / "model_artifacts/diabetes").execution.intra_op_threads
+    answerable = emulator.prepare()
+    threads = manifests.read(DIABETES).execution.intra_op_threads
     with tempfile.TemporaryDirectory() as scratch:
-        build(tools, Path(scratch))
+        build(answerable, Path(scratch))
     rounds: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
     for number in range(-1, args.rounds):  # round -1 reads the images from the disk
         for image in [OURS, PEER] if number % 2 else [PEER, OURS]:
-            figures = start(tools, image, threads)
+            figures = start(answerable, image, threads)
             if number >= 0:
                 rounds[image].append(figures)
-    base = "a stand-in for AWS's base image" if tools.stand_in else tools.base
+    base = "a stand-in for AWS's base image" if answerable.stand_in else answerable.base
     print(f"Medians of {args.rounds} rounds in ms, 1 CPU of {os.cpu_count()}, {base}\n")
     print("| image | init | first call, init included | second call |\n|---|---|---|---|")
     for image, figures_of in rounds.items():

@@ -12,11 +12,11 @@ KINDS = ("import", "default", "packed", "packed after import")
 
 def prepare(scratch: Path) -> tuple[Path, Path]:
     """The model as its exporter left it, and the folder of the artifact it was packed into."""
-    from tests.models import large_image_classifier
+    from tests.fixtures.models import large_image_classifier
 
     original = scratch / "cnn.onnx"
     original.write_bytes(large_image_classifier())
-    command = [sys.executable, "-m", "tools", "pack", str(original), "--name", "cnn"]
+    command = [sys.executable, "-m", "answerable", "pack", str(original), "--name", "cnn"]
     command += ["--version", "1.0.0", "--owner", "benchmarks", "--why", "to be timed"]
     command += ["--output", str(scratch / "packed")]
     subprocess.run(command, check=True, cwd=cases.ROOT, stdout=subprocess.DEVNULL)

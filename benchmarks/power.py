@@ -3,7 +3,7 @@
 One feature, normal, watched for months at some predictions a day; every month has a baseline of its
 own, drawn anew, because a baseline is a sample too. Compared are
 
-    the alarms as they ship  D that is certain and matters (handler/drift.py), or `Unseen` over
+    the alarms as they ship  D that is certain and matters (handler/drift/statistic.py), or `Unseen` over
                             what is allowed
     PSI > 0.2               over the same deciles, with a bin of its own for what is missing or new,
                             and 0.0001 in place of an empty share, as is customary
@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handler import drift
-from handler.drift import BINS
+from handler.drift import statistic
+from handler.drift.statistic import BINS
 from handler.manifest import Alarms
 
 SEED = 20250829
@@ -107,7 +107,7 @@ def deciles(found: Array, bins: int = BINS) -> Array:
 
 
 def score(bins: Array, rows: int) -> Array:
-    """handler.drift.score of the last axis."""
+    """handler.drift.statistic.score of the last axis."""
     distance, _, noise = _parts(bins, rows)
     unbiased: Array = distance - (bins.shape[-1] - 1) * noise
     return unbiased
@@ -126,7 +126,7 @@ def certainty(bins: Array, rows: int) -> Array:
 
 
 def _parts(bins: Array, rows: int) -> tuple[Array, Array, Array]:
-    """handler.drift's distance, slope and noise of the last axis."""
+    """handler.drift.statistic's distance, slope and noise of the last axis."""
     n, k = bins.sum(-1), bins.shape[-1]
     distance = k * (bins.astype(float) ** 2).sum(-1) / n**2 - 1
     mean = (bins * np.arange(1, k + 1)).sum(-1) / n
@@ -166,17 +166,21 @@ def shipped(found: Array, case: Case) -> Array:
     """Whether the alarms as they ship fire, by window."""
     bins = deciles(found)
     distance, slope, _ = _parts(bins, case.rows)
-    any_change, shift = drift.limits(case.rows, case.hours)
+    any_change, shift = statistic.critical_values(case.rows, case.hours)
     n = case.values
     sure = (distance > any_change[0] / n + any_change[1]) | (slope > shift[0] / n + shift[1])
-    loud = sure & (score(bins, case.rows) > SHIPPED.drift) & (case.values >= SHIPPED.drift_rows)
+    loud = (
+        sure
+        & (score(bins, case.rows) > SHIPPED.drift_threshold)
+        & (case.values >= SHIPPED.drift_min_rows)
+    )
     both: Array = loud | unseen(found, case)
     return both
 
 
 def unseen(found: Array, case: Case) -> Array:
     """Whether the alarm on values of a new kind fires."""
-    allowed = max(SHIPPED.unseen / 100 * case.values, FEW)
+    allowed = max(SHIPPED.unseen_max_percent / 100 * case.values, FEW)
     fired: Array = found[..., -1] > allowed
     return fired
 
@@ -202,7 +206,7 @@ def study(baselines: int, seed: int = SEED) -> dict[str, Any]:
             "ks": known["ks"] > KS_LIMIT,
         }
         false = {name: float(fired.mean()) * monthly for name, fired in customary.items()}
-        once = drift.FALSE_ALARMS_A_MONTH / monthly
+        once = statistic.FALSE_ALARMS_A_MONTH / monthly
         even = max(once, 20 / quiet.shape[0] / quiet.shape[1])  # what so many windows can tell
         limits = {name: float(np.quantile(values, 1 - even)) for name, values in known.items()}
         delays: dict[str, Any] = {}

@@ -23,10 +23,10 @@ import numpy as np
 import orjson
 from onnx import helper
 
-from handler.model import Model
+from handler.session import Session
 from handler.settings import Settings
-from tests import artifact, models, protocols
-from tests.served import E2E_HOME
+from tests.fixtures import artifact, models, protocols
+from tests.fixtures.server import E2E_HOME
 
 PEER = Path(__file__).parent / "peers/mlserver_app.py"
 IMAGE, TABLE = [1, 3, 224, 224], [1000, 30]
@@ -161,7 +161,7 @@ def dump(value: Any) -> bytes:
 def ours(folder: Path) -> Callable[[Case, str], float]:
     """The function that times the handler: median seconds of a case's overhead."""
     running = 0.0
-    run = Model.run
+    run = Session.run
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         nonlocal running
@@ -170,12 +170,12 @@ def ours(folder: Path) -> Callable[[Case, str], float]:
         running += time.thread_time() - start
         return outputs
 
-    Model.run = timed  # type: ignore[method-assign]
-    from handler import api
+    Session.run = timed  # type: ignore[method-assign]
+    from handler import app
 
     handlers = {
-        "image": api.create(Settings(image(folder / "image"))),
-        "table": api.create(Settings(table(folder / "table"))),
+        "image": app.create(Settings(image(folder / "image"))),
+        "table": app.create(Settings(table(folder / "table"))),
     }
 
     def measure(case: Case, name: str) -> float:

@@ -22,10 +22,10 @@ from benchmarks import cases
 from benchmarks.results import Rounds
 from handler import manifest as manifests
 from handler.contract import example
-from handler.lineage import LENGTH as ID_LENGTH
 from handler.manifest import Manifest
-from tests import artifact, events, protocols
-from tests.artifact import FLOAT
+from handler.prediction_id import ID_CHARS as ID_LENGTH
+from tests.fixtures import artifact, events, protocols
+from tests.fixtures.artifact import FLOAT
 
 CARRIED = 6_000_000  # bytes of an event that Lambda carries, and so of any body
 FRAMES = ("dataframe_split", "dataframe_records", "instances", "inputs")

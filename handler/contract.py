@@ -24,8 +24,8 @@ from handler.errors import (
     Violation,
     pointer,
 )
-from handler.manifest import Decision, Feature, Manifest, Output, Tensor
-from handler.tensors import Array, Columns, dtype
+from handler.manifest import BY_CLASS, Decision, Feature, Manifest, Output, Tensor
+from handler.model_inputs import Array, Columns, dtype
 
 Row = dict[str, Any]
 
@@ -45,14 +45,14 @@ MESSAGES = {
     "finite_number": ("non_finite", "must be a finite number"),
     "less_than_equal": ("out_of_range", "must be at most {le}"),
     "greater_than_equal": ("out_of_range", "must be at least {ge}"),
-    "literal_error": ("unseen_category", "must be one of the contract's categories"),
+    "literal_error": ("unknown_category", "must be one of the contract's categories"),
     "string_too_long": ("too_long", "must have at most {max_length} characters"),
     "too_short": ("wrong_length", "must have at least {min_length} items"),
     "too_long": ("wrong_length", "must have at most {max_length} items"),
 }
 # characters of a body from which on it is faster to validate by column
-MANY = 4096
-LARGE = 250_000  # characters from which on it is worth counting brackets
+COLUMNAR_MIN_CHARS = 4096
+NESTING_CHECK_MIN_CHARS = 250_000  # characters from which on it is worth counting brackets
 FLOAT_MAX = {"float16": 65504.0, "float32": 3.4028234663852886e38, "float64": None}
 # the integers that a dtype holds exactly
 EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
@@ -100,7 +100,7 @@ def feature_schema(feature: Feature, dtype: str) -> cs.CoreSchema:
         schema: cs.CoreSchema = cs.str_schema(strict=True, max_length=feature.max_length)
     elif feature.type == "boolean":
         schema = cs.bool_schema(strict=True)
-    elif feature.type == "category" and feature.unseen == "accept":
+    elif feature.type == "category" and feature.unknown_category == "accept":
         schema = element_schema(dtype)
     elif feature.type == "category":
         schema = cs.literal_schema(list(feature.categories))
@@ -174,14 +174,14 @@ def _zeros(dtype: str, shape: tuple[int | None, ...]) -> Any:
     return [_zeros(dtype, shape[1:])] * (1 if shape[0] is None else shape[0])
 
 
-def any_text(features: Sequence[Feature]) -> bool:
+def accepts_arbitrary_text(features: Sequence[Feature]) -> bool:
     """Whether a value may be a text that the contract does not know."""
-    return any(f.type == "text" or f.unseen == "accept" for f in features)
+    return any(f.type == "text" or f.unknown_category == "accept" for f in features)
 
 
-def _marks(features: Sequence[Feature]) -> int:
+def _max_brackets_per_row(features: Sequence[Feature]) -> int:
     """The most brackets and braces a row has, those in its strings too; 0 if there is no saying."""
-    if not features or any_text(features):
+    if not features or accepts_arbitrary_text(features):
         return 0
     texts = [[f.name, max(map(str, f.categories), key=_count, default="")] for f in features]
     return 1 + sum(_count(text) for pair in texts for text in pair)
@@ -208,12 +208,12 @@ class Contract:
         self._schemas = _column_schemas(manifest)
         self._columns = SchemaValidator(cs.tuple_schema(self._schemas, fail_fast=True))
         self._limit = manifest.limits.rows
-        self._marks = _marks(manifest.features)
+        self._marks = _max_brackets_per_row(manifest.features)
         # where the shapes have no axis for the rows, `Model.run` adds one
         self._whole = manifest.execution.batch == "none"
         self._response_bytes = manifest.limits.response_bytes
-        self._outputs = [(output, _writer(output)) for output in manifest.outputs]
-        self._promised = [_promised(output, self._whole) for output in manifest.outputs]
+        self._outputs = [(output, _serializer(output)) for output in manifest.outputs]
+        self._promised = [_expected_output(output, self._whole) for output in manifest.outputs]
         fields = [
             b'"%b":%%b' % orjson.dumps(o.name)[1:-1].replace(b"%", b"%%") for o in manifest.outputs
         ]
@@ -228,10 +228,10 @@ class Contract:
 
         Raises BadRequest for what is not JSON, ContractViolation for what is not in the contract.
         """
-        if len(body) <= MANY:
-            return stacked(self.rows(body))
+        if len(body) <= COLUMNAR_MIN_CHARS:
+            return rows_to_columns(self.rows(body))
         document = self.parsed(body)
-        return self._by_column(body, document) or stacked(self._rows(body, document))
+        return self._by_column(body, document) or rows_to_columns(self._rows(body, document))
 
     def parsed(self, body: str | bytes, lists: int = 0) -> Any:
         """The JSON of a large body, and of any in another protocol, where each row may be in so
@@ -241,7 +241,7 @@ class Contract:
         take 40 times its size.
         """
         most = 1000 + self._limit * (2 * self._marks + lists)
-        if self._marks and len(body) > LARGE and _count(body) > most:
+        if self._marks and len(body) > NESTING_CHECK_MIN_CHARS and _count(body) > most:
             raise BadRequest("the body nests more than the contract's rows can")
         try:
             return orjson.loads(body)
@@ -268,7 +268,7 @@ class Contract:
             validated: Columns = self._columns.validate_python(columns)
         except (ValueError, TypeError, KeyError):  # ValidationError is a ValueError
             return None
-        once(body, document, keys + 1)
+        reject_duplicate_keys(body, document, keys + 1)
         return validated
 
     def rows(self, body: str | bytes) -> list[Row]:
@@ -276,7 +276,7 @@ class Contract:
 
         Those of several bodies become columns by `stacked`.
         """
-        if len(body) > MANY:
+        if len(body) > COLUMNAR_MIN_CHARS:
             return self._rows(body, self.parsed(body))
         try:
             document = self._body.validate_json(body)
@@ -299,7 +299,7 @@ class Contract:
         if sent is None and any(None in row.values() for row in rows):
             sent = orjson.loads(body)  # what is null may have been left out, so is no name in it
         sent = sent or document
-        once(body, sent, 1 + sum(map(len, sent["instances"])))
+        reject_duplicate_keys(body, sent, 1 + sum(map(len, sent["instances"])))
         return rows
 
     def validated(
@@ -321,7 +321,7 @@ class Contract:
         """Column by column, until there are more than can be told."""
         found = 0
         for k, (column, schema) in enumerate(zip(columns, self._schemas, strict=True)):
-            for i, violation in refused(SchemaValidator(schema), column):
+            for i, violation in iter_violations(SchemaValidator(schema), column):
                 found += 1
                 yield violation._replace(pointer=where(k, i))
                 if found > MAX_VIOLATIONS:
@@ -415,12 +415,12 @@ class Contract:
                 yield _unknown_field(len(row) - len(self._names), "instances", i)
 
 
-def stacked(rows: Iterable[Row]) -> Columns:
+def rows_to_columns(rows: Iterable[Row]) -> Columns:
     """The columns of validated rows."""
     return list(zip(*map(dict.values, rows), strict=True))
 
 
-def once(body: str | bytes, document: Any, keys: int | None = None) -> None:
+def reject_duplicate_keys(body: str | bytes, document: Any, keys: int | None = None) -> None:
     """Raises BadRequest where a name stands twice in an object: readers differ in which of the two
     counts (RFC 8259, section 4), so one may have checked what another scores.
 
@@ -428,17 +428,17 @@ def once(body: str | bytes, document: Any, keys: int | None = None) -> None:
     the body each has a colon; only where there are more, in strings perhaps, all is looked at.
     """
     colons = body.count(":") if isinstance(body, str) else body.count(b":")
-    if colons <= (_named(document) if keys is None else keys):
+    if colons <= (_count_keys(document) if keys is None else keys):
         return
     import re
 
     text = body if isinstance(body, str) else body.decode()
     strings = re.findall(r'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?', text)
-    if len(strings) - strings.count("") > _named(document, deep=True):
+    if len(strings) - strings.count("") > _count_keys(document, deep=True):
         raise BadRequest("an object in the body has the same name twice")
 
 
-def _named(document: Any, deep: bool = False) -> int:
+def _count_keys(document: Any, deep: bool = False) -> int:
     """How many names there are in all; unless `deep`, none in lists that begin with a value."""
     found, todo = 0, [document]
     for part in todo:
@@ -456,7 +456,9 @@ def _unknown_field(count: int, *where: str | int) -> Violation:
     return Violation(pointer(*where), "unknown_field", f"has {count} {plural} not in the contract")
 
 
-def refused(check: SchemaValidator, values: Sequence[Any]) -> Iterator[tuple[int, Violation]]:
+def iter_violations(
+    check: SchemaValidator, values: Sequence[Any]
+) -> Iterator[tuple[int, Violation]]:
     """The values that a list's validator, which stops at the first, refuses, with their index."""
     start = 0
     while True:
@@ -500,19 +502,19 @@ _NAMED = ("le", "ge", "min_length", "max_length")
 _BRANCHES = {"int", "float", "constrained-int", "constrained-float"}
 
 
-def _promised(output: Output, whole: bool) -> tuple[Any, int, list[tuple[int, int]]]:
+def _expected_output(output: Output, whole: bool) -> tuple[Any, int, list[tuple[int, int]]]:
     """An output's dtype, its rank with the rows' axis, and the sizes of the others as promised."""
     axes = output.shape if whole else output.shape[1:]
     sizes: Sequence[int | None] = axes
     if output.kind in ("value", "label"):
         sizes = [1] * len(axes)
-    elif output.kind == "probabilities":
+    elif output.kind in BY_CLASS:
         sizes = [*axes[:-1], len(output.classes)]
     fixed = [(i, size) for i, size in enumerate(sizes, 1) if size is not None]
     return dtype(output.dtype), len(axes) + 1, fixed
 
 
-def _writer(output: Output) -> Callable[[Array], Sequence[bytes]]:
+def _serializer(output: Output) -> Callable[[Array], Sequence[bytes]]:
     """Values [rows, …] -> one JSON fragment per row, in the shortest form of their own dtype."""
     if output.kind == "label" and output.classes:
         known = {value: orjson.dumps(value) for value in output.classes}
@@ -523,34 +525,34 @@ def _writer(output: Output) -> Callable[[Array], Sequence[bytes]]:
             return [known.get(v) or orjson.dumps(v) for v in values.ravel().tolist()]
 
         return labels
-    if output.kind == "probabilities":
+    if output.kind in BY_CLASS:
         names = [orjson.dumps(str(value)) for value in output.classes]
         template = b"{%b}" % b",".join(b"%b:%%b" % name.replace(b"%", b"%%") for name in names)
         width = len(names)
 
-        def probabilities(values: Array) -> list[bytes]:
-            parts = _numbers(values)
+        def numbers(values: Array) -> list[bytes]:
+            parts = _json_numbers(values)
             return [template % tuple(parts[i : i + width]) for i in range(0, len(parts), width)]
 
-        return probabilities
+        return numbers
     if output.kind == "value":
-        return _numbers
+        return _json_numbers
 
     def tensor(values: Array) -> list[bytes]:
         if values.ndim == 1 and values.dtype.kind != "O":
-            return _numbers(values)
+            return _json_numbers(values)
         rows = values.tolist() if values.dtype.kind == "O" else np.ascontiguousarray(values)
-        return [_dump(row) for row in rows]
+        return [_to_json(row) for row in rows]
 
     return tensor
 
 
-def _numbers(values: Array) -> list[bytes]:
+def _json_numbers(values: Array) -> list[bytes]:
     """Every number's JSON, from one serialisation: far cheaper than one each."""
-    return _dump(values.ravel())[1:-1].split(b",")
+    return _to_json(values.ravel())[1:-1].split(b",")
 
 
-def _dump(values: Any) -> bytes:
+def _to_json(values: Any) -> bytes:
     """The JSON of an array. Raises FloatingPointError for NaN and Inf, which it has no form for."""
     text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in text and isinstance(values, np.ndarray):  # cheaper than a look at the numbers
@@ -563,8 +565,8 @@ def _decision_key(output: Output) -> bytes | None:
 
 
 def _decide(output: Output, decision: Decision, values: Array) -> list[bytes]:
-    if decision.of is not None:
-        values = values[:, output.classes.index(decision.of)]
+    if decision.class_label is not None:
+        values = values[:, output.classes.index(decision.class_label)]
     above, below, review = map(orjson.dumps, (decision.above, decision.below, "review"))
     low, high = decision.review or (np.inf, -np.inf)
     return [

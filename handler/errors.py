@@ -1,6 +1,6 @@
 """The tree of refusals. Each owns its HTTP status and problem type (RFC 9457).
 
-    ArtifactError             the packed model cannot be used (init, tools)
+    ArtifactError             the packed model cannot be used (init, answerable)
     Refusal
     ├── BadRequest            400  malformed-body
     ├── NotFound              404  not-found
@@ -41,7 +41,7 @@ def pointer(*parts: str | int) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """An answer other than a prediction. `detail` is one sentence for the caller."""
 
     status = 500
@@ -74,49 +74,49 @@ class Refusal(Exception):
         return document
 
 
-class BadRequest(Refusal):
+class BadRequest(ApiError):
     """The body cannot be read: not JSON, not UTF-8, broken base64 or gzip."""
 
     status, kind, title = 400, "malformed-body", "The request body cannot be read"
 
 
-class NotFound(Refusal):
+class NotFound(ApiError):
     """No such path."""
 
     status, kind, title = 404, "not-found", "There is nothing at this path"
 
 
-class RequestGone(NotFound):
+class JobInputExpired(NotFound):
     """A job's request had expired when the job's turn came."""
 
     kind, title = "request-gone", "The job's request is no longer there"
 
 
-class MethodNotAllowed(Refusal):
+class MethodNotAllowed(ApiError):
     """The path exists, but not for this method; the answer carries `Allow`."""
 
     status, kind, title = 405, "method-not-allowed", "This path does not take that method"
 
 
-class Conflict(Refusal):
+class Conflict(ApiError):
     """An Idempotency-Key that stands for another body already."""
 
     status, kind, title = 409, "conflict", "The Idempotency-Key belongs to another request"
 
 
-class PayloadTooLarge(Refusal):
+class PayloadTooLarge(ApiError):
     """The body, or the answer it would get, is over the contract's limit in bytes."""
 
     status, kind, title = 413, "payload-too-large", "Too large"
 
 
-class UnsupportedMediaType(Refusal):
+class UnsupportedMediaType(ApiError):
     """A content type or content coding that this path does not read."""
 
     status, kind, title = 415, "unsupported-media-type", "The content type is not supported"
 
 
-class ContractViolation(Refusal):
+class ContractViolation(ApiError):
     """The body is JSON, but breaks the contract; at most 20 violations are told."""
 
     status, kind, title = 422, "contract-violation", "The request breaks the model's contract"
@@ -129,23 +129,23 @@ class ContractViolation(Refusal):
         self.violations = tuple(told)
 
 
-class Fault(Refusal):
+class ServerError(ApiError):
     """Ours: the request was good and may be sent again."""
 
 
-class BadOutput(Fault):
+class BadOutput(ServerError):
     """The model answered with something that is not in its contract (NaN, Inf, a wrong shape)."""
 
     kind, title = "bad-output", "The model's answer was not usable"
 
 
-class NotReady(Fault):
+class NotReady(ServerError):
     """The model could not be loaded."""
 
     status, kind, title = 503, "not-ready", "The model is not loaded"
 
 
-class Unavailable(Fault):
+class Unavailable(ServerError):
     """A service that jobs need refuses, throttles or is silent; the answer says when again."""
 
     status, kind, title = 503, "unavailable", "A service that jobs need is not available"
@@ -154,7 +154,7 @@ class Unavailable(Fault):
         super().__init__(detail, headers={"retry-after": "5"})
 
 
-class DeadlineExceeded(Fault):
+class DeadlineExceeded(ServerError):
     """The run was stopped because the function's time was nearly used up."""
 
     status, kind, title = 504, "deadline-exceeded", "The model did not answer in time"

@@ -10,7 +10,7 @@ What an outcome can be refused for, each by its own code and pointer:
     forged      the seal is wrong: not issued here, or changed (without a secret: damaged)
     foreign     another model's prediction
     future      predicted later than now
-    late        older than `business.days` (a year)
+    late        older than `business.max_outcome_age_days` (a year)
     duplicate   told before
     type        the actual value is no number, or no class
 
@@ -25,18 +25,18 @@ from typing import Any, NamedTuple
 import orjson
 
 from handler import core_schema as cs
-from handler import lineage
-from handler.contract import once
+from handler import prediction_id
+from handler.contract import reject_duplicate_keys
 from handler.core_schema import SchemaValidator, ValidationError
-from handler.drift import DIMENSIONS, NAMESPACE
+from handler.drift.statistic import DIMENSIONS, NAMESPACE
 from handler.errors import BadRequest, ContractViolation, Violation, pointer
-from handler.lineage import CLASS, MAX_OUTCOMES, NUMBER, BadId, Prediction
-from handler.manifest import Business, Manifest
+from handler.manifest import Manifest, OutcomeValue
+from handler.prediction_id import CLASS, MAX_OUTCOMES, NUMBER, BadId, Prediction
 from handler.settings import Settings
 
-REMEMBERED = 50_000
+DEDUP_CACHE_SIZE = 50_000
 VALUES = 100  # CloudWatch takes no more values of a metric from one record
-AHEAD_MS = 120_000  # what two clocks may differ by
+CLOCK_SKEW_MS = 120_000  # what two clocks may differ by
 DAY_MS = 86_400_000
 MESSAGES = {
     "malformed": "is not a prediction id",
@@ -57,14 +57,14 @@ UNITS = {
 }
 
 
-class Told(NamedTuple):
+class FeedbackResult(NamedTuple):
     """`answer`: the body of the 202. `records`: one line for each version that had predicted."""
 
     answer: bytes
     records: list[dict[str, Any]]
 
 
-class _Judged(NamedTuple):
+class _Evaluated(NamedTuple):
     prediction: Prediction
     error: float | None
     correct: int | None
@@ -92,21 +92,23 @@ _BODY = cs.typed_dict_schema(
 )
 
 
-def taker(manifest: Manifest, settings: Settings) -> Callable[[str | bytes], Told]:
+def make_feedback_handler(
+    manifest: Manifest, settings: Settings
+) -> Callable[[str | bytes], FeedbackResult]:
     """The function that takes a body `{"outcomes": [...]}`.
 
     It raises BadRequest for what is not JSON, ContractViolation for what has another form, and for
     outcomes of which none could be taken; where some could, the answer lists the others.
     """
     validator = SchemaValidator(_BODY)
-    judge = _judge(manifest, settings)
+    judge = _evaluate(manifest, settings)
     seen: dict[str, None] = {}
 
-    def take(body: str | bytes) -> Told:
+    def take(body: str | bytes) -> FeedbackResult:
         document = _validated(validator, body)
-        once(body, document)
+        reject_duplicate_keys(body, document)
         outcomes = document["outcomes"]
-        taken: list[_Judged] = []
+        taken: list[_Evaluated] = []
         refused: list[Violation] = []
         for i, outcome in enumerate(outcomes):
             id = outcome["prediction_id"]
@@ -117,14 +119,14 @@ def taker(manifest: Manifest, settings: Settings) -> Callable[[str | bytes], Tol
                 continue
             taken.append(found)
             seen[id] = None
-            if len(seen) > REMEMBERED:
+            if len(seen) > DEDUP_CACHE_SIZE:
                 del seen[next(iter(seen))]
         if not taken:
             raise ContractViolation(refused)
         answer: dict[str, Any] = {"accepted": len(taken)}
         if refused:
             answer["refused"] = [violation._asdict() for violation in refused]
-        return Told(orjson.dumps(answer), list(_records(taken)))
+        return FeedbackResult(orjson.dumps(answer), list(_records(taken)))
 
     return take
 
@@ -143,26 +145,31 @@ def _validated(validator: SchemaValidator, body: str | bytes) -> Any:
     )
 
 
-def _judge(manifest: Manifest, settings: Settings) -> Callable[[dict[str, Any]], _Judged | str]:
+def _evaluate(
+    manifest: Manifest, settings: Settings
+) -> Callable[[dict[str, Any]], _Evaluated | str]:
     """The function that gives an outcome's judgement, or the code of its refusal."""
-    seals = lineage.sealers(settings.secret)
-    name = lineage.identity(manifest.name)
-    business = manifest.business or Business()
-    worth = manifest.business is not None
-    output = lineage.predicted(manifest)[1]
-    classes = {lineage.hashed(label): str(label) for label in (output.classes if output else ())}
+    seals = prediction_id.verifiers(settings.secret)
+    name = prediction_id.model_name_checksum(manifest.name)
+    business = manifest.outcome_value or OutcomeValue()
+    worth = manifest.outcome_value is not None
+    output = prediction_id.primary_output(manifest)[1]
+    classes = {
+        prediction_id.label_checksum(label): str(label)
+        for label in (output.classes if output else ())
+    }
 
-    def judge(outcome: dict[str, Any]) -> _Judged | str:
+    def judge(outcome: dict[str, Any]) -> _Evaluated | str:
         try:
-            prediction = lineage.read(outcome["prediction_id"], *seals)
+            prediction = prediction_id.parse(outcome["prediction_id"], *seals)
         except BadId as error:
             return "damaged" if str(error) == "forged" and not settings.secret else str(error)
         age = time.time_ns() // 1_000_000 - prediction.milliseconds
         if prediction.name != name:
             return "foreign"
-        if age < -AHEAD_MS:
+        if age < -CLOCK_SKEW_MS:
             return "future"
-        if age > business.days * DAY_MS:
+        if age > business.max_outcome_age_days * DAY_MS:
             return "late"
         actual, value = outcome["actual"], outcome.get("value")
         if prediction.kind == NUMBER:
@@ -171,24 +178,24 @@ def _judge(manifest: Manifest, settings: Settings) -> Callable[[dict[str, Any]],
             off = abs(actual - prediction.value)
             if value is None and worth:
                 value = business.value - business.cost * off
-            return _Judged(prediction, off, None, value)
+            return _Evaluated(prediction, off, None, value)
         if prediction.kind == CLASS:
             if isinstance(actual, float) and not actual.is_integer():
                 return "type"
             label = int(actual) if isinstance(actual, float) else actual
-            correct = lineage.hashed(label) == prediction.value
+            correct = prediction_id.label_checksum(label) == prediction.value
             if value is None and worth:
                 table = business.outcomes.get(classes.get(prediction.value, ""), {})
                 value = table.get(str(label), business.value if correct else -business.cost)
-            return _Judged(prediction, None, int(correct), value)
-        return _Judged(prediction, None, None, value)
+            return _Evaluated(prediction, None, int(correct), value)
+        return _Evaluated(prediction, None, None, value)
 
     return judge
 
 
-def _records(taken: list[_Judged]) -> Iterator[dict[str, Any]]:
+def _records(taken: list[_Evaluated]) -> Iterator[dict[str, Any]]:
     """EMF lines, one for each version that predicted and at most VALUES outcomes."""
-    groups: dict[tuple[str, str, str], list[_Judged]] = {}
+    groups: dict[tuple[str, str, str], list[_Evaluated]] = {}
     for judged in taken:
         told = judged.prediction
         groups.setdefault((told.function_version, told.version, told.model), []).append(judged)

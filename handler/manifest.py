@@ -14,12 +14,15 @@ from handler import core_schema as cs
 from handler.core_schema import SchemaValidator, ValidationError
 from handler.errors import ArtifactError
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "manifest.json"
-SEAL = "manifest.sha256"  # of that file, lower-case hex; whoever edits by hand takes it away
+DIGEST_FILE_NAME = (
+    "manifest.sha256"  # of that file, lower-case hex; whoever edits by hand takes it away
+)
 
 FeatureType = Literal["number", "integer", "category", "boolean", "text"]
-OutputKind = Literal["value", "label", "probabilities", "tensor"]
+OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
+BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
 Policy = Literal["reject", "accept"]
 Capture = Literal["keep", "hash", "drop"]
 
@@ -54,14 +57,14 @@ class Feature(NamedTuple):
     column: int = 0
     unit: str = ""
     description: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
     out_of_range: Policy = "reject"
     categories: tuple[str | int | float, ...] = ()
-    unseen: Policy = "reject"
+    unknown_category: Policy = "reject"
     max_length: int | None = None
     nullable: bool = False
-    missing: str | bool | int | float | None = None
+    fill_value: str | bool | int | float | None = None
     capture: Capture = "keep"
     example: str | bool | int | float | None = None
 
@@ -75,7 +78,7 @@ class Decision(NamedTuple):
     threshold: float
     above: str = "yes"
     below: str = "no"
-    of: str | int | None = None
+    class_label: str | int | None = None
     review: tuple[float, float] | None = None
 
 
@@ -110,10 +113,10 @@ class Distribution(NamedTuple):
     """
 
     rows: int
-    missing: float
+    missing_share: float
     values: tuple[str | bool | int | float, ...]
-    below: tuple[float, ...]
-    upto: tuple[float, ...]
+    cdf_left: tuple[float, ...]
+    cdf_right: tuple[float, ...]
 
 
 class Baseline(NamedTuple):
@@ -140,13 +143,13 @@ class Execution(NamedTuple):
 class Lineage(NamedTuple):
     """Where this version comes from and why it exists. `packed_at` is UTC, ISO 8601."""
 
-    why: str
+    reason: str
     packed_at: str
     source_sha256: str
     data_sha256: str | None = None
     git_commit: str | None = None
     versions: dict[str, str] = {}
-    metrics: dict[str, float] = {}
+    metrics: dict[str, int | float] = {}
 
 
 class Alarms(NamedTuple):
@@ -154,26 +157,26 @@ class Alarms(NamedTuple):
     without a fault of ours, `rejects` what may be refused before the callers need help.
     `latency_ms`: the slowest 1 % may take this long.
 
-    `drift` is the score (handler/drift.py) that matters, over a window of `drift_hours` with at
-    least `drift_rows` values; `unseen` percent of rows may have a value of a kind that the baseline
-    does not know. Within `label_days` (at most 7, or 0 for never) some outcome should be told;
+    `drift` is the score (handler/drift/statistic.py) that matters, over a window of `drift_hours` with at
+    least `drift_min_rows` values; `unseen` percent of rows may have a value of a kind that the baseline
+    does not know. Within `max_days_without_outcomes` (at most 7, or 0 for never) some outcome should be told;
     outcomes should be worth `impact` in the mean of a day, in the unit of `business`. No job should
     wait for longer than `queue_minutes`.
     """
 
     availability: float = 99.9
     latency_ms: float = 1000.0
-    rejects: float = 20.0
-    drift: float = 0.05
+    client_error_max_percent: float = 20.0
+    drift_threshold: float = 0.05
     drift_hours: int = 24
-    drift_rows: int = 50
-    unseen: float = 1.0
-    label_days: int = 0
-    impact: float | None = None
+    drift_min_rows: int = 50
+    unseen_max_percent: float = 1.0
+    max_days_without_outcomes: int = 0
+    min_daily_impact: float | None = None
     queue_minutes: float = 15.0
 
 
-class Business(NamedTuple):
+class OutcomeValue(NamedTuple):
     """What an outcome is worth in `unit`, where the caller does not say it.
 
     Of numbers: `value` less `cost` per unit of absolute error. Of classes: `outcomes`, by what was
@@ -185,7 +188,7 @@ class Business(NamedTuple):
     value: float = 0.0
     cost: float = 0.0
     outcomes: dict[str, dict[str, float]] = {}
-    days: int = 365
+    max_outcome_age_days: int = 365
 
 
 class Manifest(NamedTuple):
@@ -209,7 +212,7 @@ class Manifest(NamedTuple):
     features: tuple[Feature, ...] = ()
     baseline: Baseline | None = None
     alarms: Alarms = Alarms()
-    business: Business | None = None
+    outcome_value: OutcomeValue | None = None
 
 
 def _schema(hint: Any) -> cs.CoreSchema:
@@ -281,14 +284,17 @@ def _check(manifest: Manifest) -> None:
         problems.append("no inputs or no outputs")
     if min(manifest.limits) < 1:
         problems.append("a limit below 1")
-    if not 0 < manifest.alarms.availability < 100 or not 0 < manifest.alarms.rejects <= 100:
+    if (
+        not 0 < manifest.alarms.availability < 100
+        or not 0 < manifest.alarms.client_error_max_percent <= 100
+    ):
         problems.append("alarms: a percentage that is out of range")
     if manifest.alarms.latency_ms <= 0:
         problems.append("alarms: latency_ms is not above 0")
-    if manifest.alarms.drift_hours not in range(1, 25) or manifest.alarms.drift_rows < 20:
-        problems.append("alarms: drift_hours is 1 to 24, and drift_rows at least 20")
-    if manifest.alarms.label_days not in range(8):
-        problems.append("alarms: label_days is 0 to 7")
+    if manifest.alarms.drift_hours not in range(1, 25) or manifest.alarms.drift_min_rows < 20:
+        problems.append("alarms: drift_hours is 1 to 24, and drift_min_rows at least 20")
+    if manifest.alarms.max_days_without_outcomes not in range(8):
+        problems.append("alarms: max_days_without_outcomes is 0 to 7")
     if "model.onnx" not in manifest.files:
         problems.append("no model.onnx among the files")
     for problem in problems:
@@ -299,12 +305,18 @@ def read(directory: Path | str) -> Manifest:
     """The manifest of the artifact in `directory`. Raises ArtifactError if it cannot be had."""
     try:
         text = Path(directory, FILE_NAME).read_bytes()
-        seal = Path(directory, SEAL).read_bytes() if Path(directory, SEAL).exists() else None
+        seal = (
+            Path(directory, DIGEST_FILE_NAME).read_bytes()
+            if Path(directory, DIGEST_FILE_NAME).exists()
+            else None
+        )
     except OSError as error:
         raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
     if seal is not None:
         from hashlib import sha256  # as `model` does: what only parses manifests goes without
 
         if sha256(text).hexdigest().encode() + b"\n" != seal:
-            raise ArtifactError(f"{FILE_NAME}: it is not the one that was packed ({SEAL})")
+            raise ArtifactError(
+                f"{FILE_NAME}: it is not the one that was packed ({DIGEST_FILE_NAME})"
+            )
     return parse(text)

@@ -5,33 +5,33 @@ https://spec.openapis.org/oas/v3.1.1.html
 
 from typing import Any
 
-from handler import lineage
+from handler import prediction_id
 from handler.contract import example, number_bounds
-from handler.errors import MAX_VIOLATIONS, Refusal, Violation
-from handler.manifest import Feature, Manifest, Output
+from handler.errors import MAX_VIOLATIONS, ApiError, Violation
+from handler.manifest import BY_CLASS, Feature, Manifest, Output
 
 Schema = dict[str, Any]
 
 
 def describe(manifest: Manifest) -> Schema:
     """What `GET /model` answers: the manifest but for its baseline, which shows the data."""
-    view: Schema = plain(manifest._replace(baseline=None))
+    view: Schema = to_plain(manifest._replace(baseline=None))
     return view
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A manifest, or a part of one, as JSON would hold it; what equals its default is left out."""
     if hasattr(value, "_fields"):
         defaults = value._field_defaults
         return {
-            name: plain(part)
+            name: to_plain(part)
             for name, part in value._asdict().items()
             if name not in defaults or part != defaults[name]
         }
     if isinstance(value, tuple):
-        return [plain(part) for part in value]
+        return [to_plain(part) for part in value]
     if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
+        return {name: to_plain(part) for name, part in value.items()}
     return value
 
 
@@ -43,7 +43,7 @@ def feature_schema(feature: Feature, dtype: str) -> Schema:
     schema: Schema = {"type": kind}
     text = [feature.description, f"Unit: {feature.unit}." if feature.unit else ""]
     if feature.type == "category":
-        if feature.unseen == "reject":
+        if feature.unknown_category == "reject":
             schema = {"enum": list(feature.categories)}
         else:
             schema = element_schema(dtype)
@@ -92,7 +92,7 @@ def output_schema(output: Output, batched: bool) -> Schema:
         schema: Schema = {"type": "integer" if "int" in output.dtype else "number"}
     elif output.kind == "label":
         schema = {"enum": list(output.classes)} if output.classes else element_schema(output.dtype)
-    elif output.kind == "probabilities":
+    elif output.kind in BY_CLASS:
         names = [str(value) for value in output.classes]
         schema = _closed({name: {"type": "number"} for name in names})
     else:
@@ -131,7 +131,7 @@ def prediction_schema(manifest: Manifest) -> Schema:
             answers = [output.decision.above, output.decision.below]
             answers += ["review"] if output.decision.review else []
             fields[f"{output.name}_decision"] = {"enum": answers}
-    named = {"type": "string", "pattern": f"^[-_0-9A-Za-z]{{{lineage.LENGTH}}}$"}
+    named = {"type": "string", "pattern": f"^[-_0-9A-Za-z]{{{prediction_id.ID_CHARS}}}$"}
     named |= {"description": "Says which version predicted what, and when; for /feedback."}
     return _closed({"id": named, **fields})
 
@@ -159,13 +159,13 @@ PROBLEM: Schema = {
 
 def outcomes_schema(manifest: Manifest) -> Schema:
     """JSON Schema of the body of `/feedback`."""
-    output = lineage.predicted(manifest)[1]
+    output = prediction_id.primary_output(manifest)[1]
     actual: Schema = {"type": ["number", "string", "boolean"]}
     if output is not None and output.kind == "value":
         actual = {"type": "number"}
     elif output is not None and output.classes:
         actual = {"enum": list(output.classes)}
-    unit = manifest.business.unit if manifest.business else ""
+    unit = manifest.outcome_value.unit if manifest.outcome_value else ""
     worth = " ".join(filter(None, ["What the outcome was worth", unit and f"({unit})"]))
     outcome = _closed(
         {
@@ -175,7 +175,7 @@ def outcomes_schema(manifest: Manifest) -> Schema:
         },
         optional=("value",),
     )
-    most = {"minItems": 1, "maxItems": lineage.MAX_OUTCOMES}
+    most = {"minItems": 1, "maxItems": prediction_id.MAX_OUTCOMES}
     return _closed({"outcomes": {"type": "array", "items": outcome, **most}})
 
 
@@ -199,9 +199,9 @@ def _feedback(manifest: Manifest) -> Schema:
     }
 
 
-def _refusals(kind: type[Refusal] = Refusal) -> dict[int, list[str]]:
+def _refusals(kind: type[ApiError] = ApiError) -> dict[int, list[str]]:
     """Titles by status, from the tree of refusals itself."""
-    found: dict[int, list[str]] = {kind.status: [kind.title]} if kind is not Refusal else {}
+    found: dict[int, list[str]] = {kind.status: [kind.title]} if kind is not ApiError else {}
     for child in kind.__subclasses__():
         for status, titles in _refusals(child).items():
             found.setdefault(status, []).extend(titles)
@@ -235,14 +235,14 @@ def _get(summary: str, content: Schema) -> Schema:
 
 def _protocols(manifest: Manifest, predict: Schema) -> Schema:
     """The paths of handler.protocols. `predict`: the operation whose answers are theirs too."""
-    from handler.protocols import schemas
+    from handler.protocols import openapi_schemas
 
     def found(path: str, operation: Schema) -> Schema:
-        parts = schemas.parameters(path, manifest)
+        parts = openapi_schemas.parameters(path, manifest)
         missing = _problems(404) if parts else {}
         parts += operation.get("parameters", [])
         told = {**operation["responses"], **missing}
-        if path.startswith(("/v1/", "/v2/")):  # see handler.api._problem
+        if path.startswith(("/v1/", "/v2/")):  # see handler.app._problem
             told |= {
                 status: {**answer, "content": _json(reference("Problem"))}
                 for status, answer in told.items()
@@ -266,15 +266,15 @@ def _protocols(manifest: Manifest, predict: Schema) -> Schema:
     }
     tensors = {"description": "OK", "content": _json(reference("InferenceResponse")) | octets}
     infer = post("InferenceRequest", "Open Inference Protocol v2", octets, tensors)
-    infer["parameters"] = [schemas.LENGTH]
+    infer["parameters"] = [openapi_schemas.LENGTH]
     invoke = post("Invocation", "SageMaker, MLflow, KServe v1", tables, predict["responses"]["200"])
     paths: Schema = {}
-    for path, (summary, name) in schemas.TOLD.items():
+    for path, (summary, name) in openapi_schemas.TOLD.items():
         operation = {**_get(summary, _json(reference(name)))["get"], "tags": ["protocols"]}
         paths[path] = {"get": found(path, operation)}
-    for path in schemas.INFER:
+    for path in openapi_schemas.INFER:
         paths[path] = {"post": found(path, infer)}
-    for path in schemas.PREDICT:
+    for path in openapi_schemas.PREDICT:
         paths[path] = {"post": found(path, invoke)}
     return paths
 
@@ -333,8 +333,8 @@ def _jobs(predict: Schema) -> Schema:
 
 
 def document(manifest: Manifest, jobs: bool = False) -> Schema:
-    """The whole document, for every path in handler.api.ROUTES: with those of jobs, or without."""
-    from handler.protocols import schemas
+    """The whole document, for every path in handler.app.ROUTES: with those of jobs, or without."""
+    from handler.protocols import openapi_schemas
 
     rows = manifest.limits.rows
     instances = {
@@ -390,7 +390,7 @@ def document(manifest: Manifest, jobs: bool = False) -> Schema:
                 "Instance": instance_schema(manifest),
                 "Prediction": prediction_schema(manifest),
                 "Problem": PROBLEM,
-                **schemas.schemas(manifest),
+                **openapi_schemas.schemas(manifest),
             }
         },
     }

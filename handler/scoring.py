@@ -11,13 +11,13 @@ import orjson
 
 from handler import manifest as manifests
 from handler.contract import Contract, example
-from handler.errors import ArtifactError, Refusal
+from handler.errors import ApiError, ArtifactError
 from handler.manifest import Manifest
-from handler.model import Model
-from handler.tensors import Array, Columns, batches
+from handler.model_inputs import Array, Columns, make_batcher
+from handler.session import Session
 
 if TYPE_CHECKING:
-    from handler.columns import Table
+    from handler.protocols.tensor_columns import TensorValidator
 
 
 class Scored(NamedTuple):
@@ -49,15 +49,15 @@ class Scorer:
     def __init__(self, manifest: Manifest, directory: Path) -> None:
         self.manifest = manifest
         self.contract = Contract(manifest)
-        self._batches = batches(manifest)
-        self._model = Model(directory, manifest)
+        self._batches = make_batcher(manifest)
+        self._model = Session(directory, manifest)
 
     @cached_property
-    def table(self) -> "Table":
+    def table(self) -> "TensorValidator":
         """What makes columns of tensors; `/predict` does without."""
-        from handler.columns import Table
+        from handler.protocols.tensor_columns import TensorValidator
 
-        return Table(self.manifest, self.contract)
+        return TensorValidator(self.manifest, self.contract)
 
     def score(self, body: str | bytes, deadline: float | None = None) -> Scored:
         """Score a body `{"instances": […]}`. Raises a Refusal; see handler.errors."""
@@ -122,7 +122,7 @@ def load(directory: Path) -> Scorer:
     scorer = Scorer(manifests.read(directory), directory)
     try:
         scorer.score(orjson.dumps({"instances": [example(scorer.manifest)]}))
-    except Refusal as error:
+    except ApiError as error:
         # a tensor contract has no example: zeros of the least shape may be nothing for the model
         if scorer.manifest.features:
             raise ArtifactError(f"the model fails on its own example: {error}") from None

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from handler.errors import ArtifactError
-from handler.manifest import FILE_NAME
 
 Capture = Literal["off", "outputs", "full"]
 CAPTURES = ("off", "outputs", "full")
-ARTIFACTS = Path(__file__).parent.parent / "model_artifacts"
 
 
 class Settings(NamedTuple):
-    """`model_dir`: the artifact's folder, None if there is not exactly one to choose.
+    """`model_dir`: the artifact's folder, None if MODEL_DIR is not set.
     `service`: the name metrics are filed under ("" for the model's name). `function`,
     `function_version`: as Lambda names them. `capture`: what of a request its record keeps.
     `secret`: the key of the seal on prediction ids, and behind spaces those of before.
@@ -35,16 +33,15 @@ class Settings(NamedTuple):
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """MODEL_DIR (default: the one artifact there is), SERVICE_NAME, CAPTURE, FEEDBACK_SECRET,
+    """MODEL_DIR, SERVICE_NAME, CAPTURE, FEEDBACK_SECRET,
     JOBS_BUCKET, JOBS_QUEUE_URL, JOBS_DAYS, JOBS_RECEIVES, and what Lambda sets.
 
     A CAPTURE that is none of ours is "off": it may only ever show too little.
     """
     named = environ.get("MODEL_DIR")
-    found = [Path(named)] if named else [p.parent for p in ARTIFACTS.glob(f"*/{FILE_NAME}")]
     capture = environ.get("CAPTURE", "off")
     return Settings(
-        model_dir=found[0] if len(found) == 1 else None,
+        model_dir=Path(named) if named else None,
         service=environ.get("SERVICE_NAME", ""),
         function=environ.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
         function_version=environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
@@ -58,9 +55,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def model_dir(settings: Settings) -> Path:
-    """The artifact's folder. Raises ArtifactError where none, or more than one, could be meant."""
+    """Return the artifact's folder. Raise ArtifactError if MODEL_DIR is not set."""
     if settings.model_dir is None:
-        raise ArtifactError(
-            "MODEL_DIR is not set, and there is not exactly one artifact in model_artifacts"
-        )
+        raise ArtifactError("MODEL_DIR is not set")
     return settings.model_dir

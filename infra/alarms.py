@@ -20,11 +20,11 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
-from handler.drift import NAMESPACE
+from handler.drift.statistic import NAMESPACE
 from handler.manifest import Manifest
-from infra.acknowledge import acknowledge
 from infra.function import ALIAS, ModelFunction
 from infra.settings import Settings
+from infra.suppress_nag import suppress_nag
 
 # A month's error budget gone in two days is worth waking up for; gone in five, worth a morning.
 FAST_BURN, SLOW_BURN = 14.4, 6.0
@@ -32,7 +32,7 @@ RUNBOOK = "docs/runbook.md"
 NOT_BREACHING = cloudwatch.TreatMissingData.NOT_BREACHING
 
 
-class Watched(NamedTuple):
+class MonitoringContext(NamedTuple):
     """What the alarms and the dashboard of one stack look at."""
 
     settings: Settings
@@ -87,7 +87,7 @@ class Watched(NamedTuple):
 
 def topic(scope: Construct, settings: Settings) -> sns.ITopic:
     """Where alarms go: the topic that is named, or one of ours with the address as subscriber."""
-    target = settings.alarm_target
+    target = settings.alarm_destination
     if target.startswith("arn:"):
         return sns.Topic.from_topic_arn(scope, "Topic", target)
     own = sns.Topic(scope, "Topic", display_name=settings.service, enforce_ssl=True)
@@ -105,7 +105,7 @@ def topic(scope: Construct, settings: Settings) -> sns.ITopic:
     elif target:
         own.add_subscription(subscriptions.EmailSubscription(target))
     if target:
-        acknowledge(
+        suppress_nag(
             own,
             {
                 "Serverless-SNSRedrivePolicy": (
@@ -119,7 +119,9 @@ def topic(scope: Construct, settings: Settings) -> sns.ITopic:
 class ServiceAlarms(Construct):
     """What callers of this stage live through, whichever version answers them."""
 
-    def __init__(self, scope: Construct, id: str, watched: Watched, notify: sns.ITopic) -> None:
+    def __init__(
+        self, scope: Construct, id: str, watched: MonitoringContext, notify: sns.ITopic
+    ) -> None:
         super().__init__(scope, id)
         wanted = watched.manifest.alarms
         budget = 1 - wanted.availability / 100
@@ -129,7 +131,7 @@ class ServiceAlarms(Construct):
                 watched,
                 "availability",
                 "Callers get 5xx: handled, crashed, timed out, or the gateway's own.",
-                _over(
+                _excess_expression(
                     watched.gateway("5XXError"), watched.gateway("Count"), FAST_BURN * budget, few=1
                 ),
             ),
@@ -139,7 +141,7 @@ class ServiceAlarms(Construct):
                 "availability-slow",
                 # for a trickle of traffic, which five minutes never hold enough of to judge
                 "Callers keep getting 5xx, seen over six hours.",
-                _over(
+                _excess_expression(
                     watched.gateway("5XXError", minutes=360),
                     watched.gateway("Count", minutes=360),
                     SLOW_BURN * budget,
@@ -150,12 +152,12 @@ class ServiceAlarms(Construct):
                 self,
                 watched,
                 "rejects",
-                f"Over {wanted.rejects:g} % of an hour's requests are refused: "
+                f"Over {wanted.client_error_max_percent:g} % of an hour's requests are refused: "
                 "callers and contract no longer agree.",
-                _over(
+                _excess_expression(
                     watched.gateway("4XXError", minutes=60),
                     watched.gateway("Count", minutes=60),
-                    wanted.rejects / 100,
+                    wanted.client_error_max_percent / 100,
                     few=20,
                 ),
             ),
@@ -181,7 +183,7 @@ class ServiceAlarms(Construct):
             ),
         ]
         for each in self.alarms:
-            call(each, notify)
+            notify_on(each, notify)
 
 
 class CanaryAlarms(Construct):
@@ -192,7 +194,7 @@ class CanaryAlarms(Construct):
     CodeDeploy would stop the fix.
     """
 
-    def __init__(self, scope: Construct, id: str, watched: Watched) -> None:
+    def __init__(self, scope: Construct, id: str, watched: MonitoringContext) -> None:
         super().__init__(scope, id)
         wanted = watched.manifest.alarms
         allowance = FAST_BURN * (1 - wanted.availability / 100)
@@ -209,7 +211,7 @@ class CanaryAlarms(Construct):
                 watched,
                 f"{prefix}crashes",
                 "The new version crashes, times out or runs out of memory.",
-                _over(
+                _excess_expression(
                     watched.function("Errors", version=version, minutes=1),
                     watched.function("Invocations", version=version, minutes=1),
                     allowance,
@@ -223,7 +225,7 @@ class CanaryAlarms(Construct):
                 watched,
                 f"{prefix}faults",
                 "The new version answers with 5xx. Handled ones are no Lambda errors.",
-                _over(watched.record("Faults"), watched.record("Requests"), allowance),
+                _excess_expression(watched.record("Faults"), watched.record("Requests"), allowance),
                 id="faults",
                 periods=bake,
                 breaching=1,
@@ -233,10 +235,10 @@ class CanaryAlarms(Construct):
                 watched,
                 f"{prefix}rejects",
                 "The new version refuses what callers send.",
-                _over(
+                _excess_expression(
                     watched.record("Rejects", minutes=2),
                     watched.record("Requests", minutes=2),
-                    wanted.rejects / 100,
+                    wanted.client_error_max_percent / 100,
                     few=5,  # one caller's typing error is no reason to go back
                 ),
                 id="rejects",
@@ -257,7 +259,7 @@ class CanaryAlarms(Construct):
         ]
 
 
-def _over(
+def _excess_expression(
     bad: cloudwatch.Metric, requests: cloudwatch.Metric, allowance: float, few: int = 0
 ) -> cloudwatch.MathExpression:
     """How many more there are than the larger of `allowance` x requests and `few`."""
@@ -270,13 +272,13 @@ def _over(
     )
 
 
-def described(manifest: Manifest, what: str, section: str) -> str:
+def alarm_description(manifest: Manifest, what: str, section: str) -> str:
     """What happens, whose it is and what to do: a section of the runbook."""
     runbook = f"{manifest.runbook or RUNBOOK}#{section}"
     return f"{what}\nOwner: {manifest.owner}\nRunbook: {runbook}"
 
 
-def call(alarm: cloudwatch.Alarm, notify: sns.ITopic) -> None:
+def notify_on(alarm: cloudwatch.Alarm, notify: sns.ITopic) -> None:
     """Tell people, and tell them again when it is over."""
     alarm.add_alarm_action(actions.SnsAction(notify))
     alarm.add_ok_action(actions.SnsAction(notify))
@@ -284,7 +286,7 @@ def call(alarm: cloudwatch.Alarm, notify: sns.ITopic) -> None:
 
 def alarm(
     scope: Construct,
-    watched: Watched,
+    watched: MonitoringContext,
     name: str,
     what: str,
     metric: cloudwatch.IMetric,
@@ -304,7 +306,7 @@ def alarm(
         scope,
         id or name,
         alarm_name=f"{watched.settings.service}-{name}",
-        alarm_description=described(watched.manifest, what, section),
+        alarm_description=alarm_description(watched.manifest, what, section),
         metric=metric,
         threshold=threshold,
         comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
@@ -313,5 +315,5 @@ def alarm(
         treat_missing_data=missing,
     )
     if notify:
-        call(made, notify)
+        notify_on(made, notify)
     return made

@@ -13,9 +13,9 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from infra import gateway_responses
-from infra.acknowledge import acknowledge
 from infra.logs import log_group
 from infra.settings import Settings
+from infra.suppress_nag import suppress_nag
 
 # No query string, header or body: the record of what was asked is the function's.
 ACCESS_LOG = {
@@ -119,7 +119,7 @@ class Api(Construct):
         cdk.CfnOutput(cdk.Stack.of(self), "ApiKeyId", value=key.key_id)
 
     def _acknowledge(self, settings: Settings) -> None:
-        acknowledge(
+        suppress_nag(
             self.api,
             {
                 "AwsSolutions-APIG2": (
@@ -128,7 +128,7 @@ class Api(Construct):
                 ),
             },
         )
-        acknowledge(
+        suppress_nag(
             self.stage,
             {
                 "AwsSolutions-APIG3": (
@@ -146,9 +146,9 @@ class Api(Construct):
             rules = {"AwsSolutions-COG4": chosen}
             if settings.auth == "api-key":
                 rules["AwsSolutions-APIG4"] = chosen
-            acknowledge(self.api.root, rules)
+            suppress_nag(self.api.root, rules)
         if settings.gateway_log_role:
-            acknowledge(
+            suppress_nag(
                 self.api.node.find_child("CloudWatchRole"),
                 {
                     "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/"

@@ -1,4 +1,4 @@
-"""`cdk synth|deploy`: context in, one stack out. Synthesis calls neither AWS nor Docker."""
+"""The CDK app: context and deploy.toml in, one stack out. Synthesis needs no AWS and no Docker."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ from infra.stack import ModelStack
 
 
 def build(outdir: str | None = None, context: dict[str, Any] | None = None) -> cdk.App:
-    """The app with its one stack. Raises SettingsError before anything is synthesised."""
+    """Return the app with its one stack. Raises SettingsError."""
     app = cdk.App(outdir=outdir, context=context)
     chosen, manifest = settings.read(app.node.get_all_context())
     ModelStack(app, chosen, manifest)
@@ -20,7 +20,7 @@ def build(outdir: str | None = None, context: dict[str, Any] | None = None) -> c
 
 
 def main() -> int:
-    """Exit code 2 and one line per wrong setting; otherwise the cloud assembly."""
+    """Synthesise. Exit with 2 and one line per wrong setting."""
     try:
         app = build()
     except settings.SettingsError as error:

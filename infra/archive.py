@@ -13,9 +13,9 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from infra.acknowledge import acknowledge
 from infra.function import ModelFunction
 from infra.settings import Settings
+from infra.suppress_nag import suppress_nag
 
 PREFIX = (
     "records/model=!{partitionKeyFromQuery:model}/version=!{partitionKeyFromQuery:version}/"
@@ -38,7 +38,7 @@ class Archive(Construct):
             enforce_ssl=True,
             removal_policy=cdk.RemovalPolicy.RETAIN,  # the audit outlives the stack
         )
-        acknowledge(
+        suppress_nag(
             self.bucket,
             {"AwsSolutions-S1": "An access log of the log's archive would need an archive too."},
         )
@@ -58,7 +58,7 @@ class Archive(Construct):
         name = cdk.Stack.of(self).get_logical_id(
             cast(cdk.CfnElement, self.bucket.node.default_child)
         )
-        acknowledge(
+        suppress_nag(
             writer,
             {
                 f"AwsSolutions-IAM5[Resource::<{name}.Arn>/*]": (

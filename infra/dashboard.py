@@ -4,9 +4,9 @@ import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
-from handler.drift import NAMESPACE
+from handler.drift.statistic import NAMESPACE
 from infra import drift
-from infra.alarms import RUNBOOK, Watched
+from infra.alarms import RUNBOOK, MonitoringContext
 
 WIDTH = 24
 
@@ -15,7 +15,7 @@ class Dashboard(Construct):
     """From the top: alarms, callers' view, the function, versions, the latest faults."""
 
     def __init__(
-        self, scope: Construct, id: str, watched: Watched, alarms: list[cloudwatch.IAlarm]
+        self, scope: Construct, id: str, watched: MonitoringContext, alarms: list[cloudwatch.IAlarm]
     ) -> None:
         super().__init__(scope, id)
         board = cloudwatch.Dashboard(
@@ -91,7 +91,7 @@ class Dashboard(Construct):
         )
 
 
-def _header(watched: Watched) -> str:
+def _header(watched: MonitoringContext) -> str:
     """Whose it is and where to read on, then a link to every alarm through the console's list."""
     manifest, settings = watched.manifest, watched.settings
     region = cdk.Stack.of(watched.scoring).region
@@ -103,7 +103,7 @@ def _header(watched: Watched) -> str:
         f"# {manifest.name} {manifest.version}, {settings.stage}\n"
         f"{manifest.description}\n\n"
         f"owner **{manifest.owner}** | [runbook]({manifest.runbook or RUNBOOK}) | "
-        f"[alarms]({alarms}) | why this version: {manifest.lineage.why}"
+        f"[alarms]({alarms}) | why this version: {manifest.lineage.reason}"
     )
 
 
@@ -125,7 +125,7 @@ def _graph(
 
 
 def _by_version(
-    watched: Watched, title: str, metric: str, statistic: str
+    watched: MonitoringContext, title: str, metric: str, statistic: str
 ) -> cloudwatch.GraphWidget:
     """A line for every version that has data, found when the page is opened."""
     what = f'{{{NAMESPACE},service,version}} service="{watched.settings.service}"'

@@ -1,9 +1,9 @@
 """Do inputs and outputs still look as they did when the model was packed, and is it worth it?
 
-The formulas are handler/drift.py's, the thresholds the manifest's; docs/drift.md has what they are
+The formulas are handler/drift/statistic.py's, the thresholds the manifest's; docs/drift.md has what they are
 worth. Every alarm here looks at the version that this stack publishes: its baseline is the one that
 it was packed with. The window of drift is a day (`alarms.drift_hours`), so these alarms call the
-model's owner, and take a version back only where `rollback_on` says so.
+model's owner, and take a version back only where `auto_rollback_on` says so.
 """
 
 import re
@@ -14,9 +14,9 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
-from handler import drift
-from handler.drift import Target
-from infra.alarms import Watched, described
+from handler.drift import statistic
+from handler.drift.statistic import Target
+from infra.alarms import MonitoringContext, alarm_description
 
 CHILDREN = 100  # that a composite alarm may have
 FEW = 2  # rows with a value of a new kind that are let pass
@@ -29,17 +29,19 @@ class DriftAlarms(Construct):
     """One alarm for each output, one for all inputs together, and those of outcomes.
 
     `shown`: what the dashboard lists; the alarms of single inputs stay behind theirs. `outputs` and
-    `impact` may take a version back (infra/way_back.py).
+    `impact` may take a version back (infra/rollback.py).
     """
 
-    def __init__(self, scope: Construct, id: str, watched: Watched, notify: sns.ITopic) -> None:
+    def __init__(
+        self, scope: Construct, id: str, watched: MonitoringContext, notify: sns.ITopic
+    ) -> None:
         super().__init__(scope, id)
         self._watched, self._actions = watched, [notify.topic_arn]
         self.outputs: list[cloudwatch.CfnAlarm] = []
         self.impact: list[cloudwatch.CfnAlarm] = []
         manifest, wanted = watched.manifest, watched.manifest.alarms
         self.shown: list[cloudwatch.IAlarm] = []
-        targets = list(drift.targets(manifest))
+        targets = list(statistic.targets(manifest))
         if watched.settings.drift_alarms == "off":
             targets = []
         elif watched.settings.drift_alarms == "outputs":
@@ -52,19 +54,19 @@ class DriftAlarms(Construct):
         if inputs:
             self._composite(inputs)
         if manifest.baseline:
-            self._show(self._unseen(wanted.unseen, wanted.drift_hours))
-        if wanted.impact is not None and manifest.business:
-            self.impact.append(self._impact(wanted.impact, manifest.business.unit))
+            self._show(self._unseen(wanted.unseen_max_percent, wanted.drift_hours))
+        if wanted.min_daily_impact is not None and manifest.outcome_value:
+            self.impact.append(self._impact(wanted.min_daily_impact, manifest.outcome_value.unit))
             self._show(self.impact[-1])
-        if wanted.label_days:
-            self._show(self._silence(wanted.label_days))
+        if wanted.max_days_without_outcomes:
+            self._show(self._silence(wanted.max_days_without_outcomes))
 
     def _show(self, alarm: cloudwatch.CfnAlarm) -> None:
         found = cloudwatch.Alarm.from_alarm_arn(self, f"{alarm.node.id}-shown", alarm.attr_arn)
         self.shown.append(found)
 
     def _drift(self, target: Target, what: str, actions: list[str]) -> cloudwatch.CfnAlarm:
-        told = drift.alarm(self._watched.manifest, target, _dimensions(self._watched))
+        told = statistic.alarm(self._watched.manifest, target, _dimensions(self._watched))
         text = (
             f"{what} {target.name} no longer looks as it did when the model was packed: "
             f"its drift score is over {told['Threshold']:g}, and chance does not make it."
@@ -79,7 +81,7 @@ class DriftAlarms(Construct):
             self,
             "inputs",
             alarm_name=f"{watched.settings.service}-drift-inputs",
-            alarm_description=described(
+            alarm_description=alarm_description(
                 watched.manifest, "Inputs drift; the alarms drift-in_… say which.", "drift-inputs"
             ),
             alarm_rule=rule,
@@ -125,7 +127,7 @@ class DriftAlarms(Construct):
     def _silence(self, days: int) -> cloudwatch.CfnAlarm:
         # of all versions: outcomes are filed under the version that predicted, long ago perhaps
         told = {
-            "Namespace": drift.NAMESPACE,
+            "Namespace": statistic.NAMESPACE,
             "MetricName": "Labels",
             "Dimensions": [{"Name": "service", "Value": self._watched.settings.service}],
             "Statistic": "Sum",
@@ -143,9 +145,9 @@ class DriftAlarms(Construct):
         """`asked`: metric and statistic by the id that the math has for them."""
         named = [{"Name": k, "Value": v} for k, v in _dimensions(self._watched).items()]
         found: list[dict[str, object]] = [{"Id": "answer", "Expression": math, "ReturnData": True}]
-        for id, (name, statistic) in asked.items():
-            metric = {"Namespace": drift.NAMESPACE, "MetricName": name, "Dimensions": named}
-            stat = {"Metric": metric, "Period": seconds, "Stat": statistic}
+        for id, (name, stat_name) in asked.items():
+            metric = {"Namespace": statistic.NAMESPACE, "MetricName": name, "Dimensions": named}
+            stat = {"Metric": metric, "Period": seconds, "Stat": stat_name}
             found.append({"Id": id, "MetricStat": stat, "ReturnData": False})
         return found
 
@@ -157,7 +159,9 @@ class DriftAlarms(Construct):
             self,
             re.sub(r"[^\w.-]", "_", name),
             alarm_name=f"{self._watched.settings.service}-drift-{name}",
-            alarm_description=described(self._watched.manifest, what, section or f"drift-{name}"),
+            alarm_description=alarm_description(
+                self._watched.manifest, what, section or f"drift-{name}"
+            ),
             alarm_actions=actions or None,
             ok_actions=actions or None,
             comparison_operator=str(told["ComparisonOperator"]),
@@ -168,13 +172,13 @@ class DriftAlarms(Construct):
         return alarm
 
 
-def _dimensions(watched: Watched) -> dict[str, str]:
+def _dimensions(watched: MonitoringContext) -> dict[str, str]:
     return {"service": watched.settings.service, "version": watched.scoring.version.version}
 
 
-def graphs(watched: Watched) -> Iterator[list[cloudwatch.IWidget]]:
+def graphs(watched: MonitoringContext) -> Iterator[list[cloudwatch.IWidget]]:
     """The dashboard's rows: drift scores of outputs and inputs, with the line of the alarm."""
-    targets = list(drift.targets(watched.manifest))
+    targets = list(statistic.targets(watched.manifest))
     row: list[cloudwatch.IWidget] = []
     for title, output in (("outputs", True), ("inputs", False)):
         found = [target for target in targets if target.output == output][:40]
@@ -186,7 +190,7 @@ def graphs(watched: Watched) -> Iterator[list[cloudwatch.IWidget]]:
                     left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
                     left_annotations=[
                         cloudwatch.HorizontalAnnotation(
-                            value=watched.manifest.alarms.drift,
+                            value=watched.manifest.alarms.drift_threshold,
                             label="alarm",
                             color=cloudwatch.Color.RED,
                         )
@@ -199,26 +203,28 @@ def graphs(watched: Watched) -> Iterator[list[cloudwatch.IWidget]]:
         yield row
 
 
-def _score(watched: Watched, target: Target, number: int) -> cloudwatch.MathExpression:
+def _score(watched: MonitoringContext, target: Target, number: int) -> cloudwatch.MathExpression:
     """The alarm's own math; a graph's metrics need ids of their own."""
     wanted = watched.manifest.alarms
-    math = drift.expressions(target.distribution.rows, wanted.drift_rows, wanted.drift_hours)
+    math = statistic.metric_math(
+        target.distribution.rows, wanted.drift_min_rows, wanted.drift_hours
+    )
     period = cdk.Duration.hours(wanted.drift_hours)
 
     def own(text: str) -> str:
         names = "|".join([*math, "n", r"b\d"])
         return re.sub(rf"\b({names})\b", rf"\g<1>_{number}", text)
 
-    statistics = drift.statistics()
+    statistics = statistic.metric_stats()
     metrics: dict[str, cloudwatch.IMetric] = {
         own(id): cloudwatch.Metric(
-            namespace=drift.NAMESPACE,
+            namespace=statistic.NAMESPACE,
             metric_name=target.metric,
             dimensions_map=_dimensions(watched),
-            statistic=statistic,
+            statistic=stat_name,
             period=period,
         )
-        for id, statistic in statistics.items()
+        for id, stat_name in statistics.items()
     }
     for id in ("rest", "noise", "distance", "slope"):
         needed = {k: v for k, v in metrics.items() if re.search(rf"\b{k}\b", own(math[id]))}

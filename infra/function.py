@@ -10,9 +10,9 @@ from constructs import Construct
 
 from handler.manifest import Manifest
 from infra import image
-from infra.acknowledge import acknowledge
 from infra.logs import log_group
 from infra.settings import Settings
+from infra.suppress_nag import suppress_nag
 
 ALIAS = "live"
 # a golden set of 64 rows is asked for in seconds; this is for one whose every answer takes long
@@ -62,7 +62,7 @@ class ModelFunction(Construct):
             environment={
                 "SERVICE_NAME": settings.service,
                 "POWERTOOLS_LOG_LEVEL": settings.log_level,
-                "CAPTURE": settings.capture,
+                "CAPTURE": settings.log_payloads,
             },
             reserved_concurrent_executions=settings.max_concurrency,
             snap_start=(
@@ -85,7 +85,7 @@ class ModelFunction(Construct):
             version=pinned or self.version,
             provisioned_concurrent_executions=settings.provisioned_concurrency or None,
         )
-        acknowledge(
+        suppress_nag(
             self.function,
             {
                 "Serverless-LambdaDLQ": "Called synchronously: a failure is the caller's answer.",
@@ -97,7 +97,7 @@ class ModelFunction(Construct):
         )
 
 
-def helper(
+def ops_function(
     scope: Construct,
     *,
     settings: Settings,
@@ -138,7 +138,7 @@ def helper(
             **environment,
         },
     )
-    acknowledge(
+    suppress_nag(
         function,
         {
             "Serverless-LambdaDLQ": "Silence counts as a no, and the log says why.",

@@ -13,7 +13,7 @@ from constructs import Construct
 Type = apigateway.ResponseType
 
 
-class Answer(NamedTuple):
+class GatewayResponseSpec(NamedTuple):
     """`status` None leaves the one the gateway chose, which a template cannot name."""
 
     status: int | None
@@ -22,54 +22,70 @@ class Answer(NamedTuple):
     detail: str
 
 
-ANSWERS: dict[str, Answer] = {
-    "BAD_REQUEST_BODY": Answer(
+GATEWAY_RESPONSES: dict[str, GatewayResponseSpec] = {
+    "BAD_REQUEST_BODY": GatewayResponseSpec(
         400, "malformed-body", "The request body cannot be read", "the body cannot be read"
     ),
-    "BAD_REQUEST_PARAMETERS": Answer(
+    "BAD_REQUEST_PARAMETERS": GatewayResponseSpec(
         400, "malformed-request", "The request cannot be read", "a parameter cannot be read"
     ),
-    "UNAUTHORIZED": Answer(401, "unauthorized", "Who is asking?", "send credentials"),
-    "ACCESS_DENIED": Answer(403, "forbidden", "Not allowed", "these credentials may not do this"),
-    "EXPIRED_TOKEN": Answer(403, "forbidden", "Not allowed", "the credentials have expired"),
-    "INVALID_API_KEY": Answer(403, "forbidden", "Not allowed", "send a valid x-api-key"),
-    "INVALID_SIGNATURE": Answer(403, "forbidden", "Not allowed", "the signature is not valid"),
+    "UNAUTHORIZED": GatewayResponseSpec(401, "unauthorized", "Who is asking?", "send credentials"),
+    "ACCESS_DENIED": GatewayResponseSpec(
+        403, "forbidden", "Not allowed", "these credentials may not do this"
+    ),
+    "EXPIRED_TOKEN": GatewayResponseSpec(
+        403, "forbidden", "Not allowed", "the credentials have expired"
+    ),
+    "INVALID_API_KEY": GatewayResponseSpec(
+        403, "forbidden", "Not allowed", "send a valid x-api-key"
+    ),
+    "INVALID_SIGNATURE": GatewayResponseSpec(
+        403, "forbidden", "Not allowed", "the signature is not valid"
+    ),
     # also the answer to a request without any signature
-    "MISSING_AUTHENTICATION_TOKEN": Answer(
+    "MISSING_AUTHENTICATION_TOKEN": GatewayResponseSpec(
         403, "forbidden", "Not allowed", "send credentials, and ask for a path that there is"
     ),
-    "WAF_FILTERED": Answer(403, "forbidden", "Not allowed", "the firewall refused the request"),
-    "RESOURCE_NOT_FOUND": Answer(
+    "WAF_FILTERED": GatewayResponseSpec(
+        403, "forbidden", "Not allowed", "the firewall refused the request"
+    ),
+    "RESOURCE_NOT_FOUND": GatewayResponseSpec(
         404, "not-found", "There is nothing at this path", "there is nothing at this path"
     ),
-    "REQUEST_TOO_LARGE": Answer(
+    "REQUEST_TOO_LARGE": GatewayResponseSpec(
         413, "payload-too-large", "Too large", "the request is over the gateway's 10 MB"
     ),
-    "UNSUPPORTED_MEDIA_TYPE": Answer(
+    "UNSUPPORTED_MEDIA_TYPE": GatewayResponseSpec(
         415,
         "unsupported-media-type",
         "The content type is not supported",
         "the content type is not supported",
     ),
-    "THROTTLED": Answer(429, "throttled", "Too many requests", "wait a moment and send it again"),
-    "QUOTA_EXCEEDED": Answer(429, "throttled", "Too many requests", "the key's quota is used up"),
-    "API_CONFIGURATION_ERROR": Answer(
+    "THROTTLED": GatewayResponseSpec(
+        429, "throttled", "Too many requests", "wait a moment and send it again"
+    ),
+    "QUOTA_EXCEEDED": GatewayResponseSpec(
+        429, "throttled", "Too many requests", "the key's quota is used up"
+    ),
+    "API_CONFIGURATION_ERROR": GatewayResponseSpec(
         500, "fault", "Something went wrong on our side", "the gateway is not configured well"
     ),
-    "AUTHORIZER_CONFIGURATION_ERROR": Answer(
+    "AUTHORIZER_CONFIGURATION_ERROR": GatewayResponseSpec(
         500, "fault", "Something went wrong on our side", "the credentials cannot be checked"
     ),
-    "AUTHORIZER_FAILURE": Answer(
+    "AUTHORIZER_FAILURE": GatewayResponseSpec(
         500, "fault", "Something went wrong on our side", "the credentials cannot be checked"
     ),
-    "INTEGRATION_FAILURE": Answer(
+    "INTEGRATION_FAILURE": GatewayResponseSpec(
         504, "fault", "Something went wrong on our side", "the function did not answer"
     ),
-    "INTEGRATION_TIMEOUT": Answer(
+    "INTEGRATION_TIMEOUT": GatewayResponseSpec(
         504, "deadline-exceeded", "The model did not answer in time", "no answer in 29 seconds"
     ),
-    "DEFAULT_4XX": Answer(None, "refused", "Refused", "the gateway refused the request"),
-    "DEFAULT_5XX": Answer(
+    "DEFAULT_4XX": GatewayResponseSpec(
+        None, "refused", "Refused", "the gateway refused the request"
+    ),
+    "DEFAULT_5XX": GatewayResponseSpec(
         None, "fault", "Something went wrong on our side", "the gateway could not serve this"
     ),
 }
@@ -77,7 +93,7 @@ ANSWERS: dict[str, Answer] = {
 
 def add(scope: Construct, api: apigateway.IRestApi) -> None:
     """One gateway response for every type there is."""
-    for name, answer in ANSWERS.items():
+    for name, answer in GATEWAY_RESPONSES.items():
         headers = {"Content-Type": "'application/problem+json'"}
         if answer.status == 429:
             headers["Retry-After"] = "'1'"
@@ -92,7 +108,7 @@ def add(scope: Construct, api: apigateway.IRestApi) -> None:
         )
 
 
-def _problem(answer: Answer) -> dict[str, object]:
+def _problem(answer: GatewayResponseSpec) -> dict[str, object]:
     problem: dict[str, object] = {
         "type": f"urn:answerable:problem:{answer.kind}",
         "title": answer.title,

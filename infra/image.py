@@ -1,28 +1,35 @@
-"""The function's image: what goes into its build, and where the stack takes it from.
+"""The function's image: its build context, and where the stack takes it from.
 
 `python -m infra.image [--model NAME] [--tag TAG]` builds it by hand and prints its size.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handler.manifest import Manifest
 from infra import settings
+from infra.project import find_model
 from infra.settings import Settings
 
 if TYPE_CHECKING:
+    from aws_cdk import aws_ecr_assets as assets
     from aws_cdk import aws_lambda as lambda_
     from constructs import Construct
 
-ROOT = Path(__file__).parent.parent
+SOURCE = Path(__file__).parent.parent  # the checkout, or what the wheel carries of it
+FILES = ("Dockerfile", "requirements/function.txt")
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"  # the Dockerfile's default
 MOVES = "{} is a tag, which moves: pin the base image by its digest, …/python@sha256:…"
 # Lambda refuses the manifest lists that BuildKit makes to attach its provenance
@@ -32,6 +39,20 @@ ENVIRONMENT = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "DOCKER_BUILDKIT": "1"}
 def pinned(base_image: str) -> bool:
     """Whether the base image is named by its content."""
     return "@sha256:" in base_image
+
+
+@contextlib.contextmanager
+def build_context(model_dir: Path) -> Iterator[Path]:
+    """Yield a folder with exactly what the Dockerfile copies, the model in model/."""
+    with tempfile.TemporaryDirectory(prefix="answerable-image-") as folder:
+        context = Path(folder)
+        for name in FILES:
+            (context / name).parent.mkdir(exist_ok=True)
+            shutil.copy(SOURCE / name, context / name)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(SOURCE / "handler", context / "handler", ignore=ignored)
+        shutil.copytree(model_dir, context / "model")
+        yield context
 
 
 def build_args(model: str, manifest: Manifest, base_image: str = "") -> dict[str, str]:
@@ -48,14 +69,13 @@ def build_args(model: str, manifest: Manifest, base_image: str = "") -> dict[str
 def code(
     scope: "Construct", chosen: Settings, manifest: Manifest, entry_point: str
 ) -> "lambda_.DockerImageCode":
-    """The image for one function: built as an asset, or named by repository and tag.
+    """Return the image for one function: built as an asset, or named by repository and tag.
 
-    The tag is a literal in the template. As a CloudFormation parameter it would not change the
+    The tag is a literal in the template. A CloudFormation parameter would not change the
     version's hash, and a new image would publish no new version.
     """
-    import aws_cdk as cdk
+    from aws_cdk import Stack
     from aws_cdk import aws_ecr as ecr
-    from aws_cdk import aws_ecr_assets as assets
     from aws_cdk import aws_lambda as lambda_
 
     if chosen.image_repository:
@@ -67,29 +87,34 @@ def code(
             tag_or_digest=chosen.image_tag,
             cmd=[entry_point],
         )
-    args = build_args(chosen.model, manifest, chosen.base_image)
-    return lambda_.DockerImageCode.from_image_asset(
-        str(ROOT),
-        cmd=[entry_point],
-        build_args=args,
-        platform=(
-            assets.Platform.LINUX_ARM64
-            if chosen.architecture == "arm64"
-            else assets.Platform.LINUX_AMD64
-        ),
-        # another model's files are not part of this image, so they do not make it a new one
-        exclude=["model_artifacts/*", f"!model_artifacts/{chosen.model}"],
-        ignore_mode=cdk.IgnoreMode.DOCKER,
-        # the commit is a label, not content: a commit to the README deploys nothing
-        invalidation=assets.DockerImageAssetInvalidationOptions(build_args=False),
-        extra_hash=f"{chosen.model} {chosen.base_image}",
+    stack = Stack.of(scope)
+    asset: Any = stack.node.try_find_child("Image") or _asset(stack, chosen, manifest)
+    return lambda_.DockerImageCode.from_ecr(
+        asset.repository, tag_or_digest=asset.image_tag, cmd=[entry_point]
     )
 
 
+def _asset(scope: "Construct", chosen: Settings, manifest: Manifest) -> "assets.DockerImageAsset":
+    from aws_cdk import aws_ecr_assets as assets
+
+    arm = chosen.architecture == "arm64"
+    with build_context(find_model(chosen.model)) as context:
+        return assets.DockerImageAsset(
+            scope,
+            "Image",
+            directory=str(context),  # copied into the cloud assembly at once
+            build_args=build_args(chosen.model, manifest, chosen.base_image),
+            platform=assets.Platform.LINUX_ARM64 if arm else assets.Platform.LINUX_AMD64,
+            # the commit is a label, not content: a commit to the README deploys nothing
+            invalidation=assets.DockerImageAssetInvalidationOptions(build_args=False),
+            extra_hash=f"{chosen.model} {chosen.base_image}",
+        )
+
+
 def _commit() -> str:
-    """The checkout's commit, "-dirty" if files differ from it, or "unknown" outside git."""
+    """The project's commit, "-dirty" if files differ from it, or "unknown" outside git."""
     run = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
         capture_output=True,
         text=True,
         check=False,
@@ -139,7 +164,10 @@ def main() -> int:
     for name, value in build_args(chosen.model, manifest, args.base_image).items():
         command += ["--build-arg", f"{name}={value}"]
     try:
-        built = subprocess.run([*command, str(ROOT)], env=os.environ | ENVIRONMENT, check=False)
+        with build_context(find_model(chosen.model)) as context:
+            built = subprocess.run(
+                [*command, str(context)], env=os.environ | ENVIRONMENT, check=False
+            )
     except FileNotFoundError:
         print(f"infra.image: there is no {docker} here; install Docker", file=sys.stderr)
         return 1
@@ -149,13 +177,13 @@ def main() -> int:
     print(f"{tag}: {over / 1e6:.1f} MB compressed over its base image")
     from infra import sbom
 
-    bill = ROOT / "build" / f"sbom-{chosen.model}-{manifest.version}.cdx.json"
+    bill = Path("build") / f"sbom-{chosen.model}-{manifest.version}.cdx.json"
     bill.parent.mkdir(exist_ok=True)
     found = sbom.packages(docker, tag)
     image_id = inspected(docker, tag, "{{json .Id}}")
     told = sbom.document(found, chosen.model, manifest, base, image_id)
     bill.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(f"{bill.relative_to(ROOT)}: {len(found)} packages, the model and the base image")
+    print(f"{bill}: {len(found)} packages, the model and the base image")
     return 0
 
 

@@ -15,14 +15,14 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from handler.drift import NAMESPACE
+from handler.drift.statistic import NAMESPACE
 from handler.manifest import Manifest
-from infra.acknowledge import acknowledge
-from infra.alarms import Watched, alarm
+from infra.alarms import MonitoringContext, alarm
 from infra.function import ModelFunction
 from infra.settings import Settings
+from infra.suppress_nag import suppress_nag
 
-RECEIVES = 5
+MAX_RECEIVE_COUNT = 5
 BATCH, WINDOW_SECONDS = 100, 1
 FEW = 3  # failed results in an hour that are no reason to call anybody
 
@@ -41,7 +41,7 @@ class Jobs(Construct):
     ) -> None:
         super().__init__(scope, id)
         self.bucket = self._bucket(settings)
-        timeout = cdk.Duration.seconds(settings.jobs_timeout)
+        timeout = cdk.Duration.seconds(settings.job_timeout)
         self.dead_letters = sqs.Queue(
             self,
             "DeadLetters",
@@ -49,7 +49,7 @@ class Jobs(Construct):
             enforce_ssl=True,
             retention_period=cdk.Duration.days(14),
         )
-        acknowledge(
+        suppress_nag(
             self.dead_letters,
             {"Serverless-SQSRedrivePolicy": "This is where messages go that were given up."},
         )
@@ -59,25 +59,25 @@ class Jobs(Construct):
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
             # AWS's rule for Lambda: six of the function's timeouts and the batching window
-            visibility_timeout=cdk.Duration.seconds(6 * settings.jobs_timeout + WINDOW_SECONDS),
+            visibility_timeout=cdk.Duration.seconds(6 * settings.job_timeout + WINDOW_SECONDS),
             # a message that outlives its job could only fail
-            retention_period=cdk.Duration.days(settings.jobs_days),
+            retention_period=cdk.Duration.days(settings.job_retention_days),
             dead_letter_queue=sqs.DeadLetterQueue(
-                queue=self.dead_letters, max_receive_count=RECEIVES
+                queue=self.dead_letters, max_receive_count=MAX_RECEIVE_COUNT
             ),
         )
         own = {
             "max_concurrency": None,
             "provisioned_concurrency": 0,
             "snapstart": False,
-            "pinned_version": settings.pinned_worker,
+            "pinned_version": settings.pinned_worker_version,
         }
         self.worker = ModelFunction(
             self,
             "Worker",
             settings=settings.model_copy(update=own),
             manifest=manifest,
-            entry_point="handler.worker.lambda_handler",
+            entry_point="handler.jobs.function.lambda_handler",
             timeout=timeout,
         )
         self._environment(settings, scoring)
@@ -90,10 +90,10 @@ class Jobs(Construct):
                 report_batch_item_failures=True,
                 # of the mapping and not of the function: that would throttle after a message was
                 # received, and good messages would become dead letters
-                max_concurrency=settings.jobs_concurrency,
+                max_concurrency=settings.job_concurrency,
             )
         )
-        acknowledge(
+        suppress_nag(
             self.worker.alias,
             {
                 "Serverless-LambdaEventSourceMappingDestination": (
@@ -105,7 +105,7 @@ class Jobs(Construct):
             "JobsQueueUrl": self.queue.queue_url,
             "JobsDeadLettersUrl": self.dead_letters.queue_url,
             "JobsBucket": self.bucket.bucket_name,
-            "JobsDays": str(settings.jobs_days),
+            "JobsDays": str(settings.job_retention_days),
             "JobsWorkerName": self.worker.function.function_name,
         }.items():
             cdk.CfnOutput(cdk.Stack.of(self), name, value=value)
@@ -120,7 +120,7 @@ class Jobs(Construct):
             lifecycle_rules=[
                 s3.LifecycleRule(
                     prefix="jobs/",  # not the secret that ids are made with
-                    expiration=cdk.Duration.days(settings.jobs_days),
+                    expiration=cdk.Duration.days(settings.job_retention_days),
                     abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
                 )
             ],
@@ -134,7 +134,7 @@ class Jobs(Construct):
                 event_bridge_enabled=True
             )
         )
-        acknowledge(
+        suppress_nag(
             bucket,
             {
                 "AwsSolutions-S1": (
@@ -149,10 +149,10 @@ class Jobs(Construct):
         common = {
             "JOBS_BUCKET": self.bucket.bucket_name,
             "JOBS_QUEUE_URL": self.queue.queue_url,
-            "JOBS_DAYS": str(settings.jobs_days),
+            "JOBS_DAYS": str(settings.job_retention_days),
         }
         # a name of its own, because both functions count their versions from 1
-        own = {"SERVICE_NAME": jobs_service(settings), "JOBS_RECEIVES": str(RECEIVES)}
+        own = {"SERVICE_NAME": jobs_service(settings), "JOBS_RECEIVES": str(MAX_RECEIVE_COUNT)}
         for function, variables in ((scoring, common), (self.worker, common | own)):
             for name, value in variables.items():
                 function.function.add_environment(name, value)
@@ -170,7 +170,7 @@ class Jobs(Construct):
             function.role.add_to_policy(
                 iam.PolicyStatement(actions=["s3:ListBucket"], resources=[self.bucket.bucket_arn])
             )
-            acknowledge(
+            suppress_nag(
                 function.role,
                 {
                     f"AwsSolutions-IAM5[Resource::<{name}.Arn>/jobs/*]": (
@@ -190,7 +190,7 @@ class JobsAlarms(Construct):
         self,
         scope: Construct,
         id: str,
-        watched: Watched,
+        watched: MonitoringContext,
         jobs: Jobs,
         notify: sns.ITopic,
     ) -> None:
@@ -208,13 +208,13 @@ class JobsAlarms(Construct):
                 period=hour,
             )
 
-        allowed = f"done * {wanted.rejects / 100:.6g}"
+        allowed = f"done * {wanted.client_error_max_percent / 100:.6g}"
         self.alarms: list[cloudwatch.IAlarm] = []
         for name, what, metric, threshold in (
             (
                 "dead-letters",
-                f"Messages were given up after {RECEIVES} tries. Their jobs stay queued until "
-                "`python -m tools redrive` sends them again.",
+                f"Messages were given up after {MAX_RECEIVE_COUNT} tries. Their jobs stay queued until "
+                "`answerable redrive` sends them again.",
                 jobs.dead_letters.metric_approximate_number_of_messages_visible(
                     statistic="Maximum", period=cdk.Duration.minutes(5)
                 ),
@@ -230,7 +230,7 @@ class JobsAlarms(Construct):
             ),
             (
                 "failed-results",
-                f"Over {wanted.rejects:g} % of an hour's jobs break the contract: "
+                f"Over {wanted.client_error_max_percent:g} % of an hour's jobs break the contract: "
                 "producers and contract no longer agree.",
                 cloudwatch.MathExpression(
                     expression=f"failed - IF({allowed} > {FEW}, {allowed}, {FEW})",

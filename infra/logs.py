@@ -17,6 +17,6 @@ def log_group(scope: Construct, id: str, settings: Settings) -> logs.LogGroup:
     return logs.LogGroup(
         scope,
         id,
-        retention=days[settings.retention_days],
+        retention=days[settings.log_retention_days],
         removal_policy=cdk.RemovalPolicy.RETAIN,
     )

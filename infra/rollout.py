@@ -7,10 +7,10 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from handler.manifest import Manifest
-from infra.acknowledge import acknowledge
+from infra.deploy_hooks import Hook
 from infra.function import ModelFunction
-from infra.release import Hook
 from infra.settings import Settings
+from infra.suppress_nag import suppress_nag
 
 PERCENT = 10
 POLICY = "service-role/AWSCodeDeployRoleForLambdaLimited"
@@ -68,7 +68,7 @@ class Rollout(Construct):
         )
         for hook in (before, after):
             hook.may_answer(self.group.deployment_group_arn)
-        acknowledge(
+        suppress_nag(
             role,
             {
                 f"AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{POLICY}]": (

@@ -14,9 +14,9 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from infra.acknowledge import acknowledge
 from infra.logs import log_group
 from infra.settings import Settings
+from infra.suppress_nag import suppress_nag
 
 CODE = """
 import json
@@ -33,7 +33,7 @@ def handler(event, context):
 
 
 class Secret(Construct):
-    """`value`: the secret of `feedback_key`, and behind a space the one before it."""
+    """`value`: the secret of `prediction_id_key_version`, and behind a space the one before it."""
 
     def __init__(self, scope: Construct, id: str, settings: Settings) -> None:
         super().__init__(scope, id)
@@ -53,7 +53,7 @@ class Secret(Construct):
             role=role,
             log_group=logs,
         )
-        acknowledge(
+        suppress_nag(
             maker,
             {
                 "AwsSolutions-L1": "The runtime is that of the image.",
@@ -71,6 +71,9 @@ class Secret(Construct):
                 resource_type="Custom::Secret",
                 service_timeout=cdk.Duration.minutes(2),  # its own default is an hour
             ).get_att_string("Value")
-            for number in (settings.feedback_key, settings.feedback_key - 1)
+            for number in (
+                settings.prediction_id_key_version,
+                settings.prediction_id_key_version - 1,
+            )
             if number
         )

@@ -1,12 +1,14 @@
-"""What a deployment may choose, read from CDK context: `cdk deploy -c stage=prod -c memory=3008`.
+"""The settings of a deployment: `deploy.toml`, and `-c name=value` over it.
 
-Everything about the *model* (limits, owner, runbook, alarm thresholds) is in its manifest; here is
-only what may differ between two deployments of the same model.
+The manifest has everything about the model (limits, owner, runbook, alarm thresholds). The settings
+are what may differ between two deployments of one model. deploy.toml has a table per stage:
+`[default]`, then `[stage.prod]`, then `[stage.prod.churn]` for one model; the last one wins.
 """
 
 import difflib
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from handler import manifest
 from handler.errors import ArtifactError
 from handler.manifest import Manifest
+from infra.project import ARTIFACTS, find_model, model_names
 
-ARTIFACTS = Path(__file__).parent.parent / "model_artifacts"
+FILE = Path("deploy.toml")  # in the project's folder, which is the current one
 # CloudWatch Logs takes no other numbers of days
 RETENTIONS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 3653)
 # Lambda's limit for a synchronous event; a binary body travels in it as base64
@@ -26,85 +29,100 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 
 
 class SettingsError(Exception):
-    """One line per wrong value."""
+    """Settings that cannot be deployed: one line per fault."""
 
 
 class Settings(BaseModel):
-    """The context keys, with their defaults."""
+    """Every setting with its default. The comments are the reference's text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    # the name of a folder in model_artifacts; on the command line only
     model: Name
+    # the name of a table of deploy.toml; on the command line only
     stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")] = "dev"
 
-    # the image: built from this checkout, or one that is in ECR already
     architecture: Literal["x86_64", "arm64"] = "x86_64"
+    # the image to build from; name it by its digest, because a tag moves
     base_image: str = ""
+    # an image that is in ECR already, instead of one that the deployment builds
     image_repository: Annotated[str, Field(pattern=r"^([a-z0-9]+([._/-][a-z0-9]+)*)?$")] = ""
+    # the tag or digest of that image
     image_tag: Annotated[str, Field(pattern=r"^([\w][\w.-]{0,127}|sha256:[0-9a-f]{64})?$")] = ""
 
-    # 1769 MB is one whole CPU; below it the CPU, and with it a cold start, shrinks in proportion
+    # MB; 1769 is one whole CPU, and less memory is less CPU in proportion
     memory: Annotated[int, Field(ge=256, le=10240)] = 1769
-    # the gateway gives up at 29 s, and then nobody gets our 504
+    # seconds; the gateway gives up after 29, and then nobody gets the function's 504
     timeout: Annotated[int, Field(ge=1, le=28)] = 28
-    # Brings a restored process instead of an init (python, onnxruntime, model) on a cold start.
-    # Off: the cached snapshot of every published version is billed by GB and hour, used or not
-    # (`python -m tools cost --snapstart`), and versions are retained here.
+    # Restore a snapshot instead of an init on a cold start. The cached snapshot of every published
+    # version is billed by GB and hour (`answerable cost --snapstart`), and versions are retained.
     snapstart: bool = False
     provisioned_concurrency: Annotated[int, Field(ge=0, le=1000)] = 0
     max_concurrency: Annotated[int | None, Field(ge=1, le=10000)] = None
 
-    # all-at-once: CloudFormation moves the alias itself, with no CodeDeploy and no bake
+    # all-at-once: CloudFormation moves the alias itself, without CodeDeploy and bake time
     rollout: Literal["canary", "linear", "all-at-once"] = "canary"
+    # how long the new version is judged by its alarms
     bake_minutes: Annotated[int, Field(ge=2, le=2880)] = 10
-    # what a new version is judged by when the bake is over and it served fewer than
-    # `minimum_requests`: by a replay of its golden rows, or not at all, so that it goes back
-    after_traffic: Literal["traffic", "replay"] = "replay"
+    # what happens to a new version that served fewer than `minimum_requests` during the bake: its
+    # golden rows are asked again, or the deployment fails and rolls back
+    low_traffic_policy: Literal["fail", "replay_golden_rows"] = "replay_golden_rows"
     minimum_requests: Annotated[int, Field(ge=1)] = 20
-    # After a rollback: `live` stays at this version, without CodeDeploy, until this is gone again;
-    # the worker's, of jobs, has numbers of its own.
+    # after a rollback: the alias stays at this version, without CodeDeploy, until this is removed
     pinned_version: Annotated[int | None, Field(ge=1)] = None
-    pinned_worker: Annotated[int | None, Field(ge=1)] = None
-    # which alarms take a version back after its deployment: the impact of outcomes, the drift of
-    # outputs; by themselves only once in so many hours
-    rollback_on: Literal["nothing", "impact", "drift", "both"] = "nothing"
+    # the version of the jobs' worker, which has numbers of its own
+    pinned_worker_version: Annotated[int | None, Field(ge=1)] = None
+    # the alarms that roll a version back after its deployment: impact of outcomes, drift of outputs
+    auto_rollback_on: Literal["none", "impact", "drift", "both"] = "none"
+    # hours after an automatic rollback in which there is no second one
     rollback_cooldown_hours: Annotated[int, Field(ge=1)] = 24
 
     auth: Literal["iam", "api-key", "cognito"] = "iam"
     user_pool_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:cognito-idp:.+:userpool/.+)?$")] = ""
+    # with a scope, access tokens are accepted; without one, ID tokens
     user_pool_scope: str = ""
+    # requests per second, of all callers together
     rate_limit: Annotated[int, Field(ge=1, le=10000)] = 50
     burst_limit: Annotated[int, Field(ge=1, le=5000)] = 100
-    # API Gateway's log role is one per account and region; false where somebody else keeps it
+    # API Gateway's log role is one per account and region; false if another stack has it
     gateway_log_role: bool = True
 
     # POST /jobs, with a queue, a bucket and a worker
     jobs: bool = False
-    jobs_days: Annotated[int, Field(ge=1, le=14)] = 7  # SQS keeps no message longer
-    jobs_timeout: Annotated[int, Field(ge=10, le=900)] = 120
-    jobs_concurrency: Annotated[int, Field(ge=2, le=1000)] = 10
+    # how long jobs and their results are kept; SQS keeps no message longer than 14 days
+    job_retention_days: Annotated[int, Field(ge=1, le=14)] = 7
+    # seconds, for one batch of jobs
+    job_timeout: Annotated[int, Field(ge=10, le=900)] = 120
+    # workers at the same time
+    job_concurrency: Annotated[int, Field(ge=2, le=1000)] = 10
 
     # every drift alarm reads ten metrics, a dollar a month: of each output, or of each input too
     drift_alarms: Literal["all", "outputs", "off"] = "all"
-    # of the secret that seals prediction ids: one more makes a new one; ids of the one before are
-    # still taken
-    feedback_key: Annotated[int, Field(ge=1)] = 1
-    # what of a request its record keeps: nothing, what was answered, or what was sent as well
-    capture: Literal["off", "outputs", "full"] = "off"
-    # records to S3 through Firehose, to be queried by date, model and version
+    # the version of the secret that signs prediction ids; a higher number makes a new secret, and
+    # ids signed with the one before are still accepted
+    prediction_id_key_version: Annotated[int, Field(ge=1)] = 1
+    # what a record keeps of a request: nothing, its predictions, or its instances as well
+    log_payloads: Literal["off", "outputs", "full"] = "off"
+    # send records to S3 through Firehose, partitioned by date, model and version
     archive: bool = False
 
-    # an e-mail address, an https URL, or the ARN of a topic that exists
-    alarm_target: Annotated[
+    # an e-mail address, an https URL, or the ARN of an SNS topic
+    alarm_destination: Annotated[
         str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|https://\S+|arn:[\w-]+:sns:\S+)?$")
     ] = ""
-    retention_days: int = 30
+    # of every log group
+    log_retention_days: int = 30
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property
     def service(self) -> str:
-        """The name of this deployment: of its stack, alarms, dashboard and metrics."""
+        """Return the deployment's name, which its alarms, dashboard and metrics have."""
         return f"{self.model}-{self.stage}"
+
+    @property
+    def stack(self) -> str:
+        """Return the name of the CloudFormation stack."""
+        return f"answerable-{self.service}"
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -122,52 +140,93 @@ class Settings(BaseModel):
             raise ValueError("burst_limit is under rate_limit: it would be the limit")
         if self.rollout == "linear" and self.bake_minutes < 9:
             raise ValueError("nine steps of a minute make a linear rollout: bake_minutes >= 9")
-        if self.retention_days not in RETENTIONS:
-            raise ValueError(f"retention_days is one of {', '.join(map(str, RETENTIONS))}")
+        if self.log_retention_days not in RETENTIONS:
+            raise ValueError(f"log_retention_days is one of {', '.join(map(str, RETENTIONS))}")
         return self
 
 
-def read(context: Mapping[str, Any], artifacts: Path = ARTIFACTS) -> tuple[Settings, Manifest]:
-    """The settings in CDK context and the manifest of the model they name.
+def read(
+    context: Mapping[str, Any], artifacts: Path = ARTIFACTS, file: Path = FILE
+) -> tuple[Settings, Manifest]:
+    """Return the settings of one deployment and the manifest of its model.
 
-    Raises SettingsError. CDK's own keys (`@aws-cdk/…`, `aws:cdk:…`, cached look-ups) are not ours:
-    a plain word is, so a misspelt setting is told instead of ignored.
+    `context` is CDK's: `stage`, `model` and the settings of the command line. CDK's own keys
+    (`@aws-cdk/…`, `aws:cdk:…`, cached look-ups) are no plain words and are skipped.
+    Raises SettingsError.
     """
-    ours = {key: value for key, value in context.items() if re.fullmatch(r"\w+", key)}
-    unknown = sorted(ours.keys() - Settings.model_fields.keys())
-    if unknown:
-        raise SettingsError("\n".join(map(_unknown, unknown)))
-    if "model" not in ours:
-        found = sorted(path.parent.name for path in artifacts.glob(f"*/{manifest.FILE_NAME}"))
-        if len(found) != 1:
-            raise SettingsError(f"model: say which one: {', '.join(found) or 'none is packed yet'}")
-        ours["model"] = found[0]
+    overrides = {key: value for key, value in context.items() if re.fullmatch(r"\w+", key)}
+    _check_names(overrides, "")
     try:
-        settings = Settings.model_validate(ours)
+        model = find_model(str(overrides.get("model", "")), artifacts).name
+    except ArtifactError as error:
+        raise SettingsError(f"model: {error}") from None
+    stage = str(overrides.get("stage", Settings.model_fields["stage"].default))
+    in_file = _from_file(file, stage, model, {*model_names(artifacts), model})
+    try:
+        settings = Settings.model_validate({**in_file, **overrides, "model": model})
     except ValidationError as error:
         lines = [
             f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}"
             for item in error.errors(include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None
-    return settings, _manifest(settings, artifacts)
+    return settings, _read_manifest(settings, artifacts)
 
 
-def _manifest(settings: Settings, artifacts: Path) -> Manifest:
+def _from_file(file: Path, stage: str, model: str, names: set[str]) -> dict[str, Any]:
+    """Return what deploy.toml says of one stage and model; nothing if there is no file.
+
+    `names` are the models, whose tables a stage may have. All tables are checked.
+    """
+    if not file.exists():
+        return {}
     try:
-        found = manifest.read(artifacts / settings.model)
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = {"default": content.pop("default", {})}
+        stages = content.pop("stage", {})
+        for stage_name, table in stages.items():
+            of_models = {key: table.pop(key) for key in names & table.keys()}
+            tables[f"stage.{stage_name}"] = table
+            tables |= {f"stage.{stage_name}.{key}": value for key, value in of_models.items()}
+        for table_name, table in tables.items():
+            _check_names(table.keys(), f"{file.name}: [{table_name}]: ")
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file.name}: {error}") from None
+    except AttributeError:
+        raise SettingsError(f"{file.name}: It has tables [default] and [stage.NAME]") from None
+    if content:
+        raise SettingsError(f"{file.name}: [{min(content)}] is neither [default] nor [stage.NAME]")
+    if stage not in stages:
+        stage_names = ", ".join(stages) or "none"
+        raise SettingsError(f"{file.name}: There is no [stage.{stage}]. The stages: {stage_names}")
+    merged: dict[str, Any] = {}
+    for table_name in ("default", f"stage.{stage}", f"stage.{stage}.{model}"):
+        merged |= tables.get(table_name, {})
+    return merged
+
+
+def _check_names(names: Iterable[str], where: str) -> None:
+    """Raise SettingsError, with a line for each name that is no setting."""
+    settings = Settings.model_fields.keys() - ({"stage", "model"} if where else set())
+    lines = []
+    for name in sorted(set(names) - settings):
+        near = difflib.get_close_matches(name, sorted(settings), n=1)
+        hint = f". Did you mean '{near[0]}'?" if near else ""
+        lines.append(f"{where}Unknown setting '{name}'{hint}")
+    if lines:
+        raise SettingsError("\n".join(lines))
+
+
+def _read_manifest(settings: Settings, artifacts: Path) -> Manifest:
+    try:
+        packed = manifest.read(artifacts / settings.model)
     except ArtifactError as error:
         raise SettingsError(f"model: {settings.model}: {error}") from None
-    if found.name != settings.model:
-        raise SettingsError(f"model: the artifact in {settings.model}/ is named {found.name}")
-    if found.limits.body_bytes > PAYLOAD_BYTES:
+    if packed.name != settings.model:
+        raise SettingsError(f"model: the artifact in {settings.model}/ is named {packed.name}")
+    if packed.limits.body_bytes > PAYLOAD_BYTES:
         raise SettingsError(
-            f"model: limits.body_bytes {found.limits.body_bytes} is over what Lambda takes in one "
+            f"model: limits.body_bytes {packed.limits.body_bytes} is over what Lambda takes in one "
             f"request, {PAYLOAD_BYTES}"
         )
-    return found
-
-
-def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, Settings.model_fields, n=1)
-    return f"{key}: there is no such setting" + (f"; do you mean {near[0]}?" if near else "")
+    return packed

@@ -1,5 +1,6 @@
 """One model in one stage. Two models, or two stages, share nothing and can live side by side."""
 
+import json
 import re
 
 import aws_cdk as cdk
@@ -8,17 +9,19 @@ from constructs import Construct
 
 from handler.manifest import Manifest
 from infra import image
-from infra.alarms import CanaryAlarms, ServiceAlarms, Watched, topic
+from infra.alarms import CanaryAlarms, MonitoringContext, ServiceAlarms, topic
 from infra.api import Api
 from infra.archive import Archive
 from infra.dashboard import Dashboard
 from infra.drift import DriftAlarms
 from infra.function import ModelFunction
 from infra.jobs import Jobs, JobsAlarms
+from infra.rollback import Rollback
 from infra.rollout import Rollout
 from infra.secret import Secret
 from infra.settings import Settings
-from infra.way_back import WayBack
+
+SETTINGS = "answerable:settings"  # the template's metadata of all settings
 
 
 class ModelStack(cdk.Stack):
@@ -27,7 +30,7 @@ class ModelStack(cdk.Stack):
     def __init__(self, scope: Construct, settings: Settings, manifest: Manifest) -> None:
         super().__init__(
             scope,
-            f"answerable-{settings.service}",
+            settings.stack,
             description=f"{manifest.name} {manifest.version}, {settings.stage}: "
             f"ONNX inference, owned by {manifest.owner}"[:1024],
         )
@@ -38,12 +41,16 @@ class ModelStack(cdk.Stack):
             "owner": owner,
         }.items():
             cdk.Tags.of(self).add(f"answerable:{key}", value)
+        # what `answerable deploy` compares the next deployment with
+        self.template_options.metadata = {SETTINGS: settings.model_dump(exclude_none=True)}
+        changed = settings.model_dump(exclude_defaults=True, exclude={"model", "stage"})
+        cdk.CfnOutput(self, "Settings", value=json.dumps(changed))
         scoring = ModelFunction(
             self,
             "Scoring",
             settings=settings,
             manifest=manifest,
-            entry_point="handler.api.lambda_handler",
+            entry_point="handler.function.lambda_handler",
             timeout=cdk.Duration.seconds(settings.timeout),
         )
         if not settings.image_repository and not image.pinned(settings.base_image):
@@ -52,7 +59,7 @@ class ModelStack(cdk.Stack):
         secret = Secret(self, "Secret", settings)
         scoring.function.add_environment("FEEDBACK_SECRET", secret.value)
         api = Api(self, "Api", settings=settings, alias=scoring.alias)
-        watched = Watched(settings, manifest, scoring, api.stage, settings.service)
+        watched = MonitoringContext(settings, manifest, scoring, api.stage, settings.service)
         notify = topic(self, settings)
         service_alarms = ServiceAlarms(self, "Alarms", watched, notify)
         alarms: list[cloudwatch.IAlarm] = [*service_alarms.alarms]
@@ -76,7 +83,7 @@ class ModelStack(cdk.Stack):
             worker = jobs.worker
             alarms = [*alarms, *JobsAlarms(self, "JobsAlarms", watched, jobs, notify).alarms]
         watch = DriftAlarms(self, "Drift", watched, notify)
-        way_back = WayBack(self, "WayBack", watched, notify, watch, worker, rollout)
+        way_back = Rollback(self, "WayBack", watched, notify, watch, worker, rollout)
         if settings.archive:
             Archive(self, "Archive", settings, scoring)
         Dashboard(self, "Dashboard", watched, [*alarms, way_back.alarm, *watch.shown])

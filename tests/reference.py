@@ -12,10 +12,10 @@ from typing import Any
 
 import orjson
 
+from answerable.__main__ import COMMANDS
 from handler import manifest, openapi
-from handler.settings import ARTIFACTS
 from infra.settings import Settings
-from tools.__main__ import COMMANDS
+from tests.fixtures.artifact import DIABETES
 
 ROOT = Path(__file__).parents[1]
 HEAD = """# Reference
@@ -27,7 +27,7 @@ The HTTP interface of the shipped model is in [openapi.json](openapi.json).
 
 def files() -> dict[Path, str]:
     """Each generated file and what it must hold."""
-    document = openapi.document(manifest.read(ARTIFACTS / "diabetes"), jobs=True)
+    document = openapi.document(manifest.read(DIABETES), jobs=True)
     text = "\n".join([HEAD, *_commands(), *_settings()])
     return {
         ROOT / "docs/reference.md": text + "\n",
@@ -42,10 +42,12 @@ def _row(*cells: str) -> str:
 
 def _commands() -> Iterator[str]:
     """Not argparse's own help, which looks another way in each version of Python."""
-    yield "## Commands: `python -m tools …`"
+    yield "## Commands: `answerable …`"
     for name, summary in COMMANDS.items():
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"tools.{name.replace('-', '_')}").add_arguments(parser)
+        importlib.import_module(f"answerable.commands.{name.replace('-', '_')}").add_arguments(
+            parser
+        )
         yield f"\n### `{name}`\n\n{summary[0].upper()}{summary[1:]}.\n"
         yield from _arguments(parser, "")
 
@@ -74,7 +76,7 @@ def _help(action: argparse.Action) -> str:
 
 def _settings() -> Iterator[str]:
     """The settings of a deployment, with the comments above them in infra/settings.py."""
-    yield '\n## Settings: `make deploy SET="name=value …"`\n'
+    yield "\n## Settings: `deploy.toml`\n"
     yield from (_row("setting", "default", "values", "meaning"), "|---|---|---|---|")
     lines = (ROOT / "infra/settings.py").read_text().splitlines()
     classes = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef)]

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.served import ROOT
+from tests.fixtures.server import ROOT
 
 FILE = ROOT / "docs/reliability.md"
 HEAD = """# When something breaks

@@ -4,9 +4,10 @@ By one thread: more of them are for the time that S3 takes, and there is none in
 """
 
 from benchmarks.peers import bucket
-from handler import settings, worker
-from handler.jobs import Store
+from handler import settings
+from handler.jobs import worker
+from handler.jobs.storage import JobStore
 
 lambda_handler = worker.create(
-    settings.read(), Store(bucket, None, "results", "", 86400, threads=1)
+    settings.read(), JobStore(bucket, None, "results", "", 86400, threads=1)
 )

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from handler import wire
-from handler.columns import refuse
+from handler import http_body
 from handler.errors import BadRequest, pointer
-from handler.tensors import Array, dtype
+from handler.model_inputs import Array, dtype
+from handler.protocols.tensor_columns import violation_error
 
 _LENGTH = Struct("<I")
 
@@ -49,7 +49,7 @@ def array(data: memoryview | bytes, kind: str, count: int, i: int) -> Array:
     if len(data) != count * made.itemsize:
         raise BadRequest("the size of an input's binary data does not fit its shape and datatype")
     if kind == "bool" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
-        raise refuse(pointer("inputs", i), "type", "must be bytes of 0 and 1")
+        raise violation_error(pointer("inputs", i), "type", "must be bytes of 0 and 1")
     values: Array = np.frombuffer(data, made)
     return values if values.flags.aligned else values.copy()
 
@@ -67,7 +67,7 @@ def _strings(data: memoryview | bytes, count: int, i: int) -> Array:
     except error:
         at = -1
     except UnicodeDecodeError:
-        raise refuse(pointer("inputs", i), "type", "must be strings in UTF-8") from None
+        raise violation_error(pointer("inputs", i), "type", "must be strings in UTF-8") from None
     if at != len(raw) or len(values) != count:
         raise BadRequest("the size of an input's binary data does not fit its shape and datatype")
     return values
@@ -80,15 +80,15 @@ def base64(data: Any, kind: str, count: int, i: int) -> Array:
     where = pointer("inputs", i, "data")
     texts = [data] if isinstance(data, str) else data
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise refuse(where, "type", "must be base64")
+        raise violation_error(where, "type", "must be base64")
     try:
-        parts = [wire.unpacked(text) for text in texts]
+        parts = [http_body.decode_base64(text) for text in texts]
         if kind == "string":
             values = np.array([part.decode() for part in parts], object)
     except ValueError:
-        raise refuse(where, "type", "must be base64") from None
+        raise violation_error(where, "type", "must be base64") from None
     if len(parts) != (count if kind == "string" else 1):
-        raise refuse(where, "wrong_length", "does not have the shape that is stated")
+        raise violation_error(where, "wrong_length", "does not have the shape that is stated")
     return values if kind == "string" else array(parts[0], kind, count, i)
 
 

@@ -19,34 +19,34 @@ from typing import Any
 import numpy as np
 import orjson
 
-from handler import wire
-from handler.columns import Values, elements, flat, refuse
-from handler.contract import MESSAGES, any_text, once
-from handler.errors import MAX_VIOLATIONS, BadRequest, Refusal, UnsupportedMediaType, pointer
-from handler.gateways import Request
+from handler import http_body
+from handler.contract import MESSAGES, accepts_arbitrary_text, reject_duplicate_keys
+from handler.errors import MAX_VIOLATIONS, ApiError, BadRequest, UnsupportedMediaType, pointer
+from handler.gateway_events import Request
 from handler.manifest import Feature, Tensor
+from handler.model_inputs import Array, Columns
+from handler.protocols.tensor_columns import Values, flatten, to_array, violation_error
 from handler.scoring import Scorer
-from handler.tensors import Array, Columns
 
 CSV, NPY = "text/csv", "application/x-npy"
 
 
 def columns(scorer: Scorer, request: Request) -> Columns:
     """The validated columns of a body in any of the formats. Raises a Refusal."""
-    limit, kind = scorer.manifest.limits.body_bytes, wire.content_type(request)
+    limit, kind = scorer.manifest.limits.body_bytes, http_body.content_type(request)
     if kind == CSV:
-        return _csv(scorer, wire.binary_body(request, limit))
+        return _csv(scorer, http_body.read_binary(request, limit))
     if kind == NPY:
-        return _array(scorer, _npy(wire.binary_body(request, limit)))
-    return _json(scorer, wire.json_body(request, limit))
+        return _array(scorer, _npy(http_body.read_binary(request, limit)))
+    return _json(scorer, http_body.read_json(request, limit))
 
 
 def _json(scorer: Scorer, body: str | bytes) -> Columns:
     document = scorer.contract.parsed(body, lists=len(scorer.manifest.features))
-    once(body, document)
+    reject_duplicate_keys(body, document)
     forms = [form for form in FORMS if isinstance(document, dict) and form in document]
     if len(forms) != 1:
-        raise refuse("", "missing", f"must have one of {', '.join(FORMS)}")
+        raise violation_error("", "missing", f"must have one of {', '.join(FORMS)}")
     return FORMS[forms[0]](scorer, document[forms[0]])
 
 
@@ -63,7 +63,7 @@ def _rows(form: str) -> Callable[[Scorer, Any], Columns]:
             rows = [{_only(scorer, form).name: row} for row in rows] if len(inputs) == 1 else rows
         try:
             return scorer.contract.columns(orjson.dumps({"instances": rows}))
-        except Refusal as refusal:
+        except ApiError as refusal:
             refusal.violations = tuple(
                 told._replace(pointer=f"/{form}{told.pointer.removeprefix('/instances')}")
                 for told in refusal.violations
@@ -77,12 +77,12 @@ def _split(scorer: Scorer, frame: Any) -> Columns:
     """A frame as pandas splits it; its index is nothing to the model."""
     at = ("dataframe_split", "data")
     if not isinstance(frame, dict) or not isinstance(frame.get("data"), list):
-        raise refuse(pointer(*at), "type", "must be an array")
+        raise violation_error(pointer(*at), "type", "must be an array")
     names = frame.get("columns")
     if names is None:
         return _positions(scorer, frame["data"], *at)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise refuse(pointer(at[0], "columns"), "type", "must be an array of strings")
+        raise violation_error(pointer(at[0], "columns"), "type", "must be an array of strings")
     return _table(scorer, names, frame["data"], *at)
 
 
@@ -95,7 +95,7 @@ def _inputs(scorer: Scorer, data: Any) -> Columns:
             return _positions(scorer, rows, "inputs")
         return [_tensor(scorer, _only(scorer, "inputs"), rows, "inputs")]
     if features:  # a column may be [rows, 1], as numpy users have it
-        each = {name: flat(values, "/inputs")[0] for name, values in data.items()}
+        each = {name: flatten(values, "/inputs")[0] for name, values in data.items()}
         return _named(
             scorer, each, "/inputs", lambda k, row: pointer("inputs", features[k].name, row)
         )
@@ -125,10 +125,10 @@ def _table(scorer: Scorer, names: list[str], rows: list[Any], *at: str) -> Colum
     """Rows as lists beside the names of their columns."""
     _counted(scorer, [rows], pointer(*at))  # before a column is made of each
     if set(map(type, rows)) - {list} or set(map(len, rows)) - {len(names)}:
-        raise refuse(pointer(*at), "ragged", f"must be arrays of {len(names)} items")
+        raise violation_error(pointer(*at), "ragged", f"must be arrays of {len(names)} items")
     order = {name: i for i, name in enumerate(names)}
     if len(order) < len(names):
-        raise refuse(pointer(*at), "unknown_field", "a column is there more than once")
+        raise violation_error(pointer(*at), "unknown_field", "a column is there more than once")
     each = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
     features = scorer.manifest.features
     return _named(
@@ -145,7 +145,7 @@ def _named(
     """Columns by the names of features; that of a nullable feature may be left out."""
     features = scorer.manifest.features
     if not features:
-        raise refuse(at, "type", "must be tensors: this model has no columns")
+        raise violation_error(at, "type", "must be tensors: this model has no columns")
     count = len(next(iter(each.values()), ()))
     if count:
         required = [feature.name for feature in features if not feature.nullable]
@@ -161,28 +161,28 @@ def _names(
 ) -> None:
     for name in known if required is None else required:
         if name not in given:
-            raise refuse(at + pointer(name), *MESSAGES["missing"])
+            raise violation_error(at + pointer(name), *MESSAGES["missing"])
     unknown = len(given.keys() - set(known))
     if unknown:
         plural = "name that is" if unknown == 1 else "names that are"
-        raise refuse(at, "unknown_field", f"has {unknown} {plural} not in the contract")
+        raise violation_error(at, "unknown_field", f"has {unknown} {plural} not in the contract")
 
 
 def _counted(scorer: Scorer, found: Columns, at: str) -> None:
     """Refuses columns of unequal length, none and too many rows."""
     counts, most = set(map(len, found)), scorer.manifest.limits.rows
     if len(counts) != 1:
-        raise refuse(at, "ragged", "the columns differ in length")
+        raise violation_error(at, "ragged", "the columns differ in length")
     (count,) = counts
     if not 0 < count <= most:
         code, message = MESSAGES["too_long" if count else "too_short"]
-        raise refuse(at, code, message.format(max_length=most, min_length=1))
+        raise violation_error(at, code, message.format(max_length=most, min_length=1))
 
 
 def _only(scorer: Scorer, *at: str) -> Tensor:
     """The one input of a model that has no more."""
     if len(scorer.manifest.inputs) > 1:
-        raise refuse(pointer(*at), "type", "must name the inputs: the model has several")
+        raise violation_error(pointer(*at), "type", "must name the inputs: the model has several")
     return scorer.manifest.inputs[0]
 
 
@@ -191,28 +191,28 @@ def _tensor(scorer: Scorer, tensor: Tensor, data: Any, *at: str) -> Values:
     where, limit = pointer(*at), scorer.manifest.limits.elements
     if isinstance(data, np.ndarray):
         if data.dtype.name != tensor.dtype:
-            raise refuse(where, "type", f"must be an array of {tensor.dtype}")
+            raise violation_error(where, "type", f"must be an array of {tensor.dtype}")
         if data.dtype.kind == "f" and not np.isfinite(data).all():
-            raise refuse(where, *MESSAGES["finite_number"])
+            raise violation_error(where, *MESSAGES["finite_number"])
         array: Array = data
     else:
-        values, shape = flat(data, where)
+        values, shape = flatten(data, where)
 
         def place(k: int) -> str:
             return pointer(*at, *(int(i) for i in np.unravel_index(k, shape)))
 
-        array = elements(values, tensor.dtype, place).reshape(shape)
+        array = to_array(values, tensor.dtype, place).reshape(shape)
     whole = scorer.manifest.execution.batch == "none"
     axes = tensor.shape if whole else (None, *tensor.shape[1:])
     if array.ndim != len(axes) or any(
         size not in (None, n) for size, n in zip(axes, array.shape, strict=True)
     ):
         text = ", ".join("any" if size is None else str(size) for size in axes)
-        raise refuse(where, "shape", f"must be an array of the shape [{text}]")
+        raise violation_error(where, "shape", f"must be an array of the shape [{text}]")
     rows: Values = [array] if whole else array
     _counted(scorer, [rows], where)
-    if rows[0].size > limit:
-        raise refuse(where, "too_many_elements", f"a tensor has at most {limit} elements")
+    if math.prod(array.shape if whole else array.shape[1:]) > limit:
+        raise violation_error(where, "too_many_elements", f"a tensor has at most {limit} elements")
     return rows
 
 
@@ -222,7 +222,7 @@ def _array(scorer: Scorer, array: Array) -> Columns:
     if not features:
         return [_tensor(scorer, _only(scorer), array)]
     if array.ndim != 2 or array.shape[1] != len(features):
-        raise refuse("", "shape", f"must be an array of the shape [any, {len(features)}]")
+        raise violation_error("", "shape", f"must be an array of the shape [any, {len(features)}]")
     _counted(scorer, [array], "")
     return scorer.table.columns(scorer.table.inputs(array), lambda k, row: pointer(row, k))
 
@@ -249,7 +249,7 @@ def _npy(data: bytes) -> Array:
 def _csv(scorer: Scorer, body: bytes) -> Columns:
     features, most = scorer.manifest.features, scorer.manifest.limits.rows + 1
     known = "".join(str(category) for f in features for category in f.categories)
-    texts = any_text(features) or not {*",\r\n"}.isdisjoint(known)
+    texts = accepts_arbitrary_text(features) or not {*",\r\n"}.isdisjoint(known)
     # a million cells or lines would be made objects, only to be refused
     if not texts and (
         body.count(b",") > 1000 + most * len(features) or body.count(b"\n") > 1000 + most
@@ -263,7 +263,9 @@ def _csv(scorer: Scorer, body: bytes) -> Columns:
     except (ValueError, csv.Error):
         raise BadRequest("the body is not CSV in UTF-8 with a header row") from None
     if len(set(names)) < len(names) or set(map(len, cells)) - {len(names)}:
-        raise refuse("", "ragged", f"must be rows of {len(names)} cells, the first their names")
+        raise violation_error(
+            "", "ragged", f"must be rows of {len(names)} cells, the first their names"
+        )
     named = {feature.name: feature for feature in features}
     each = {
         name: _cells(named[name], column) if name in named else list(column)

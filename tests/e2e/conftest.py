@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e import surroundings
-from tests.e2e.surroundings import ACCOUNT, REGION, Tools
+from tests.e2e import emulator
+from tests.e2e.emulator import ACCOUNT, REGION, Tools
 
 E2E = Path(__file__).parent
 NEXT = "99.0.0"  # the model version of the second deployment
@@ -33,34 +33,34 @@ class Images(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def tools() -> Tools:
-    return surroundings.prepare()
+def answerable() -> Tools:
+    return emulator.prepare()
 
 
 @pytest.fixture(scope="session")
-def images(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Images:
+def images(answerable: Tools, tmp_path_factory: pytest.TempPathFactory) -> Images:
     """Both images, built from the real Dockerfile; the first as `make image` builds it."""
     trees = {
-        "first": surroundings.tree(tmp_path_factory.mktemp("first")),
-        "second": surroundings.tree(tmp_path_factory.mktemp("second"), NEXT),
+        "first": emulator.tree(tmp_path_factory.mktemp("first")),
+        "second": emulator.tree(tmp_path_factory.mktemp("second"), NEXT),
     }
     images = Images(trees["first"], trees["second"])
     for tag, tree in trees.items():
         subprocess.run(
             [sys.executable, "-m", "infra.image", "--tag", images.name(tag)],
             cwd=tree,
-            env=surroundings.environment(DOCKER=tools.docker, BASE_IMAGE=tools.base),
+            env=emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base),
             check=True,
         )
         named = [images.name(tag), images.name(tag, "localhost")]
-        subprocess.run([tools.docker, "tag", *named], check=True)
+        subprocess.run([answerable.docker, "tag", *named], check=True)
     return images
 
 
 @pytest.fixture(scope="session")
-def function(tools: Tools, images: Images) -> Iterator[surroundings.Container]:
+def function(answerable: Tools, images: Images) -> Iterator[emulator.Container]:
     """The image as Lambda runs it, under the emulator in its base image."""
-    with surroundings.container(
-        tools.docker, images.name("first"), *surroundings.AS_IN_LAMBDA
+    with emulator.container(
+        answerable.docker, images.name("first"), *emulator.AS_IN_LAMBDA
     ) as running:
         yield running

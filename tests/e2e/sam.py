@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests import answers
-from tests.e2e import surroundings
-from tests.e2e.surroundings import ACCOUNT, REGION, ROOT, Tools
+from tests.e2e import emulator
+from tests.e2e.emulator import ACCOUNT, REGION, ROOT, Tools
+from tests.fixtures import expected_answers
 
 REPOSITORY, TAG = "answerable", "sam"
 
@@ -32,30 +32,30 @@ def synth(directory: Path, tag: str = TAG, tree: Path = ROOT) -> Path:
     subprocess.run(
         [sys.executable, "-c", script],
         cwd=tree,
-        env=surroundings.environment(OUT=str(directory), CDK_CONTEXT_JSON=json.dumps(values)),
+        env=emulator.environment(OUT=str(directory), CDK_CONTEXT_JSON=json.dumps(values)),
         check=True,
     )
     return next(directory.glob("*.template.json"))
 
 
-def invoke(tools: Tools, template: Path, name: str) -> Any:
+def invoke(answerable: Tools, template: Path, name: str) -> Any:
     """The function's answer to one event."""
     resources = json.loads(template.read_text())["Resources"]
     function = next(
         name
         for name, item in resources.items()
         if item["Type"] == "AWS::Lambda::Function"
-        and item["Properties"]["ImageConfig"]["Command"] == ["handler.api.lambda_handler"]
+        and item["Properties"]["ImageConfig"]["Command"] == ["handler.function.lambda_handler"]
     )
-    command = [tools.sam, "local", "invoke", function, "--template", str(template)]
-    command += ["--event", str(answers.EVENTS / f"{name}.json"), "--skip-pull-image"]
+    command = [answerable.sam, "local", "invoke", function, "--template", str(template)]
+    command += ["--event", str(expected_answers.EVENTS / f"{name}.json"), "--skip-pull-image"]
     command += ["--region", REGION]
     run = subprocess.run(
         command,
         capture_output=True,
         text=True,
         check=False,
-        env=surroundings.environment(
+        env=emulator.environment(
             SAM_CLI_TELEMETRY="0",
             AWS_ACCESS_KEY_ID=ACCOUNT,
             AWS_SECRET_ACCESS_KEY="test",
@@ -67,19 +67,19 @@ def invoke(tools: Tools, template: Path, name: str) -> Any:
 
 
 def main() -> int:
-    names = [f"good/{name}" for name in sys.argv[1:]] or answers.names("good")
-    tools = surroundings.prepare()
+    names = [f"good/{name}" for name in sys.argv[1:]] or expected_answers.names("good")
+    answerable = emulator.prepare()
     subprocess.run(
         [sys.executable, "-m", "infra.image", "--tag", image()],
         cwd=ROOT,
-        env=surroundings.environment(DOCKER=tools.docker, BASE_IMAGE=tools.base),
+        env=emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base),
         check=True,
     )
     with tempfile.TemporaryDirectory() as directory:
         template = synth(Path(directory))
         for name in names:
-            answer = invoke(tools, template, name)
-            answers.check(name, answer)
+            answer = invoke(answerable, template, name)
+            expected_answers.check(name, answer)
             print(f"{name}: {answer['statusCode']} {answer['body'][:300]}")
     return 0
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests import answers
 from tests.e2e.conftest import Images
-from tests.e2e.surroundings import ACCOUNT, REGION, Reply, Tools
+from tests.e2e.emulator import ACCOUNT, REGION, Reply, Tools
 from tests.e2e.test_deploy import Cloud, account
+from tests.fixtures import expected_answers
 
 JSON = {"content-type": "application/json"}
 CALLS = [
@@ -37,7 +37,11 @@ class Deployed(NamedTuple):
     status: int  # of a refusal
 
     def call(self, method: str, path: str, headers: dict[str, str]) -> Reply:
-        body = answers.event("good/rest-one-row")["body"].encode() if method == "POST" else None
+        body = (
+            expected_answers.event("good/rest-one-row")["body"].encode()
+            if method == "POST"
+            else None
+        )
         return self.cloud.call(
             self.outputs, method, path, body=body, headers={**JSON, **headers}, signed_for=None
         )
@@ -84,9 +88,9 @@ def token(cloud: Cloud, pool: str) -> str:
 
 @pytest.fixture(scope="module", params=["api-key", "cognito"])
 def deployed(
-    request: Any, tools: Tools, images: Images, tmp_path_factory: pytest.TempPathFactory
+    request: Any, answerable: Tools, images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deployed]:
-    with account(tools, tmp_path_factory.mktemp(request.param)) as cloud:
+    with account(answerable, tmp_path_factory.mktemp(request.param)) as cloud:
         cloud.cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}", tree=images.first)
         settings, pools = [f"auth={request.param}"], []
         if request.param == "cognito":

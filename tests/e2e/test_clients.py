@@ -1,4 +1,4 @@
-"""MLServer's and KServe's clients, in an environment of their own, against `tools serve`."""
+"""MLServer's and KServe's clients, in an environment of their own, against `answerable serve`."""
 
 import json
 import shutil
@@ -12,9 +12,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tests import served
+from tests.fixtures import server
 
-REQUIREMENTS = served.ROOT / "requirements/clients.txt"
+REQUIREMENTS = server.ROOT / "requirements/clients.txt"
 
 
 def interpreter() -> str:
@@ -30,7 +30,7 @@ def interpreter() -> str:
 @pytest.fixture(scope="session")
 def clients() -> Path:
     """The Python of the environment, made once for each state of the requirements."""
-    folder, done = served.E2E_HOME / "clients", served.E2E_HOME / "clients/requirements.txt"
+    folder, done = server.E2E_HOME / "clients", server.E2E_HOME / "clients/requirements.txt"
     if not done.exists() or done.read_text() != REQUIREMENTS.read_text():
         subprocess.run([interpreter(), "-m", "venv", "--clear", folder], check=True)
         pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -44,16 +44,16 @@ def store(path: Path, arrays: dict[str, Any]) -> None:
     np.savez(path, **{k: v.astype(str) if v.dtype.kind == "O" else v for k, v in arrays.items()})
 
 
-@pytest.fixture(scope="module", params=served.KINDS)
+@pytest.fixture(scope="module", params=server.KINDS)
 def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Address and kind of a served model, and the folder of what is asked and what is right."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
-    directory = served.pack(kind, folder)
+    directory = server.pack(kind, folder)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(directory / "model.onnx", options)
     names = [output.name for output in session.get_outputs()]
-    feeds = served.feeds(kind)
+    feeds = server.feeds(kind)
     plain = {k: np.nan_to_num(v, nan=3.0) if v.dtype.kind == "f" else v for k, v in feeds.items()}
     for name, part in (("feeds", feeds), ("plain", plain)):
         store(folder / f"{name}.npz", part)
@@ -65,7 +65,7 @@ def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[li
     if kind == "text":
         rows = [[*review, *stars] for review, stars in zip(*columns, strict=True)]
     (folder / "rows.json").write_text(json.dumps(rows))
-    with served.serve(directory, "url") as address:
+    with server.serve(directory, "url") as address:
         yield [address, kind, str(folder)]
 
 

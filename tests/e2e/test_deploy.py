@@ -16,10 +16,10 @@ from typing import Any
 import boto3
 import pytest
 
-from tests import answers
-from tests.e2e import surroundings
+from tests.e2e import emulator
 from tests.e2e.conftest import NEXT, Images
-from tests.e2e.surroundings import ACCOUNT, AS_IN_LAMBDA, REGION, Reply, Tools
+from tests.e2e.emulator import ACCOUNT, AS_IN_LAMBDA, REGION, Reply, Tools
+from tests.fixtures import expected_answers
 
 STACK = "answerable-diabetes-test"
 
@@ -27,9 +27,9 @@ STACK = "answerable-diabetes-test"
 class Cloud:
     """An account: the emulator, and the CDK CLI turned to it."""
 
-    def __init__(self, tools: Tools, endpoint: str, outputs: Path) -> None:
-        self.tools, self.endpoint, self.outputs = tools, endpoint, outputs
-        self.environment = surroundings.environment(
+    def __init__(self, answerable: Tools, endpoint: str, outputs: Path) -> None:
+        self.tools, self.endpoint, self.outputs = answerable, endpoint, outputs
+        self.environment = emulator.environment(
             AWS_ENDPOINT_URL=self.endpoint,
             AWS_ACCESS_KEY_ID=ACCOUNT,  # the emulator takes it for the account
             AWS_SECRET_ACCESS_KEY="test",
@@ -71,21 +71,21 @@ class Cloud:
     def call(self, outputs: dict[str, str], method: str, path: str, **more: Any) -> Reply:
         api = outputs["Url"].removeprefix("https://").partition(".")[0]
         url = f"{self.endpoint}/_aws/execute-api/{api}/test{path}"
-        return surroundings.call(url, method, **{"signed_for": "execute-api"} | more)
+        return emulator.call(url, method, **{"signed_for": "execute-api"} | more)
 
 
-def bridge(tools: Tools) -> str:
+def bridge(answerable: Tools) -> str:
     """The host's address, as containers see it."""
     # the first of its net: an engine that was started again does not always tell the gateway
     show = ["network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}"]
-    run = subprocess.run([tools.docker, *show], capture_output=True, text=True, check=True)
+    run = subprocess.run([answerable.docker, *show], capture_output=True, text=True, check=True)
     return str(ipaddress.ip_network(run.stdout.strip())[1])
 
 
 @contextmanager
-def account(tools: Tools, directory: Path) -> Iterator[Cloud]:
+def account(answerable: Tools, directory: Path) -> Iterator[Cloud]:
     """An empty account, which containers reach too."""
-    host, port = bridge(tools), surroundings.free_port()
+    host, port = bridge(answerable), emulator.free_port()
     endpoint = f"http://{host}:{port}"
     options = {
         "GATEWAY_PORT": str(port),
@@ -103,19 +103,19 @@ def account(tools: Tools, directory: Path) -> Iterator[Cloud]:
     }
     with (directory / "ministack.log").open("w") as log:
         process = subprocess.Popen(
-            [tools.ministack], env=os.environ | options, stdout=log, stderr=log, cwd=directory
+            [answerable.ministack], env=os.environ | options, stdout=log, stderr=log, cwd=directory
         )
         try:
-            surroundings.wait_for(f"{endpoint}/")
-            yield Cloud(tools, endpoint, directory / "outputs.json")
+            emulator.wait_for(f"{endpoint}/")
+            yield Cloud(answerable, endpoint, directory / "outputs.json")
         finally:
             process.terminate()  # it takes its containers along
             process.wait(30)
 
 
 @pytest.fixture(scope="module")
-def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    with account(tools, tmp_path_factory.mktemp("cloud")) as running:
+def cloud(answerable: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with account(answerable, tmp_path_factory.mktemp("cloud")) as running:
         yield running
 
 
@@ -127,7 +127,7 @@ def first(cloud: Cloud, images: Images) -> dict[str, str]:
 
 
 def predict(cloud: Cloud, outputs: dict[str, str]) -> Any:
-    body = answers.event("good/rest-one-row")["body"].encode()
+    body = expected_answers.event("good/rest-one-row")["body"].encode()
     reply = cloud.call(
         outputs, "POST", "/predict", body=body, headers={"content-type": "application/json"}
     )
@@ -148,7 +148,7 @@ def live(cloud: Cloud, outputs: dict[str, str]) -> str:
 
 def test_predict_through_api_alias_and_container(cloud: Cloud, first: dict[str, str]) -> None:
     found = predict(cloud, first)
-    answers.check("good/rest-one-row", {"statusCode": 200, "body": json.dumps(found)})
+    expected_answers.check("good/rest-one-row", {"statusCode": 200, "body": json.dumps(found)})
     assert live(cloud, first) == first["LiveVersion"] == "1"
 
 
@@ -171,7 +171,7 @@ def test_without_a_signature_the_gateway_answers_as_we_do(
 
 def over_http(name: str) -> bool:
     """Whether an HTTP client could send a bad event through this gateway."""
-    event = answers.event(name)
+    event = expected_answers.event(name)
     if name == "bad/trailing-slash":  # the emulator takes it off
         return False
     if not isinstance(event, dict) or event.get("httpMethod") != "POST":
@@ -181,9 +181,11 @@ def over_http(name: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in event["body"])
 
 
-@pytest.mark.parametrize("name", [name for name in answers.names("bad") if over_http(name)])
+@pytest.mark.parametrize(
+    "name", [name for name in expected_answers.names("bad") if over_http(name)]
+)
 def test_a_bad_body_over_http(cloud: Cloud, first: dict[str, str], name: str) -> None:
-    event = answers.event(name)
+    event = expected_answers.event(name)
     sent = event["body"].encode()
     kind = {k.lower(): v for k, v in event["headers"].items()}.get("content-type")
     reply = cloud.call(
@@ -193,7 +195,7 @@ def test_a_bad_body_over_http(cloud: Cloud, first: dict[str, str], name: str) ->
         body=sent,
         headers={"content-type": kind} if kind else {},
     )
-    expected = answers.stated()[name]
+    expected = expected_answers.stated()[name]
     assert (reply.status, reply.json()["type"]) == (expected["status"], expected["type"])
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from benchmarks.cases import rows
 from handler import manifest
-from tests import answers, artifact, events, protocols
 from tests.e2e.conftest import Images
-from tests.e2e.surroundings import AS_IN_LAMBDA, Container, Tools, container
+from tests.e2e.emulator import AS_IN_LAMBDA, Container, Tools, container
 from tests.e2e.test_image import MODEL
+from tests.fixtures import artifact, events, expected_answers, protocols
 from tests.runtime.environment import of
 
 REQUESTS = 10_000
@@ -31,11 +31,11 @@ Rows = list[dict[str, Any]]
     "Lambda reports the crash; the environment that it starts then answers as ever",
 )
 def test_out_of_memory_is_a_crash_and_a_new_start(
-    tools: Tools, images: Images, tmp_path: Path
+    answerable: Tools, images: Images, tmp_path: Path
 ) -> None:
     directory = artifact.hungry(tmp_path / "hungry")
     options = [f"--volume={directory}:/model:ro", "--env=MODEL_DIR=/model"]
-    with container(tools.docker, images.name("first"), *AS_IN_LAMBDA, *options) as running:
+    with container(answerable.docker, images.name("first"), *AS_IN_LAMBDA, *options) as running:
         first = predictions(running.invoke(of(3.0)))
         for _ in range(2):
             told = running.invoke(of(1e9))  # 4 GB
@@ -47,14 +47,14 @@ def test_out_of_memory_is_a_crash_and_a_new_start(
     "`/tmp` is full, and nothing else can be written to",
     "Nothing is missed: the function writes to stdout alone",
 )
-def test_a_full_tmp_is_not_missed(tools: Tools, images: Images) -> None:
+def test_a_full_tmp_is_not_missed(answerable: Tools, images: Images) -> None:
     options = ["--read-only", "--tmpfs=/tmp:size=64k", "--user=993:990"]
-    with container(tools.docker, images.name("first"), *options) as running:
-        fill = [tools.docker, "exec", running.name, "dd", "if=/dev/zero", "of=/tmp/full"]
+    with container(answerable.docker, images.name("first"), *options) as running:
+        fill = [answerable.docker, "exec", running.name, "dd", "if=/dev/zero", "of=/tmp/full"]
         done = subprocess.run(fill, capture_output=True, text=True, check=False)
         assert "No space left on device" in done.stderr
         for name in ("good/rest-one-row", "bad/three-things-wrong", "good/rest-openapi"):
-            answers.check(name, running.invoke(answers.event(name)))
+            expected_answers.check(name, running.invoke(expected_answers.event(name)))
 
 
 def predictions(answer: Any) -> Any:
@@ -70,9 +70,9 @@ def predictions(answer: Any) -> Any:
     "No wrong answer, no restart, and no more memory at the end than after the first thousand "
     "(5 % are allowed)",
 )
-def test_a_long_life(tools: Tools, images: Images) -> None:
+def test_a_long_life(answerable: Tools, images: Images) -> None:
     chance = random.Random(1)
-    with container(tools.docker, images.name("first"), *AS_IN_LAMBDA) as running:
+    with container(answerable.docker, images.name("first"), *AS_IN_LAMBDA) as running:
         soak = Soak(running, chance)
         asks = [soak.predict, soak.invocations, soak.csv, soak.tensors, soak.binary, soak.feedback]
         memory: dict[int, int] = {}
@@ -95,7 +95,7 @@ class Soak:
         self.invoke, self.chance = running.invoke, chance
         self.session = ort.InferenceSession(MODEL / "model.onnx")
         self.bodies = rows(READ, 100, 50)
-        self.bad_ones = cycle(answers.names("bad"))
+        self.bad_ones = cycle(expected_answers.names("bad"))
         self.ids: list[str] = []
 
     def rows(self) -> Rows:
@@ -164,7 +164,7 @@ class Soak:
 
     def bad(self) -> None:
         name = next(self.bad_ones)  # all of them in the first thousand requests
-        answers.check(name, self.invoke(answers.event(name)))
+        expected_answers.check(name, self.invoke(expected_answers.event(name)))
 
 
 def resident(running: Container) -> int:

@@ -7,22 +7,23 @@ import pytest
 
 from handler import manifest
 from infra.image import size
-from tests import answers
 from tests.e2e.conftest import NEXT, Images
-from tests.e2e.surroundings import ROOT, Container, Tools, container
+from tests.e2e.emulator import Container, Tools, container
+from tests.fixtures import expected_answers
+from tests.fixtures.artifact import DIABETES
 
-MODEL = ROOT / "model_artifacts/diabetes"
+MODEL = DIABETES
 
 
-def inside(tools: Tools, images: Images, script: str) -> str:
-    run = [tools.docker, "run", "--rm", "--user", "993:990", "--entrypoint", "sh"]
+def inside(answerable: Tools, images: Images, script: str) -> str:
+    run = [answerable.docker, "run", "--rm", "--user", "993:990", "--entrypoint", "sh"]
     command = [*run, images.name("first"), "-c", script]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_labels_say_which_model_and_commit(tools: Tools, images: Images) -> None:
+def test_labels_say_which_model_and_commit(answerable: Tools, images: Images) -> None:
     for tag, version in (("first", manifest.read(MODEL).version), ("second", NEXT)):
-        show = [tools.docker, "image", "inspect", "--format", "{{json .Config.Labels}}"]
+        show = [answerable.docker, "image", "inspect", "--format", "{{json .Config.Labels}}"]
         run = subprocess.run([*show, images.name(tag)], capture_output=True, check=True)
         labels = json.loads(run.stdout)
         assert labels["answerable.model.name"] == "diabetes"
@@ -31,50 +32,54 @@ def test_labels_say_which_model_and_commit(tools: Tools, images: Images) -> None
         assert labels["org.opencontainers.image.revision"]
 
 
-def test_everything_is_compiled_and_nothing_can_be_written(tools: Tools, images: Images) -> None:
-    sources = inside(tools, images, "find /var/task -name '*.py' | wc -l")
-    compiled = inside(tools, images, "find /var/task -name '*.pyc' | wc -l")
+def test_everything_is_compiled_and_nothing_can_be_written(
+    answerable: Tools, images: Images
+) -> None:
+    sources = inside(answerable, images, "find /var/task -name '*.py' | wc -l")
+    compiled = inside(answerable, images, "find /var/task -name '*.pyc' | wc -l")
     assert int(sources) == int(compiled) > 100
     script = "find /var/task -writable -o ! -user root -o -type f -perm /222"
-    assert inside(tools, images, script) == ""
+    assert inside(answerable, images, script) == ""
 
 
-def test_the_image_holds_no_more_than_it_needs(tools: Tools, images: Images) -> None:
-    found = inside(tools, images, "cd /var/task; ls . model_artifacts handler").split()
+def test_the_image_holds_no_more_than_it_needs(answerable: Tools, images: Images) -> None:
+    found = inside(answerable, images, "cd /var/task; ls . model_artifacts handler").split()
     assert "api.py" in found
-    assert not {"tests", "tools", "infra", "events", "boto3", "onnx", "requirements"} & set(found)
-    assert 10e6 < size(tools.docker, images.name("first"), tools.base) < 45e6
+    assert not {"tests", "answerable", "infra", "events", "boto3", "onnx", "requirements"} & set(
+        found
+    )
+    assert 10e6 < size(answerable.docker, images.name("first"), answerable.base) < 45e6
 
 
-def test_telemetry_is_off(tools: Tools, images: Images) -> None:
+def test_telemetry_is_off(answerable: Tools, images: Images) -> None:
     script = "HOME=/tmp python3 -c 'import onnxruntime'; find /tmp -type f"
-    assert inside(tools, images, script) == ""
+    assert inside(answerable, images, script) == ""
 
 
 @pytest.mark.fault(
     "A read-only root, another user, 512 MB: Lambda's own surroundings",
     "Every event gets its stated answer",
 )
-@pytest.mark.parametrize("name", answers.names("good") + answers.names("bad"))
+@pytest.mark.parametrize("name", expected_answers.names("good") + expected_answers.names("bad"))
 def test_an_event_gets_its_answer(function: Container, name: str) -> None:
-    answers.check(name, function.invoke(answers.event(name)))
+    expected_answers.check(name, function.invoke(expected_answers.event(name)))
 
 
 @pytest.mark.fault(
     "192 MB, and a user that nobody knows",
     "The same answer",
 )
-def test_another_user_and_less_memory(tools: Tools, images: Images) -> None:
+def test_another_user_and_less_memory(answerable: Tools, images: Images) -> None:
     options = ["--read-only", "--tmpfs", "/tmp", "--user", "1234:1234"]
     options += ["--memory", "192m", "--memory-swap", "192m"]
-    with container(tools.docker, images.name("first"), *options) as running:
+    with container(answerable.docker, images.name("first"), *options) as running:
         name = "good/rest-one-row"
-        answers.check(name, running.invoke(answers.event(name)))
+        expected_answers.check(name, running.invoke(expected_answers.event(name)))
 
 
 def test_the_container_logs_one_line_per_request_and_no_warning(function: Container) -> None:
     before = len(function.logs().splitlines())
-    function.invoke(answers.event("good/rest-one-row"))
+    function.invoke(expected_answers.event("good/rest-one-row"))
     lines = function.logs().splitlines()[before:]
     records = [json.loads(line) for line in lines if line.startswith("{")]
     assert [record["status"] for record in records] == [200]

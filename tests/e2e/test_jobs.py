@@ -13,29 +13,29 @@ from typing import Any
 
 import pytest
 
-from tests import answers
 from tests.e2e.conftest import Images
-from tests.e2e.surroundings import ACCOUNT, REGION, Tools
+from tests.e2e.emulator import ACCOUNT, REGION, Tools
 from tests.e2e.test_deploy import STACK, Cloud, account
-from tests.storage import DAY
+from tests.fixtures import expected_answers
+from tests.fixtures.memory_store import DAY
 
-BODY = answers.event("good/rest-one-row")["body"]
-EXPECTED = answers.stated()["good/rest-one-row"]["body"]
+BODY = expected_answers.event("good/rest-one-row")["body"]
+EXPECTED = expected_answers.stated()["good/rest-one-row"]["body"]
 JSON = {"content-type": "application/json"}
 RECEIVES = 5
 
 
 @pytest.fixture(scope="module")
-def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+def cloud(answerable: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """An account that the functions reach from their containers."""
-    with account(tools, tmp_path_factory.mktemp("cloud")) as running:
+    with account(answerable, tmp_path_factory.mktemp("cloud")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def stack(cloud: Cloud, images: Images) -> dict[str, str]:
     cloud.cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}", tree=images.first)
-    outputs = cloud.deploy(images.first, "first", "jobs=true", "jobs_timeout=30")
+    outputs = cloud.deploy(images.first, "first", "jobs=true", "job_timeout=30")
     cloud.client("sqs").set_queue_attributes(
         QueueUrl=outputs["JobsQueueUrl"], Attributes={"VisibilityTimeout": "3"}
     )
@@ -67,7 +67,7 @@ def check(document: Any) -> None:
         del prediction["id"]
     for prediction in (expected := json.loads(json.dumps(EXPECTED)))["predictions"]:
         prediction.pop("id", None)
-    assert answers.close(result, expected)
+    assert expected_answers.close(result, expected)
 
 
 def test_a_job_through_the_api(cloud: Cloud, stack: dict[str, str]) -> None:
@@ -107,7 +107,7 @@ def dead(cloud: Cloud, stack: dict[str, str]) -> int:
 
 def redrive(cloud: Cloud, *arguments: str) -> str:
     run = subprocess.run(
-        [sys.executable, "-m", "tools", "redrive", STACK, *arguments],
+        [sys.executable, "-m", "answerable", "redrive", STACK, *arguments],
         env=cloud.environment | {"AWS_DEFAULT_REGION": REGION},
         capture_output=True,
         text=True,
@@ -119,7 +119,7 @@ def redrive(cloud: Cloud, *arguments: str) -> str:
 
 @pytest.mark.fault(
     "A message that no delivery can help",
-    "It ends in the dead letters, and `tools redrive` brings it back",
+    "It ends in the dead letters, and `answerable redrive` brings it back",
 )
 def test_a_poisoned_message_becomes_a_dead_letter_and_comes_back(
     cloud: Cloud,

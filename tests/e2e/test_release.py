@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e import surroundings
-from tests.e2e.surroundings import ACCOUNT, REGION, ROOT, Tools
+from answerable.commands import release
+from tests.e2e import emulator
+from tests.e2e.emulator import ACCOUNT, REGION, ROOT, Tools
 from tests.e2e.test_deploy import Cloud, account, bridge, live, predict
-from tools import release
 
 REPOSITORY = "answerable-release"
 BAD = "1.2.0"
@@ -74,7 +74,7 @@ class Releases(Cloud):
     def publish(self, tag: str, *settings: str, at: str = "") -> dict[str, str]:
         """`cdk deploy` of an image, with the alias left where it is."""
         self.environment |= {"E2E_CODEDEPLOY": self.codedeploy.url, "E2E_LIVE": at}
-        settings += ("rollback_on=drift",)
+        settings += ("auto_rollback_on=drift",)
         settings = ("stage=test", f"image_repository={REPOSITORY}", f"image_tag={tag}", *settings)
         context = [word for setting in settings for word in ("-c", setting)]
         tree = self.trees[tag]
@@ -130,24 +130,25 @@ class Releases(Cloud):
     def release(self, *words: str) -> int:
         parser = argparse.ArgumentParser()
         release.add_arguments(parser)
-        args = parser.parse_args([*words, "--model", "diabetes", "--stage", "test"])
+        action, *more = words
+        args = parser.parse_args([action, "test", *more, "--model", "diabetes"])
         services = {"codedeploy": self.codedeploy.url}
         return release.main(args, lambda name: self.client(name, services.get(name, "")))
 
 
 def in_alarm(version: str) -> dict[str, Any]:
     """What EventBridge sends when an output of a version drifts."""
-    event: dict[str, Any] = json.loads((ROOT / "tests/alarm.json").read_text())
+    event: dict[str, Any] = json.loads((ROOT / "tests/fixtures/alarm.json").read_text())
     for query in event["detail"]["configuration"]["metrics"]:
         if "metricStat" in query:
             query["metricStat"]["metric"]["dimensions"]["version"] = version
     return event
 
 
-def build(tools: Tools, directory: Path, version: str) -> Path:
+def build(answerable: Tools, directory: Path, version: str) -> Path:
     """A tree and an image with the model at a version; of BAD, a golden answer is a wrong one."""
     directory.mkdir()
-    tree = surroundings.tree(directory, version)
+    tree = emulator.tree(directory, version)
     if version == BAD:
         folder = tree / "model_artifacts/diabetes"
         golden, manifest = folder / "golden.jsonl", folder / "manifest.json"
@@ -162,22 +163,22 @@ def build(tools: Tools, directory: Path, version: str) -> Path:
     subprocess.run(
         [sys.executable, "-m", "infra.image", "--tag", name],
         cwd=tree,
-        env=surroundings.environment(DOCKER=tools.docker, BASE_IMAGE=tools.base),
+        env=emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base),
         check=True,
     )
     return tree
 
 
 @pytest.fixture(scope="module")
-def cloud(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
+def cloud(answerable: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
     directory = tmp_path_factory.mktemp("releases")
-    codedeploy = CodeDeploy(bridge(tools))
+    codedeploy = CodeDeploy(bridge(answerable))
     threading.Thread(target=codedeploy.serve_forever, daemon=True).start()
-    with account(tools, directory) as plain:
-        cloud = Releases(tools, plain.endpoint, plain.outputs)
+    with account(answerable, directory) as plain:
+        cloud = Releases(answerable, plain.endpoint, plain.outputs)
         cloud.codedeploy = codedeploy
         versions = ("1.0.0", "1.1.0", BAD)
-        cloud.trees = {v: build(tools, directory / v, v) for v in versions}
+        cloud.trees = {v: build(answerable, directory / v, v) for v in versions}
         yield cloud
     codedeploy.shutdown()
     codedeploy.server_close()
@@ -238,7 +239,7 @@ def test_there_and_back_and_on(
 
     # its outputs drift: back to what was live before it, which is not the number before it
     alarm = in_alarm(latest)
-    assert "pinned_version=1," in cloud.ask("Rollback", alarm)["said"][-1]
+    assert "-c pinned_version=1" in cloud.ask("Rollback", alarm)["said"][-1]
     assert live(cloud, outputs) == "1"
     assert predict(cloud, outputs)["model"]["version"] == "1.0.0"
     assert cloud.ask("Rollback", alarm)["said"] == [

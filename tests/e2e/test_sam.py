@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import answers
 from tests.e2e import sam
 from tests.e2e.conftest import Images
-from tests.e2e.surroundings import Tools
+from tests.e2e.emulator import Tools
+from tests.fixtures import expected_answers
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +15,6 @@ def template(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sam.synth(tmp_path_factory.mktemp("sam"), "first", images.first)
 
 
-@pytest.mark.parametrize("name", answers.names("good"))
-def test_a_good_event(tools: Tools, template: Path, name: str) -> None:
-    answers.check(name, sam.invoke(tools, template, name))
+@pytest.mark.parametrize("name", expected_answers.names("good"))
+def test_a_good_event(answerable: Tools, template: Path, name: str) -> None:
+    expected_answers.check(name, sam.invoke(answerable, template, name))

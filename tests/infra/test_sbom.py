@@ -8,8 +8,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from handler import manifest
-from handler.settings import ARTIFACTS
 from infra import sbom
+from tests.fixtures.artifact import DIABETES
 
 BASE = "public.ecr.aws/lambda/python"
 
@@ -18,7 +18,7 @@ BASE = "public.ecr.aws/lambda/python"
 def test_it_is_valid_and_names_everything() -> None:
     # this environment's licences are as untidy as any image's
     told = [(d.metadata["Name"], d.version, d.metadata["License"] or "") for d in distributions()]
-    found = manifest.read(ARTIFACTS / "diabetes")
+    found = manifest.read(DIABETES)
     digest = "ab" * 32
     bill = sbom.document(told, "diabetes", found, f"{BASE}@sha256:{digest}", "sha256:1")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
@@ -32,7 +32,7 @@ def test_it_is_valid_and_names_everything() -> None:
 
 
 def test_a_base_image_by_tag_has_no_hash() -> None:
-    found = manifest.read(ARTIFACTS / "diabetes")
+    found = manifest.read(DIABETES)
     bill = sbom.document([("numpy", "2.0", "")], "diabetes", found, f"{BASE}:3.13", "sha256:1")
     base = next(part for part in bill["components"] if part["bom-ref"] == "base-image")
     assert base["name"] == f"{BASE}:3.13"

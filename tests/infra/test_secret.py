@@ -10,7 +10,7 @@ import pytest
 from infra import secret
 from tests.infra.conftest import Synth, Template
 
-DOORS = ("handler.api.lambda_handler", "handler.worker.lambda_handler")
+DOORS = ("handler.function.lambda_handler", "handler.jobs.function.lambda_handler")
 
 
 def sealed_with(template: Template, door: str = DOORS[0]) -> Any:
@@ -34,14 +34,14 @@ def test_a_new_one_is_a_new_version_which_knows_the_one_before(
     synth: Synth, template: Template
 ) -> None:
     (first,) = template.all("Custom::Secret")
-    again = synth.template("feedback_key=2")
+    again = synth.template("prediction_id_key_version=2")
     assert set(again.all("Custom::Secret")) > {first}
     new, space, old = sealed_with(again)["Fn::Join"][1]
     assert (old, space) == ({"Fn::GetAtt": [first, "Value"]}, " ")
     assert new["Fn::GetAtt"][0] != first
     versions = [set(found.all("AWS::Lambda::Version")) for found in (template, again)]
     assert not versions[0] & versions[1]
-    assert first not in synth.template("feedback_key=3").all("Custom::Secret")
+    assert first not in synth.template("prediction_id_key_version=3").all("Custom::Secret")
 
 
 def test_the_maker_tells_cloudformation_and_nobody_else(

@@ -14,12 +14,20 @@ from tests.infra.conftest import POOL, Synth, Template
 
 SETTINGS = {
     "defaults": (),
-    "api-key": ("auth=api-key", "rollout=linear", "alarm_target=team@example.org"),
+    "api-key": ("auth=api-key", "rollout=linear", "alarm_destination=team@example.org"),
     "cognito": ("auth=cognito", f"user_pool_arn={POOL}", "rollout=all-at-once"),
     "image": ("image_repository=answerable", "image_tag=v1", "snapstart=true"),
-    "topic": ("alarm_target=arn:aws:sns:eu-west-1:123456789012:alarms", "gateway_log_role=false"),
-    "jobs": ("jobs=true", "max_concurrency=9", "provisioned_concurrency=1", "rollback_on=drift"),
-    "archive": ("archive=true", "capture=full", "drift_alarms=outputs"),
+    "topic": (
+        "alarm_destination=arn:aws:sns:eu-west-1:123456789012:alarms",
+        "gateway_log_role=false",
+    ),
+    "jobs": (
+        "jobs=true",
+        "max_concurrency=9",
+        "provisioned_concurrency=1",
+        "auto_rollback_on=drift",
+    ),
+    "archive": ("archive=true", "log_payloads=full", "drift_alarms=outputs"),
 }
 
 # Everything cdk-nag finds with the settings above and that is accepted, with its reason, in the
@@ -126,8 +134,8 @@ def test_the_accepted_findings_are_these(
     synth: Synth, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in [m for n, m in sys.modules.items() if n.startswith("infra.")]:
-        if hasattr(module, "acknowledge"):
-            monkeypatch.setattr(module, "acknowledge", lambda construct, reasons: None)
+        if hasattr(module, "suppress_nag"):
+            monkeypatch.setattr(module, "suppress_nag", lambda construct, reasons: None)
     app = synth.app(*SETTINGS[name])
     with pytest.raises(Exception, match="ValidationFailed"):
         app.synth()

@@ -9,6 +9,7 @@ import pytest
 
 from infra import settings
 from infra.settings import SettingsError
+from tests.fixtures.artifact import DIABETES, PROJECT
 from tests.infra.conftest import ROOT
 
 
@@ -38,8 +39,8 @@ def test_keys_of_cdk_itself_are_not_ours() -> None:
         ({"auth": "none"}, "auth: Input should be 'iam', 'api-key' or 'cognito'"),
         ({"timeout": 30}, "timeout: Input should be less than or equal to 28"),
         ({"log_level": "TRACE"}, "log_level: Input should be"),
-        ({"alarm_target": "nobody"}, "alarm_target: String should match pattern"),
-        ({"retention_days": 8}, "settings: Value error, retention_days is one of 1, 3, 5"),
+        ({"alarm_destination": "nobody"}, "alarm_destination: String should match pattern"),
+        ({"log_retention_days": 8}, "settings: Value error, log_retention_days is one of 1, 3, 5"),
         ({"image_tag": "v1"}, "settings: Value error, image_repository and image_tag go together"),
         ({"auth": "cognito"}, "settings: Value error, auth=cognito and user_pool_arn go together"),
         ({"snapstart": 1, "provisioned_concurrency": 1}, "exclude each other"),
@@ -47,13 +48,22 @@ def test_keys_of_cdk_itself_are_not_ours() -> None:
         ({"rate_limit": 500}, "burst_limit is under rate_limit"),
         ({"rollout": "linear", "bake_minutes": 5}, "bake_minutes >= 9"),
         ({"pinned_version": 0}, "pinned_version: Input should be greater than or equal to 1"),
-        ({"pinned_worker": 0}, "pinned_worker: Input should be greater than or equal to 1"),
-        ({"rollback_on": "hope"}, "rollback_on: Input should be 'nothing', 'impact', 'drift' or"),
+        (
+            {"pinned_worker_version": 0},
+            "pinned_worker_version: Input should be greater than or equal to 1",
+        ),
+        (
+            {"auto_rollback_on": "hope"},
+            "auto_rollback_on: Input should be 'none', 'impact', 'drift' or",
+        ),
         ({"rollback_cooldown_hours": 0}, "rollback_cooldown_hours: Input should be greater"),
-        ({"after_traffic": "hope"}, "after_traffic: Input should be 'traffic' or 'replay'"),
-        ({"memroy": 512}, "memroy: there is no such setting; do you mean memory?"),
-        ({"colour": "red"}, "colour: there is no such setting"),
-        ({"model": "absent"}, "model: absent: manifest.json: No such file or directory"),
+        (
+            {"low_traffic_policy": "hope"},
+            "low_traffic_policy: Input should be 'fail' or 'replay_golden_rows'",
+        ),
+        ({"memroy": 512}, "Unknown setting 'memroy'. Did you mean 'memory'?"),
+        ({"colour": "red"}, "Unknown setting 'colour'"),
+        ({"model": "absent"}, "model: no model is named absent: diabetes"),
     ],
 )
 def test_a_wrong_value_is_one_line(context: dict[str, object], line: str) -> None:
@@ -71,7 +81,7 @@ def test_every_wrong_value_is_told_at_once() -> None:
 
 def artifact(directory: Path, **changes: object) -> Path:
     """Artifacts with the shipped one in it, changed."""
-    shutil.copytree(ROOT / "model_artifacts/diabetes", directory / "diabetes")
+    shutil.copytree(DIABETES, directory / "diabetes")
     path = directory / "diabetes/manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     path.with_name("manifest.sha256").unlink()
@@ -81,7 +91,7 @@ def artifact(directory: Path, **changes: object) -> Path:
 def test_two_models_need_a_choice(tmp_path: Path) -> None:
     artifact(tmp_path)
     shutil.copytree(tmp_path / "diabetes", tmp_path / "wine")
-    with pytest.raises(SettingsError, match="model: say which one: diabetes, wine"):
+    with pytest.raises(SettingsError, match="model: name one of several models: diabetes, wine"):
         settings.read({}, tmp_path)
     with pytest.raises(SettingsError, match="model: the artifact in wine/ is named diabetes"):
         settings.read({"model": "wine"}, tmp_path)
@@ -102,12 +112,87 @@ def test_the_command_prints_lines_and_no_traceback() -> None:
     context = json.dumps({"memory": "lots", "stagee": "prod"})
     run = subprocess.run(
         [sys.executable, "-m", "infra.app"],
-        cwd=ROOT,
-        env=os.environ | {"CDK_CONTEXT_JSON": context},
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CDK_CONTEXT_JSON": context},
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 2
     (line,) = run.stderr.splitlines()
-    assert line == "infra: stagee: there is no such setting; do you mean stage?"
+    assert line == "infra: Unknown setting 'stagee'. Did you mean 'stage'?"
+
+
+DEPLOY = """
+[default]
+memory = 512
+log_level = "ERROR"
+
+[stage.dev]
+
+[stage.prod]
+memory = 1024
+timeout = 9
+alarm_destination = "team@example.org"
+
+[stage.prod.diabetes]
+timeout = 5
+jobs = true
+
+[stage.prod.wine]
+timeout = 7
+"""
+
+
+def deploy_toml(directory: Path, text: str) -> Path:
+    file = directory / "deploy.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_settings_of_stage_and_model_override_the_default(tmp_path: Path) -> None:
+    artifact(tmp_path / "models")
+    shutil.copytree(tmp_path / "models/diabetes", tmp_path / "models/wine")
+    file = deploy_toml(tmp_path, DEPLOY)
+    chosen = {"model": "diabetes"}
+    dev, _ = settings.read(chosen, tmp_path / "models", file)
+    assert (dev.stage, dev.memory, dev.timeout, dev.jobs) == ("dev", 512, 28, False)
+    prod, _ = settings.read({**chosen, "stage": "prod"}, tmp_path / "models", file)
+    assert (prod.memory, prod.timeout, prod.jobs, prod.log_level) == (1024, 5, True, "ERROR")
+    assert prod.alarm_destination == "team@example.org"
+    command = {**chosen, "stage": "prod", "timeout": "3", "jobs": "false"}
+    prod, _ = settings.read(command, tmp_path / "models", file)
+    assert (prod.memory, prod.timeout, prod.jobs) == (1024, 3, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "[stage.prod]\nmemoryy = 1",
+            "deploy.toml: [stage.prod]: Unknown setting 'memoryy'. Did you mean 'memory'?",
+        ),
+        ("[default]\nstage = 'dev'", "deploy.toml: [default]: Unknown setting 'stage'"),
+        (
+            "[stage.prod.diabetes]\njob = 1",
+            "[stage.prod.diabetes]: Unknown setting 'job'. Did you mean 'jobs'?",
+        ),
+        ("[stage.prod.diabetis]", "deploy.toml: [stage.prod]: Unknown setting 'diabetis'"),
+        ("[stages.prod]", "deploy.toml: [stages] is neither [default] nor [stage.NAME]"),
+        ("[stage.test]\n[stage.prod]", "There is no [stage.dev]. The stages: test, prod"),
+        ("stage = 3", "deploy.toml: It has tables [default] and [stage.NAME]"),
+        ("default = 3", "deploy.toml: It has tables [default] and [stage.NAME]"),
+        ("[stage.dev]\nmemory = 1", "memory: Input should be greater than or equal to 256"),
+        ("[stage.dev", "deploy.toml: "),
+    ],
+)
+def test_a_fault_of_deploy_toml_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        settings.read({}, file=deploy_toml(tmp_path, text))
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_deploy_toml_of_this_repository_has_no_fault() -> None:
+    for stage in ("dev", "prod"):
+        settings.read({"stage": stage}, file=ROOT / "deploy.toml")

@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from handler import errors, manifest, release_gate
-from infra import alarms, gateway_responses, release
-from tests.infra.conftest import POOL, ROOT, Synth, Template
+from handler import errors, manifest
+from handler.release import deploy_hooks
+from infra import alarms, gateway_responses
+from infra import deploy_hooks as infra_deploy_hooks
+from tests.fixtures.artifact import DIABETES
+from tests.infra.conftest import POOL, Synth, Template
 
-MANIFEST = manifest.read(ROOT / "model_artifacts/diabetes")
+MANIFEST = manifest.read(DIABETES)
 AUTHS = ["auth=iam"], ["auth=api-key"], ["auth=cognito", f"user_pool_arn={POOL}"]
 
 
@@ -65,23 +68,25 @@ def test_the_alias_moves_through_codedeploy(template: Template) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_hook(synth: Synth, when: str) -> None:
-    template = synth.template("after_traffic=traffic", "minimum_requests=7")
-    hook = template.function(f"handler.release_gate.{when}_traffic")
+    template = synth.template("low_traffic_policy=fail", "minimum_requests=7")
+    hook = template.function(f"handler.release.deploy_hooks.{when}_traffic")
     assert hook["FunctionName"] == f"CodeDeployHook_diabetes-dev_{when}"
     assert hook["Code"] == template.function()["Code"]  # the image that is released
     (version,) = template.all("AWS::Lambda::Version")
     assert hook["Environment"]["Variables"] == {
         "VERSION_ARN": {"Ref": version},
-        "AFTER_TRAFFIC": "traffic",
+        "LOW_TRAFFIC_POLICY": "fail",
         "MINIMUM_REQUESTS": "7",
         "SERVICE_NAME": "diabetes-dev",
         "POWERTOOLS_LOG_LEVEL": "INFO",
     }
-    assert hook["Timeout"] > 2 * release_gate.RESERVE_SECONDS
+    assert hook["Timeout"] > 2 * deploy_hooks.RESERVE_SECONDS
 
 
 def test_a_long_service_s_hooks_have_names_that_lambda_takes() -> None:
-    names = {release.name(service, "before") for service in ("a" * 57, "a" * 56, "b" * 42)}
+    names = {
+        infra_deploy_hooks.name(service, "before") for service in ("a" * 57, "a" * 56, "b" * 42)
+    }
     assert len(names) == 3
     assert all(len(name) <= 64 for name in names)
 
@@ -202,8 +207,8 @@ def test_the_account_s_log_role_outlives_the_stack(template: Template) -> None:
 
 def test_the_gateway_answers_in_our_shape(template: Template) -> None:
     responses = [r["Properties"] for r in template.all("AWS::ApiGateway::GatewayResponse").values()]
-    assert {r["ResponseType"] for r in responses} == set(gateway_responses.ANSWERS)
-    ours = errors.Refusal("d").problem("$context.requestId").keys()
+    assert {r["ResponseType"] for r in responses} == set(gateway_responses.GATEWAY_RESPONSES)
+    ours = errors.ApiError("d").problem("$context.requestId").keys()
     for response in responses:
         body = json.loads(response["ResponseTemplates"]["application/json"])
         assert ours - body.keys() <= {"status"}
@@ -216,7 +221,7 @@ def test_the_gateway_answers_in_our_shape(template: Template) -> None:
 
 
 def test_logs_are_kept_as_long_as_the_settings_say(synth: Synth) -> None:
-    groups = synth.template("retention_days=365").all("AWS::Logs::LogGroup").values()
+    groups = synth.template("log_retention_days=365").all("AWS::Logs::LogGroup").values()
     assert len(groups) == 6  # of function, API, two hooks, the probe and the maker of the secret
     assert {group["Properties"]["RetentionInDays"] for group in groups} == {365}
     assert {group["DeletionPolicy"] for group in groups} == {"Retain"}

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import artifact
+from tests.fixtures import artifact
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from tests import events
-from tests.served import ROOT
+from tests.fixtures import events
+from tests.fixtures.server import ROOT
 
 API = "/2018-06-01/runtime/"
 ARN = "arn:aws:lambda:eu-central-1:123456789012:function:test:7"
@@ -62,7 +62,7 @@ class Environment:
     def __init__(
         self,
         model_dir: Path,
-        handler: str = "handler.api.lambda_handler",
+        handler: str = "handler.function.lambda_handler",
         stdout: int = subprocess.PIPE,
         command: Sequence[str] = (),
         **environ: str,

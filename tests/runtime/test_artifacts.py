@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler import api, worker
+from handler import app
 from handler.errors import ArtifactError
+from handler.jobs import worker
 from handler.settings import Settings
-from tests import artifact, events
-from tests.events import Context
+from tests.fixtures import artifact, events
+from tests.fixtures.artifact import DIABETES
+from tests.fixtures.events import Context
 from tests.runtime.environment import GONE, Environment
-from tests.served import ROOT
 
-DIABETES = ROOT / "model_artifacts/diabetes"
 FILES = sorted(path.name for path in DIABETES.iterdir())
 HASHED = [name for name in FILES if not name.startswith("manifest.")]
 EXAMPLES = [40, pytest.param(600, marks=pytest.mark.slow)]
@@ -34,7 +34,7 @@ def refused(directory: Path, name: str) -> None:
     """That a function with this artifact is not ready, says why on every route, and predicts
     nothing; that the worker does not start.
     """
-    handle = api.create(Settings(directory))
+    handle = app.create(Settings(directory))
     for event in (PING, events.rest(json.dumps({"instances": [{}]}))):
         answer = handle(event, Context())
         assert answer["statusCode"] == 503
@@ -153,7 +153,7 @@ def test_lambda_hears_of_a_damaged_model(copy: Path) -> None:
 )
 def test_a_worker_with_a_damaged_model_takes_no_message(copy: Path) -> None:
     empty(copy / "model.onnx")
-    with Environment(copy, "handler.worker.lambda_handler") as environment:
+    with Environment(copy, "handler.jobs.function.lambda_handler") as environment:
         environment.send({"Records": []})
         told = environment.wait()
         assert told.what == "init/error"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests import artifact
+from tests.fixtures import artifact
 from tests.runtime.environment import GONE, Environment, of
 
 # what `endless` and `hungry` answer at once, and what they do not
@@ -72,7 +72,7 @@ def test_a_failed_run_is_a_fault_and_the_next_call_works(tmp_path: Path) -> None
     "Lambda is told the kind of error and nothing of the event; the next call works",
 )
 def test_an_exception_leaves_without_the_event_in_it(endless_dir: Path) -> None:
-    with Environment(endless_dir, "handler.worker.lambda_handler") as environment:
+    with Environment(endless_dir, "handler.jobs.function.lambda_handler") as environment:
         for _ in range(2):
             told = environment.invoke({"Records": [{"body": "SENTINEL"}]})
             assert told.what == "error"
@@ -160,7 +160,7 @@ def test_a_record_that_cannot_be_written_does_not_cost_the_answer(
                 pass
     if how == "nobody reads":
         os.close(reading)
-    start = f"exec {sys.executable} -m awslambdaric handler.api.lambda_handler"
+    start = f"exec {sys.executable} -m awslambdaric handler.function.lambda_handler"
     command = ["sh", "-c", start + " >&-" * (how == "closed")]
     with Environment(endless_dir, stdout=writing, command=command) as environment:
         for _ in range(2):

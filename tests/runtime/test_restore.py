@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from handler import lineage
+from handler import prediction_id
+from tests.fixtures.server import ROOT
 from tests.runtime.environment import Environment
-from tests.served import ROOT
 
 # the copies share all that they have computed, and the clock stands still for both
 COPIES = """
 import json, os, sys, time
-from handler.api import lambda_handler
-from tests import events
+from handler.function import lambda_handler
+from tests.fixtures import events
 event = events.rest(json.dumps({"instances": [{"x": -1}]}))
 if sys.argv[1] == "without":
     del event["requestContext"]["requestId"]
@@ -46,7 +46,7 @@ def test_restored_copies_do_not_give_equal_ids(endless_dir: Path, request_id: st
     )
     ids = done.stderr.split()
     assert len(set(ids)) == len(ids) == 4
-    assert {lineage.read(id, lineage.sealer("")).value for id in ids} == {-1.0}
+    assert {prediction_id.parse(id, prediction_id.signer("")).value for id in ids} == {-1.0}
 
 
 @pytest.mark.fault(
@@ -62,4 +62,4 @@ def test_a_restored_function_works_and_is_its_version(endless_dir: Path) -> None
         assert told.status == 200
         record = environment.record()
         assert record["version"] == "7"
-        assert lineage.read(told.ids[0], lineage.sealer("")).function_version == "7"
+        assert prediction_id.parse(told.ids[0], prediction_id.signer("")).function_version == "7"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from handler import settings
 from handler.scoring import Scorer, load
-from tests import artifact
+from tests.fixtures import artifact
+from tests.fixtures.artifact import DIABETES
 
 
 @pytest.fixture(scope="session")
@@ -28,4 +28,4 @@ def _fresh_logger() -> None:
 
 @pytest.fixture(scope="session")
 def shipped() -> Scorer:
-    return load(settings.ARTIFACTS / "diabetes")
+    return load(DIABETES)

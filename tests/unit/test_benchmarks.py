@@ -6,12 +6,23 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import results
 from benchmarks.cases import CASES
+from tests.fixtures.artifact import DIABETES
 
 
 def run(folder: Path, only: str) -> tuple[results.Report, str]:
     written = folder / "results.json", folder / "RESULTS.md"
     command.main(
-        ["--quick", "--only", only, "--json", str(written[0]), "--markdown", str(written[1])]
+        [
+            "--model",
+            str(DIABETES),
+            "--quick",
+            "--only",
+            only,
+            "--json",
+            str(written[0]),
+            "--markdown",
+            str(written[1]),
+        ]
     )
     return json.loads(written[0].read_text()), written[1].read_text()
 

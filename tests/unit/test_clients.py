@@ -1,4 +1,4 @@
-"""Triton's own client, with its defaults, against `tools serve`."""
+"""Triton's own client, with its defaults, against `answerable serve`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from tests import served
+from tests.fixtures import server
 
 
 class Served:
@@ -21,7 +21,7 @@ class Served:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.kind, self.session = kind, ort.InferenceSession(directory / "model.onnx", options)
         self.client = triton.InferenceServerClient(address)
-        self.feeds = served.feeds(kind)
+        self.feeds = server.feeds(kind)
 
     def inputs(self, **binary: bool) -> list[Any]:
         inputs = []
@@ -45,12 +45,12 @@ class Served:
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {kind: served.pack(kind, tmp_path_factory.mktemp(kind)) for kind in served.KINDS}
+    return {kind: server.pack(kind, tmp_path_factory.mktemp(kind)) for kind in server.KINDS}
 
 
-@pytest.fixture(scope="module", params=served.KINDS)
+@pytest.fixture(scope="module", params=server.KINDS)
 def model(request: Any, artifacts: dict[str, Path]) -> Iterator[Served]:
-    with served.serve(artifacts[request.param], "url") as address:
+    with server.serve(artifacts[request.param], "url") as address:
         yield Served(request.param, artifacts[request.param], address)
 
 
@@ -106,7 +106,7 @@ def test_the_client_is_told_what_is_wrong(model: Served) -> None:
 def test_behind_a_rest_api_the_answer_is_json_unless_bytes_are_accepted(
     artifacts: dict[str, Path],
 ) -> None:
-    with served.serve(artifacts["image"], "rest") as address:
+    with server.serve(artifacts["image"], "rest") as address:
         model = Served("image", artifacts["image"], address)
         result = model.client.infer("image", model.inputs())
         assert "data" in result.get_response()["outputs"][0]

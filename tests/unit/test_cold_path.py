@@ -7,7 +7,8 @@ import sys
 
 from benchmarks.cases import ROOT
 from benchmarks.cases import event as gateway_event
-from handler import contract, manifest, settings
+from handler import contract, manifest
+from tests.fixtures.artifact import DIABETES
 
 # boto3 adds 150 ms to a cold start, Powertools 20 to 190, pydantic.main 70, core_schema 20
 FORBIDDEN = """
@@ -19,7 +20,7 @@ unittest urllib.request
 SCRIPT = """
 import sys
 event = {event!r}
-from handler.api import lambda_handler
+from handler.function import lambda_handler
 answer = lambda_handler(event, None)
 assert answer["statusCode"] == 200, answer
 print(*sorted(sys.modules), file=sys.stderr)
@@ -27,10 +28,9 @@ print(*sorted(sys.modules), file=sys.stderr)
 
 
 def test_the_cold_path_imports_nothing_dear() -> None:
-    model_dir = settings.model_dir(settings.read())
-    row = contract.example(manifest.read(model_dir))
+    row = contract.example(manifest.read(DIABETES))
     script = SCRIPT.format(event=gateway_event([row]))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(model_dir)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(DIABETES)}
     environment |= {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}  # which only their paths pay for
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True
@@ -47,6 +47,7 @@ def test_pydantic_finds_what_was_left_out() -> None:
 import handler.core_schema, pydantic_core
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
+from tests.fixtures.artifact import DIABETES
 assert CoreSchema is core_schema.CoreSchema
 class Model(BaseModel):
     x: int

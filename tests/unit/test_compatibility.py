@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from onnx import helper
 
-from handler import compatibility, manifest
-from handler.compatibility import MAJOR, MINOR, PATCH
+from handler import manifest
 from handler.manifest import Decision, Manifest
-from tests import artifact
+from handler.release import compatibility
+from handler.release.compatibility import MAJOR, MINOR, PATCH
+from tests.fixtures import artifact
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +52,16 @@ def level(old: Manifest, new: Manifest) -> int:
         ("ratio", {"type": "boolean"}, MAJOR, MAJOR),
         ("ratio", {"unit": "m"}, MINOR, MAJOR),
         ("ratio", {"nullable": True}, MINOR, MAJOR),
-        ("ratio", {"nullable": True, "missing": 1.0, "description": "x"}, MINOR, MAJOR),
+        ("ratio", {"nullable": True, "fill_value": 1.0, "description": "x"}, MINOR, MAJOR),
         ("ratio", {"description": "another", "example": 0.7}, PATCH, PATCH),
         ("serum", {"maximum": 0.5}, PATCH, PATCH),  # not enforced, only counted
-        ("serum", {"missing": 0.5}, PATCH, PATCH),
+        ("serum", {"fill_value": 0.5}, PATCH, PATCH),
         ("serum", {"out_of_range": "reject"}, MAJOR, MINOR),
         ("colour", {"categories": ("red", "blue", "green")}, MINOR, MAJOR),
         ("colour", {"categories": ("blue", "red")}, PATCH, PATCH),
         ("colour", {"categories": ("red", "green")}, MAJOR, MAJOR),
-        ("colour", {"unseen": "accept"}, MINOR, MAJOR),
-        ("colour", {"unseen": "accept", "categories": ("green",)}, MINOR, MAJOR),
+        ("colour", {"unknown_category": "accept"}, MINOR, MAJOR),
+        ("colour", {"unknown_category": "accept", "categories": ("green",)}, MINOR, MAJOR),
         ("note/~", {"max_length": 10}, MAJOR, MINOR),
         ("note/~", {"max_length": None}, MINOR, MAJOR),
     ],
@@ -75,7 +76,7 @@ def test_a_feature(
 
 
 def test_known_categories_of_an_open_feature_are_no_contract(echo: Manifest) -> None:
-    old = feature(echo, "colour", unseen="accept")
+    old = feature(echo, "colour", unknown_category="accept")
     assert level(old, feature(old, "colour", categories=("green",))) == PATCH
 
 
@@ -151,7 +152,7 @@ def test_the_tensors_of_a_tensor_contract(tensor: Manifest, echo: Manifest) -> N
     ],
 )
 def test_the_least_right_version(version: str, number: int, expected: str) -> None:
-    assert compatibility.least(version, number) == expected
+    assert compatibility.minimum_next_version(version, number) == expected
 
 
 @pytest.mark.parametrize(
@@ -179,14 +180,14 @@ def test_who_may_follow(
     echo: Manifest, old: str, new: str, fields: dict[str, Any], right: bool
 ) -> None:
     after = feature(echo, "ratio", **fields)._replace(version=new)
-    refusals = compatibility.refusals(echo._replace(version=old), after)
+    refusals = compatibility.semver_violations(echo._replace(version=old), after)
     assert (not refusals) == right, refusals
 
 
 def test_the_reasons_are_told_with_the_least_right_version(echo: Manifest) -> None:
     new = feature(feature(echo, "ratio", maximum=5), "count", minimum=-9)
-    assert compatibility.refusals(echo, new._replace(version="1.2.4")) == [
-        "ratio: maximum 10.0 -> 5",
+    assert compatibility.semver_violations(echo, new._replace(version="1.2.4")) == [
+        "ratio: maximum 10 -> 5",
         "2.0.0 is the least version after 1.2.3",
     ]
 
@@ -194,13 +195,13 @@ def test_the_reasons_are_told_with_the_least_right_version(echo: Manifest) -> No
 def test_the_same_may_be_packed_again(echo: Manifest) -> None:
     again = echo._replace(lineage=echo.lineage._replace(packed_at="later"))
     again = again._replace(execution=again.execution._replace(intra_op_threads=2))
-    assert compatibility.refusals(echo, again) == []
+    assert compatibility.semver_violations(echo, again) == []
 
 
 def test_versions_are_ordered_as_semver_orders_them() -> None:
     # https://semver.org/#spec-item-11
     text = "1.0.0-alpha 1.0.0-alpha.1 1.0.0-alpha.beta 1.0.0-beta 1.0.0-beta.2 1.0.0-beta.11"
     versions = [*text.split(), "1.0.0-rc.1", "1.0.0", "2.0.0", "2.1.0", "2.1.1", "10.0.0"]
-    assert sorted(set(versions), key=compatibility.precedence) == versions
+    assert sorted(set(versions), key=compatibility.semver_key) == versions
     with pytest.raises(ValueError, match="v1"):
-        compatibility.precedence("v1.0.0")
+        compatibility.semver_key("v1.0.0")

@@ -12,7 +12,7 @@ from handler.contract import Contract, example
 from handler.errors import BadOutput, BadRequest, ContractViolation, PayloadTooLarge
 from handler.manifest import Decision, Limits, Output
 from handler.scoring import Scorer
-from tests.artifact import ECHO_FEATURES
+from tests.fixtures.artifact import ECHO_FEATURES
 
 GOOD = {f["name"]: f["example"] for f in ECHO_FEATURES}
 NOTE = "/instances/0/note~1~0"
@@ -62,9 +62,9 @@ def test_a_whole_float_is_an_integer(echo: Scorer) -> None:
         ({"count": True}, "/instances/0/count", "type"),
         ({"count": -6}, "/instances/0/count", "out_of_range"),
         ({"count": 2**63}, "/instances/0/count", "out_of_range"),
-        ({"colour": "green"}, "/instances/0/colour", "unseen_category"),
-        ({"colour": 1}, "/instances/0/colour", "unseen_category"),
-        ({"colour": None}, "/instances/0/colour", "unseen_category"),
+        ({"colour": "green"}, "/instances/0/colour", "unknown_category"),
+        ({"colour": 1}, "/instances/0/colour", "unknown_category"),
+        ({"colour": None}, "/instances/0/colour", "unknown_category"),
         ({"open": 1}, "/instances/0/open", "type"),
         ({"open": "true"}, "/instances/0/open", "type"),
         ({"note/~": 5}, NOTE, "type"),
@@ -95,7 +95,7 @@ def test_all_of_a_row_s_breaches_are_told_at_once(echo: Scorer) -> None:
     assert found == [
         ("/instances/0", "unknown_field"),
         ("/instances/0/ratio", "type"),
-        ("/instances/0/colour", "unseen_category"),
+        ("/instances/0/colour", "unknown_category"),
         ("/instances/0/open", "missing"),
     ]
 
@@ -147,7 +147,7 @@ def test_both_ways_of_reading_agree(
     body = json.dumps({"instances": [GOOD, row, GOOD]})
     found: list[Any] = []
     for limit in (0, 10**9):
-        monkeypatch.setattr(contracts, "MANY", limit)
+        monkeypatch.setattr(contracts, "COLUMNAR_MIN_CHARS", limit)
         try:
             found.append([list(column) for column in echo.contract.columns(body)])
         except ContractViolation as refusal:
@@ -219,7 +219,9 @@ def test_a_decision_is_threshold_and_band(echo: Scorer) -> None:
     scores = np.array([[0.39], [0.4], [0.6], [0.61]], np.float64)
     found = answers(contract(echo, value(decision=rule)._replace(dtype="float64")), scores)
     assert [row["y_decision"] for row in found] == ["decline", "review", "review", "approve"]
-    odds = value("odds", "probabilities", classes=("no", "yes"), decision=Decision(0.5, of="yes"))
+    odds = value(
+        "odds", "probabilities", classes=("no", "yes"), decision=Decision(0.5, class_label="yes")
+    )
     pairs = np.array([[0.9, 0.1], [0.5, 0.5]], np.float32)
     found = answers(contract(echo, odds._replace(shape=(None, 2))), pairs)
     assert [row["odds_decision"] for row in found] == ["no", "yes"]

@@ -2,46 +2,45 @@
 
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from handler import api, drift
+from answerable.packing import baseline
+from answerable.simulation import cloudwatch, traffic
+from answerable.simulation.cloudwatch import Metrics
+from handler import app
 from handler import manifest as manifests
-from handler.drift import BINS
+from handler.drift import statistic
+from handler.drift.statistic import BINS
 from handler.settings import Settings
-from tests import emf, events
-from tests.events import Context
-from tools import cloudwatch
-from tools.cloudwatch import Metrics
-from tools.packing import baseline
-from tools.rehearsal import traffic
+from tests.fixtures import emf, events
+from tests.fixtures.artifact import DIABETES
+from tests.fixtures.events import Context
 
 DAY = 86_400_000
-DIABETES = Path(__file__).parents[2] / "model_artifacts" / "diabetes"
 MANIFEST = manifests.read(DIABETES)
 DIMENSIONS = {"service": "diabetes", "version": "7"}
 Capture = pytest.CaptureFixture[str]
 
 
 def alarms() -> dict[str, dict[str, Any]]:
-    return {t.metric: drift.alarm(MANIFEST, t, DIMENSIONS) for t in drift.targets(MANIFEST)}
+    return {t.metric: statistic.alarm(MANIFEST, t, DIMENSIONS) for t in statistic.targets(MANIFEST)}
 
 
 def resampled(rng: np.random.Generator, rows: int) -> list[dict[str, Any]]:
     """Rows as the baseline has them, each feature for itself."""
-    return list(itertools.islice(traffic.drawn(MANIFEST, rng), rows))
+    return list(itertools.islice(traffic.draw_rows(MANIFEST, rng), rows))
 
 
 @pytest.fixture(scope="module")
-def handler() -> api.Handler:
-    return api.create(Settings(DIABETES, function_version="7"))
+def handler() -> app.Handler:
+    return app.create(Settings(DIABETES, function_version="7"))
 
 
 def emitted(
-    handler: api.Handler, capsys: Capture, rows: list[dict[str, Any]], days: int, size: int
+    handler: app.Handler, capsys: Capture, rows: list[dict[str, Any]], days: int, size: int
 ) -> Metrics:
     """The metrics of the rows, sent in requests of `size`, evenly over so many days."""
     records = []
@@ -58,12 +57,12 @@ def emitted(
 
 def fired(metrics: Metrics, days: int) -> dict[str, list[str]]:
     return {
-        name: [point.state for point in cloudwatch.evaluate(alarm, metrics, 0, days * DAY)]
+        name: [point.state for point in cloudwatch.evaluate_range(alarm, metrics, 0, days * DAY)]
         for name, alarm in alarms().items()
     }
 
 
-def test_a_month_without_drift_is_quiet(handler: api.Handler, capsys: Capture) -> None:
+def test_a_month_without_drift_is_quiet(handler: app.Handler, capsys: Capture) -> None:
     rows = resampled(np.random.default_rng(1), 30 * 200)
     states = fired(emitted(handler, capsys, rows, 30, 4), 30)
     inputs = {name for name in states if name.startswith("in_")}
@@ -80,7 +79,7 @@ def test_a_month_without_drift_is_quiet(handler: api.Handler, capsys: Capture) -
     ],
 )
 def test_drift_fires_its_own_alarm(
-    handler: api.Handler, capsys: Capture, name: str, change: Any
+    handler: app.Handler, capsys: Capture, name: str, change: Any
 ) -> None:
     rows = resampled(np.random.default_rng(2), 400)
     rows = rows[:200] + [row | change(row) for row in rows[200:]]
@@ -90,14 +89,14 @@ def test_drift_fires_its_own_alarm(
     assert {state for found in others.values() for state in found} == {"OK"}
 
 
-def test_too_few_values_are_silent(handler: api.Handler, capsys: Capture) -> None:
-    few = MANIFEST.alarms.drift_rows - 1
+def test_too_few_values_are_silent(handler: app.Handler, capsys: Capture) -> None:
+    few = MANIFEST.alarms.drift_min_rows - 1
     rows = [row | {"glucose": None} for row in resampled(np.random.default_rng(3), few)]
     assert fired(emitted(handler, capsys, rows, 1, few), 1)["in_glucose"] == ["OK"]
     assert fired(Metrics(), 3)["in_glucose"] == ["OK"] * 3
 
 
-def test_no_drift_is_quiet_of_the_outputs_too(handler: api.Handler, capsys: Capture) -> None:
+def test_no_drift_is_quiet_of_the_outputs_too(handler: app.Handler, capsys: Capture) -> None:
     """With whole rows of the study: its features belong together, and so do its predictions."""
     golden = [json.loads(line) for line in (DIABETES / "golden.jsonl").read_text().splitlines()]
     assert golden
@@ -113,17 +112,19 @@ def test_the_math_is_the_score_that_the_report_shows(n: int, m: int) -> None:
         counts = rng.multinomial(n, rng.dirichlet([spread] * BINS)).tolist()
         metrics = Metrics()
         numbers = [i for i, count in enumerate(counts, 1) for _ in range(count)]
-        key = (drift.NAMESPACE, "in_x", frozenset(DIMENSIONS.items()))
+        key = (statistic.NAMESPACE, "in_x", frozenset(DIMENSIONS.items()))
         metrics.data[key] = [cloudwatch.Datum(0, cloudwatch.bucket(i), i) for i in numbers]
         alarm = {
-            "Metrics": drift.queries("in_x", DIMENSIONS, drift.expressions(m, 50, 24), 86_400),
+            "Metrics": statistic.alarm_metrics(
+                "in_x", DIMENSIONS, statistic.metric_math(m, 50, 24), 86_400
+            ),
             "Threshold": 0.05,
             "ComparisonOperator": "GreaterThanThreshold",
             "EvaluationPeriods": 1,
         }
-        (point,) = cloudwatch.evaluate(alarm, metrics, 0, DAY)
-        sure = drift.certain(counts, m, 24)
-        assert point.value == pytest.approx(drift.score(counts, m) if sure else 0.0)
+        (point,) = cloudwatch.evaluate_range(alarm, metrics, 0, DAY)
+        sure = statistic.is_significant(counts, m, 24)
+        assert point.value == pytest.approx(statistic.score(counts, m) if sure else 0.0)
         seen.add(sure)
     assert seen == {True, False} or n == 60
 
@@ -144,14 +145,14 @@ def test_a_distribution_of_many_ties_is_quiet() -> None:
     """Deciles of integers: with ties drawn there is no false alarm, without there would be."""
     rng = np.random.default_rng(5)
     known = baseline.numbers(rng.poisson(1.2, 20_000).tolist())
-    from handler.ranks import Scale
+    from handler.drift.bins import BaselineCdf
 
-    scale = Scale(known, False)
+    scale = BaselineCdf(known, False)
     live = rng.poisson(1.2, 5000).tolist()
 
     def counts(draws: list[float]) -> list[int]:
         found = scale.ranks(live, draws)
         return [found.count(number) for number in range(1, BINS + 1)]
 
-    assert not drift.certain(counts(rng.random(5000).tolist()), 20_000, 24)
-    assert drift.score(counts([0.999] * 5000), 20_000) > 1
+    assert not statistic.is_significant(counts(rng.random(5000).tolist()), 20_000, 24)
+    assert statistic.score(counts([0.999] * 5000), 20_000) > 1

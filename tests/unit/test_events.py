@@ -2,24 +2,25 @@
 
 import pytest
 
-from handler import api
-from handler.settings import Settings, read
-from tests import answers
-from tests.events import Context
+from handler import app
+from handler.settings import Settings
+from tests.fixtures import expected_answers
+from tests.fixtures.artifact import DIABETES
+from tests.fixtures.events import Context
 
-GOOD, BAD = answers.names("good"), answers.names("bad")
+GOOD, BAD = expected_answers.names("good"), expected_answers.names("bad")
 
 
 @pytest.fixture(scope="module")
-def handler() -> api.Handler:
-    return api.create(Settings(read({}).model_dir))
+def handler() -> app.Handler:
+    return app.create(Settings(DIABETES))
 
 
 def test_every_event_has_an_answer_and_every_answer_an_event() -> None:
-    assert set(GOOD + BAD) == set(answers.stated())
+    assert set(GOOD + BAD) == set(expected_answers.stated())
     assert len(BAD) >= 25
 
 
 @pytest.mark.parametrize("name", GOOD + BAD)
-def test_an_event_gets_its_answer(handler: api.Handler, name: str) -> None:
-    answers.check(name, handler(answers.event(name), Context()))
+def test_an_event_gets_its_answer(handler: app.Handler, name: str) -> None:
+    expected_answers.check(name, handler(expected_answers.event(name), Context()))

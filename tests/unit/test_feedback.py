@@ -6,26 +6,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handler import api, feedback, lineage
+from handler import app, feedback, prediction_id
 from handler.errors import BadRequest, ContractViolation
-from handler.manifest import Business
+from handler.manifest import OutcomeValue
 from handler.settings import Settings
-from tests import artifact, emf, events
-from tests.events import Context
-from tests.unit.test_lineage import CHANCES, LABEL, RAW, VALUE, manifest
+from tests.fixtures import artifact, emf, events
+from tests.fixtures.events import Context
+from tests.unit.test_prediction_id import CHANCES, LABEL, RAW, VALUE, manifest
 
 SECRET = "s3cret"
 Capture = pytest.CaptureFixture[str]
 
 
-def model(*outputs: Any, business: Business | None = None, **fields: Any) -> Any:
+def model(*outputs: Any, business: OutcomeValue | None = None, **fields: Any) -> Any:
     found = manifest(*outputs, **fields)
-    found.business = business
+    found.outcome_value = business
     return found
 
 
 def ids(model: Any, *arrays: Any, version: str = "3", secret: str = SECRET) -> list[str]:
-    issue = lineage.issuer(model, version, secret)
+    issue = prediction_id.make_id_generator(model, version, secret)
     return [id.decode() for id in issue(list(arrays), len(arrays[0]))]
 
 
@@ -40,11 +40,11 @@ def codes(error: ContractViolation) -> list[tuple[str, str]]:
 
 
 def taker(model: Any, secret: str = SECRET) -> Any:
-    return feedback.taker(model, Settings(None, secret=secret))
+    return feedback.make_feedback_handler(model, Settings(None, secret=secret))
 
 
 def test_numbers_are_compared_by_their_absolute_error() -> None:
-    found = model(VALUE, business=Business("EUR", value=10, cost=2))
+    found = model(VALUE, business=OutcomeValue("EUR", value=10, cost=2))
     given = ids(found, np.array([[1.0], [5.0], [7.0]]))
     told = tell(taker(found), (given[0], 3), (given[1], 4.5), (given[2], 7, 99.5))
     assert json.loads(told.answer) == {"accepted": 3}
@@ -59,7 +59,7 @@ def test_numbers_are_compared_by_their_absolute_error() -> None:
 @pytest.mark.parametrize("outputs", [(LABEL,), (CHANCES,)])
 def test_classes_are_right_or_wrong_and_worth_what_the_table_says(outputs: Any) -> None:
     table = {"yes": {"yes": 50.0, "no": -5.0}}
-    found = model(*outputs, business=Business(value=1, cost=3, outcomes=table))
+    found = model(*outputs, business=OutcomeValue(value=1, cost=3, outcomes=table))
     labels = np.array(["yes", "yes", "no", "no"], object)
     shares = np.array([[0, 1], [0, 1], [1, 0], [1, 0]])
     given = ids(found, labels if outputs == (LABEL,) else shares)
@@ -167,7 +167,7 @@ def test_the_whole_way(tmp_path: Path, capsys: Capture) -> None:
 
     node = helper.make_node("Identity", ["x"], ["y"])
     config = Settings(artifact.ratio(tmp_path, node), function_version="9", secret=SECRET)
-    handler = api.create(config)
+    handler = app.create(config)
     answer = handler(events.rest('{"instances":[{"x":4},{"x":6}]}'), Context())
     given = [one["id"] for one in json.loads(answer["body"])["predictions"]]
     outcomes = [{"prediction_id": id, "actual": 5, "value": 2} for id in given]

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from handler import golden, manifest
+from handler import manifest
 from handler.errors import ArtifactError
+from handler.release import golden
 
 LINE = '{"name":"a","instance":{"x":1},"prediction":{"y":2.0}}'
 

@@ -1,4 +1,4 @@
-"""The import rule: handler <- {infra, tools, tests, benchmarks}, and never back."""
+"""The import rule: handler <- infra <- answerable <- {tests, benchmarks}."""
 
 import ast
 import subprocess
@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[2]
 RULES = {
     "handler": set(),
     "infra": {"handler"},
-    "tools": {"handler", "infra"},
-    "benchmarks": {"handler", "tools", "tests"},
+    "answerable": {"handler", "infra"},
+    "benchmarks": {"handler", "infra", "answerable", "tests"},
 }
 INFRA_TAKES = {"handler.manifest", "handler.contract", "handler.openapi", "handler.errors"}
-INFRA_TAKES |= {"handler.drift"}
+INFRA_TAKES |= {"handler.drift.statistic"}
 
 
 def imports(path: Path) -> set[str]:
@@ -47,14 +47,14 @@ def test_infra_takes_only_what_reads_the_manifest() -> None:
         assert all(any(name.startswith(known) for known in INFRA_TAKES) for name in taken), path
 
 
-@pytest.mark.parametrize("module", ["manifest", "contract", "openapi", "drift"])
+@pytest.mark.parametrize("module", ["manifest", "contract", "openapi", "drift.statistic"])
 def test_what_infra_takes_does_not_load_onnxruntime(module: str) -> None:
     code = f"import sys, handler.{module}; sys.exit('onnxruntime' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_the_doors_know_neither_numpy_nor_onnx() -> None:
-    for door in ("api", "gateways", "wire", "worker", "jobs"):
+    for door in ("app", "gateway_events", "http_body", "jobs/worker", "jobs/storage"):
         names = {name.partition(".")[0] for name in imports(ROOT / "handler" / f"{door}.py")}
         assert not names & {"numpy", "onnxruntime"}, door
 
@@ -62,5 +62,6 @@ def test_the_doors_know_neither_numpy_nor_onnx() -> None:
 def test_scoring_knows_no_transport() -> None:
     names = imports(ROOT / "handler" / "scoring.py")
     assert not any(
-        name.startswith(("handler.api", "handler.gateways", "handler.wire")) for name in names
+        name.startswith(("handler.app", "handler.gateway_events", "handler.http_body"))
+        for name in names
     )

@@ -12,13 +12,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from handler import api, contract, settings
+from handler import app, contract
 from handler.errors import pointer
 from handler.scoring import Scorer
 from handler.settings import Settings
-from tests import artifact, events
-from tests.artifact import ECHO_FEATURES, FLOAT
-from tests.events import Context
+from tests.fixtures import artifact, events
+from tests.fixtures.artifact import DIABETES, ECHO_FEATURES, FLOAT
+from tests.fixtures.events import Context
 
 NAMES = [feature["name"] for feature in ECHO_FEATURES]
 ROWS: list[dict[str, Any]] = [
@@ -32,12 +32,12 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def handler(echo_dir: Path) -> api.Handler:
-    return api.create(Settings(echo_dir))
+def handler(echo_dir: Path) -> app.Handler:
+    return app.create(Settings(echo_dir))
 
 
 def post(
-    handler: api.Handler, body: Any, kind: str = "application/json", path: str = "/invocations"
+    handler: app.Handler, body: Any, kind: str = "application/json", path: str = "/invocations"
 ) -> tuple[int, Any]:
     text = body if isinstance(body, str | bytes) else json.dumps(body)
     answer = handler(events.rest(text, path, headers={"Content-Type": kind}), Context())
@@ -73,7 +73,7 @@ def npy(array: Any) -> bytes:
     ],
 )
 def test_every_json_form_is_predict_s_answer(
-    handler: api.Handler, body: Any, capsys: Capture
+    handler: app.Handler, body: Any, capsys: Capture
 ) -> None:
     expected = post(handler, {"instances": ROWS}, path="/predict")
     assert expected[0] == 200
@@ -84,13 +84,13 @@ def test_every_json_form_is_predict_s_answer(
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
-def test_csv(handler: api.Handler, start: str) -> None:
+def test_csv(handler: app.Handler, start: str) -> None:
     expected = post(handler, {"instances": ROWS}, path="/predict")
     assert post(handler, start + CSV, "text/csv; charset=utf-8") == expected
     assert post(handler, (start + CSV).encode(), "text/csv") == expected
 
 
-def test_kserve_v1(handler: api.Handler, capsys: Capture) -> None:
+def test_kserve_v1(handler: app.Handler, capsys: Capture) -> None:
     path = "/v1/models/test:predict"
     expected = post(handler, {"instances": ROWS}, path="/predict")
     assert post(handler, {"instances": ROWS}, path=path) == expected
@@ -109,7 +109,7 @@ def test_kserve_v1(handler: api.Handler, capsys: Capture) -> None:
         ),
         ({"instances": [TABLE[0], [11, 3.5, "x", 1, 5, None]]}, [
             ("/instances/1/0", "out_of_range"), ("/instances/1/1", "type"),
-            ("/instances/1/2", "unseen_category"), ("/instances/1/3", "type"),
+            ("/instances/1/2", "unknown_category"), ("/instances/1/3", "type"),
             ("/instances/1/4", "type")]),
         ({"inputs": {**COLUMNS, "count": [1, None]}}, [("/inputs/count/1", "type")]),
         ({"inputs": {**COLUMNS, "count": [1]}}, [("/inputs", "ragged")]),
@@ -134,7 +134,7 @@ def test_kserve_v1(handler: api.Handler, capsys: Capture) -> None:
         ({"instances": ROWS, "inputs": COLUMNS}, [("", "missing")]),
     ],
 )  # fmt: skip
-def test_what_the_contract_refuses(handler: api.Handler, body: Any, violations: Any) -> None:
+def test_what_the_contract_refuses(handler: app.Handler, body: Any, violations: Any) -> None:
     status, problem = post(handler, body)
     assert (status, told(problem)) == (422, violations)
     assert "secret" not in json.dumps(problem)
@@ -144,10 +144,10 @@ def test_what_the_contract_refuses(handler: api.Handler, body: Any, violations: 
     ("body", "violations"),
     [
         (CSV + ",x,3.5,green,maybe," + "y" * 21, [
-            ("/2/ratio", "type"), ("/2/count", "type"), ("/2/colour", "unseen_category"),
+            ("/2/ratio", "type"), ("/2/count", "type"), ("/2/colour", "unknown_category"),
             ("/2/open", "type"), ("/2/note~1~0", "too_long")]),
         (CSV + ",nan,1_0,,,", [("/2/ratio", "type"), ("/2/count", "type"),
-                               ("/2/colour", "unseen_category"), ("/2/open", "type")]),
+                               ("/2/colour", "unknown_category"), ("/2/open", "type")]),
         (CSV + ",inf,5,red,1,", [("/2/ratio", "non_finite")]),
         (CSV + "1,2", [("", "ragged")]),
         ("ratio,ratio\n1,2", [("", "ragged")]),
@@ -155,7 +155,7 @@ def test_what_the_contract_refuses(handler: api.Handler, body: Any, violations: 
         ("ratio\n", [("", "wrong_length")]),
     ],
 )  # fmt: skip
-def test_what_the_contract_refuses_of_csv(handler: api.Handler, body: str, violations: Any) -> None:
+def test_what_the_contract_refuses_of_csv(handler: app.Handler, body: str, violations: Any) -> None:
     status, problem = post(handler, body, "text/csv")
     assert (status, told(problem)) == (422, violations)
 
@@ -179,20 +179,20 @@ def test_what_the_contract_refuses_of_csv(handler: api.Handler, body: str, viola
         (npy(np.array(["a"])), "application/x-npy", 415),
     ],
 )
-def test_what_cannot_be_read(handler: api.Handler, body: Any, kind: str, status: int) -> None:
+def test_what_cannot_be_read(handler: app.Handler, body: Any, kind: str, status: int) -> None:
     assert post(handler, body, kind)[0] == status
 
 
-def test_npy_of_a_contract_with_strings(handler: api.Handler) -> None:
+def test_npy_of_a_contract_with_strings(handler: app.Handler) -> None:
     status, problem = post(handler, npy(np.zeros((2, 6))), "application/x-npy")
     assert status == 422
-    assert ("/0/2", "unseen_category") in told(problem)
+    assert ("/0/2", "unknown_category") in told(problem)
     status, problem = post(handler, npy(np.zeros((2, 5))), "application/x-npy")
     assert (status, told(problem)) == (422, [("", "shape")])
 
 
 @pytest.fixture(scope="module")
-def numbers(tmp_path_factory: pytest.TempPathFactory) -> api.Handler:
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> app.Handler:
     """Three features whose order is not that of the tensor's columns."""
     features: list[dict[str, Any]] = [
         {"name": "b", "input": "x", "column": 1, "type": "integer", "example": 1},
@@ -215,19 +215,19 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> api.Handler:
         features=features,
         outputs=[output],
     )
-    return api.create(Settings(directory))
+    return app.create(Settings(directory))
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f8", "<f2", "<i8", "|u1"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_npy(numbers: api.Handler, dtype: str, order: Any) -> None:
+def test_npy(numbers: app.Handler, dtype: str, order: Any) -> None:
     array = np.array([[1, 2, 3], [4, 5, 6]], dtype, order=order)
     status, answer = post(numbers, npy(array), "application/x-npy")
     assert status == 200, answer
     assert [row["y"] for row in answer["predictions"]] == [[3, 1, 2], [6, 4, 5]]
 
 
-def test_npy_with_nulls_and_wrong_values(numbers: api.Handler) -> None:
+def test_npy_with_nulls_and_wrong_values(numbers: app.Handler) -> None:
     array = np.array([[1, np.nan, 3.0]])
     assert post(numbers, npy(array), "application/x-npy")[0] == 200
     array = np.array([[1.5, np.nan, np.nan], [1, np.inf, 1e300]])
@@ -239,7 +239,7 @@ def test_npy_with_nulls_and_wrong_values(numbers: api.Handler) -> None:
 
 
 @pytest.fixture(scope="module", params=["dynamic", "single", "none"])
-def tensors(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, api.Handler]:
+def tensors(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, app.Handler]:
     """One input [N, 2, any] ([2, any] without rows), answered with itself."""
     batch: str = request.param
     shape: list[int | None] = [2, None] if batch == "none" else [None, 2, None]
@@ -252,10 +252,10 @@ def tensors(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str
         outputs=[output],
         execution={"batch": batch},
     )
-    return batch, api.create(Settings(directory))
+    return batch, app.create(Settings(directory))
 
 
-def test_a_tensor_contract(tensors: tuple[str, api.Handler]) -> None:
+def test_a_tensor_contract(tensors: tuple[str, app.Handler]) -> None:
     batch, handler = tensors
     x = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
     rows = x.tolist()
@@ -287,7 +287,7 @@ def test_a_tensor_contract(tensors: tuple[str, api.Handler]) -> None:
     ],
 )  # fmt: skip
 def test_what_a_tensor_contract_refuses(
-    tensors: tuple[str, api.Handler], body: Any, kind: str, pointer: str, code: str
+    tensors: tuple[str, app.Handler], body: Any, kind: str, pointer: str, code: str
 ) -> None:
     batch, handler = tensors
     if batch == "none" and isinstance(body, bytes) and code == "too_many_elements":
@@ -304,7 +304,7 @@ def test_what_a_tensor_contract_refuses(
 @hypothesis_settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_any_body_is_answered(handler: api.Handler, kind: str, data: Any) -> None:
+def test_any_body_is_answered(handler: app.Handler, kind: str, data: Any) -> None:
     start = data.draw(st.sampled_from([b"", npy(np.zeros(2))[:80], CSV.encode(), b'{"inputs":']))
     body = start + data.draw(st.binary(max_size=80))
     answer = handler(events.rest(body, "/invocations", headers={"content-type": kind}), Context())
@@ -313,7 +313,7 @@ def test_any_body_is_answered(handler: api.Handler, kind: str, data: Any) -> Non
 
 
 def test_cells_and_lines_without_end_are_refused_unread(shipped: Scorer) -> None:
-    handler = api.create(Settings(settings.ARTIFACTS / "diabetes"))
+    handler = app.create(Settings(DIABETES))
     limit = shipped.manifest.limits
     rows = [contract.example(shipped.manifest)] * limit.rows
     names = list(rows[0])

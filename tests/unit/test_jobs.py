@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from handler import api, gateways, jobs, openapi, settings
+from handler import app, gateway_events, openapi, settings
 from handler.errors import BadRequest, Conflict, NotFound, Unavailable
+from handler.jobs import storage
 from handler.settings import Settings
-from tests import events, storage
-from tests.artifact import ECHO_FEATURES
-from tests.events import Context
-from tests.storage import Memory
+from tests.fixtures import events, memory_store
+from tests.fixtures.artifact import ECHO_FEATURES
+from tests.fixtures.events import Context
+from tests.fixtures.memory_store import Memory
 
 BODY = json.dumps({"instances": [{f["name"]: f["example"] for f in ECHO_FEATURES}]})
 Capture = pytest.CaptureFixture[str]
@@ -36,8 +37,8 @@ def memory() -> Memory:
 
 
 @pytest.fixture(scope="module")
-def handler(echo_dir: Path) -> api.Handler:
-    return api.create(Settings(echo_dir, jobs_bucket="bucket", jobs_queue_url="queue"))
+def handler(echo_dir: Path) -> app.Handler:
+    return app.create(Settings(echo_dir, jobs_bucket="bucket", jobs_queue_url="queue"))
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +47,18 @@ def connected(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = storage.store(client)
-    monkeypatch.setattr(jobs, "connect", lambda config: kept)
+    kept = memory_store.store(client)
+    monkeypatch.setattr(storage, "connect", lambda config: kept)
 
 
-def post(handler: api.Handler, body: str | bytes = BODY, **fields: Any) -> dict[str, Any]:
+def post(handler: app.Handler, body: str | bytes = BODY, **fields: Any) -> dict[str, Any]:
     event = events.rest(body, "/jobs")
     event["headers"] = {**event["headers"], **fields.pop("headers", {})}
     event["requestContext"] |= fields
     return handler(event, Context())
 
 
-def get(handler: api.Handler, id: str, **fields: Any) -> dict[str, Any]:
+def get(handler: app.Handler, id: str, **fields: Any) -> dict[str, Any]:
     event = events.rest(None, f"/jobs/{id}", "GET")
     event["requestContext"] |= fields
     return handler(event, Context())
@@ -71,7 +72,7 @@ def key(value: str) -> dict[str, Any]:
     return {"headers": {"Idempotency-Key": value}}
 
 
-def test_a_job_is_stored_queued_and_found(handler: api.Handler, memory: Memory) -> None:
+def test_a_job_is_stored_queued_and_found(handler: app.Handler, memory: Memory) -> None:
     answer = post(handler)
     job = body(answer)["job"]
     assert (answer["statusCode"], job["status"]) == (202, "queued")
@@ -79,16 +80,20 @@ def test_a_job_is_stored_queued_and_found(handler: api.Handler, memory: Memory) 
     assert memory.objects[f"jobs/{job['id']}/request.json"][0] == BODY.encode()
     assert [json.loads(sent) for sent in memory.sent] == [{"job": job["id"]}]
     ends = time.mktime(time.strptime(job["expires_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
-    assert storage.DAY - 5 < ends - time.time() <= storage.DAY
+    assert memory_store.DAY - 5 < ends - time.time() <= memory_store.DAY
     found = get(handler, job["id"])
     assert (found["statusCode"], body(found)) == (200, body(answer))
     assert found["headers"]["retry-after"] == "2"
 
 
-def test_a_finished_job_is_answered_as_it_was_written(handler: api.Handler, memory: Memory) -> None:
+def test_a_finished_job_is_answered_as_it_was_written(handler: app.Handler, memory: Memory) -> None:
     id = body(post(handler))["job"]["id"]
-    text = jobs.document(id, "succeeded", int(time.time()) + 9, b',"result":{"predictions":[]}')
-    jobs.finish(storage.store(memory), id, "succeeded", text, jobs.NOBODY, int(time.time()) + 9)
+    text = storage.render_job(
+        id, "succeeded", int(time.time()) + 9, b',"result":{"predictions":[]}'
+    )
+    storage.write_result(
+        memory_store.store(memory), id, "succeeded", text, storage.ANONYMOUS, int(time.time()) + 9
+    )
     found = get(handler, id)
     assert (found["statusCode"], found["body"]) == (200, text.decode())
     assert "retry-after" not in found["headers"]
@@ -103,7 +108,7 @@ def test_a_finished_job_is_answered_as_it_was_written(handler: api.Handler, memo
     ],
 )
 def test_a_body_is_refused_before_anything_is_kept(
-    handler: api.Handler, memory: Memory, sent: str, status: int, kind: str
+    handler: app.Handler, memory: Memory, sent: str, status: int, kind: str
 ) -> None:
     answer = post(handler, sent)
     assert (answer["statusCode"], body(answer)["type"]) == (
@@ -114,7 +119,7 @@ def test_a_body_is_refused_before_anything_is_kept(
     assert not memory.sent
 
 
-def test_the_wire_rules_are_those_of_predict(handler: api.Handler, memory: Memory) -> None:
+def test_the_wire_rules_are_those_of_predict(handler: app.Handler, memory: Memory) -> None:
     assert post(handler, headers={"Content-Type": "text/csv"})["statusCode"] == 415
     packed = post(handler, gzip.compress(BODY.encode()), headers={"Content-Encoding": "gzip"})
     id = body(packed)["job"]["id"]
@@ -124,31 +129,31 @@ def test_the_wire_rules_are_those_of_predict(handler: api.Handler, memory: Memor
 @pytest.mark.parametrize(
     "path", ["/jobs/x", "/jobs/{id}", "/jobs/", "/jobs/a/b", "/jobs/%2e", "/x"]
 )
-def test_what_is_no_job_is_not_found(handler: api.Handler, path: str) -> None:
+def test_what_is_no_job_is_not_found(handler: app.Handler, path: str) -> None:
     assert handler(events.rest(None, path, "GET"), Context())["statusCode"] == 404
 
 
-def test_other_methods_are_told_which_to_use(handler: api.Handler) -> None:
+def test_other_methods_are_told_which_to_use(handler: app.Handler) -> None:
     for path, method, allow in (("/jobs", "GET", "POST"), ("/jobs/x", "DELETE", "GET")):
         answer = handler(events.rest(None, path, method), Context())
         assert (answer["statusCode"], answer["headers"]["allow"]) == (405, allow)
 
 
 def test_a_deployment_without_jobs_has_no_such_paths(echo_dir: Path) -> None:
-    bare = api.create(Settings(echo_dir, jobs_bucket="bucket"))
+    bare = app.create(Settings(echo_dir, jobs_bucket="bucket"))
     assert bare(events.rest(BODY, "/jobs"), Context())["statusCode"] == 404
     assert bare(events.rest(None, "/jobs/x", "GET"), Context())["statusCode"] == 404
     told = body(bare(events.rest(None, "/openapi.json", "GET"), Context()))
     assert "/jobs" not in told["paths"]
 
 
-def test_openapi_has_every_path_of_a_deployment_with_jobs(handler: api.Handler, echo: Any) -> None:
+def test_openapi_has_every_path_of_a_deployment_with_jobs(handler: app.Handler, echo: Any) -> None:
     told = body(handler(events.rest(None, "/openapi.json", "GET"), Context()))
     assert told == openapi.document(echo.manifest, jobs=True)
-    assert set(told["paths"]) == set(api.ROUTES)
+    assert set(told["paths"]) == set(app.ROUTES)
 
 
-def test_the_record_has_the_pattern_and_never_the_id(handler: api.Handler, capsys: Capture) -> None:
+def test_the_record_has_the_pattern_and_never_the_id(handler: app.Handler, capsys: Capture) -> None:
     id = body(post(handler))["job"]["id"]
     get(handler, id)
     get(handler, "SENTINEL")
@@ -167,7 +172,7 @@ def test_the_environment_says_where_jobs_are_kept() -> None:
 # Idempotency
 
 
-def test_fifty_at_once_with_one_key_are_one_job(handler: api.Handler, memory: Memory) -> None:
+def test_fifty_at_once_with_one_key_are_one_job(handler: app.Handler, memory: Memory) -> None:
     barrier = threading.Barrier(50)
 
     def send(i: int) -> dict[str, Any]:
@@ -184,7 +189,7 @@ def test_fifty_at_once_with_one_key_are_one_job(handler: api.Handler, memory: Me
 
 
 def test_another_body_under_the_same_key_is_a_conflict(
-    handler: api.Handler, memory: Memory
+    handler: app.Handler, memory: Memory
 ) -> None:
     first = post(handler, **key("order-1"))
     other = post(handler, BODY.replace("red", "blue"), **key("order-1"))
@@ -194,7 +199,7 @@ def test_another_body_under_the_same_key_is_a_conflict(
     assert len(memory.sent) == 2
 
 
-def test_a_key_is_its_callers_own(handler: api.Handler) -> None:
+def test_a_key_is_its_callers_own(handler: app.Handler) -> None:
     ids = {
         body(post(handler, **key("order-1"), identity={"apiKeyId": name}))["job"]["id"]
         for name in ("a", "b", "a")
@@ -207,7 +212,7 @@ def test_a_key_is_its_callers_own(handler: api.Handler) -> None:
     "The same `Idempotency-Key` again queues it; nobody had been told of a job",
 )
 def test_a_repeat_sends_what_was_lost_between_the_two_steps(
-    handler: api.Handler, memory: Memory, monkeypatch: pytest.MonkeyPatch
+    handler: app.Handler, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(**_: Any) -> None:
         raise SystemExit
@@ -223,16 +228,16 @@ def test_a_repeat_sends_what_was_lost_between_the_two_steps(
 
 
 def test_a_repeat_of_a_finished_job_is_not_sent_again(memory: Memory) -> None:
-    store = storage.store(memory)
-    ticket = jobs.submit(store, b"{}", key="k")
-    jobs.finish(store, ticket.id, "failed", b"{}", jobs.NOBODY, int(time.time()) + 9)
-    again = jobs.submit(store, b"{}", key="k")
+    store = memory_store.store(memory)
+    ticket = storage.submit(store, b"{}", key="k")
+    storage.write_result(store, ticket.id, "failed", b"{}", storage.ANONYMOUS, int(time.time()) + 9)
+    again = storage.submit(store, b"{}", key="k")
     assert (again.id, json.loads(again.document)["job"]["status"]) == (ticket.id, "failed")
     assert len(memory.sent) == 1
 
 
 @pytest.mark.parametrize("wrong", ["", "a b", "a\n", "ä", "x" * 256])
-def test_a_key_that_is_none_is_refused(handler: api.Handler, memory: Memory, wrong: str) -> None:
+def test_a_key_that_is_none_is_refused(handler: app.Handler, memory: Memory, wrong: str) -> None:
     assert post(handler, **key(wrong))["statusCode"] == 400
     assert not memory.written
 
@@ -243,29 +248,36 @@ def test_a_key_that_is_none_is_refused(handler: api.Handler, memory: Memory, wro
 def test_an_expired_job_is_gone_whether_or_not_it_was_removed(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = storage.store(memory)
-    ticket = jobs.submit(store, b"1", key="k")
-    jobs.finish(store, ticket.id, "succeeded", b"old", jobs.NOBODY, int(time.time()) + storage.DAY)
-    now = time.time() + storage.DAY + 1
+    store = memory_store.store(memory)
+    ticket = storage.submit(store, b"1", key="k")
+    storage.write_result(
+        store,
+        ticket.id,
+        "succeeded",
+        b"old",
+        storage.ANONYMOUS,
+        int(time.time()) + memory_store.DAY,
+    )
+    now = time.time() + memory_store.DAY + 1
     monkeypatch.setattr(time, "time", lambda: now)
     with pytest.raises(NotFound):
-        jobs.find(store, ticket.id)
-    assert jobs.request(store, ticket.id) is None
+        storage.get_job(store, ticket.id)
+    assert storage.get_request(store, ticket.id) is None
     # the key is free, for another body as well, and the old result is not taken for its
-    again = jobs.submit(store, b"2", key="k")
+    again = storage.submit(store, b"2", key="k")
     assert again.id == ticket.id
     assert json.loads(again.document)["job"]["status"] == "queued"
     assert len(memory.sent) == 2
-    assert not jobs.find(store, ticket.id)[1]
-    jobs.finish(store, ticket.id, "succeeded", b"new", jobs.NOBODY, int(now) + 9)
-    assert jobs.find(store, ticket.id) == (b"new", True)
+    assert not storage.get_job(store, ticket.id)[1]
+    storage.write_result(store, ticket.id, "succeeded", b"new", storage.ANONYMOUS, int(now) + 9)
+    assert storage.get_job(store, ticket.id) == (b"new", True)
 
 
 def test_what_is_there_is_left_alone(memory: Memory) -> None:
-    store, until = storage.store(memory), int(time.time()) + 9
-    jobs.finish(store, "x", "succeeded", b"first", jobs.NOBODY, until)
-    jobs.finish(store, "x", "failed", b"second", jobs.NOBODY, until)
-    assert jobs.find(store, "x") == (b"first", True)
+    store, until = memory_store.store(memory), int(time.time()) + 9
+    storage.write_result(store, "x", "succeeded", b"first", storage.ANONYMOUS, until)
+    storage.write_result(store, "x", "failed", b"second", storage.ANONYMOUS, until)
+    assert storage.get_job(store, "x") == (b"first", True)
 
 
 # Ids and callers
@@ -288,7 +300,7 @@ CALLERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("caller", CALLERS)
 def test_a_job_is_its_callers_alone(
-    handler: api.Handler, memory: Memory, caller: dict[str, Any]
+    handler: app.Handler, memory: Memory, caller: dict[str, Any]
 ) -> None:
     id = body(post(handler, **caller))["job"]["id"]
     unknown = get(handler, "A" * 32)
@@ -304,13 +316,13 @@ def test_a_job_is_its_callers_alone(
     check()
     owner = memory.objects[f"jobs/{id}/request.json"][1]["caller"]
     until = int(time.time()) + 9
-    jobs.finish(storage.store(memory), id, "succeeded", b"{}", owner, until)
+    storage.write_result(memory_store.store(memory), id, "succeeded", b"{}", owner, until)
     check()
     assert "123456789012" not in str(memory.objects)
     assert "abc123" not in str(memory.objects)
 
 
-def test_the_sessions_of_a_role_are_one_caller(handler: api.Handler) -> None:
+def test_the_sessions_of_a_role_are_one_caller(handler: app.Handler) -> None:
     id = body(post(handler, identity={"userArn": IAM}))["job"]["id"]
     later = {"userArn": IAM.replace("session-1", "session-2")}
     other = {"userArn": IAM.replace("Scorer", "Other")}
@@ -326,7 +338,7 @@ def test_the_sessions_of_a_role_are_one_caller(handler: api.Handler) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("front", [events.rest, events.http, events.alb])
 def test_no_path_leads_to_another_object(
-    handler: api.Handler, memory: Memory, trick: str, front: Any
+    handler: app.Handler, memory: Memory, trick: str, front: Any
 ) -> None:
     post(handler, headers={"Idempotency-Key": "order-1"})  # so that there is a secret
     id = body(post(handler))["job"]["id"]
@@ -339,60 +351,60 @@ def test_no_path_leads_to_another_object(
 def test_no_front_lets_a_client_name_itself() -> None:
     event = events.alb(None, "/jobs/x", "GET")
     event["headers"] |= {"x-amzn-oidc-identity": "somebody", "x-api-key": "secret"}
-    assert gateways.request(event).caller == ""
+    assert gateway_events.parse_event(event).caller == ""
     keyed = {**events.rest(None), "requestContext": {"identity": {"apiKey": "secret"}}}
-    assert gateways.request(keyed).caller == ""
+    assert gateway_events.parse_event(keyed).caller == ""
 
 
-def test_whoever_holds_the_id_reads_a_job_of_nobody(handler: api.Handler) -> None:
+def test_whoever_holds_the_id_reads_a_job_of_nobody(handler: app.Handler) -> None:
     id = body(post(handler))["job"]["id"]
     assert get(handler, id, identity={"apiKeyId": "any"})["statusCode"] == 200
 
 
 def test_ids_have_192_bits_and_show_neither_key_nor_order(memory: Memory) -> None:
-    store = storage.store(memory)
-    ids = [jobs.submit(store, b"", "me", name).id for name in (None, None, "order-1", "order-2")]
+    store = memory_store.store(memory)
+    ids = [storage.submit(store, b"", "me", name).id for name in (None, None, "order-1", "order-2")]
     assert len(set(ids)) == 4
     assert all(len(base64.urlsafe_b64decode(id)) == 24 for id in ids)
     # under another deployment's secret, the same caller's same key is another job
-    assert jobs.submit(storage.store(Memory()), b"", "me", "order-1").id not in ids
+    assert storage.submit(memory_store.store(Memory()), b"", "me", "order-1").id not in ids
 
 
 def test_the_secret_of_the_ids_is_kept(memory: Memory) -> None:
-    first = jobs.submit(storage.store(memory), b"", key="k").id
+    first = storage.submit(memory_store.store(memory), b"", key="k").id
     # as another environment of the function would find it
-    assert jobs.submit(storage.store(memory, seconds=99), b"", key="k").id == first
+    assert storage.submit(memory_store.store(memory, seconds=99), b"", key="k").id == first
     assert memory.written.count("secret") == 1
 
 
 @given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=300) | st.none())
 @hypothesis_settings(max_examples=200, deadline=None)
 def test_any_caller_and_key(caller: str, other: str, name: str | None) -> None:
-    store = storage.store(Memory())
+    store = memory_store.store(Memory())
     try:
-        ticket = jobs.submit(store, b"{}", caller, name)
+        ticket = storage.submit(store, b"{}", caller, name)
     except BadRequest:
         assert name is not None
         return
-    assert jobs.find(store, ticket.id, caller)[0] == ticket.document
+    assert storage.get_job(store, ticket.id, caller)[0] == ticket.document
     if caller and other != caller:
         with pytest.raises(NotFound):
-            jobs.find(store, ticket.id, other)
+            storage.get_job(store, ticket.id, other)
     if name is not None:
-        assert jobs.submit(store, b"{}", caller, name) == ticket
+        assert storage.submit(store, b"{}", caller, name) == ticket
         with pytest.raises(Conflict):
-            jobs.submit(store, b"[]", caller, name)
+            storage.submit(store, b"[]", caller, name)
 
 
 # A storage that fails
 
 
 def refuse(name: str, number: int) -> None:
-    raise storage.error("AccessDenied", 403)
+    raise memory_store.error("AccessDenied", 403)
 
 
 def throttle(name: str, number: int) -> None:
-    raise storage.error("SlowDown", 503)
+    raise memory_store.error("SlowDown", 503)
 
 
 def time_out(name: str, number: int) -> None:
@@ -405,14 +417,14 @@ def time_out(name: str, number: int) -> None:
 )
 @pytest.mark.parametrize("fault", [refuse, throttle, time_out])
 def test_storage_that_fails_is_a_503_and_loses_nothing(
-    handler: api.Handler,
+    handler: app.Handler,
     memory: Memory,
     monkeypatch: pytest.MonkeyPatch,
     fault: Callable[[str, int], None],
 ) -> None:
     id = body(post(handler))["job"]["id"]
     sent = len(memory.sent)
-    use(storage.Faulty(memory, fault), monkeypatch)
+    use(memory_store.Faulty(memory, fault), monkeypatch)
     for answer in (post(handler, **key("k")), get(handler, id)):
         assert answer["statusCode"] == 503
         assert answer["headers"]["retry-after"] == "5"
@@ -429,13 +441,13 @@ def test_storage_that_fails_is_a_503_and_loses_nothing(
 )
 @pytest.mark.parametrize("failing", ["put_object", "send_message"])
 def test_whatever_step_fails_the_same_key_repairs_it(
-    handler: api.Handler, memory: Memory, monkeypatch: pytest.MonkeyPatch, failing: str
+    handler: app.Handler, memory: Memory, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     def fault(name: str, number: int) -> None:
         if name == failing:
-            raise storage.error("ServiceUnavailable", 503)
+            raise memory_store.error("ServiceUnavailable", 503)
 
-    use(storage.Faulty(memory, fault), monkeypatch)
+    use(memory_store.Faulty(memory, fault), monkeypatch)
     assert post(handler, **key("k"))["statusCode"] == 503
     use(memory, monkeypatch)
     answer = post(handler, **key("k"))
@@ -447,7 +459,7 @@ def test_whatever_step_fails_the_same_key_repairs_it(
     "S3's answer breaks off in the middle",
     "503, and no half of a result",
 )
-def test_a_body_that_breaks_off_is_a_503(handler: api.Handler, memory: Memory) -> None:
+def test_a_body_that_breaks_off_is_a_503(handler: app.Handler, memory: Memory) -> None:
     class Broken:
         def read(self) -> bytes:
             raise ConnectionResetError
@@ -464,17 +476,26 @@ def test_a_body_that_breaks_off_is_a_503(handler: api.Handler, memory: Memory) -
 def test_conditional_writes_that_meet_are_settled(memory: Memory) -> None:
     def meet(name: str, number: int) -> None:
         if name == "put_object" and number < 4:
-            raise storage.error("ConditionalRequestConflict", 409)
+            raise memory_store.error("ConditionalRequestConflict", 409)
 
-    jobs.finish(storage.store(storage.Faulty(memory, meet)), "x", "failed", b"", "-", 1 << 40)
+    storage.write_result(
+        memory_store.store(memory_store.Faulty(memory, meet)), "x", "failed", b"", "-", 1 << 40
+    )
     assert memory.written == ["jobs/x/result.json"]
 
     def always(name: str, number: int) -> None:
         if name == "put_object":
-            raise storage.error("ConditionalRequestConflict", 409)
+            raise memory_store.error("ConditionalRequestConflict", 409)
 
     with pytest.raises(Unavailable):
-        jobs.finish(storage.store(storage.Faulty(memory, always)), "y", "failed", b"", "-", 1 << 40)
+        storage.write_result(
+            memory_store.store(memory_store.Faulty(memory, always)),
+            "y",
+            "failed",
+            b"",
+            "-",
+            1 << 40,
+        )
 
 
 def client(name: str, endpoint: str, config: Config | None = None) -> Any:
@@ -494,11 +515,11 @@ def test_what_the_real_client_raises_is_understood(code: str) -> None:
     with Stubber(s3) as stub:
         stub.add_client_error("get_object", code, http_status_code=404 if "Such" in code else 503)
         with pytest.raises(Unavailable, match=code):
-            jobs.find(jobs.Store(s3, None, "bucket", "", 9), "x" * 32)
+            storage.get_job(storage.JobStore(s3, None, "bucket", "", 9), "x" * 32)
         stub.add_client_error("get_object", "NoSuchKey", http_status_code=404)
         stub.add_client_error("head_object", "404", http_status_code=404)
         with pytest.raises(NotFound):
-            jobs.find(jobs.Store(s3, None, "bucket", "", 9), "x" * 32)
+            storage.get_job(storage.JobStore(s3, None, "bucket", "", 9), "x" * 32)
 
 
 @pytest.mark.fault(
@@ -509,11 +530,11 @@ def test_an_endpoint_that_never_answers_or_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"http://127.0.0.1:{silent.getsockname()[1]}"
         options = Config(connect_timeout=1, read_timeout=0.1, retries={"total_max_attempts": 1})
-        store = jobs.Store(client("s3", place, options), None, "bucket", "", 9)
+        store = storage.JobStore(client("s3", place, options), None, "bucket", "", 9)
         with pytest.raises(Unavailable, match="ReadTimeoutError"):
-            jobs.submit(store, b"")
+            storage.submit(store, b"")
     with pytest.raises(Unavailable, match="EndpointConnectionError"):
-        jobs.submit(store, b"")
+        storage.submit(store, b"")
 
 
 @pytest.mark.parametrize("name", ["s3", "sqs"])
@@ -523,13 +544,13 @@ def test_the_clients_give_up_before_the_function_must(
     monkeypatch.undo()  # the real `connect`
     for variable in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(variable, "us-east-1")
-    jobs.connect.cache_clear()
+    storage.connect.cache_clear()
     config = Settings(None, jobs_bucket="b", jobs_queue_url="q", jobs_days=2)
-    store = jobs.connect(config)
-    assert jobs.connect(config) is store  # made once
-    assert store.seconds == 2 * storage.DAY
+    store = storage.connect(config)
+    assert storage.connect(config) is store  # made once
+    assert store.seconds == 2 * memory_store.DAY
     options = getattr(store, name).meta.config
     seconds = (options.connect_timeout + options.read_timeout) * 3
     assert options.retries == {"mode": "standard", "total_max_attempts": 3}
     assert seconds <= 15
-    jobs.connect.cache_clear()
+    storage.connect.cache_clear()

@@ -37,7 +37,7 @@ def spoil(document: dict[str, Any], *path: Any, to: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "to", "said"),
     [
-        (("format",), 2, "format 2"),
+        (("format",), 1, "format 1"),
         (("name",), ..., "name"),
         (("nmae",), "x", "nmae"),
         (("version",), 1, "version"),

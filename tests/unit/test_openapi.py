@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from handler import api, manifest, openapi
-from handler.errors import Refusal
+from handler import app, manifest, openapi
+from handler.errors import ApiError
 from handler.scoring import Scorer
 
 
 def test_every_route_and_method_is_described(echo: Scorer) -> None:
     paths = openapi.document(echo.manifest, jobs=True)["paths"]
     described = {(path, method.upper()) for path, item in paths.items() for method in item}
-    assert described == {(path, m) for path, methods in api.ROUTES.items() for m in methods}
+    assert described == {(path, m) for path, methods in app.ROUTES.items() for m in methods}
 
 
 def test_the_schema_states_what_the_contract_enforces(echo: Scorer) -> None:
@@ -24,20 +24,20 @@ def test_the_schema_states_what_the_contract_enforces(echo: Scorer) -> None:
     assert fields["note/~"]["maxLength"] == 20
     assert "serum" not in schema["required"]
     assert {"type": "null"} in fields["serum"]["anyOf"]
-    assert "0.0 to 1.0" in fields["serum"]["description"]
+    assert "0 to 1" in fields["serum"]["description"]
     assert "minimum" not in fields["serum"]["anyOf"][0]
 
 
 def test_plain_and_parse_are_each_other_s_inverse(echo: Scorer) -> None:
-    text = json.dumps(openapi.plain(echo.manifest))
+    text = json.dumps(openapi.to_plain(echo.manifest))
     assert manifest.parse(text) == echo.manifest
 
 
 def test_every_refusal_has_its_own_kind_and_a_documented_status(echo: Scorer) -> None:
-    def tree(kind: type[Refusal]) -> list[type[Refusal]]:
+    def tree(kind: type[ApiError]) -> list[type[ApiError]]:
         return [kind, *(deeper for child in kind.__subclasses__() for deeper in tree(child))]
 
-    kinds = tree(Refusal)[1:]
+    kinds = tree(ApiError)[1:]
     assert len({kind.kind for kind in kinds}) == len(kinds)
     paths = openapi.document(echo.manifest, jobs=True)["paths"].values()
     told = {status for path in paths for call in path.values() for status in call["responses"]}

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from handler import api as api_door
+from handler import app as api_door
 from handler.settings import Settings
-from tests import artifact, hostile, protocols, storage
-from tests.artifact import FLOAT, INT64
-from tests.events import Context
-from tests.storage import Memory
+from tests.fixtures import adversarial, artifact, memory_store, protocols
+from tests.fixtures.artifact import FLOAT, INT64
+from tests.fixtures.events import Context
+from tests.fixtures.memory_store import Memory
 
 Capture = pytest.CaptureFixture[str]
 ROW = {"x": 0.0}
@@ -109,18 +109,18 @@ def test_a_bad_answer_is_a_problem_everywhere(
     case: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = made(tmp_path, *BAD[case])
-    api, worker = hostile.doors(directory, memory := Memory(), monkeypatch)
+    api, worker = adversarial.doors(directory, memory := Memory(), monkeypatch)
     for name, event in events(1.0).items():
         assert api(event, Context())["statusCode"] == 200, name
     capsys.readouterr()
     for name, event in events(0.0).items():
         answer = api(event, Context())
         assert answer["statusCode"] == 500, name
-        assert hostile.checked(answer)["type"].endswith(":bad-output"), name
+        assert adversarial.checked(answer)["type"].endswith(":bad-output"), name
         record = json.loads(capsys.readouterr().out)
         assert (record["Faults"], record["Rejects"], record["problem"]) == (1, 0, "bad-output")
-    good, bad = (storage.record(body(x), name) for x, name in ((1.0, "good"), (0.0, "bad")))
-    answered = worker(storage.event(good, bad), Context())
+    good, bad = (memory_store.record(body(x), name) for x, name in ((1.0, "good"), (0.0, "bad")))
+    answered = worker(memory_store.event(good, bad), Context())
     assert answered == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
     assert list(memory.objects) == ["jobs/good/result.json"]
     retry, batch = map(json.loads, capsys.readouterr().out.splitlines())
@@ -142,12 +142,12 @@ def test_another_type_than_promised_is_a_problem(
     if tabular:
         api = api_door.create(Settings(directory))
     else:
-        api, _ = hostile.doors(directory, Memory(), monkeypatch)
+        api, _ = adversarial.doors(directory, Memory(), monkeypatch)
     sent = json.dumps({"instances": [{"x": 1.0 if tabular else [1.0]}]})
     for event in (protocols.event(sent, "/predict"), protocols.as_json(GOOD)):
         answer = api(event, Context())
         kind = "not-ready" if tabular else "bad-output"
-        assert hostile.checked(answer)["type"].endswith(kind)
+        assert adversarial.checked(answer)["type"].endswith(kind)
 
 
 @pytest.mark.fault(
@@ -159,15 +159,15 @@ def test_too_large_an_answer_is_refused_everywhere(
 ) -> None:
     limits = {"rows": 10, "body_bytes": 10_000, "response_bytes": 50, "elements": 10}
     directory = artifact.ratio(tmp_path, node("Neg"), limits=limits)
-    api, worker = hostile.doors(directory, memory := Memory(), monkeypatch)
+    api, worker = adversarial.doors(directory, memory := Memory(), monkeypatch)
     for name, event in events(1.0).items():
         capsys.readouterr()
         answer = api(event, Context())
         assert answer["statusCode"] == 413, name
-        assert hostile.checked(answer)["type"].endswith("payload-too-large")
+        assert adversarial.checked(answer)["type"].endswith("payload-too-large")
         record = json.loads(capsys.readouterr().out)
         assert (record["Faults"], record["Rejects"]) == (0, 1)
-    answered = worker(storage.event(storage.record(body(1.0), "m")), Context())
+    answered = worker(memory_store.event(memory_store.record(body(1.0), "m")), Context())
     assert answered == {"batchItemFailures": []}
-    result = hostile.strict(memory.objects["jobs/m/result.json"][0])
+    result = adversarial.strict(memory.objects["jobs/m/result.json"][0])
     assert result["problem"]["type"].endswith("payload-too-large")

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from answerable.packing import baseline
 from benchmarks import power
 from benchmarks.power import Case, Drift
-from handler import drift
-from handler.drift import BINS
-from handler.ranks import Scale
-from tools.packing import baseline
+from handler.drift import statistic
+from handler.drift.bins import BaselineCdf
+from handler.drift.statistic import BINS
 
 CASE = Case(200, rows=500)
 
@@ -18,7 +18,7 @@ CASE = Case(200, rows=500)
 def through_the_ranks(rng: np.random.Generator, change: Drift) -> list[int]:
     """The bins of one window: a baseline is packed, values are ranked in it."""
     known = baseline.numbers(rng.normal(size=CASE.rows).tolist())
-    scale = Scale(known, False)
+    scale = BaselineCdf(known, False)
     values: list[Any] = (rng.normal(size=CASE.values) + change.shift).tolist()
     for i in np.flatnonzero(rng.random(CASE.values) < change.lost):
         values[i] = None
@@ -43,9 +43,9 @@ def test_the_vectorised_score_is_the_shipped_one() -> None:
     bins = power.deciles(found).reshape(-1, BINS)
     fired = power.shipped(found, CASE).ravel()
     for row, value, loud in zip(bins, power.score(bins, CASE.rows), fired, strict=True):
-        assert value == pytest.approx(drift.score(row.tolist(), CASE.rows))
-        sure = drift.certain(row.tolist(), CASE.rows, CASE.hours)
-        assert loud == (sure and value > power.SHIPPED.drift)
+        assert value == pytest.approx(statistic.score(row.tolist(), CASE.rows))
+        sure = statistic.is_significant(row.tolist(), CASE.rows, CASE.hours)
+        assert loud == (sure and value > power.SHIPPED.drift_threshold)
 
 
 def test_the_study_runs_and_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:

@@ -8,9 +8,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from handler import api
+from handler import app
 from handler.settings import Settings
-from tests import artifact, protocols
+from tests.fixtures import artifact, protocols
 
 STRINGS = ["", "é", "a\nb", "日本", "x" * 300, '"', " ", "end"]
 DTYPES = [
@@ -83,7 +83,7 @@ def check(directory: Path, x: Any, capsys: pytest.CaptureFixture[str]) -> None:
     names = [output.name for output in session.get_outputs()]
 
     expected = dict(zip(names, map(np.asarray, session.run(None, {"x": x})), strict=True))
-    handler = api.create(Settings(directory))
+    handler = app.create(Settings(directory))
     for event in (
         protocols.as_json({"x": x}),
         protocols.as_json({"x": x}, nested=True),

@@ -19,9 +19,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from handler import api
-from tests import served
-from tests.artifact import echo
+from handler import app
+from tests.fixtures import server
+from tests.fixtures.artifact import echo
 
 pytestmark = pytest.mark.slow
 CHECKS = [
@@ -36,12 +36,12 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     directory: Path = echo(tmp_path_factory.mktemp("echo"))
-    with served.serve(directory) as address:
+    with server.serve(directory) as address:
         yield schemathesis.openapi.from_url(f"http://{address}/openapi.json")
 
 
 @pytest.mark.parametrize(
-    ("path", "method"), [(path, method) for path, ms in api.ROUTES.items() for method in ms]
+    ("path", "method"), [(path, method) for path, ms in app.ROUTES.items() for method in ms]
 )
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_every_answer_is_in_the_document(schema: Any, path: str, method: str, mode: Any) -> None:

@@ -10,8 +10,8 @@ from onnx import helper
 
 from handler.errors import ArtifactError, BadOutput, ContractViolation
 from handler.scoring import Scored, Scorer, load
-from tests import artifact
-from tests.artifact import ECHO_FEATURES, FLOAT, INT64
+from tests.fixtures import artifact
+from tests.fixtures.artifact import ECHO_FEATURES, FLOAT, INT64
 
 GOOD = {f["name"]: f["example"] for f in ECHO_FEATURES}
 
@@ -99,11 +99,11 @@ def test_missing_and_unseen_values_become_what_the_contract_says(tmp_path: Path)
     parts = [("x", FLOAT, [None]), ("n", INT64, [None, 1]), ("s", artifact.STRING, [None, 1])]
     nodes = [helper.make_node("Identity", [name], [f"{name}_"]) for name, _, _ in parts]
     features = [
-        {"name": "x", "input": "x", "type": "number", "nullable": True, "missing": -1,
+        {"name": "x", "input": "x", "type": "number", "nullable": True, "fill_value": -1,
          "example": None},
-        {"name": "n", "input": "n", "type": "integer", "nullable": True, "missing": 7,
+        {"name": "n", "input": "n", "type": "integer", "nullable": True, "fill_value": 7,
          "example": 1},
-        {"name": "s", "input": "s", "type": "category", "categories": ["a"], "unseen": "accept",
+        {"name": "s", "input": "s", "type": "category", "categories": ["a"], "unknown_category": "accept",
          "nullable": True, "example": "a"},
     ]  # fmt: skip
     directory = artifact.write(

@@ -1,0 +1,54 @@
+"""`answerable COMMAND …`: finds the command's module and hands over.
+
+A command is a module with `add_arguments(parser)` and `main(args) -> int`. Only the one that is
+called is imported, so that `answerable serve` does not wait for what `answerable pack` needs.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "pack": "turn a model and a sample of its data into an artifact with a contract",
+    "diff": "explain the differences of two versions: contract, answers, baseline, lineage",
+    "conformance": "whether what a contract forbids is refused, here or at a URL",
+    "cost": "what a month of a deployed model costs, idle and with traffic",
+    "explain": "explain a prediction by its id",
+    "report": "draw what records say: drift, rejects, latency, outcomes",
+    "redrive": "have the dead letters of a stack's jobs tried again",
+    "simulate-release": "simulate a release: what each version answers, which alarm fires",
+    "bootstrap": "prepare an AWS account and region for CDK, once",
+    "synth": "write the CloudFormation template of a stage",
+    "deploy": "deploy a model to a stage",
+    "destroy": "delete the stack of a model in a stage",
+    "release": "which version is live; roll back, promote, pin",
+    "serve": "run the packed model locally, through the real Lambda handler",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="answerable")
+    parser.description = "The developer's side of Answerable."
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == chosen:
+            module = importlib.import_module(f"answerable.commands.{name.replace('-', '_')}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.main)
+    args = parser.parse_args(argv)
+    code: int = args.run(args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""`answerable bootstrap`: prepare an AWS account and region for CDK, once.
+
+It needs an administrator's permissions and writes the stack CDKToolkit. An account that a platform
+team has bootstrapped needs no other: `@aws-cdk/core:bootstrapQualifier` in cdk.json names theirs.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from answerable import cdk
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...",
+        help="options of `cdk bootstrap`, after --")  # fmt: skip
+
+
+def main(
+    args: argparse.Namespace, run: cdk.Run = cdk.run, session: Callable[[], Any] | None = None
+) -> int:
+    """Return the CDK CLI's exit code; 1 if there are no credentials or no region."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    aws = (session or boto3.Session)()
+    try:
+        account = aws.client("sts").get_caller_identity()["Account"]
+    except (BotoCoreError, ClientError) as error:
+        print(f"bootstrap: {error}", file=sys.stderr)
+        return 1
+    # with the environment named, the CLI does not run the app, which needs a stage and a model
+    options = [word for word in args.options if word != "--"]
+    return run(["bootstrap", f"aws://{account}/{aws.region_name}", *options])

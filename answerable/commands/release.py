@@ -1,0 +1,155 @@
+"""`answerable release ACTION STAGE`: show what is live, roll back, promote, pin, prune.
+
+The alias is moved only to a version that has just answered its golden rows, and only if nobody has
+moved it since the decision. The stack has to be told afterwards: by a deployment with the setting
+`pinned_version`, which is printed, or run with --deploy.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from answerable import prune
+from answerable.commands import add_model
+from answerable.stack import Client, lookup, policy
+from handler.errors import ArtifactError
+from handler.release import rollback
+from handler.release.rollback import Log, ReleaseError, Service
+from infra.project import find_model
+
+POLL_SECONDS, POLLS = 5.0, 120
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add("action", choices=["status", "rollback", "promote", "pin", "prune", "print-iam-policy"])
+    add("stage", metavar="STAGE", help="the stage that is deployed, as prod")
+    add("version", nargs="?", type=int, metavar="VERSION", help="a version of the function (default:"
+        " rollback: the one before the live one; promote: the latest; pin: the live one)")  # fmt: skip
+    add_model(parser)
+    add("--dry-run", action="store_true", help="check the version and print the plan only")
+    add("--keep", type=int, default=5, help="versions that prune leaves (default: %(default)s)")
+    add("--deploy", action="store_true", help="also run the deployment that pins the stack")
+
+
+def main(args: argparse.Namespace, client: Client | None = None) -> int:
+    """Return 0, or 1 and one line on stderr if it cannot be done."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        args.model = find_model(args.model).name
+        service = lookup(client or boto3.client, args.model, args.stage)
+        if args.action == "status":
+            _print_status(console, service)
+            return 0
+        if args.action == "print-iam-policy":
+            console.print_json(json.dumps(policy(service)))
+            return 0
+        if args.action == "prune":
+            prune.prune(service, args.keep, console.print, args.dry_run)
+            return 0
+        alias = service.alias()
+        target = choose_version(service, alias, args.action, args.version)
+        if args.action == "pin":
+            targets = _live_versions(service, alias, target)
+        else:
+            targets = rollback.verify_version(service, target, console.print)
+            if stop_deployments(service, console.print, args.dry_run):
+                alias = service.alias()  # CodeDeploy has moved it back
+            rollback.move(service, targets, alias, console.print, args.dry_run)
+    except (ReleaseError, ArtifactError, ClientError, BotoCoreError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"release: {error}", style="red", markup=False)
+        return 1
+    return _pin(console, args, rollback.pin_settings(service, targets))
+
+
+def choose_version(service: Service, alias: Any, action: str, version: int | None) -> str:
+    """Return the version that an action is about. Raises ReleaseError if there is none."""
+    live = str(alias["FunctionVersion"])
+    if version:
+        return str(version)
+    if action == "pin":
+        return live
+    if action == "promote":
+        return str(service.versions()[0]["Version"])
+    previous = service.previous(live)
+    if previous is None:
+        raise ReleaseError(f"there is no version before {live}")
+    return previous
+
+
+def stop_deployments(service: Service, log: Log, dry_run: bool = False) -> bool:
+    """Stop the running deployments and wait for their rollback. Return True if there were any."""
+    running = stopped = service.running()
+    for deployment in running:
+        log(f"stop the running deployment {deployment}, and wait until it is rolled back")
+        if not dry_run:
+            service.client("codedeploy").stop_deployment(
+                deploymentId=deployment, autoRollbackEnabled=True
+            )
+    # the rollback is a deployment of its own, which starts a moment later: two looks find none
+    idle = 0 if running and not dry_run else 2
+    for _ in range(POLLS):
+        if idle == 2:
+            break
+        time.sleep(POLL_SECONDS)
+        running = service.running()
+        idle = 0 if running else idle + 1
+    if idle < 2:
+        raise ReleaseError(f"still under way: {', '.join(running)}; the alias was not moved")
+    return bool(stopped) and not dry_run
+
+
+def _live_versions(service: Service, alias: Any, target: str) -> dict[str, str]:
+    live = {service.function: str(alias["FunctionVersion"])}
+    if live[service.function] != target:
+        raise ReleaseError(
+            f"version {live[service.function]} is live, not {target}: rollback or promote moves it"
+        )
+    if service.worker:
+        live[service.worker] = str(service.alias(service.worker)["FunctionVersion"])
+    return live
+
+
+def _pin(console: Console, args: argparse.Namespace, pins: dict[str, str]) -> int:
+    """Print the deployment that tells the stack, or run it."""
+    overrides = [word for name, version in pins.items() for word in ("-c", f"{name}={version}")]
+    command = ["deploy", args.stage, "--model", args.model, *overrides]
+    run = args.deploy and not args.dry_run
+    console.print("running" if run else "then tell the stack:")
+    console.print(f"  {shlex.join(['answerable', *command])}", markup=False)
+    console.print("a deployment without these settings publishes the next version")
+    if not run:
+        return 0
+    return subprocess.run([sys.executable, "-m", "answerable", *command], check=False).returncode  # noqa: S603
+
+
+def _print_status(console: Console, service: Service) -> None:
+    alias = service.alias()
+    weights = rollback.weights(alias)
+    shares = {alias["FunctionVersion"]: 1 - sum(weights.values()), **weights}
+    table = Table("version", "model", "published", "traffic")
+    for version in service.versions():
+        share = shares.get(version["Version"])
+        table.add_row(
+            version["Version"],
+            version.get("Description", ""),
+            str(version.get("LastModified", ""))[:19],
+            f"{share:.0%}" if share else "",
+        )
+    console.print(f"{service.stack}: {service.function}")
+    console.print(table)
+    if alias["FunctionVersion"] != service.stack_live_version:
+        console.print(f"the stack has version {service.stack_live_version}: pin it, then deploy")
+    for deployment in service.running():
+        console.print(f"under way: {deployment}")

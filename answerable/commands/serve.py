@@ -1,0 +1,279 @@
+"""`answerable serve`: the packed model on localhost, through the real Lambda handler.
+
+Every request becomes the event that the function would get, and its reply the response. Only `/`
+(for browsers) and `/docs` are ours: the start page and Swagger UI, both without a foreign resource.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import os
+import secrets
+import shlex
+import signal
+import socket
+import sys
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TextIO
+
+import orjson
+import uvicorn
+from rich.console import Console
+from rich.text import Text
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from answerable.commands import add_model, report
+from answerable.local import event_sources, local_sqs
+from answerable.local.event_sources import HttpRequest
+from answerable.local.local_lambda import LocalLambda, error_response
+from handler import openapi
+from handler.errors import ArtifactError, PayloadTooLarge
+from infra.project import find_model
+
+REPORT = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+PAGES = Path(__file__).parents[1] / "pages"
+PASTE_BYTES = 2_000  # the longest body that is put into a command to paste
+LOCAL = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104
+JSON = "application/json"
+SECURITY = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add_model(parser)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes one that is free")
+    parser.add_argument(
+        "--front",
+        choices=event_sources.EVENT_SOURCES,
+        default="rest",
+        help="whose events (default: rest)",
+    )
+    parser.add_argument("--timeout", type=float, default=30.0, help="the function's, in seconds")
+    records = parser.add_mutually_exclusive_group()
+    records.add_argument("--quiet", action="store_true", help="drop the handler's records")
+    records.add_argument("--records", metavar="FILE", type=Path, help="append them to FILE instead")
+
+
+def create_app(
+    environment: LocalLambda, say: Callable[[str], None], poll_seconds: float = 1.0
+) -> Starlette:
+    """The ASGI application."""
+    worker = ThreadPoolExecutor(1, "function")  # one call at a time, in their order
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        watching = asyncio.create_task(environment.watch(say, poll_seconds))
+        yield
+        watching.cancel()
+        worker.shutdown(wait=False, cancel_futures=True)
+
+    async def forward(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        wants_page = "text/html" in request.headers.get("accept", "")
+        if request.method == "GET" and request.url.path == "/" and wants_page:
+            return await _file(PAGES / "start.html")(scope, receive, send)
+        try:
+            body = await _body(request, event_sources.BODY_BYTES[environment.front])
+        except ClientDisconnect:
+            return
+        if body is None:
+            limit = event_sources.BODY_BYTES[environment.front] // event_sources.MEBIBYTE
+            answer = error_response(
+                PayloadTooLarge(f"the front takes bodies of at most {limit} MB"), str(uuid.uuid4())
+            )
+        else:
+            call = HttpRequest(
+                method=request.method,
+                path=scope.get("raw_path", scope["path"].encode()).decode("latin-1"),
+                headers=request.headers.items(),
+                body=body,
+                query=scope["query_string"].decode("latin-1"),
+                client=request.client.host if request.client else "127.0.0.1",
+            )
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(worker, environment.invoke, call)
+        response = Response(answer.body, answer.status)
+        for name, value in answer.headers:
+            response.headers.append(name, value)
+        await response(scope, receive, send)
+
+    def page(request: Request) -> Response:
+        name = request.path_params.get("name", "docs.html")
+        if name in FILES:
+            return _file(FILES[name])
+        if name == "report.html":
+            return Response(_report(environment), media_type="text/html", headers=REPORT)
+        if name not in DATA:
+            return Response("Not found", 404)
+        return Response(DATA[name](environment), media_type=JSON, headers=SECURITY)
+
+    app = Starlette(routes=[Route("/docs", page), Route("/docs/{name}", page)], lifespan=lifespan)
+    app.router.default = forward
+    return app
+
+
+def _swagger() -> Path:
+    """Swagger UI's files. The package is not imported: that would import FastAPI."""
+    spec = find_spec("fastapi_swagger")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("fastapi_swagger, of requirements/dev.txt, is not installed")
+    return Path(spec.origin).parent / "resources"
+
+
+FILES = {
+    "docs.html": PAGES / "docs.html",
+    "docs.js": PAGES / "docs.js",
+    "start.css": PAGES / "start.css",
+    "start.js": PAGES / "start.js",
+    "swagger-ui.css": _swagger() / "swagger-ui.css",
+    "swagger-ui-bundle.js": _swagger() / "swagger-ui-bundle.js",
+}
+
+
+def _start(environment: LocalLambda) -> bytes:
+    """What the start page shows."""
+    served = environment.served
+    model = openapi.describe(served.manifest)
+    return orjson.dumps({"model": model, "golden": served.golden, "front": environment.front})
+
+
+def _report(environment: LocalLambda) -> str:
+    """The records of this run, drawn."""
+    found = list(report.parsed(list(environment.records)))
+    return report.page(environment.served.manifest, found)
+
+
+class _Keeper(io.TextIOBase):
+    """Writes on, and keeps what is written for the report."""
+
+    def __init__(self, out: TextIO, kept: deque[str]) -> None:
+        self._out, self._kept = out, kept
+
+    def write(self, text: str) -> int:
+        self._kept.append(text)
+        return self._out.write(text)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+
+def _example(environment: LocalLambda) -> bytes:
+    """A body that `/predict` takes."""
+    return orjson.dumps({"instances": [environment.served.golden[0]["instance"]]})
+
+
+DATA = {"start.json": _start, "example.json": _example}
+
+
+def _file(path: Path) -> FileResponse:
+    return FileResponse(path, headers=SECURITY)
+
+
+async def _body(request: Request, limit: int) -> bytes | None:
+    """The body, None if it is over the limit: read to its end, so that the client hears why."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size <= limit:
+            parts.append(part)
+        else:
+            parts.clear()
+    return b"".join(parts) if size <= limit else None
+
+
+def _greet(console: Console, environment: LocalLambda, url: str) -> None:
+    """The URLs, a command to paste, and what it answers."""
+    manifest, body = environment.served.manifest, _example(environment)
+    send = ["curl -s", f"{url}/predict", "-H 'content-type: application/json'"]
+    if len(body) <= PASTE_BYTES:
+        send += ["-d", shlex.quote(body.decode())]
+    else:
+        send = [f"curl -s {url}/docs/example.json |", *send, "--data-binary @-"]
+    with contextlib.redirect_stdout(io.StringIO()):  # its record would stand between these lines
+        answer = environment.invoke(HttpRequest("POST", "/predict", [("content-type", JSON)], body))
+    took = dict(answer.headers).get("server-timing", "").rpartition("=")[2]
+    text = answer.body.decode()
+    colour = "green" if answer.status == 200 else "red"
+    lines: list[tuple[str, str]] = [
+        (f"\n{manifest.name} {manifest.version}", "bold"),
+        (f"  {manifest.description}\n" if manifest.description else "\n", ""),
+        ("  start page  ", "dim"), (f"{url}\n", "cyan"),
+        ("  Swagger UI  ", "dim"), (f"{url}/docs\n", "cyan"),
+        ("  OpenAPI     ", "dim"), (f"{url}/openapi.json\n\n", "cyan"),
+        (" ".join(send) + "\n", "bold"),
+        (text if len(text) <= PASTE_BYTES else f"{text[:PASTE_BYTES]}…", ""),
+        (f"\n{answer.status}, {took} ms in the handler\n", colour),
+    ]  # fmt: skip
+    console.print(Text.assemble(*lines), soft_wrap=True)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    console = Console(stderr=True, highlight=False)  # stdout is for the records alone
+
+    def say(line: str, style: str = "yellow") -> None:
+        console.print(Text(line, style), soft_wrap=True)
+
+    with contextlib.ExitStack() as stack:
+        if not os.environ.get("FEEDBACK_SECRET"):  # one of this run alone
+            os.environ["FEEDBACK_SECRET"] = secrets.token_urlsafe()
+            stack.callback(os.environ.pop, "FEEDBACK_SECRET")
+        try:
+            directory = find_model(args.model)
+            family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+            listener = stack.enter_context(
+                socket.create_server((args.host, args.port), family=family, backlog=2048)
+            )
+            jobs = stack.enter_context(local_sqs.prepared())
+            environment = LocalLambda(
+                directory.absolute(), args.front, args.timeout, jobs.start if jobs else None
+            )
+        except ArtifactError as error:
+            say(f"{args.model or 'no model to serve'}: {error}", "red")
+            return 1
+        except OSError as error:
+            say(f"{args.host} port {args.port} cannot be had: {error.strerror}", "red")
+            return 1
+        host = "localhost" if args.host in LOCAL else args.host
+        _greet(console, environment, f"http://{host}:{listener.getsockname()[1]}")
+        records: TextIO = sys.stdout
+        if args.quiet or args.records:
+            records = stack.enter_context(open(args.records or os.devnull, "a", encoding="utf-8"))
+        keeper = _Keeper(records, environment.records)
+        stack.enter_context(contextlib.redirect_stdout(keeper))
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
+            signal.signal(number, lambda *_: sys.exit(0))
+        config = uvicorn.Config(
+            create_app(environment, say),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=5,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+    return 0

@@ -1,0 +1,230 @@
+"""`answerable simulate-release`: simulate a release on this machine before you deploy it.
+
+Two packed versions answer through the real handler, by the weights of the synthesised template.
+The template's alarms are evaluated as CloudWatch does. The hooks, CodeDeploy, the rollback rule
+and the owner act on them.
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from answerable.simulation import plan as plans
+from answerable.simulation import simulator, traffic, versions
+from answerable.simulation.cloudwatch import Unsupported
+from answerable.simulation.fake_aws import FakeAws
+from answerable.simulation.plan import CANDIDATE, CURRENT, Plan, SimulationError
+from answerable.simulation.simulator import GroundTruth, Simulator, Step, Verdict
+from handler import manifest as manifests
+from handler.errors import ArtifactError
+from infra.project import find_model
+from infra.settings import Settings
+
+BAR_CHARS = 10
+COLUMN_CHARS = 8
+COLUMNS = {CURRENT: ("requests", "4xx", "5xx"), CANDIDATE: ("requests", "4xx", "5xx", "wrong")}
+NO_TERMINAL_CHARS = 100
+MAX_SINGLE_MINUTES = 30  # of a shift that gets a line per minute
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = (
+        "Without --candidate, each scenario makes one from the current version:\n"
+        "a healthy model, one that crashes, and one that is silently wrong."
+    )
+    add = parser.add_argument
+    add("--current", type=Path, metavar="DIR", help="the live version (default: the one artifact)")
+    add("--candidate", type=Path, metavar="DIR", help="the version to release")
+    add("--scenario", choices=list(versions.SCENARIOS), action="append", help="repeatable")
+    add("--records", type=Path, metavar="FILE", help="recorded requests, from payload logging")
+    add("--rate", type=int, default=30, metavar="N", help="requests a minute (default: 30)")
+    add("--hours", type=float, default=2.0, metavar="N", help="after the shift (default: 2)")
+    add("--seed", type=int, default=1, metavar="N")
+    add("--skip-hook", action="store_true", help="shift traffic even if the hook would refuse")
+    add("-c", dest="context", action="append", default=[], metavar="KEY=VALUE", help="a setting")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Simulate each scenario; return 1, with one line on stderr, if that is not possible."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else NO_TERMINAL_CHARS)
+    try:
+        if args.rate < 1:
+            raise SimulationError("--rate takes a number from 1")
+        current = args.current or find_model()
+        for scenario in [""] if args.candidate else args.scenario or list(versions.SCENARIOS):
+            with tempfile.TemporaryDirectory() as folder:
+                _simulate(console, args, current, scenario, Path(folder))
+    except (ArtifactError, SimulationError, Unsupported) as error:
+        message = f"simulate-release: {error}"
+        Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False)
+        return 1
+    return 0
+
+
+def _simulate(
+    console: Console, args: argparse.Namespace, current: Path, scenario: str, folder: Path
+) -> None:
+    """Simulate one release and show it; the versions are written into `folder`."""
+    manifest = manifests.read(current)
+    recorded = traffic.read_recorded(args.records, manifest) if args.records else []
+    artifacts = {version: folder / version / manifest.name for version in (CURRENT, CANDIDATE)}
+    with _silent_stderr():
+        versions.copy(current, artifacts[CURRENT], measure=not recorded, outcomes=bool(scenario))
+        if scenario:
+            versions.SCENARIOS[scenario](artifacts[CURRENT], artifacts[CANDIDATE])
+        else:
+            versions.copy(
+                args.candidate, artifacts[CANDIDATE], measure=not recorded, outcomes=False
+            )
+    if (other := manifests.read(artifacts[CANDIDATE]).name) != manifest.name:
+        raise SimulationError(
+            f"the candidate is of {other}, the current version of {manifest.name}"
+        )
+    context = dict(pair.partition("=")[::2] for pair in args.context)
+    if scenario == "silent-error" and "auto_rollback_on" in Settings.model_fields:
+        both = "impact" if context.get("drift_alarms") == "off" else "both"
+        context = {"auto_rollback_on": both, **context}
+    template = plans.synthesise(artifacts[CANDIDATE].parent, manifest.name, context)
+    plan = plans.read(template)
+    _print_header(console, plan, artifacts, scenario, _inputs(args, context))
+    rows = traffic.draw_rows(manifests.read(artifacts[CURRENT]), np.random.default_rng(args.seed))
+    bodies = itertools.cycle(recorded) if recorded else traffic.make_bodies(rows)
+    with _silent_stderr():
+        truth = GroundTruth(artifacts[CURRENT]) if scenario else None
+        simulation = Simulator(plan, FakeAws(plan, artifacts), args.rate, args.seed, truth)
+        steps = simulation.steps(bodies, round(args.hours * 60), not args.skip_hook)
+        _print_steps(console, plan, steps)
+    console.print(_conclusion(simulation.verdict, plan))
+    console.print()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what onnxruntime writes to stderr for every run that fails."""
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+
+
+def _inputs(args: argparse.Namespace, context: dict[str, str]) -> dict[str, str]:
+    source = f"those of {args.records}" if args.records else "rows drawn from the baseline"
+    pairs = " ".join(f"{key}={value}" for key, value in context.items())
+    requests = {"requests": f"{args.rate} a minute, {source}"}
+    return {**requests, "settings": pairs} if pairs else requests
+
+
+def _print_header(
+    console: Console, plan: Plan, artifacts: dict[str, Path], scenario: str, inputs: dict[str, str]
+) -> None:
+    """Print what is released, and what the template says about it."""
+    current, candidate = (manifests.read(artifacts[version]) for version in (CURRENT, CANDIDATE))
+    weights = f"{plan.percent} % of the traffic for {plan.interval} minutes, then all of it"
+    if not plan.bake_minutes:
+        weights = "all of the traffic at once"
+    elif not plan.canary:
+        weights = f"{plan.percent} % more of the traffic every {plan.interval} minutes"
+    lines = {f"version {CANDIDATE}": candidate.lineage.reason, "gets": weights, **inputs}
+    if scenario:
+        lines["outcomes"] = (
+            f"of {simulator.OUTCOME_SHARE:.0%} of the predictions, "
+            f"{simulator.OUTCOME_DELAY_MINUTES} minutes later; the truth is what version {CURRENT} "
+            f"predicts, with {versions.NOISE:.0%} of noise"
+        )
+        lines["outcome value"] = (
+            "1, less the error in spreads of the output (set by the simulation); an alarm if the "
+            f"mean is under {versions.MIN_DAILY_IMPACT}"
+        )
+    reactions = {
+        "CodeDeploy alarms": [a for a in plan.alarms if a.canary],
+        "rollback rule alarms": [a for a in plan.alarms if a.auto_rollback],
+        "notifying alarms": [a for a in plan.alarms if a.notifies],
+    }
+    for title, alarms in reactions.items():
+        lines[title] = ", ".join(_short(plan, alarm.name) for alarm in alarms) or "none"
+    title = f"{candidate.name} {current.version} -> {candidate.version}"
+    console.rule(Text(f"{title}: {scenario}" if scenario else title, "bold"), align="left")
+    table = Table.grid(padding=(0, 2))
+    for name, text in lines.items():
+        table.add_row(Text(name, "dim"), Text(text))
+    console.print(table)
+
+
+def _short(plan: Plan, alarm: str) -> str:
+    return alarm.removeprefix(f"{plan.service}-")
+
+
+def _print_steps(console: Console, plan: Plan, steps: Iterator[Step]) -> None:
+    """Print each minute of a short shift, then a line per hour and per event."""
+    above, below = f"\n{'':23}", f"{'time':>6}  {f'to version {CANDIDATE}':<15}"
+    for version, columns in COLUMNS.items():
+        above += f"version {version}".rjust(COLUMN_CHARS * (len(columns) + 1))
+        below += "".join(name.rjust(COLUMN_CHARS) for name in (*columns, "p99 ms"))
+    console.print(Text(f"{above}\n{below}", "dim"))
+    counts = {version: Counter[str]() for version in COLUMNS}
+    bake = plan.bake_minutes
+    for step in steps:
+        for version, since_last_step in step.counts.items():
+            counts[version] += since_last_step
+        after, short = step.minute - bake, bake <= MAX_SINGLE_MINUTES
+        shown = after % 60 == 0 or (after < 0 and (short or after % MAX_SINGLE_MINUTES == 0))
+        if shown or step.changed or step.action:
+            console.print(_line(plan, step, counts))
+            counts = {version: Counter() for version in COLUMNS}
+    console.print()
+
+
+def _line(plan: Plan, step: Step, counts: dict[str, Counter[str]]) -> Text:
+    """Return a line: counts since the line above, and the p99 since the step before."""
+    hours, minutes = divmod(step.minute, 60)
+    filled = round(step.share / 100 * BAR_CHARS)
+    line = Text(f"{hours:3}:{minutes:02}  ")
+    line.append("█" * filled, "cyan").append("░" * (BAR_CHARS - filled), "dim")
+    line.append(f"{step.share:4} %")
+    for version, columns in COLUMNS.items():
+        for name in columns:
+            count = counts[version][name]
+            style = "red" if count and name in ("5xx", "wrong") else ""
+            line.append(f"{count or '·':>{COLUMN_CHARS}}", style)
+        p99 = step.p99[version]
+        line.append(f"{'·' if p99 is None else f'{p99:.1f}':>{COLUMN_CHARS}}", "dim")
+    for name, state in step.changed.items():
+        line.append(f"\n{'':8}{'▲' if state == 'ALARM' else '▽'} {_short(plan, name)}", "red")
+        line.append(" is in ALARM" if state == "ALARM" else " is OK again", "red")
+    if step.action:
+        line.append(f"\n{'':8}→ {step.action}", "bold")
+    return line
+
+
+def _conclusion(verdict: Verdict, plan: Plan) -> Text:
+    """Return the result in one sentence."""
+    hours, minutes = divmod(verdict.minute, 60)
+    when = f"after {hours} h {minutes:02} min" if hours else f"at minute {minutes}"
+    cause = f"{when} by {_short(plan, verdict.cause)}"
+    wrong = f"{verdict.wrong:,} of {verdict.requests:,} answers wrong"
+    sentence, style = {
+        "refused": (f"would have been refused before it got any traffic: {verdict.cause}", "red"),
+        "rolled back": (f"would have been rolled back {cause}, with {wrong}.", "red"),
+        "notified": (
+            f"would be live, its owner notified {cause}, with {wrong} by the end.",
+            "yellow",
+        ),
+        "live": (f"would be live, without any alarm: {wrong}.", "green"),
+    }[verdict.result]
+    return Text(f"This version {sentence}", f"bold {style}")

@@ -1,0 +1,91 @@
+"""An artifact's folder: written aside, then put into place at once."""
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from answerable.packing.errors import PackError
+from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, File, Manifest
+
+WIDTH = 100
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, lower-case hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files(directory: Path) -> dict[str, File]:
+    """Every file of the artifact but its manifest and the seal on that."""
+    paths = sorted(
+        path for path in directory.iterdir() if path.name not in (FILE_NAME, DIGEST_FILE_NAME)
+    )
+    return {path.name: File(sha256(path), path.stat().st_size) for path in paths}
+
+
+@contextlib.contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A new folder that becomes `target` when the block ends well; else nothing has changed.
+
+    It lies two levels below target's parent, where no glob for "*/manifest.json" finds it.
+    """
+    if target.exists() and not (target / FILE_NAME).is_file() and any(target.iterdir()):
+        raise PackError(f"{target} is there and is not an artifact; it is left alone")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".packing-", dir=target.parent) as folder:
+            fresh, old = Path(folder, target.name), Path(folder, "old")
+            fresh.mkdir()
+            yield fresh
+            if target.exists():
+                target.rename(old)
+            try:
+                fresh.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+    except OSError as error:
+        raise PackError(f"{target}: {error.strerror or error}") from None
+
+
+def write(directory: Path, manifest: Manifest) -> None:
+    """Write manifest.json as a human would, defaults left out, short things on one line; and the
+    seal on it.
+    """
+    text = _render(_plain(manifest), 0) + "\n"
+    (directory / FILE_NAME).write_text(text, encoding="utf-8")
+    (directory / DIGEST_FILE_NAME).write_text(sha256(directory / FILE_NAME) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """NamedTuples as dicts without the fields that have their default."""
+    if hasattr(value, "_fields"):
+        defaults = value._field_defaults
+        pairs = zip(value._fields, value, strict=True)
+        return {k: _plain(v) for k, v in pairs if k not in defaults or v != defaults[k]}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _render(value: Any, depth: int) -> str:
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, (dict, list)) or not value:
+        return flat
+    short = depth > 1 and 2 * depth + len(flat) <= WIDTH
+    if "{" not in flat[1:] and (short if isinstance(value, dict) else "[" not in flat[1:]):
+        return flat
+    inner, outer = "\n" + "  " * (depth + 1), "\n" + "  " * depth
+    if isinstance(value, list):
+        return f"[{inner}{f',{inner}'.join(_render(v, depth + 1) for v in value)}{outer}]"
+    pairs = [
+        f"{json.dumps(k, ensure_ascii=False)}: {_render(v, depth + 1)}" for k, v in value.items()
+    ]
+    return f"{{{inner}{f',{inner}'.join(pairs)}{outer}}}"

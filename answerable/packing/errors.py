@@ -1,0 +1,5 @@
+"""What the answerable refuse."""
+
+
+class PackError(Exception):
+    """The model or its data cannot be packed. The message is one line for the developer."""

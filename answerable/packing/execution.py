@@ -1,0 +1,178 @@
+"""Running a graph on a sample: whether it takes many rows at once, and with how many threads."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from answerable.packing.errors import PackError
+from answerable.packing.graph import reason
+from answerable.packing.table import Array
+from handler.errors import ApiError
+from handler.manifest import Execution, Manifest, Tensor
+from handler.session import Session
+
+Batch = Literal["dynamic", "single", "none"]
+Samples = dict[str, Array]  # per graph input, the instances as leading axis
+Run = Callable[[Samples], Sequence[Any]]
+
+CHUNK = 1000  # rows per run
+PROBED_ROWS = 5  # of the sample, run alone and together
+MEASURED_ROWS = 100  # rows of a large request, to measure with
+MAX_THREADS = 6  # a function has no more vCPUs
+ROUNDS, ROUND_SECONDS = 7, 0.02
+MIN_NOTICEABLE_SECONDS = 0.001  # seconds a run
+
+
+def runner(session: Any, names: Sequence[str] | None = None) -> Run:
+    """The session's run, its failures as PackError."""
+
+    def run(feeds: Samples) -> Sequence[Any]:
+        try:
+            outputs: Sequence[Any] = session.run(names, feeds)
+        except Exception as error:
+            raise PackError(f"the model fails on the sample: {reason(error)}") from None
+        return outputs
+
+    return run
+
+
+def n_rows(samples: Samples) -> int:
+    """How many instances there are."""
+    return len(next(iter(samples.values())))
+
+
+def slice_rows(samples: Samples, start: int, stop: int) -> Samples:
+    """The instances from start to stop."""
+    return {name: array[start:stop] for name, array in samples.items()}
+
+
+def run_sample(run: Run, samples: Samples, batch: Batch) -> list[Array]:
+    """Return the graph's outputs for all instances, those as the leading axis of each array."""
+    step = CHUNK if batch == "dynamic" else 1
+    results = []
+    for start in range(0, n_rows(samples), step):
+        feeds = slice_rows(samples, start, start + step)
+        if batch == "none":
+            outputs = run({name: array[0, ...] for name, array in feeds.items()})
+            results.append([np.asarray(output)[None] for output in outputs])
+        else:
+            results.append([np.asarray(output) for output in run(feeds)])
+    try:
+        return [np.concatenate(arrays) for arrays in zip(*results, strict=True)]
+    except ValueError:
+        raise PackError("the model answers instances of one shape with different shapes") from None
+
+
+def declared(inputs: Sequence[Tensor]) -> Batch:
+    """Return what the shapes of the graph's inputs say about their leading axes."""
+    leading = {tensor.shape[0] if tensor.shape else 0 for tensor in inputs}
+    return "dynamic" if leading == {None} else "single" if leading == {1} else "none"
+
+
+def batch(run: Run, kind: Batch, samples: Samples, quantised: bool = False) -> Batch:
+    """Return what holds when the sample runs. `kind` is what the graph declares.
+
+    A free leading axis is the rows only if rows that run together are answered as they are alone.
+    Dynamically `quantised` graphs scale by the largest value of a run, so their rows run alone.
+    """
+    if kind == "none":
+        return kind
+    numbers = sorted({i * (n_rows(samples) - 1) // (PROBED_ROWS - 1) for i in range(PROBED_ROWS)})
+    rows = {name: array[numbers] for name, array in samples.items()}
+    try:
+        alone = [run(slice_rows(rows, i, i + 1)) for i in range(len(numbers))]
+    except PackError:
+        run(rows)
+        return "none"
+    if any(np.shape(output)[:1] != (1,) for outputs in alone for output in outputs):
+        return "none"
+    if kind == "single":
+        return kind
+    try:
+        together = run(rows)
+    except PackError:
+        return "single"
+    if all(
+        np.shape(output)[:1] == (len(numbers),)
+        and all(_close(output[i : i + 1], outputs[k]) for i, outputs in enumerate(alone))
+        for k, output in enumerate(together)
+    ):
+        return "dynamic"
+    return "single" if quantised else "none"
+
+
+def check_repeatable(run: Run, samples: Samples, batch: Batch) -> None:
+    """Raise PackError if the model answers one instance differently each time."""
+    first, second = (run_sample(run, slice_rows(samples, 0, 1), batch) for _ in range(2))
+    if not all(_close(one, other) for one, other in zip(first, second, strict=True)):
+        raise PackError(
+            "the model answers one instance differently each time: export it without random "
+            "operators, such as dropout in training mode, or with their seed"
+        )
+
+
+def _close(one: Array, other: Array) -> bool:
+    if one.shape != other.shape or one.dtype.kind != "f":
+        return np.array_equal(one, other)
+    tolerance = 1e-2 if one.dtype == np.float16 else 1e-4
+    return np.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def threads(directory: Path, manifest: Manifest, samples: Samples) -> dict[int, list[float]]:
+    """Seconds per run by number of threads, at 1 row and, where rows are stacked, at up to 100.
+
+    Measured as the handler runs the model, all settings in turn, so that a noisy moment hits all.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    models = {
+        number: Session(directory, manifest._replace(execution=Execution(number, "dynamic")))
+        for number in range(1, min(cores or 1, MAX_THREADS) + 1)
+    }
+    bodies = [slice_rows(samples, 0, 1)]
+    if manifest.execution.batch == "dynamic":
+        bodies.append(slice_rows(samples, 0, min(MEASURED_ROWS, manifest.limits.rows)))
+    elif manifest.execution.batch == "none":
+        bodies = [{name: array[0, ...] for name, array in samples.items()}]
+    try:
+        return _measure(models, bodies)
+    except ApiError as error:
+        raise PackError(f"the model fails on the sample: {error}") from None
+
+
+def _measure(models: dict[int, Session], bodies: list[Samples]) -> dict[int, list[float]]:
+    clock = time.perf_counter
+    times: dict[int, list[list[float]]] = {number: [[] for _ in bodies] for number in models}
+    for size, body in enumerate(bodies):
+        for model in models.values():
+            model.run(body)
+        start = clock()
+        models[1].run(body)
+        loops = max(1, int(ROUND_SECONDS / (clock() - start)))
+        for _ in range(ROUNDS):
+            for number, model in models.items():
+                start = clock()
+                for _ in range(loops):
+                    model.run(body)
+                times[number][size].append((clock() - start) / loops)
+    return {number: [statistics.median(t) for t in sizes] for number, sizes in times.items()}
+
+
+def choose_threads(times: dict[int, list[float]]) -> int:
+    """One thread, unless more are clearly faster at one row, or much faster at many rows and no
+    slower at one, and what they save can be felt: a second thread is a second vCPU, to be paid for.
+    """
+    one, many, good = times[1][0], times[1][-1], []
+    for number, measured in times.items():
+        first, last = measured[0], measured[-1]
+        faster = first <= 0.8 * one or (first <= 1.1 * one and last <= 0.6 * many)
+        if faster and max(one - first, many - last) >= MIN_NOTICEABLE_SECONDS:
+            good.append(number)
+    # of those that are about equal, the lowest
+    return min(
+        good, key=lambda n: (round(times[n][0] * times[n][-1] / (one * many), 1), n), default=1
+    )

@@ -1,0 +1,376 @@
+"""ONNX graphs: read with suspicion, made servable, optimised, written to be memory-mapped."""
+
+import json
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
+
+from answerable.packing.errors import PackError
+from handler.manifest import Tensor
+
+MODEL, WEIGHTS = "model.onnx", "weights.bin"
+LARGE = 8_000_000  # bytes of weights from which on they go to their own, memory-mapped file
+PAGE = 4096  # what is mapped must start at a page, or it is copied
+LEVELS = {
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+DTYPES: dict[int, str] = {
+    TensorProto.FLOAT16: "float16",
+    TensorProto.FLOAT: "float32",
+    TensorProto.DOUBLE: "float64",
+    TensorProto.INT8: "int8",
+    TensorProto.INT16: "int16",
+    TensorProto.INT32: "int32",
+    TensorProto.INT64: "int64",
+    TensorProto.UINT8: "uint8",
+    TensorProto.UINT16: "uint16",
+    TensorProto.UINT32: "uint32",
+    TensorProto.UINT64: "uint64",
+    TensorProto.BOOL: "bool",
+    TensorProto.STRING: "string",
+}
+KNOWN_DOMAINS = ("ai.onnx", "ai.onnx.ml")
+# what onnxruntime has built in beside ONNX's own operators; whether it has the one, it says itself
+RUNTIME_DOMAINS = ("com.microsoft", "com.microsoft.nchwc")
+CLASSIFIERS = ("TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier")
+# operators behind which the classes of a classifier are still in the same order
+SAME_CLASSES = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Normalizer", "Softmax")
+# exporters' own names of free axes, a new one for each input: tf2onnx, torch
+GENERATED_AXIS = re.compile(r"unk__\d+|.*dynamic_axes_\d+")
+
+Classes = tuple[str | int, ...]
+
+
+class Source(NamedTuple):
+    """A graph made servable: its weights inside, no ZipMap. `classes` are those of its outputs, by
+    tensor name; `notes` is what had to be changed, in sentences.
+    """
+
+    model: ModelProto
+    classes: dict[str, Classes]
+    notes: tuple[str, ...]
+
+
+def session(model: Path | bytes, options: ort.SessionOptions | None = None) -> Any:
+    """An onnxruntime session on the CPU. Raises PackError with onnxruntime's reason."""
+    options = options or ort.SessionOptions()
+    options.log_severity_level = 4  # what it has to say is in the exception
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise PackError(f"onnxruntime cannot load the model: {reason(error)}") from None
+
+
+def as_packed() -> ort.SessionOptions:
+    """Options to run a graph as it is, as the handler does."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def optimising(level: str) -> ort.SessionOptions:
+    """Return options that optimise a graph at a level of LEVELS."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    return options
+
+
+def reason(error: Exception) -> str:
+    """Return the cause in an onnxruntime exception, and the remedy where there is one."""
+    text = str(error).strip().split("\n")[0]
+    if match := re.search(r"IR version: (\d+), max supported IR version: (\d+)", text):
+        return (
+            f"IR version {match[1]} is newer than onnxruntime {ort.__version__} reads "
+            f"({match[2]}); export with an older onnx, or set model.ir_version = {match[2]}"
+        )
+    if match := re.search(r"Opset (\d+) is under.* domain (\S+) is till opset (\d+)", text):
+        return (
+            f"opset {match[1]} of {match[2]} is newer than onnxruntime {ort.__version__} has "
+            f"({match[3]}); export with opset {match[3]} or older"
+        )
+    # what onnxruntime puts before the cause: its own file, line and C++ signature
+    text = re.sub(r"^\S*/onnxruntime/\S+:\d+ .*?\) (?=[A-Z])", "", text.split(" : ", 2)[-1])
+    return text[:300]
+
+
+def read(path: Path) -> Source:
+    """Read a model and make it servable. Raises PackError for what cannot or must not be packed."""
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except OSError as error:
+        raise PackError(f"{path}: {error.strerror}") from None
+    except Exception:  # protobuf's DecodeError: it has no type stubs
+        raise PackError(f"{path.name} is not an ONNX model, or it is truncated") from None
+    if not model.opset_import or not model.graph.output:
+        raise PackError(f"{path.name} is not an ONNX model, or it is truncated")
+    _internalise(model, path.parent)
+    _fix_initialised_inputs(model)
+    if not model.graph.input:
+        raise PackError("the model has no inputs: its answer is always the same")
+    custom = sorted(set(_custom_operators(model)))
+    if custom:
+        raise PackError(f"custom operators are not supported: {', '.join(custom)}")
+    classes, notes = _take_zipmap_off(model.graph), _mend_locale(model.graph)
+    for value in (*model.graph.input, *model.graph.output):
+        kind = value.type.WhichOneof("value")
+        if kind not in ("tensor_type", None):
+            kind = kind.removesuffix("_type")
+            raise PackError(f"{value.name} is a {kind}, and only tensors are supported")
+    return Source(model, _all_classes(model.graph, classes), notes)
+
+
+def inputs(model: ModelProto) -> tuple[Tensor, ...]:
+    """Return the graph's inputs. Raises PackError for types that JSON cannot carry."""
+    for value in model.graph.input:
+        if not value.type.tensor_type.HasField("shape"):
+            raise PackError(
+                f"{value.name} has no shape, not even a number of axes; export it with one"
+            )
+    return tuple(describe(value) for value in model.graph.input)
+
+
+def outputs(model: ModelProto) -> tuple[Tensor, ...]:
+    """Return the graph's outputs in its order, with the shapes that it declares."""
+    return tuple(describe(value) for value in model.graph.output)
+
+
+def rows_share_name(model: ModelProto) -> bool:
+    """Return whether the names of the inputs' axes let the leading axes be the same rows.
+
+    Axes of different names differ in length, and so do not hold one row for each instance.
+    """
+    axes = [value.type.tensor_type.shape.dim for value in model.graph.input]
+    leading = {
+        axis[0].dim_param
+        for axis in axes
+        if axis and axis[0].dim_param and not GENERATED_AXIS.fullmatch(axis[0].dim_param)
+    }
+    inner = {size.dim_param for axis in axes for size in axis[1:]}
+    return len(leading) < 2 and not leading & inner
+
+
+def quantises_dynamically(model: ModelProto) -> bool:
+    """Return whether a node scales its input by the largest value of the run."""
+    return any(
+        node.op_type.startswith("DynamicQuantize")
+        for graph in _graphs(model)
+        for node in graph.node
+    )
+
+
+def describe(value: onnx.ValueInfoProto) -> Tensor:
+    """A graph input or output as the manifest has it; free axes are None."""
+    kind = value.type.tensor_type
+    if kind.elem_type not in DTYPES:
+        name = TensorProto.DataType.Name(kind.elem_type).lower()
+        raise PackError(f"{value.name} has the unsupported type {name}")
+    sizes = [axis.dim_value if axis.HasField("dim_value") else None for axis in kind.shape.dim]
+    # some exporters write a free axis as 0 or -1
+    shape = tuple(size if size and size > 0 else None for size in sizes)
+    return Tensor(value.name, DTYPES[kind.elem_type], shape)
+
+
+def optimise(model: ModelProto, level: str) -> ModelProto:
+    """The graph as onnxruntime would run it at `level`, so that nothing is left to do at load."""
+    if model.ByteSize() >= 2**31:
+        raise PackError("the model is over 2 GB, which is more than a function can load in time")
+    options = optimising(level)
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder, MODEL))
+        session(model.SerializeToString(), options)
+        optimised = onnx.load_model(Path(folder, MODEL))
+    # onnxruntime keeps initializers in a hash map; the same model must give the same bytes
+    ordered = sorted(optimised.graph.initializer, key=lambda tensor: tensor.name)
+    del optimised.graph.initializer[:]
+    optimised.graph.initializer.extend(ordered)
+    return optimised
+
+
+def save(model: ModelProto, directory: Path) -> None:
+    """Write model.onnx and, where the weights are large, weights.bin."""
+    weights = [tensor for tensor in model.graph.initializer if _bytes(tensor) >= PAGE]
+    if sum(map(_bytes, weights)) > LARGE:
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        model, weights = copy, [t for t in copy.graph.initializer if _bytes(t) >= PAGE]
+        with open(directory / WEIGHTS, "wb") as file:
+            for tensor in weights:
+                file.write(b"\0" * (-file.tell() % PAGE))
+                data = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
+                place = {"location": WEIGHTS, "offset": file.tell(), "length": len(data)}
+                file.write(data)
+                name, dtype, dims = tensor.name, tensor.data_type, list(tensor.dims)
+                tensor.Clear()
+                tensor.name, tensor.data_type = name, dtype
+                tensor.dims.extend(dims)
+                tensor.data_location = TensorProto.EXTERNAL
+                for key, value in place.items():
+                    tensor.external_data.add(key=key, value=str(value))
+    (directory / MODEL).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _bytes(tensor: TensorProto) -> int:
+    """The size of a tensor's numbers; strings cannot be memory-mapped, so they count nothing."""
+    if tensor.data_type == TensorProto.STRING:
+        return 0
+    itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    return int(itemsize * math.prod(tensor.dims))
+
+
+def _fix_initialised_inputs(model: ModelProto) -> None:
+    """Make the initialisers constants: up to IR version 3 each had to be an input, too."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    fed = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(fed)
+    model.ir_version = max(model.ir_version, 4)
+
+
+def _attributes(nodes: Sequence[NodeProto]) -> Iterator[AttributeProto]:
+    for node in nodes:
+        yield from node.attribute
+
+
+def _graphs(model: ModelProto) -> Iterator[Any]:
+    """The main graph, the model's functions, and every graph inside them."""
+    todo: list[Any] = [model.graph, *model.functions]
+    while todo:
+        graph = todo.pop()
+        yield graph
+        for attribute in _attributes(graph.node):
+            todo += [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    for graph in _graphs(model):
+        if isinstance(graph, GraphProto):
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+        for attribute in _attributes(graph.node):
+            yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
+            sparse_tensors = [attribute.sparse_tensor] * attribute.HasField("sparse_tensor")
+            for sparse in (*sparse_tensors, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+
+
+def _internalise(model: ModelProto, folder: Path) -> None:
+    """Take external weights in. The file names in a model are somebody else's: a model must not
+    be able to pack /etc/passwd.
+    """
+    for tensor in _tensors(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        shown = f"of {tensor.name}"
+        try:
+            location = ExternalDataInfo(tensor).location
+            shown = json.dumps(location)
+            path = folder / location
+            if not location or Path(location).is_absolute() or ".." in Path(location).parts:
+                raise PackError(f"external data outside the model's folder: {shown}")
+            below = [path, *path.parents][: len(Path(location).parts)]
+            if any(part.is_symlink() for part in below):
+                raise PackError(f"external data behind a symbolic link: {shown}")
+            if path.stat().st_nlink > 1:
+                raise PackError(f"external data is a hard link: {shown}")
+            load_external_data_for_tensor(tensor, str(folder.resolve()))
+        except FileNotFoundError:
+            raise PackError(f"the external data {shown} is missing") from None
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            detail = str(error).split("\n")[0]
+            raise PackError(f"the external data {shown} cannot be read: {detail}") from None
+        if len(tensor.raw_data) != _bytes(tensor):
+            raise PackError(f"the external data {shown} is truncated")
+
+
+def _custom_operators(model: ModelProto) -> Iterator[str]:
+    functions = {(function.domain, function.name) for function in model.functions}
+    for graph in _graphs(model):
+        for node in graph.node:
+            domain = node.domain or "ai.onnx"
+            if (node.domain, node.op_type) in functions or domain in RUNTIME_DOMAINS:
+                continue
+            schema = "" if domain == "ai.onnx" else domain
+            if domain not in KNOWN_DOMAINS or not onnx.defs.has(node.op_type, schema):
+                yield f"{domain}.{node.op_type}"
+
+
+def _attribute(node: NodeProto, *names: str) -> Classes:
+    """The first of the named attributes that has values; strings decoded."""
+    values = {
+        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+    }
+    for name in names:
+        if len(values.get(name, ())):
+            return tuple(v.decode() if isinstance(v, bytes) else int(v) for v in values[name])
+    return ()
+
+
+def _take_zipmap_off(graph: GraphProto) -> dict[str, Classes]:
+    """Let classifiers answer [N, classes] floats instead of a list of N maps, under the same name;
+    the maps' keys are the classes.
+    """
+    classes = {}
+    used = {name for node in graph.node for name in node.input}
+    results = {value.name: value for value in graph.output}
+    for node in graph.node:
+        if node.op_type != "ZipMap" or node.output[0] not in results or node.output[0] in used:
+            continue
+        name = node.output[0]
+        classes[name] = _attribute(node, "classlabels_strings", "classlabels_int64s")
+        results[name].CopyFrom(
+            onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, len(classes[name])])
+        )
+        node.CopyFrom(onnx.helper.make_node("Identity", [node.input[0]], [name], node.name))
+    return classes
+
+
+def _mend_locale(graph: GraphProto) -> tuple[str, ...]:
+    """Lambda's image has no en_US.UTF-8, which onnxruntime's StringNormalizer takes by default.
+
+    C.UTF-8 is there, and maps letters in the same way.
+    """
+    mended = False
+    for node in graph.node:
+        if node.op_type != "StringNormalizer":
+            continue
+        named = [attribute for attribute in node.attribute if attribute.name == "locale"]
+        if not named or named[0].s in (b"", b"en_US", b"en_US.UTF-8"):
+            for attribute in named:
+                node.attribute.remove(attribute)
+            node.attribute.append(onnx.helper.make_attribute("locale", "C.UTF-8"))
+            mended = True
+    return ("StringNormalizer's locale is now C.UTF-8: Lambda has no en_US.UTF-8",) * mended
+
+
+def _all_classes(graph: GraphProto, zipmaps: dict[str, Classes]) -> dict[str, Classes]:
+    """The classes of every output of a classifier, as far as the graph tells."""
+    found = dict(zipmaps)
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for value in graph.output:
+        node = makers.get(value.name)
+        while node is not None and node.op_type in SAME_CLASSES:
+            node = makers.get(node.input[0])
+        if value.name in found or node is None:
+            continue
+        if node.op_type in CLASSIFIERS:
+            found[value.name] = _attribute(
+                node, "classlabels_strings", "classlabels_int64s", "classlabels_ints"
+            )
+        # skl2onnx's way to look up the most likely class
+        elif node.op_type == "ArrayFeatureExtractor" and node.input[0] in constants:
+            array = np.ravel(numpy_helper.to_array(constants[node.input[0]])).tolist()
+            found[value.name] = tuple(v.decode() if isinstance(v, bytes) else v for v in array)
+    return {name: classes for name, classes in found.items() if classes}

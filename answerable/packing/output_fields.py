@@ -1,0 +1,172 @@
+"""ONNX outputs -> the fields of a prediction; and predictions compared with plain arrays."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from answerable.packing.contract_file import Fields
+from answerable.packing.errors import PackError
+from answerable.packing.execution import Batch
+from answerable.packing.graph import Classes
+from answerable.packing.table import Array
+from handler.manifest import BY_CLASS, Output, OutputKind, Tensor
+
+RESERVED = ("id", "prediction_id")  # keys of an answer, in /predict and in /v2
+# skl2onnx's names say nothing to a caller
+NAMES = {
+    "variable": "value",
+    "output_label": "label",
+    "output_probability": "probabilities",
+}
+
+
+def describe(
+    tensors: Sequence[Tensor],
+    arrays: Sequence[Array],
+    batch: Batch,
+    classes: dict[str, Classes],
+    stated: dict[str, Fields],
+    tabular: bool,
+) -> tuple[Output, ...]:
+    """The outputs in the graph's order. `arrays` are answers to a sample, [rows, …] each."""
+    known = {**classes}
+    if len(set(classes.values())) == 1:  # one classifier: what one output tells, holds for all
+        known = {tensor.name: next(iter(classes.values())) for tensor in tensors} | known
+    outputs, unused = [], dict(stated)
+    for tensor, array in zip(tensors, arrays, strict=True):
+        name = re.sub(r"\W+", "_", NAMES.get(tensor.name, tensor.name)).strip("_") or "output"
+        fields = unused.pop(tensor.name, None) or unused.pop(name, {})
+        shape = _shape(tensor, array, batch, tabular)
+        labels = fields.get("classes") or known.get(tensor.name, ())
+        kind = fields.get("kind") or _kind(tensor.dtype, shape, labels, batch, array)
+        if kind == "scores" and name == "probabilities":
+            name = "scores"  # skl2onnx calls them so, whatever they are
+        if kind in ("label", *BY_CLASS):
+            fields = {"classes": labels} | fields
+        named: Fields = {"name": name, "tensor": tensor.name, "dtype": tensor.dtype}
+        output = Output(**(named | fields | {"shape": shape, "kind": kind}))
+        _check(output, batch)
+        if output.kind == "probabilities" and not _are_probabilities(array):
+            raise PackError(
+                f"output {output.tensor} is stated as probabilities, and its values in the sample "
+                'are not: they must be 0 to 1 and add up to 1; state kind = "scores"'
+            )
+        outputs.append(output)
+    if unused:
+        names = ", ".join(output.tensor for output in outputs)
+        raise PackError(f"the contract file states outputs that are not there; there are {names}")
+    keys = [f"{output.name}_decision" for output in outputs if output.decision]
+    keys += [output.name for output in outputs]
+    if len(set(keys)) < len(keys):
+        raise PackError("two outputs have the same name; state other names in the contract file")
+    for output in outputs:
+        if output.name in RESERVED:
+            raise PackError(
+                f"an answer has an {output.name} that is not the model's, and so has the output "
+                f"{output.tensor}; state another name: [outputs.{output.tensor}] name = ..."
+            )
+    return tuple(outputs)
+
+
+def _shape(tensor: Tensor, array: Array, batch: Batch, tabular: bool) -> tuple[int | None, ...]:
+    """Return the output's shape: of a table as measured, else as far as the graph declares it."""
+    lead: tuple[int | None, ...] = {"dynamic": (None,), "single": (1,), "none": ()}[batch]
+    rest, actual = tensor.shape[len(lead) :], array.shape[1:]
+    if tabular:
+        return lead + actual
+    if len(rest) != len(actual) or any(
+        size not in (None, now) for size, now in zip(rest, actual, strict=True)
+    ):
+        rest = (None,) * len(actual)  # the declaration is wrong, so nothing is known to be fixed
+    return lead + rest
+
+
+def _kind(
+    dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: Batch, array: Array
+) -> OutputKind:
+    rest = shape if batch == "none" else shape[1:]
+    if rest == () or (rest == (1,) and batch != "none"):
+        if _fit(dtype, classes):
+            return "label"
+        # an integer without known classes, a cluster's number say, is still one number
+        return "tensor" if dtype in ("string", "bool") else "value"
+    if dtype.startswith("float") and classes and rest == (len(classes),):
+        return "probabilities" if _are_probabilities(array) else "scores"
+    return "tensor"
+
+
+def _are_probabilities(array: Array) -> bool:
+    """Return whether numbers [instances, classes] are shares of 1, as far as their dtype tells."""
+    slack = 1e-2 if array.dtype == np.float16 else 1e-3
+    sums = array.astype(np.float64).sum(axis=-1)
+    return bool(((array >= -slack) & (array <= 1 + slack)).all() and (abs(sums - 1) < slack).all())
+
+
+def _fit(dtype: str, classes: Classes) -> bool:
+    """Whether the classes are values of a tensor of dtype; of floats and booleans none are."""
+    wanted = str if dtype == "string" else int
+    fits = dtype == "string" or "int" in dtype
+    return bool(classes) and fits and all(type(item) is wanted for item in classes)
+
+
+def _check(output: Output, batch: Batch) -> None:
+    """What is stated of an output fits its tensor."""
+    rest = output.shape if batch == "none" else output.shape[1:]
+    numeric = output.dtype not in ("string", "bool")
+    fits = {
+        "value": rest in ((), (1,)) and numeric,
+        "label": rest in ((), (1,)) and (not output.classes or _fit(output.dtype, output.classes)),
+        "probabilities": bool(output.classes) and rest == (len(output.classes),) and numeric,
+        "scores": bool(output.classes) and rest == (len(output.classes),) and numeric,
+        "tensor": True,
+    }
+    if not fits.get(output.kind):
+        shape = "x".join("N" if size is None else str(size) for size in output.shape) or "scalar"
+        raise PackError(
+            f"output {output.tensor} ({output.dtype}, {shape}) cannot be of kind {output.kind}"
+            f" with {len(output.classes)} classes"
+        )
+    decision = output.decision
+    if decision and output.kind not in ("value", *BY_CLASS):
+        raise PackError(f"output {output.name} is a {output.kind}: there is nothing to decide on")
+    if decision and output.kind in BY_CLASS and decision.class_label not in output.classes:
+        raise PackError(f"output {output.name}: the decision must say `of` which class")
+
+
+def to_arrays(
+    results: Sequence[Any], outputs: Sequence[Output], classes: dict[str, Classes]
+) -> list[Array]:
+    """Return an original graph's outputs as arrays: ZipMap's maps become [rows, classes]."""
+    arrays = []
+    for result, output in zip(results, outputs, strict=True):
+        array = np.asarray(result)
+        if array.dtype.kind == "O" and array.size and isinstance(array.flat[0], dict):
+            names = classes[output.tensor]
+            values = [[row[name] for name in names] for row in array.flat]
+            array = np.reshape(values, (*array.shape, len(names)))
+        arrays.append(array)
+    return arrays
+
+
+def deviation(
+    outputs: Sequence[Output], predictions: Sequence[dict[str, Any]], arrays: Sequence[Array]
+) -> float:
+    """The largest |a - b| / max(1, |b|) between predictions, as JSON has them, and arrays
+    [rows, …]. Raises PackError where anything but a float differs.
+    """
+    largest = 0.0
+    for output, array in zip(outputs, arrays, strict=True):
+        values = [prediction[output.name] for prediction in predictions]
+        if output.kind in BY_CLASS:
+            values = [[value[str(name)] for name in output.classes] for value in values]
+        if array.dtype.kind != "f":
+            if values != array.reshape(np.shape(values)).tolist():
+                raise PackError(f"the packed model's {output.name} is not the original's")
+            continue
+        told, true = np.array(values, np.float64), array.astype(np.float64)
+        told = told.reshape(true.shape)
+        difference = np.abs(told - true) / np.maximum(1, np.abs(true))
+        largest = max(largest, float(difference.max(initial=0)))
+    return largest

@@ -1,0 +1,157 @@
+"""The sample that a model is packed with: a CSV for named features, arrays for tensors."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from answerable.packing import table
+from answerable.packing.contract_file import Fields
+from answerable.packing.errors import PackError
+from answerable.packing.execution import Batch, Samples, declared
+from answerable.packing.table import Array, Columns
+from handler.manifest import Feature, Tensor
+from handler.model_inputs import dtype as numpy_dtype
+
+DRAWN, LENGTH = 3, 8  # instances, and the length of free axes, where there is no sample
+
+
+class Sample(NamedTuple):
+    """A sample: `feeds` are the graph's inputs, with the instances as the leading axis.
+
+    `features` and `columns` (their values) are empty for a tensor contract. `origin` names an
+    instance. `batch` is what the graph and the sample's shapes say about the rows.
+    """
+
+    feeds: Samples
+    batch: Batch
+    features: tuple[Feature, ...] = ()
+    columns: Columns = {}
+    origin: str = "row"
+
+
+def read(
+    path: Path | None,
+    ignore: Sequence[str],
+    inputs: Sequence[Tensor],
+    stated: dict[str, Fields],
+    rows_share_name: bool = True,
+) -> Sample:
+    """Return the sample in `path`, or a drawn one for tensors without. Raises PackError."""
+    if path is not None and path.suffix != ".npz":
+        if not table.is_tabular(inputs):
+            wanted = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
+            raise PackError(
+                f"the inputs ({wanted}) are no columns of a table: they need a tensor contract, "
+                "with an .npz as --reference or none"
+            )
+        cells = table.read(path, ignore)
+        features, columns = table.features(cells, inputs, stated, path.name)
+        feeds = table.feeds(features, inputs, columns)
+        return Sample(feeds, declared(inputs), features, columns)
+    if stated:
+        raise PackError("the contract file states features, and this is a tensor contract")
+    batch = declared(inputs) if rows_share_name else "none"
+    if path is not None:
+        return _load(path, inputs, batch)
+    if table.is_tabular(inputs):
+        raise PackError(
+            "this model takes a table: give a sample of its data with --reference DATA.csv "
+            "(or .npz for a tensor contract)"
+        )
+    return Sample(_draw(inputs, batch), batch, origin="drawn instance")
+
+
+def as_whole(sample: Sample, inputs: Sequence[Tensor]) -> Sample:
+    """Return the sample of a graph whose leading axis proved not to be the rows.
+
+    An instance is then a whole tensor. Raises PackError for a table.
+    """
+    if sample.features:
+        raise PackError(
+            "the rows of the table interact: a row's answer depends on the other rows of a "
+            "request; export a model that answers each row alone, or pack whole tensors with an "
+            ".npz as --reference"
+        )
+    if sample.batch == "single":
+        feeds = {name: array[:, None] for name, array in sample.feeds.items()}
+    elif sample.origin == "row":
+        feeds = {name: array[None] for name, array in sample.feeds.items()}
+    else:
+        feeds = _draw(inputs, "none")
+    return sample._replace(feeds=feeds, batch="none")
+
+
+def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
+    """Return the arrays of an .npz file; their ranks tell rows and one instance from many."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise PackError(f"{path}: not a readable .npz ({error})") from None
+    wanted = [tensor.name for tensor in inputs]
+    missing, extra = [n for n in wanted if n not in arrays], [n for n in arrays if n not in wanted]
+    if missing or extra:
+        parts = [f"lacks {', '.join(missing)}"] * bool(missing)
+        parts += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
+        raise PackError(f"{path.name} {' and '.join(parts)}")
+    ranks = {arrays[tensor.name].ndim - len(tensor.shape) for tensor in inputs}
+    if ranks == {1}:
+        batch = "none"
+    elif ranks == {0} and (batch == "none" or len({len(array) for array in arrays.values()}) > 1):
+        batch, arrays = "none", {name: array[None] for name, array in arrays.items()}
+    if len({array.shape[:1] for array in arrays.values()}) > 1:
+        raise PackError(f"{path.name}: the arrays do not have the same number of instances")
+    for tensor in inputs:
+        arrays[tensor.name] = _fit(arrays[tensor.name], tensor, batch == "none", path.name)
+    rows = len(arrays[inputs[0].name])
+    if rows < (1 if batch == "none" else 2):
+        raise PackError(f"{path.name} has {rows} rows; a sample needs at least 2")
+    return Sample({name: arrays[name] for name in wanted}, batch)
+
+
+def _fit(array: Array, tensor: Tensor, whole: bool, file: str) -> Array:
+    """Return the array in the tensor's dtype, if its shape and kind are the tensor's."""
+    expected = tensor.shape if whole else tensor.shape[1:]
+    actual = array.shape[1:]
+    if array.ndim != len(expected) + 1 or any(
+        size not in (None, now) for size, now in zip(expected, actual, strict=True)
+    ):
+        raise PackError(
+            f"{file}: {tensor.name} has the shape {list(array.shape)}, and the model takes "
+            f"[{_sizes(tensor.shape)}]; give the instances as [instances, "
+            f"{_sizes(expected)}]".replace(", ]", "]")
+        )
+    wanted = numpy_dtype(tensor.dtype)
+    if wanted.kind == "O" and array.dtype.kind in "US":
+        return array.astype(str).astype(object)
+    if not np.can_cast(array.dtype, wanted, "same_kind") or wanted.kind == "O":
+        raise PackError(f"{file}: {tensor.name} has {array.dtype} values, not {tensor.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise PackError(f"{file}: {tensor.name} has values that are not finite")
+    return np.ascontiguousarray(array, wanted)
+
+
+def _sizes(shape: Sequence[int | None]) -> str:
+    return ", ".join("any" if size is None else str(size) for size in shape)
+
+
+def _draw(inputs: Sequence[Tensor], batch: Batch) -> Samples:
+    """Return seeded instances: normal floats, and the integers 0 and 1.
+
+    Floats have two decimals, for short golden rows; any vocabulary has the two integers.
+    """
+    rng = np.random.default_rng(0)
+    drawn = {}
+    for tensor in inputs:
+        axes = tensor.shape if batch == "none" else tensor.shape[1:]
+        shape = (DRAWN, *(LENGTH if size is None else size for size in axes))
+        if tensor.dtype == "string":
+            drawn[tensor.name] = np.full(shape, "a", object)
+        elif tensor.dtype.startswith("float"):
+            drawn[tensor.name] = rng.normal(size=shape).round(2).astype(tensor.dtype)
+        else:
+            drawn[tensor.name] = rng.integers(0, 2, shape).astype(tensor.dtype)
+    return drawn

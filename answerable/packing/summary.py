@@ -1,0 +1,124 @@
+"""What was packed, for a human at a terminal."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from handler.manifest import BY_CLASS, Feature, Manifest
+
+
+def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str, str]) -> None:
+    """Print the contract's tables, and `facts` below them."""
+    parts: list[Any] = [_features(manifest)] if manifest.features else [_inputs(manifest)]
+    parts += [_outputs(manifest), _facts(manifest, facts)]
+    title = Text.assemble(("Packed ", "bold"), (f"{manifest.name} {manifest.version}", "bold cyan"))
+    console.print(title, Text(f"in {directory}", overflow="fold"))
+    console.print(Group(*parts))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
+    for column in columns:
+        right = column in ("missing",)
+        table.add_column(column, overflow="fold", justify="right" if right else "left")
+    return table
+
+
+def _features(manifest: Manifest) -> Table:
+    table = _table("feature", "type", "range or categories", "missing", "outside")
+    for feature in manifest.features:
+        share = manifest.baseline.features[feature.name].missing_share if manifest.baseline else 0
+        missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
+        table.add_row(feature.name, feature.type, _span(feature), missing, _policy(feature))
+    return table
+
+
+def _span(feature: Feature) -> str:
+    if feature.type == "category":
+        return _few([str(value) for value in feature.categories])
+    if feature.type == "text":
+        return f"up to {feature.max_length} characters"
+    if feature.type == "boolean":
+        return "true, false"
+    low, high = (
+        "…" if bound is None else f"{bound:g}" for bound in (feature.minimum, feature.maximum)
+    )
+    return f"{low} to {high} {feature.unit}".rstrip()
+
+
+def _policy(feature: Feature) -> str:
+    if feature.type == "category":
+        return "refused" if feature.unknown_category == "reject" else "counted"
+    if feature.type in ("number", "integer"):
+        return "refused" if feature.out_of_range == "reject" else "counted"
+    return "refused"
+
+
+def _few(values: list[str]) -> str:
+    return ", ".join(values[:6]) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return " x ".join("any" if size is None else str(size) for size in shape) or "scalar"
+
+
+def _inputs(manifest: Manifest) -> Table:
+    table = _table("input", "type", "shape")
+    for tensor in manifest.inputs:
+        table.add_row(tensor.name, tensor.dtype, _shape(tensor.shape))
+    return table
+
+
+def _outputs(manifest: Manifest) -> Table:
+    table = _table("output", "kind", "in the sample")
+    for output in manifest.outputs:
+        seen = list(_seen(manifest, output.name)) or [f"{output.dtype}, {_shape(output.shape)}"]
+        table.add_row(output.name, output.kind, ", ".join(seen))
+    return table
+
+
+def _seen(manifest: Manifest, name: str) -> Iterator[str]:
+    """What an output's baseline says, in words."""
+    known = manifest.baseline.outputs if manifest.baseline else {}
+    output = next(output for output in manifest.outputs if output.name == name)
+    for key, found in known.items():
+        if key != name and not key.startswith(f"{name}."):
+            continue
+        if output.kind == "label":
+            shares = zip(found.values, found.cdf_left, found.cdf_right, strict=True)
+            yield _few([f"{value}: {upto - below:.0%}" for value, below, upto in shares])
+        elif output.kind in BY_CLASS:
+            label = key.removeprefix(f"{name}.")
+            yield f"{label}: {found.values[0]:.2f} to {found.values[-1]:.2f}"
+        else:
+            yield f"{found.values[0]:.4g} to {found.values[-1]:.4g} {output.unit}".rstrip()
+
+
+def _facts(manifest: Manifest, facts: dict[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    files = [f"{name} {size(file.bytes)}" for name, file in manifest.files.items()]
+    limits = manifest.limits
+    rows = {
+        "files": ", ".join(files),
+        "limits": f"{limits.rows} rows, {size(limits.body_bytes)} in, "
+        f"{size(limits.response_bytes)} out",
+    }
+    for name, fact in (rows | facts).items():
+        table.add_row(name, fact)
+    return table
+
+
+def size(number: int) -> str:
+    """Bytes for humans."""
+    if number < 1000:
+        return f"{number} B"
+    if number < 999_500:
+        return f"{number / 1000:.3g} kB"
+    return f"{number / 1_000_000:.3g} MB"

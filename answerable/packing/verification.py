@@ -1,0 +1,114 @@
+"""The sample and the golden rows, asked of the packed artifact by the handler's own path."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from answerable.packing import execution, output_fields, table
+from answerable.packing.errors import PackError
+from answerable.packing.golden import Instance, Named, dumps
+from answerable.packing.graph import Classes
+from answerable.packing.sample import Sample
+from handler.errors import ApiError
+from handler.release.golden import TOLERANCE
+from handler.scoring import Scorer
+
+ROWS = 1000  # of the sample that are compared
+ELEMENTS = 2_000_000  # of tensors that are compared: they go through JSON twice
+REMEDY = "pack with another --optimize (basic, extended, all), or accept it with --tolerance"
+
+
+def predict(scorer: Scorer, instances: Sequence[Instance]) -> list[bytes]:
+    """The predictions for instances, from the handler's own path, each as JSON."""
+    predictions: list[bytes] = []
+    step = min(100, scorer.manifest.limits.rows)
+    for start in range(0, len(instances), step):
+        body = dumps({"instances": instances[start : start + step]})
+        if step == 1 and len(body) > scorer.manifest.limits.body_bytes:
+            raise PackError("one row of the sample is over the limit for bodies, body_bytes")
+        try:
+            predictions += scorer.score(body).predictions
+        except ApiError as error:
+            place = [f" ({v.pointer}: {v.message})" for v in error.violations[:1]]
+            raise PackError(f"the handler refuses the sample: {error}{''.join(place)}") from None
+    return predictions
+
+
+def write_golden(path: Path, scorer: Scorer, rows: Sequence[Named]) -> None:
+    """Write golden.jsonl: one line per row, with the prediction that must not change."""
+    lines = []
+    for name, instance in rows:
+        prediction = orjson.Fragment(predict(scorer, [instance])[0])
+        lines.append(dumps({"name": name, "instance": instance, "prediction": prediction}))
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+class Originals(NamedTuple):
+    """Runs of the file as it came: optimised at the artifact's level, and not at all."""
+
+    optimised: execution.Run
+    plain: execution.Run
+    classes: dict[str, Classes]
+
+
+def verify(
+    scorer: Scorer,
+    originals: Originals,
+    sample: Sample,
+    rows: list[Instance],
+    tolerance: float | None,
+) -> tuple[int, float, float]:
+    """Return the number of rows compared, and the largest deviation from either original.
+
+    Raise PackError above the tolerance.
+    """
+    instances, feeds = _compared(scorer, sample, rows)
+    outputs, batch = scorer.manifest.outputs, scorer.manifest.execution.batch
+    predictions = [orjson.loads(text) for text in predict(scorer, instances)]
+
+    def deviation(run: execution.Run) -> float:
+        results = execution.run_sample(run, feeds, batch)
+        arrays = output_fields.to_arrays(results, outputs, originals.classes)
+        return output_fields.deviation(outputs, predictions, arrays)
+
+    if tolerance is None:
+        half = any(output.dtype == "float16" for output in outputs)
+        tolerance = TOLERANCE * 100 if half else TOLERANCE
+    same_level = deviation(originals.optimised)
+    if same_level > tolerance:
+        raise PackError(f"the packed model's answers are {same_level:.1g} from the original's")
+    try:
+        unoptimised = deviation(originals.plain)
+    except PackError as error:
+        raise PackError(f"{error} without optimisation; {REMEDY}") from None
+    if unoptimised > tolerance:
+        raise PackError(
+            f"optimising the graph changes its answers by {unoptimised:.1g}, and the tolerance is "
+            f"{tolerance:.1g}; {REMEDY}"
+        )
+    return len(instances), same_level, unoptimised
+
+
+def _compared(
+    scorer: Scorer, sample: Sample, rows: list[Instance]
+) -> tuple[list[Instance], execution.Samples]:
+    """Return the sample and the golden rows, up to a limit, as instances and as feeds."""
+    if not sample.features:
+        size = sum(array[0, ...].size for array in sample.feeds.values())
+        feeds = execution.slice_rows(sample.feeds, 0, max(len(rows), ELEMENTS // max(size, 1)))
+        return [
+            {name: array[i] for name, array in feeds.items()}
+            for i in range(execution.n_rows(feeds))
+        ], feeds
+    step = -(-execution.n_rows(sample.feeds) // ROWS)
+    columns = {
+        feature.name: sample.columns[feature.name][::step] + [row[feature.name] for row in rows]
+        for feature in sample.features
+    }
+    feeds = table.feeds(sample.features, scorer.manifest.inputs, columns)
+    names = list(columns)
+    return [
+        dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)
+    ], feeds

@@ -1,0 +1,45 @@
+"""What a deployment would take away from a stack, or change for its clients."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from infra.stack import SETTINGS
+
+# resources that hold something, or that clients use
+STATEFUL = {
+    "AWS::ApiGateway::ApiKey",
+    "AWS::ApiGateway::DomainName",
+    "AWS::ApiGateway::RestApi",
+    "AWS::KinesisFirehose::DeliveryStream",
+    "AWS::S3::Bucket",
+    "AWS::SNS::Topic",
+    "AWS::SQS::Queue",
+}
+# settings that, once deployed, are not changed by a slip
+GUARDED = ("auth", "user_pool_arn", "user_pool_scope", "jobs", "archive")
+# the setting that makes a resource, by how its logical id begins
+SETTING_OF = {"Api": "auth", "Archive": "archive", "Jobs": "jobs", "Topic": "alarm_destination"}
+
+
+class Removal(NamedTuple):
+    """One loss; `name` is the setting that `--yes-remove` takes."""
+
+    name: str
+    text: str
+
+
+def removals(deployed: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Removal]:
+    """Yield what the template `new` takes away from the template `deployed`."""
+    before, after = (t.get("Metadata", {}).get(SETTINGS, {}) for t in (deployed, new))
+    for name in GUARDED:
+        old = before.get(name)
+        if old and old != after.get(name):
+            yield Removal(name, f"the setting changes from {old} to {after.get(name)}")
+    key = "prediction_id_key_version"
+    if before.get(key, 1) > after.get(key, 1):
+        yield Removal(key, "the number goes down: ids signed with the newer secret are refused")
+    for logical_id, resource in deployed["Resources"].items():
+        if resource["Type"] in STATEFUL and logical_id not in new["Resources"]:
+            names = (SETTING_OF[begin] for begin in SETTING_OF if logical_id.startswith(begin))
+            stays = " (it stays in the account)" * (resource.get("DeletionPolicy") == "Retain")
+            yield Removal(next(names, logical_id), f"{resource['Type']} {logical_id}{stays}")

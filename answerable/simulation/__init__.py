@@ -1,0 +1,1 @@
+"""The parts of `answerable simulate-release`: plan, versions, traffic, services, simulator."""

@@ -1,0 +1,125 @@
+"""Stand in for AWS around two versions of a function, in this process.
+
+Covers what the hooks call of Lambda, CodeDeploy and CloudWatch, and the gateway that clients call.
+"""
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from answerable.commands import report
+from answerable.local import event_sources
+from answerable.local.event_sources import HttpRequest
+from answerable.local.local_lambda import Context
+from answerable.simulation import cloudwatch
+from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
+from handler import manifest as manifests
+from handler.release import version_client
+from handler.release.deploy_hooks import HookRun
+from handler.settings import Settings
+
+FUNCTION = f"arn:aws:lambda:{event_sources.REGION}:{event_sources.ACCOUNT}:function:simulated"
+JSON = [("content-type", "application/json")]
+
+
+class FakeAws:
+    """Two versions of one function, from `artifacts` by number, and the metrics that they emit."""
+
+    def __init__(self, plan: Plan, artifacts: Mapping[str, Path]) -> None:
+        self._out = io.StringIO()
+        with contextlib.redirect_stdout(self._out):
+            from handler import app  # loads a model, too
+
+            self.handlers = {
+                version: app.create(
+                    Settings(folder, service=plan.service, function_version=version)
+                )
+                for version, folder in artifacts.items()
+            }
+        self.metrics = cloudwatch.Metrics()
+        keys = {key for alarm in plan.alarms for key in cloudwatch.keys(alarm.properties)}
+        self._keys = {key: dict(key[2]) for key in keys if key[0].startswith("AWS/")}
+        self._plan, self._candidate = plan, artifacts[CANDIDATE]
+
+    def send(
+        self, version: str, path: str, body: bytes, request_id: str, sent_at: int
+    ) -> tuple[int, bytes]:
+        """Return status and body of a client's request at a time (ms); 502 if the function crashes.
+
+        Adds the record's metrics, and AWS's own metrics that the template's alarms read.
+        """
+        event = event_sources.make_event("rest", HttpRequest("POST", path, JSON, body), request_id)
+        start = time.perf_counter()
+        try:
+            status, _, reply = event_sources.parse_response(self._call(version, event))
+        except Exception:
+            status, reply = 502, b""
+        ms = (time.perf_counter() - start) * 1e3
+        for record in report.parsed([self._out.getvalue()]):
+            if "_aws" in record:
+                self.metrics.add(record, sent_at)
+        aws = {
+            "Invocations": 1, "Errors": int(status == 502), "Throttles": 0,
+            "Count": 1, "4XXError": int(400 <= status < 500), "5XXError": int(status >= 500),
+            "Latency": ms,
+        }  # fmt: skip
+        function = {"FunctionName": self._plan.function, "ExecutedVersion": version}
+        for key, dimensions in self._keys.items():
+            if key[1] in aws and all(dimensions.get(k, v) == v for k, v in function.items()):
+                self.metrics.add_value(key, sent_at, aws[key[1]])
+        return status, reply
+
+    def _call(self, version: str, event: Any) -> Any:
+        self._out.seek(0)
+        self._out.truncate()
+        with contextlib.redirect_stdout(self._out):
+            return self.handlers[version](event, Context(30.0))
+
+    def run_hook(self, checks: Callable[[HookRun], None]) -> list[str]:
+        """Return the reasons of a hook's checks against the candidate."""
+        target = version_client.VersionClient(self, f"{FUNCTION}:{CANDIDATE}")
+        hook = HookRun(
+            client=lambda service: self,
+            environ=self._plan.environ,
+            manifest=manifests.read(self._candidate),
+            deployment="simulated",
+            target=target,
+            live=target.sibling(CURRENT),
+            reasons=[],
+            facts={},
+        )
+        checks(hook)
+        return hook.reasons
+
+    def invoke(self, **kwargs: Any) -> dict[str, Any]:
+        """Stand in for `lambda:Invoke` of one version."""
+        version = kwargs["FunctionName"].rpartition(":")[2]
+        error: dict[str, Any] = {}
+        try:
+            reply = self._call(version, json.loads(kwargs["Payload"]))
+        except Exception as exception:
+            reply = {"errorMessage": type(exception).__name__}
+            error = {"FunctionError": "Unhandled"}
+        payload = io.BytesIO(json.dumps(reply).encode())
+        return {**error, "ExecutedVersion": version, "Payload": payload}
+
+    def get_deployment(self, **kwargs: Any) -> dict[str, Any]:
+        """Stand in for `codedeploy:GetDeployment`."""
+        revision = json.dumps({"CurrentVersion": CURRENT, "TargetVersion": CANDIDATE})
+        return {"deploymentInfo": {"startTime": datetime.now(UTC), "revision": revision}}
+
+    def get_paginator(self, name: str) -> "FakeAws":
+        """Stand in for the paginator of `cloudwatch:GetMetricData`."""
+        return self
+
+    def paginate(self, **kwargs: Any) -> list[dict[str, Any]]:
+        """Return each metric's statistic since the release began."""
+        stats = [query["MetricStat"] for query in kwargs["MetricDataQueries"]]
+        keys = [(cloudwatch.key(stat["Metric"]), stat["Stat"]) for stat in stats]
+        values = [self.metrics.statistic(key, stat, 0, 1 << 62) for key, stat in keys]
+        return [{"MetricDataResults": [{"Values": [value or 0.0]} for value in values]}]

@@ -1,0 +1,1 @@
+"""Drift monitoring: bins of the live values, and the drift statistic."""

@@ -1,0 +1,1 @@
+"""Asynchronous jobs: their storage and the SQS worker."""

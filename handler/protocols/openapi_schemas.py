@@ -1,0 +1,122 @@
+"""The protocols' part of the OpenAPI document: schemas, and what differs between their routes."""
+
+from typing import Any
+
+from handler.manifest import Manifest
+from handler.protocols import open_inference
+from handler.protocols.open_inference import DATATYPES
+
+Schema = dict[str, Any]
+NAMES: Schema = {"type": "array", "items": {"type": "string"}}
+TABLE: Schema = {"type": "array", "items": {"type": "array"}}
+SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+PARAMETERS: Schema = {"type": "object", "description": "See the binary tensor data extension."}
+
+
+def _object(optional: tuple[str, ...] = (), **properties: Schema) -> Schema:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _list(items: Schema, **limits: int) -> Schema:
+    return {"type": "array", "items": items, **limits}
+
+
+def schemas(manifest: Manifest) -> Schema:
+    """By the name under which the paths refer to them."""
+    inputs = [tensor.name for tensor in manifest.inputs]
+    outputs = open_inference.output_names(manifest)
+    datatype = {"enum": sorted(set(DATATYPES.values()))}
+    axes = _list({"type": "integer", "minimum": -1})
+    tensor = _object(name={"type": "string"}, datatype=datatype, shape=axes)
+    sent = _object(
+        ("data", "parameters"),
+        name={"enum": inputs},
+        datatype={"enum": sorted({DATATYPES[tensor.dtype] for tensor in manifest.inputs})},
+        shape=SHAPE,
+        data={"type": "array", "description": "Row-major, flat or nested."},
+        parameters=PARAMETERS,
+    )
+    asked = _object(("parameters",), name={"enum": outputs}, parameters=PARAMETERS)
+    given = _object(
+        ("data", "parameters"),
+        name={"enum": outputs},
+        datatype=datatype,
+        shape=SHAPE,
+        data={"type": "array"},
+        parameters=_object(binary_data_size={"type": "integer", "minimum": 0}),
+    )
+    model, version = {"const": manifest.name}, {"const": manifest.version}
+    return {
+        "Version": _object(version={"type": "string"}),
+        "Live": _object(live={"const": True}),
+        "Ready": _object(ready={"const": True}),
+        "ModelReady": _object(name=model, ready={"const": True}),
+        "Server": _object(
+            name={"type": "string"}, version={"type": "string"}, extensions=NAMES
+        ),
+        "Model": _object(
+            name=model,
+            versions=_list(version),
+            platform={"type": "string"},
+            inputs=_list(tensor),
+            outputs=_list(tensor),
+        ),
+        "InferenceRequest": _object(
+            ("id", "parameters", "outputs"),
+            id={"type": "string"},
+            parameters=PARAMETERS,
+            inputs=_list(sent, minItems=len(inputs), maxItems=len(inputs)),
+            outputs=_list(asked),
+        ),
+        "InferenceResponse": _object(
+            ("id",), model_name=model, model_version=version, id={"type": "string"},
+            outputs=_list(given),
+        ),
+        "Invocation": _invocation(),
+    }  # fmt: skip
+
+
+def _invocation() -> Schema:
+    frame = _object(("columns", "index"), columns=NAMES, index={"type": "array"}, data=TABLE)
+    rows = _list({"$ref": "#/components/schemas/Instance"}, minItems=1)
+    return {
+        "oneOf": [
+            _object(dataframe_split=frame),
+            _object(dataframe_records=rows),
+            _object(instances={"anyOf": [rows, {"type": "array"}]}),
+            _object(inputs={"type": ["object", "array"]}),
+        ]
+    }
+
+
+# GET: the path, what it tells, and the schema of that
+TOLD = {
+    "/version": ("Version of this server", "Version"),
+    "/v1/models/{name}": ("Whether the model is ready (KServe v1)", "ModelReady"),
+    "/v2": ("Server metadata", "Server"),
+    "/v2/health/live": ("Whether the server lives", "Live"),
+    "/v2/health/ready": ("Whether the server is ready", "Ready"),
+    "/v2/models/{name}": ("Model metadata: the graph's tensors", "Model"),
+    "/v2/models/{name}/ready": ("Whether the model is ready", "ModelReady"),
+    "/v2/models/{name}/versions/{version}": ("Model metadata: the graph's tensors", "Model"),
+    "/v2/models/{name}/versions/{version}/ready": ("Whether the model is ready", "ModelReady"),
+}
+INFER = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+PREDICT = ("/invocations", "/v1/models/{name}:predict")
+LENGTH: Schema = {
+    "name": "Inference-Header-Content-Length",
+    "in": "header",
+    "description": "The length of the JSON, where bytes of tensors are behind it.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+
+def parameters(path: str, manifest: Manifest) -> list[Schema]:
+    """The {parts} of a path."""
+    parts = {"name": manifest.name, "version": manifest.version}
+    return [
+        {"name": part, "in": "path", "required": True, "schema": {"const": parts[part]}}
+        for part in parts
+        if f"{{{part}}}" in path
+    ]

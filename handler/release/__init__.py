@@ -1,0 +1,1 @@
+"""Deployment hooks, version checks, rollback."""

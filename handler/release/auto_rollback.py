@@ -1,0 +1,123 @@
+"""The way back watched, and taken when outputs or outcomes say so: `handler.release.auto_rollback.on_schedule`
+and `…on_alarm`, functions of the image.
+
+    schedule, deployment ─ on_schedule ─ proves the version before ─ metric NoWayBack ─ alarm
+    drift or impact alarm ─ on_alarm ─ proves it too ─ moves `live`, once ─ the alarms' topic
+
+EventBridge delivers at least once and in any order, so `on_alarm` goes by what is live now: an
+alarm about another version is old, or the same again.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from handler import request_log
+from handler.drift.statistic import NAMESPACE
+from handler.release import rollback
+from handler.release.deploy_hooks import client, deadline_check
+from handler.release.rollback import Log, ReleaseError, Service
+
+NOTE = "gone back by itself at"
+METRIC = "NoWayBack"
+
+
+def on_schedule(event: Any, context: Any) -> None:
+    """Lambda entry point of the probe. Where nothing was live before there is nothing to miss."""
+    said: list[str] = []
+    why, facts = _attempt(lambda: _proved(_service(context), said.append))
+    directive = {
+        "Namespace": NAMESPACE,
+        "Dimensions": [["service"]],
+        "Metrics": [{"Name": METRIC, "Unit": "Count"}],
+    }
+    request_log.log(
+        "error" if why else "info",
+        "way back",
+        service=os.environ["SERVICE_NAME"],
+        said=said,
+        reason=why,
+        **facts,
+        **{METRIC: int(bool(why))},
+        _aws={"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]},
+    )
+
+
+def _proved(service: Service, say: Log) -> None:
+    live = service.alias()["FunctionVersion"]
+    target = service.previous(live)
+    if target is None:
+        say(f"nothing was live before version {live}")
+        return
+    say(f"version {live} is live; before it was {target}")
+    rollback.verify_version(service, target, say)
+
+
+def on_alarm(event: Any, context: Any) -> None:
+    """Lambda entry point of the rollback. Says what it did, or why not, in its log and on the
+    topic; it does not fail, because it would be called again.
+    """
+    said: list[str] = []
+    why, facts = _attempt(lambda: _back(_service(context), event["detail"], said.append))
+    if why:
+        said.append(f"stopped: {why}")
+    name, service = event.get("detail", {}).get("alarmName"), os.environ["SERVICE_NAME"]
+    request_log.log("warning", "rollback", service=service, alarm=name, said=said, **facts)
+    subject = f"{service}: {'no rollback' if why else 'rolled back'}"
+    client("sns").publish(
+        TopicArn=os.environ["TOPIC_ARN"], Subject=subject, Message="\n".join([f"{name}:", *said])
+    )
+
+
+def _back(service: Service, alarm: Any, say: Log) -> None:
+    alias, now = service.alias(), datetime.now(UTC)
+    live = alias["FunctionVersion"]
+    about = sorted(
+        {
+            query["metricStat"]["metric"]["dimensions"]["version"]
+            for query in alarm["configuration"]["metrics"]
+            if "metricStat" in query
+        }
+    )
+    if about != [live]:
+        raise ReleaseError(f"the alarm is about version {', '.join(about)}, and {live} is live")
+    if rollback.weights(alias) or service.running():
+        raise ReleaseError("a deployment is under way")
+    last = re.search(rf"{NOTE} (\S+?),", alias.get("Description", ""))
+    pause = timedelta(hours=float(os.environ["COOLDOWN_HOURS"]))
+    if last and now - datetime.fromisoformat(last[1]) < pause:
+        raise ReleaseError(f"it has {last[0].rstrip(',')} already; the next time is yours")
+    target = service.previous(live)
+    if target is None:
+        raise ReleaseError(f"nothing was live before version {live}")
+    targets = rollback.verify_version(service, target, say)
+    note = f"{NOTE} {now.isoformat(timespec='seconds')}, from version {live} to {target}"
+    rollback.move(service, targets, alias, say, note=note)
+    pins = " ".join(f"-c {k}={v}" for k, v in rollback.pin_settings(service, targets).items())
+    say(f"The stack has to be told: answerable deploy STAGE {pins}")
+
+
+def _service(context: Any) -> Service:
+    """The deployed model, from the environment."""
+    group = os.environ.get("APPLICATION", ""), os.environ.get("DEPLOYMENT_GROUP", "")
+    return Service(
+        client,
+        os.environ["FUNCTION_NAME"],
+        worker=os.environ.get("WORKER_NAME", ""),
+        group=group if all(group) else None,
+        before_each_call=deadline_check(context),
+    )
+
+
+def _attempt(what: Callable[[], None]) -> tuple[str, dict[str, Any]]:
+    """Why it could not be done, "" if it was, and what helps to find the fault."""
+    try:
+        what()
+    except ReleaseError as error:
+        return str(error), {}
+    except Exception as error:
+        return f"it failed: {request_log.failure(error)}", {"trace": request_log.trace(error)}
+    return "", {}

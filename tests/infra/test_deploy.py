@@ -1,0 +1,219 @@
+"""`answerable deploy` beside the deployed stack: what it compares, and when it stops."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from answerable.commands import bootstrap, deploy, destroy, synth
+from tests.fixtures.artifact import DIABETES
+from tests.fixtures.release import STACK, Account
+from tests.infra.conftest import Synth, Template
+
+Capture = pytest.CaptureFixture[str]
+EVERYTHING = ("jobs=true", "auth=api-key", "archive=true")
+
+
+class Cli:
+    """The CDK CLI: `synth` writes a template that was made before."""
+
+    def __init__(self, template: Template) -> None:
+        self.template, self.calls = template, []  # type: tuple[Template, list[list[str]]]
+
+    def __call__(self, words: Sequence[str]) -> int:
+        self.calls.append([*words])
+        if words[0] == "synth":
+            Path("cdk.out").mkdir(exist_ok=True)
+            Path(f"cdk.out/{STACK}.template.json").write_text(json.dumps(self.template.body))
+        return 0
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(DIABETES, tmp_path / "model_artifacts/diabetes")
+    (tmp_path / "deploy.toml").write_text("[stage.dev]\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def account() -> Iterator[Callable[..., Account]]:
+    accounts: list[Account] = []
+
+    def make(**options: Any) -> Account:
+        accounts.append(Account(**options))
+        return accounts[-1]
+
+    yield make
+    for account in accounts:
+        account.done()
+
+
+def run(command: Any, cli: Cli, *words: str, **more: Any) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    code: int = command.main(parser.parse_args(words), cli, **more)
+    return code
+
+
+def deployed(account: Callable[..., Account], template: Template, live: str = "3") -> Account:
+    made = account()
+    made.template(json.dumps(template.body))
+    made.stack()
+    made.alias(live)
+    return made
+
+
+def test_a_first_deployment_goes_through(
+    project: Path, account: Callable[..., Account], template: Template
+) -> None:
+    made, cli = account(stack=False), Cli(template)
+    made.error("cloudformation", "describe_stacks", "ValidationError")
+    assert run(deploy, cli, "dev", "-c", "memory=512", client=made.clients.__getitem__) == 0
+    settings = ["-c", "memory=512", "-c", "stage=dev", "-c", "model=diabetes"]
+    assert cli.calls[0] == ["synth", "--quiet", *settings]
+    assert cli.calls[1] == ["deploy", "--app", "cdk.out", "--require-approval", "never", STACK]
+
+
+def test_a_failed_creation_is_no_stack(
+    project: Path, account: Callable[..., Account], template: Template
+) -> None:
+    made, cli = account(stack=False), Cli(template)
+    made.stack("ROLLBACK_COMPLETE")
+    assert run(deploy, cli, "dev", client=made.clients.__getitem__) == 0
+    assert len(cli.calls) == 2
+
+
+def test_the_same_settings_go_through(
+    project: Path, account: Callable[..., Account], synth: Synth
+) -> None:
+    made = deployed(account, synth.template(*EVERYTHING))
+    made.deployments()
+    cli = Cli(synth.template(*EVERYTHING, "memory=512"))
+    assert run(deploy, cli, "dev", client=made.clients.__getitem__) == 0
+    assert cli.calls[-1][0] == "deploy"
+
+
+def test_a_deploy_toml_that_lost_its_jobs_stops_and_lists_the_losses(
+    project: Path, account: Callable[..., Account], synth: Synth, capsys: Capture
+) -> None:
+    made = account()
+    made.template(json.dumps(synth.template(*EVERYTHING).body))
+    cli = Cli(synth.template())
+    assert run(deploy, cli, "dev", client=made.clients.__getitem__) == 1
+    assert [call[0] for call in cli.calls] == ["synth"]
+    message = capsys.readouterr().err
+    for line in (
+        "jobs: the setting changes from True to False",
+        "jobs: AWS::SQS::Queue JobsQueue",
+        "jobs: AWS::SQS::Queue JobsDeadLetters",
+        "jobs: AWS::S3::Bucket JobsBucket264FE5C6 (it stays in the account)",
+        "auth: the setting changes from api-key to iam",
+        "auth: AWS::ApiGateway::ApiKey ApiRestKey",
+        "archive: the setting changes from True to False",
+        "archive: AWS::KinesisFirehose::DeliveryStream ArchiveStream",
+        "confirm it with --yes-remove auth jobs archive",
+    ):
+        assert line in message, message
+
+
+def test_a_removal_that_is_confirmed_goes_through(
+    project: Path, account: Callable[..., Account], synth: Synth, capsys: Capture
+) -> None:
+    confirmed = ["--yes-remove", "jobs", "auth"]
+    made = account()
+    made.template(json.dumps(synth.template(*EVERYTHING).body))
+    cli = Cli(synth.template())
+    assert run(deploy, cli, "dev", *confirmed, client=made.clients.__getitem__) == 1
+    message = capsys.readouterr().err
+    assert "archive: " in message
+    assert "jobs: " not in message
+    made = deployed(account, synth.template(*EVERYTHING))
+    made.deployments()
+    confirmed.append("archive")
+    assert run(deploy, cli, "dev", *confirmed, client=made.clients.__getitem__) == 0
+
+
+def test_an_older_secret_stops(
+    project: Path, account: Callable[..., Account], synth: Synth, capsys: Capture
+) -> None:
+    made = account()
+    made.template(json.dumps(synth.template("prediction_id_key_version=2").body))
+    assert run(deploy, Cli(synth.template()), "dev", client=made.clients.__getitem__) == 1
+    assert "prediction_id_key_version: the number goes down" in capsys.readouterr().err
+
+
+def test_a_deployment_over_a_rollback_stops_and_says_how_to_pin(
+    project: Path, account: Callable[..., Account], template: Template, capsys: Capture
+) -> None:
+    made = deployed(account, template, live="2")
+    made.deployments()
+    assert run(deploy, Cli(template), "dev", client=made.clients.__getitem__) == 1
+    message = capsys.readouterr().err
+    assert "version 2 is live, and the stack has version 3" in message
+    assert "answerable deploy dev --model diabetes -c pinned_version=2\n" in message
+
+
+def test_a_pinned_deployment_moves_the_alias_itself(
+    project: Path, account: Callable[..., Account], template: Template
+) -> None:
+    made = account()
+    made.template(json.dumps(template.body))
+    made.stack()
+    command = ["dev", "-c", "pinned_version=2"]
+    assert run(deploy, Cli(template), *command, client=made.clients.__getitem__) == 0
+
+
+def test_a_deployment_under_way_is_waited_for(
+    project: Path, account: Callable[..., Account], template: Template, capsys: Capture
+) -> None:
+    made = deployed(account, template)
+    made.deployments("d-1")
+    assert run(deploy, Cli(template), "dev", client=made.clients.__getitem__) == 1
+    assert "a deployment is under way" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [deploy, destroy, synth])
+def test_a_fault_in_the_settings_runs_nothing(
+    project: Path, template: Template, capsys: Capture, command: Any
+) -> None:
+    cli = Cli(template)
+    assert run(command, cli, "prod") == 2
+    assert "There is no [stage.prod]. The stages: dev" in capsys.readouterr().err
+    (project / "deploy.toml").unlink()
+    assert run(command, cli, "dev") == 2
+    assert "There is no deploy.toml in " in capsys.readouterr().err
+    assert cli.calls == []
+
+
+def test_destroy_names_the_stack(project: Path, template: Template) -> None:
+    cli = Cli(template)
+    assert run(destroy, cli, "dev") == 0
+    assert cli.calls[-1] == ["destroy", "--app", "cdk.out", STACK]
+
+
+def test_bootstrap_names_the_environment_and_reads_no_settings(template: Template) -> None:
+    class Session:
+        region_name = "eu-west-1"
+
+        def client(self, name: str) -> "Session":
+            return self
+
+        def get_caller_identity(self) -> dict[str, str]:
+            return {"Account": "123456789012"}
+
+    cli = Cli(template)
+    args = argparse.Namespace(options=["--", "--qualifier", "team"])
+    assert bootstrap.main(args, cli, Session) == 0
+    assert cli.calls == [["bootstrap", "aws://123456789012/eu-west-1", "--qualifier", "team"]]
+
+
+def test_the_stack_says_its_settings(synth: Synth) -> None:
+    template = synth.template("jobs=true", "memory=3008")
+    assert template.body["Metadata"]["answerable:settings"]["rollout"] == "canary"
+    output = json.loads(template.body["Outputs"]["Settings"]["Value"])
+    assert output == {"jobs": True, "memory": 3008}

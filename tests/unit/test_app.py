@@ -1,0 +1,228 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from handler import app, gateway_events, http_body, request_log
+from handler.settings import Settings
+from tests.fixtures import artifact, events
+from tests.fixtures.artifact import ECHO_FEATURES
+from tests.fixtures.events import Context
+
+GOOD = {"instances": [{f["name"]: f["example"] for f in ECHO_FEATURES}]}
+BODY = json.dumps(GOOD)
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def handler(echo_dir: Path) -> app.Handler:
+    return app.create(Settings(echo_dir))
+
+
+def body(answer: dict[str, Any]) -> Any:
+    return json.loads(answer["body"])
+
+
+def lines(capsys: Capture) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("front", [events.rest, events.http, events.alb])
+def test_every_front_gets_its_predictions(handler: app.Handler, front: Any) -> None:
+    answer = handler(front(BODY), Context())
+    assert answer["statusCode"] == 200
+    assert body(answer)["model"] == {"name": "test", "version": "1.2.3"}
+    assert body(answer)["predictions"][0]["count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "kind"),
+    [
+        (events.rest("{"), 400, "malformed-body"),
+        (events.rest("{}"), 422, "contract-violation"),
+        (events.rest(BODY, path="/nope"), 404, "not-found"),
+        (events.rest(BODY, path="/predict/"), 404, "not-found"),
+        (events.rest(None, method="GET"), 405, "method-not-allowed"),
+        (events.rest(BODY, headers={"content-type": "text/csv"}), 415, "unsupported-media-type"),
+        (events.rest("x" * 1_000_001), 413, "payload-too-large"),
+        ({"Records": []}, 400, "malformed-body"),
+        (None, 400, "malformed-body"),
+    ],
+)
+def test_a_refusal_is_a_problem_document(
+    handler: app.Handler, event: Any, status: int, kind: str
+) -> None:
+    answer = handler(event, Context())
+    problem = body(answer)
+    assert answer["statusCode"] == problem["status"] == status
+    assert answer["headers"]["content-type"] == "application/problem+json"
+    assert problem["type"] == f"urn:answerable:problem:{kind}"
+    assert problem["error"].startswith(problem["detail"])
+    assert problem["instance"] in ("rest-1", Context.aws_request_id)
+    if status == 405:
+        assert answer["headers"]["allow"] == "POST"
+
+
+def test_the_other_routes_answer(handler: app.Handler) -> None:
+    assert body(handler(events.rest(None, "/ping", "GET"), Context())) == {"status": "ready"}
+    model = body(handler(events.rest(None, "/model", "GET"), Context()))
+    assert model["version"] == "1.2.3"
+    assert "baseline" not in model
+    document = body(handler(events.rest(None, "/openapi.json", "GET"), Context()))
+    assert set(document["paths"]) == set(app.ROUTES) - set(app.JOB_ROUTES)
+
+
+def test_a_request_is_one_record_of_one_line(handler: app.Handler, capsys: Capture) -> None:
+    handler(events.rest(BODY), Context())
+    (line,) = lines(capsys)
+    assert line["route"] == "POST /predict"
+    assert (line["status"], line["Rows"], line["Requests"]) == (200, 1, 1)
+    assert (line["Rejects"], line["Faults"]) == (0, 0)
+    assert set(line["timings_ms"]) == {"validate", "convert", "run"}
+    assert line["request_id"] == "rest-1"
+    handler(events.rest("{}"), Context())
+    (line,) = lines(capsys)
+    assert (line["Rejects"], line["problem"]) == (1, "contract-violation")
+
+
+def test_the_metrics_keep_to_the_embedded_format(handler: app.Handler, capsys: Capture) -> None:
+    handler(events.rest(BODY), Context())
+    (line,) = lines(capsys)
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    assert isinstance(line["_aws"]["Timestamp"], int)
+    for metric in directive["Metrics"]:
+        assert isinstance(line[metric["Name"]], int | float)
+    for dimensions in directive["Dimensions"]:
+        assert all(isinstance(line[name], str) and line[name] for name in dimensions)
+    handler(events.rest(None, "/ping", "GET"), Context())
+    assert "_aws" not in lines(capsys)[0]
+
+
+def test_only_the_first_request_is_a_cold_start(echo_dir: Path, capsys: Capture) -> None:
+    fresh = app.create(Settings(echo_dir))
+    fresh(events.rest(BODY), Context())
+    fresh(events.rest(BODY), Context())
+    assert [line.get("cold_start") for line in lines(capsys)] == [True, None]
+
+
+def test_accepted_but_unusual_values_are_counted(handler: app.Handler, capsys: Capture) -> None:
+    rows = [{**GOOD["instances"][0], "serum": value} for value in (5, 0.5, None, -1)]
+    assert handler(events.rest(json.dumps({"instances": rows})), Context())["statusCode"] == 200
+    assert lines(capsys)[0]["unusual"] == {"serum": 2}
+
+
+def test_a_model_that_cannot_be_loaded_is_loud_and_says_why(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    directory = artifact.echo(tmp_path)
+    (directory / "model.onnx").write_bytes(b"x")
+    broken = app.create(Settings(directory))
+    (line,) = lines(capsys)
+    assert line["level"] == "CRITICAL"
+    assert "model.onnx" in line["reason"]
+    for event in (events.rest(BODY), events.rest(None, "/ping", "GET")):
+        answer = broken(event, Context())
+        assert answer["statusCode"] == 503
+        assert "model.onnx" in body(answer)["detail"]
+    assert broken(events.rest(BODY, "/nope"), Context())["statusCode"] == 404
+
+
+@pytest.mark.fault(
+    "No model, or more than one, in the image",
+    "503 that says so",
+)
+def test_no_artifact_to_choose_is_said_too() -> None:
+    answer = app.create(Settings(None))(events.rest(None, "/ping", "GET"), Context())
+    assert answer["statusCode"] == 503
+    assert "MODEL_DIR" in body(answer)["detail"]
+
+
+def test_a_run_over_the_deadline_is_504_and_the_next_call_works(tmp_path: Path) -> None:
+    endless = app.create(Settings(artifact.endless(tmp_path)))
+    event = events.rest('{"instances":[{"x":1}]}')
+    answer = endless(event, Context(milliseconds=400))
+    assert answer["statusCode"] == 504
+    good = events.rest('{"instances":[{"x":-1}]}')
+    assert endless(good, Context())["statusCode"] == 200
+
+
+def test_an_unusable_answer_is_a_500_and_strict_json(tmp_path: Path, capsys: Capture) -> None:
+    log = app.create(Settings(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"]))))
+    answer = log(events.rest('{"instances":[{"x":0}]}'), Context())
+    assert answer["statusCode"] == 500
+    assert body(answer)["type"].endswith("bad-output")
+    assert lines(capsys)[-1]["Faults"] == 1
+
+
+@pytest.mark.fault(
+    "The handler meets an error that nobody foresaw",
+    "500, logged by where it was; neither says what the error said",
+)
+def test_an_unexpected_error_is_answered_and_logged_without_its_text(
+    handler: app.Handler, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def explode(*_: Any) -> Any:
+        raise ValueError("SENTINEL")
+
+    monkeypatch.setattr(http_body, "read_json", explode)
+    answer = handler(events.rest(BODY), Context())
+    assert answer["statusCode"] == 500
+    printed = capsys.readouterr().out
+    assert "SENTINEL" not in answer["body"] + printed
+    event, record = map(json.loads, printed.splitlines())
+    assert event["error"] == "ValueError"
+    assert any("explode" in place for place in event["trace"])
+    assert record["Faults"] == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+PARTS: dict[str, st.SearchStrategy[Any]] = {
+    "body": st.just(BODY) | st.text(max_size=20) | JSON,
+    "headers": st.none()
+    | st.dictionaries(st.sampled_from(["content-type", "Content-Encoding"]), JSON),
+    "isBase64Encoded": st.booleans() | JSON,
+    "requestContext": JSON | st.just({"requestId": "a"}) | st.just({"elb": {}}),
+    "path": st.sampled_from(list(app.ROUTES)) | JSON,
+    "httpMethod": st.sampled_from(["GET", "POST"]) | JSON,
+}
+
+
+@pytest.mark.fault(
+    "Any event at all",
+    "A problem document in strict JSON",
+)
+@given(st.fixed_dictionaries({}, optional=PARTS) | JSON, st.booleans())
+@hypothesis_settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_event_is_answered_in_strict_json(handler: app.Handler, event: Any, rest: bool) -> None:
+    if rest and isinstance(event, dict):
+        event = {**events.rest(BODY), **event}
+    answer = handler(event, Context())
+    assert set(answer) >= {"statusCode", "body", "isBase64Encoded"}
+    json.loads(answer["body"], parse_constant=pytest.fail)
+    json.dumps(answer, allow_nan=False)
+
+
+def test_the_trace_and_the_front_are_only_names() -> None:
+    try:
+        raise KeyError("SENTINEL")
+    except KeyError as error:
+        assert "SENTINEL" not in "".join(request_log.trace(error))
+    assert (
+        gateway_events.to_gateway_response(None, gateway_events.Response(200, b"{}", {}))[
+            "statusCode"
+        ]
+        == 200
+    )

@@ -1,0 +1,312 @@
+"""The probe of the way back, and the rollback by alarm, as EventBridge calls them."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from handler.release import auto_rollback
+from tests.fixtures import emf
+from tests.fixtures.events import Context
+from tests.fixtures.release import NAME, WORKER, Account
+
+LONG = Context(milliseconds=600_000)
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:alarms"
+Capture = pytest.CaptureFixture[str]
+Make = Callable[..., Account]
+
+
+class Matches:
+    """Equal to every text with these words in it."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def __eq__(self, other: object) -> bool:
+        return all(word in str(other) for word in self.words)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    made: list[Account] = []
+
+    def make(**options: Any) -> Account:
+        made.append(Account(stack=False, **options))
+        monkeypatch.setattr(auto_rollback, "client", made[-1].clients.__getitem__)
+        if options.get("worker"):
+            monkeypatch.setenv("WORKER_NAME", WORKER)
+        return made[-1]
+
+    environment = {
+        "FUNCTION_NAME": NAME,
+        "APPLICATION": "app",
+        "DEPLOYMENT_GROUP": "group",
+        "SERVICE_NAME": "diabetes-dev",
+        "TOPIC_ARN": TOPIC,
+        "COOLDOWN_HOURS": "24",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    yield make
+    for one in made:
+        one.done()
+
+
+def lines(capsys: Capture, message: str) -> dict[str, Any]:
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (line,) = [line for line in found if line["message"] == message]
+    return dict(line)
+
+
+def probe(capsys: Capture, context: Any = LONG) -> dict[str, Any]:
+    capsys.readouterr()
+    auto_rollback.on_schedule({"source": "aws.events"}, context)
+    found = lines(capsys, "way back")
+    emf.validate(found)
+    (directive,) = found["_aws"]["CloudWatchMetrics"]
+    assert directive["Dimensions"] == [["service"]]
+    assert found["service"] == "diabetes-dev"
+    assert found["NoWayBack"] == bool(found["reason"])
+    return found
+
+
+def both_fit(made: Account) -> None:
+    """2 was live before 3, and the worker's 8 has its image."""
+    made.history(("user", "2", "3"))
+    made.version()
+    made.image()
+    made.versions("8", WORKER)
+    made.version("8", function=WORKER)
+    made.version("8", function=WORKER)
+    made.image()
+
+
+# --- the probe -----------------------------------------------------------------------------------
+
+
+def test_a_version_that_would_do(account: Make, capsys: Capture) -> None:
+    made = account(worker=True)
+    made.alias()
+    both_fit(made)
+    found = probe(capsys)
+    assert found["NoWayBack"] == 0
+    assert found["said"] == [
+        "version 3 is live; before it was 2",
+        "version 2: diabetes 1.0.0, 29 golden rows answered as packed",
+        "the worker's version 8: the same image, and it starts",
+    ]
+    assert {who for who, _ in made.functions.asked} == {"2", f"{WORKER}:8"}
+
+
+def test_where_nothing_was_live_before_there_is_nothing_to_miss(
+    account: Make, capsys: Capture
+) -> None:
+    made = account()
+    made.alias("1")
+    made.history()
+    made.versions("1")
+    found = probe(capsys)
+    assert (found["NoWayBack"], found["said"]) == (0, ["nothing was live before version 1"])
+
+
+def test_an_idle_version_is_woken(account: Make, capsys: Capture) -> None:
+    made = account()
+    made.alias()
+    made.history(("user", "2", "3"))
+    made.version(state="Inactive")
+    made.image()
+    for state in ("Pending", "Active"):
+        made.answer("lambda", "get_function_configuration", {"State": state})
+    assert probe(capsys)["NoWayBack"] == 0
+    assert made.functions.asked[0] == ("2", "GET /ping")
+
+
+def gone(made: Account) -> None:
+    made.error("lambda", "get_function", "ResourceNotFoundException")
+
+
+def without_image(made: Account) -> None:
+    made.version()
+    made.image(there=False)
+
+
+def crashing(made: Account) -> None:
+    made.version()
+    made.image()
+    made.functions.handlers["2"] = lambda *_: 1 / 0
+
+
+def damaged(made: Account) -> None:
+    made.version()
+    made.image()
+    good = made.functions.handlers["2"]
+
+    def worse(event: Any, context: Any) -> Any:
+        answer = good(event, context)
+        damaged = answer["body"].replace("row 1 ", "row 7 ")
+        return {**answer, "body": damaged} if "golden" in event["path"] else answer
+
+    made.functions.handlers["2"] = worse
+
+
+def forbidden(made: Account) -> None:
+    refused = {"Error": {"Code": "AccessDenied", "Message": "SENTINEL"}}
+    made.version()
+    made.image()
+
+    def invoke(**_: Any) -> Any:
+        raise ClientError(refused, "Invoke")
+
+    made.clients["lambda"].invoke = invoke
+
+
+UNFIT = [
+    (gone, "version 2 is gone"),
+    (without_image, "its image is gone"),
+    (crashing, "does not answer: GET /model: crashed or timed out"),
+    (damaged, "not what it was: its golden rows are not the ones that were packed"),
+    (forbidden, "it failed: ClientError AccessDenied"),
+]
+
+
+@pytest.mark.parametrize(("fault", "told"), UNFIT)
+def test_a_version_that_would_not_do(
+    account: Make, capsys: Capture, fault: Callable[[Account], None], told: str
+) -> None:
+    made = account()
+    made.alias()
+    made.history(("user", "2", "3"))
+    fault(made)
+    found = probe(capsys)
+    assert (found["NoWayBack"], found["level"]) == (1, "ERROR")
+    assert told in found["reason"]
+    assert "SENTINEL" not in json.dumps(found)
+
+
+def test_a_probe_without_time_says_so_while_it_can(account: Make, capsys: Capture) -> None:
+    made = account()
+    made.alias()
+    made.history(("user", "2", "3"))
+    made.version()
+    made.image()
+    found = probe(capsys, Context(milliseconds=1000))
+    assert (found["NoWayBack"], found["reason"]) == (1, "it failed: OutOfTimeError")
+    assert made.functions.asked == []
+
+
+# --- the rollback by alarm -----------------------------------------------------------------------
+
+
+EVENT = json.loads((Path(__file__).parents[1] / "fixtures/alarm.json").read_text())  # of version 3
+
+
+def on_alarm(made: Account, capsys: Capture, subject: str, *words: str) -> dict[str, Any]:
+    """Send it, and hear of it on the topic, in these words."""
+    subject = f"diabetes-dev: {subject}"
+    message = Matches("diabetes-dev-drift-out_progression:", *words)
+    made.answer("sns", "publish", {}, TopicArn=TOPIC, Subject=subject, Message=message)
+    capsys.readouterr()
+    auto_rollback.on_alarm(EVENT, LONG)
+    return lines(capsys, "rollback")
+
+
+def test_it_goes_back_proves_and_tells(account: Make, capsys: Capture) -> None:
+    made = account(worker=True)
+    made.alias()
+    made.deployments()
+    both_fit(made)
+    made.moved(note=Matches(auto_rollback.NOTE, "from version 3 to 2"))
+    made.alias("9", function=WORKER)
+    made.moved("8", function=WORKER)
+    pin = "-c pinned_version=2 -c pinned_worker_version=8"
+    found = on_alarm(made, capsys, "rolled back", "move live from version 3 to 2", pin)
+    assert found["alarm"] == "diabetes-dev-drift-out_progression"
+    assert pin in found["said"][-1]
+
+
+def test_the_same_again_and_one_that_is_late_change_nothing(account: Make, capsys: Capture) -> None:
+    made = account()
+    made.alias("2", note=f"{auto_rollback.NOTE} 2026-01-01T00:00:00+00:00, from version 3 to 2")
+    on_alarm(made, capsys, "no rollback", "about version 3, and 2 is live")
+
+
+def test_once_and_then_it_is_a_person_s(account: Make, capsys: Capture) -> None:
+    for hours, refused in ((23, True), (25, False)):
+        made = account()
+        then = (datetime.now(UTC) - timedelta(hours=hours)).isoformat(timespec="seconds")
+        made.alias(note=f"{auto_rollback.NOTE} {then}, from version 2 to 1")
+        made.deployments()
+        if refused:
+            found = on_alarm(made, capsys, "no rollback", "the next time is yours", then)
+            assert len(found["said"]) == 1
+            continue
+        made.history(("user", "2", "3"))
+        made.version()
+        made.image()
+        made.moved(note=Matches(auto_rollback.NOTE))
+        on_alarm(made, capsys, "rolled back")
+
+
+@pytest.mark.parametrize("how", ["weights", "codedeploy"])
+def test_it_leaves_a_deployment_alone(account: Make, capsys: Capture, how: str) -> None:
+    made = account()
+    made.alias(weights={"4": 0.1} if how == "weights" else None)
+    if how == "codedeploy":
+        made.deployments("d-1")
+    on_alarm(made, capsys, "no rollback", "a deployment is under way")
+
+
+def test_there_may_be_nowhere_to_go(account: Make, capsys: Capture) -> None:
+    made = account()
+    made.alias()
+    made.deployments()
+    made.history()
+    made.versions("3")
+    on_alarm(made, capsys, "no rollback", "nothing was live before version 3")
+
+
+@pytest.mark.parametrize(("fault", "told"), UNFIT)
+def test_it_does_not_go_to_a_version_that_would_not_do(
+    account: Make, capsys: Capture, fault: Callable[[Account], None], told: str
+) -> None:
+    made = account()
+    made.alias()
+    made.deployments()
+    made.history(("user", "2", "3"))
+    fault(made)
+    assert "SENTINEL" not in json.dumps(on_alarm(made, capsys, "no rollback", told))
+
+
+def test_a_conflict_is_told_and_not_overwritten(account: Make, capsys: Capture) -> None:
+    made = account()
+    made.alias()
+    made.deployments()
+    made.history(("user", "2", "3"))
+    made.version()
+    made.image()
+    made.error("lambda", "update_alias", "PreconditionFailedException")
+    on_alarm(made, capsys, "no rollback", "somebody else has moved live just now")
+
+
+def test_an_event_of_another_kind_is_told(account: Make, capsys: Capture) -> None:
+    made = account()
+    made.answer("sns", "publish", {})
+    auto_rollback.on_alarm({}, LONG)
+    assert lines(capsys, "rollback")["said"] == ["stopped: it failed: KeyError"]
+
+
+def test_what_could_not_be_told_is_an_error_of_the_function(account: Make, capsys: Capture) -> None:
+    """Lambda calls again, and the second time says that another version is live by now."""
+    made = account()
+    made.alias("2")
+    made.error("sns", "publish", "Throttling")
+    with pytest.raises(ClientError):
+        auto_rollback.on_alarm(EVENT, LONG)
+    assert "stopped" in lines(capsys, "rollback")["said"][0]

@@ -1,0 +1,100 @@
+from typing import Any
+
+import pytest
+
+from handler import gateway_events
+from handler.errors import BadRequest
+from handler.gateway_events import Response
+from tests.fixtures import events
+
+REPLY = Response(200, b'{"a":1}', {"content-type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        events.rest("{}"),
+        events.http("{}"),
+        events.http("{}", stage="prod"),
+        events.alb("{}"),
+        events.alb("{}", multi=True),
+    ],
+    ids=["rest", "http", "http with a stage", "alb", "alb multi-value"],
+)
+def test_every_front_becomes_the_same_request(event: dict[str, Any]) -> None:
+    request = gateway_events.parse_event(event)
+    assert (request.method, request.path, request.body) == ("POST", "/predict", "{}")
+    assert request.headers["content-type"] == "application/json"
+    assert not request.is_base64
+
+
+def test_a_stage_is_taken_off_only_where_it_is_one() -> None:
+    assert (
+        gateway_events.parse_event(events.http("", path="/prodigy", stage="prod")).path
+        == "/prodigy"
+    )
+    event = events.http("", stage="prod")
+    event["rawPath"] = "/prodigy"  # a custom domain sends no stage
+    assert gateway_events.parse_event(event).path == "/prodigy"
+    event["rawPath"] = "/prod"
+    assert gateway_events.parse_event(event).path == "/"
+
+
+def test_a_base_path_mapping_does_not_reach_the_routes() -> None:
+    event = events.rest("{}", path="/ml/predict")
+    event |= {"resource": "/{proxy+}", "pathParameters": {"proxy": "predict"}}
+    assert gateway_events.parse_event(event).path == "/predict"
+
+
+def test_headers_may_be_null_and_the_last_of_many_counts() -> None:
+    event = events.rest(None)
+    event["headers"] = None
+    assert gateway_events.parse_event(event).headers == {}
+    event["multiValueHeaders"] = {"Content-Type": ["text/plain", "application/json"]}
+    assert gateway_events.parse_event(event).headers == {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize("request_id", [None, 7, "", "a b", "x" * 65, "<script>"])
+def test_a_request_id_that_no_gateway_makes_is_dropped(request_id: Any) -> None:
+    event = events.rest("{}")
+    event["requestContext"]["requestId"] = request_id
+    assert gateway_events.parse_event(event).request_id == ""
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        None,
+        [],
+        "x",
+        {},
+        {"Records": []},
+        {"requestContext": None},
+        {**events.rest("{}"), "path": None},
+        {**events.rest("{}"), "body": 5},
+        {**events.rest("{}"), "headers": [1]},
+        {**events.rest("{}"), "headers": {"a": 1}},
+        {**events.rest("{}"), "headers": None, "multiValueHeaders": {"a": []}},
+        {**events.rest("{}"), "resource": "/{proxy+}", "pathParameters": None},
+        {**events.http("{}"), "requestContext": {"http": 3}},
+    ],
+)
+def test_what_is_no_gateway_event_is_refused(event: Any) -> None:
+    with pytest.raises(BadRequest):
+        gateway_events.parse_event(event)
+
+
+def test_a_reply_has_its_front_s_form() -> None:
+    rest = gateway_events.to_gateway_response(events.rest(""), REPLY)
+    assert rest == {
+        "statusCode": 200,
+        "headers": {"content-type": "application/json"},
+        "body": '{"a":1}',
+        "isBase64Encoded": False,
+    }
+    assert (
+        gateway_events.to_gateway_response(events.alb(""), REPLY)["statusDescription"] == "200 OK"
+    )
+    multi = gateway_events.to_gateway_response(events.alb("", multi=True), REPLY)
+    assert multi["multiValueHeaders"] == {"content-type": ["application/json"]}
+    assert "headers" not in multi

@@ -1,0 +1,183 @@
+"""The record: what is in it, what never is, and CloudWatch's limits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler import app, request_log
+from handler import manifest as manifests
+from handler.drift import bins
+from handler.settings import Settings
+from tests.fixtures import artifact, emf, events
+from tests.fixtures.artifact import DIABETES
+from tests.fixtures.events import Context
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = json.loads((DIABETES / "golden.jsonl").read_text().splitlines()[0])["instance"]
+Capture = pytest.CaptureFixture[str]
+
+
+def record(capsys: Capture, settings: Settings, rows: list[Any], status: int = 200) -> Any:
+    handler = app.create(settings)
+    answer = handler(events.rest(json.dumps({"instances": rows})), Context())
+    assert answer["statusCode"] == status
+    (line,) = capsys.readouterr().out.splitlines()
+    assert len(line) < request_log.MAX_LINE_BYTES
+    found = json.loads(line)
+    emf.validate(found)
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 100, 1000])
+def test_every_target_is_a_metric(capsys: Capture, count: int) -> None:
+    found = record(capsys, Settings(DIABETES), [GOLDEN] * count)
+    sampled = min(count, max(bins.ALWAYS_BINNED_ROWS, min(count // 10, bins.MAX_BINNED_ROWS)))
+    for name in [*(f"in_{name}" for name in GOLDEN), "out_progression"]:
+        values = found[name] if count > 1 else [found[name]]
+        assert len(values) == sampled
+        assert set(values) <= set(range(1, 11))
+    names = [m["Name"] for d in found["_aws"]["CloudWatchMetrics"] for m in d["Metrics"]]
+    assert {"in_bmi", "out_progression", "Unseen", "Latency"} <= set(names)
+    assert found.get("ranked") == (sampled if count > sampled else None)
+    assert len(found["prediction"]) == 28
+
+
+def test_a_refusal_has_no_ranks(capsys: Capture) -> None:
+    found = record(capsys, Settings(DIABETES), [{}], 422)
+    assert "in_bmi" not in found
+    assert found["Rejects"] == 1
+
+
+@pytest.mark.parametrize("capture", ["off", "outputs", "full"])
+def test_capture_decides_what_is_kept(capsys: Capture, capture: Any) -> None:
+    rows = [GOLDEN | {"bmi": 31.41592}, GOLDEN | {"glucose": None}]
+    found = record(capsys, Settings(DIABETES, capture=capture), rows)
+    text = json.dumps(found)
+    assert ("31.41592" in text) == (capture == "full")
+    assert ("progression" in found.get("predictions", [{}])[0]) == (capture != "off")
+    if capture == "full":
+        assert found["instances"] == rows
+        assert found["missing"] == {"glucose": 1}
+    if capture != "off":
+        assert found["captured"] == 2
+        assert found["predictions"][0]["id"].startswith(found["prediction"])
+
+
+@pytest.mark.parametrize("secret", ["", "key"])
+def test_features_are_hashed_or_dropped(capsys: Capture, tmp_path: Path, secret: str) -> None:
+    features = [
+        {
+            **f,
+            "capture": {"note/~": "drop", "colour": "hash", "serum": "hash"}.get(f["name"], "keep"),
+        }
+        for f in artifact.ECHO_FEATURES
+    ]
+    directory = artifact.echo(tmp_path, features=features)
+    row = {f["name"]: f["example"] for f in features} | {"note/~": "SENTINEL"}
+    rows = [row, row | {"serum": None}, row | {"colour": "blue"}]
+    config = Settings(directory, capture="full", secret=secret)
+    kept = record(capsys, config, rows)["instances"]
+    assert "SENTINEL" not in json.dumps(kept)
+    assert "red" not in json.dumps(kept)
+    assert kept[1]["serum"] is None
+    assert kept[0]["ratio"] == row["ratio"]
+    if secret:
+        assert kept[0]["colour"] == kept[1]["colour"] != kept[2]["colour"]
+        assert kept[0]["colour"].startswith("hash:")
+        assert (
+            kept[0]["colour"]
+            != record(capsys, config._replace(secret="x"), rows)["instances"][0]["colour"]
+        )
+    else:  # without a key a hash would be guessed
+        assert "colour" not in kept[0]
+
+
+def test_a_record_never_exceeds_an_event(capsys: Capture) -> None:
+    rows = [GOLDEN | {"bmi": 30 + i / 50} for i in range(1000)]
+    found = record(capsys, Settings(DIABETES, capture="full"), rows)
+    assert 300 < found["captured"] <= 1000
+    assert len(found["instances"]) == len(found["predictions"]) == found["captured"]
+
+
+@pytest.mark.fault(
+    "A record is longer than CloudWatch takes",
+    "It is shortened, and its counts stay",
+)
+def test_a_record_that_would_be_too_long_keeps_its_metrics(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "MAX_LINE_BYTES", 1500)
+    found = record(capsys, Settings(DIABETES), [GOLDEN] * 100)
+    assert found["truncated"] is True
+    assert (found["Requests"], found["Rows"]) == (1, 100)
+
+
+def test_hundreds_of_features_are_as_many_metrics_as_fit(capsys: Capture, tmp_path: Path) -> None:
+    count = 260
+    features = [
+        {"name": f"x{i}", "input": "x", "type": "number", "column": i, "example": 1.0}
+        for i in range(count)
+    ]
+    step = {"rows": 9, "missing_share": 0.0, "values": [1.0], "cdf_left": [0.0], "cdf_right": [1.0]}
+    known = {"rows": 9, "features": {f["name"]: step for f in features}, "outputs": {}}
+    from onnx import helper
+
+    model = artifact.graph(
+        [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=1, noop_with_empty_axes=0)],
+        [("x", artifact.FLOAT, [None, count])],
+        [("y", artifact.FLOAT, [1, 1])],
+    )
+    output = {"name": "y", "tensor": "y", "dtype": "float32", "shape": [1, 1], "kind": "value"}
+    directory = artifact.write(
+        tmp_path,
+        model,
+        features=features,
+        inputs=[{"name": "x", "dtype": "float32", "shape": [None, count]}],
+        outputs=[output],
+        baseline=known,
+        execution={"batch": "single"},
+    )
+    rows = [{f["name"]: 1.0 for f in features}] * 300
+    found = record(capsys, Settings(directory), rows)
+    assert "in_x199" in found
+    assert "in_x200" not in found
+    directives = found["_aws"]["CloudWatchMetrics"]
+    assert [len(each["Metrics"]) for each in directives] == [100, 100, 6]
+
+
+def test_settings_that_are_none_of_ours_capture_nothing() -> None:
+    from handler import settings
+
+    assert settings.read({"CAPTURE": "everything"}).capture == "off"
+    found = settings.read({"CAPTURE": "full", "FEEDBACK_SECRET": "x"})
+    assert (found.capture, found.secret) == ("full", "x")
+
+
+def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -> None:
+    directory = artifact.echo(
+        tmp_path, outcome_value={"unit": "EUR", "cost": 2.0, "outcomes": {"a": {"b": 1.5}}}
+    )
+    business = manifests.read(directory).outcome_value
+    assert business is not None
+    assert (business.unit, business.outcomes) == ("EUR", {"a": {"b": 1.5}})
+    for hours in (0, 25):
+        with pytest.raises(Exception, match="drift_hours"):
+            manifests.read(artifact.echo(tmp_path, alarms={"drift_hours": hours}))
+
+
+@pytest.mark.fault(
+    "Drift ranks cannot be computed",
+    "The answer goes out, the record says that it is unranked",
+)
+def test_ranks_that_fail_do_not_fail_the_request(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any) -> Any:
+        raise ValueError("SENTINEL")
+
+    monkeypatch.setattr(bins.Binner, "rank", explode)
+    found = record(capsys, Settings(DIABETES), [GOLDEN])
+    assert found["unranked"] == "ValueError"
+    assert "SENTINEL" not in json.dumps(found)

@@ -1,0 +1,121 @@
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from handler import manifest
+from handler.errors import ArtifactError, DeadlineExceeded, ServerError
+from handler.session import Session
+from tests.fixtures import artifact
+
+
+def opened(directory: Path) -> Session:
+    return Session(directory, manifest.read(directory))
+
+
+def column(*values: float) -> dict[str, np.ndarray]:
+    return {"x": np.array(values, np.float32).reshape(-1, 1)}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: os.truncate(path, path.stat().st_size - 1),
+        lambda path: os.truncate(path, 0),
+        lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+        lambda path: path.unlink(),
+    ],
+    ids=["flipped bit", "truncated", "empty", "longer", "gone"],
+)
+def test_a_damaged_file_is_named_and_never_served(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    directory = artifact.ratio(tmp_path, helper.make_node("Neg", ["x"], ["y"]))
+    damage(directory / "model.onnx")
+    with pytest.raises(ArtifactError, match=r"model\.onnx"):
+        opened(directory)
+
+
+def test_every_file_of_the_manifest_is_verified(tmp_path: Path) -> None:
+    directory = artifact.ratio(tmp_path, helper.make_node("Neg", ["x"], ["y"]))
+    read = manifest.read(directory)
+    (directory / "golden.jsonl").write_bytes(b"{}\n")
+    files = {**read.files, "golden.jsonl": manifest.File("0" * 64, 3)}
+    with pytest.raises(ArtifactError, match=r"golden\.jsonl: its SHA-256"):
+        Session(directory, read._replace(files=files))
+
+
+@pytest.mark.fault(
+    "A model file whose hash is right and which is no graph",
+    "The init fails and names it",
+)
+def test_what_is_no_graph_is_an_artifact_error(tmp_path: Path) -> None:
+    directory = artifact.write(
+        tmp_path,
+        b"not ONNX",
+        inputs=[{"name": "x", "dtype": "float32", "shape": [None, 1]}],
+        outputs=[
+            {"name": "y", "tensor": "y", "dtype": "float32", "shape": [None, 1], "kind": "value"}
+        ],
+    )
+    with pytest.raises(ArtifactError, match="cannot be opened"):
+        opened(directory)
+
+
+@pytest.mark.fault(
+    "Runs that never end, one after another",
+    "Each is stopped at its own deadline, those in between are not touched",
+)
+def test_a_run_ends_at_its_deadline_and_the_next_is_not_touched(tmp_path: Path) -> None:
+    model = opened(artifact.endless(tmp_path))
+    for _ in range(3):
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            model.run(column(1), start + 0.2)
+        assert time.monotonic() - start > 0.19
+        assert model.run(column(-1), time.monotonic() + 60)[0].tolist() == [[-1]]
+        # an earlier deadline than the one the watchdog is asleep for
+        with pytest.raises(DeadlineExceeded):
+            model.run(column(1), time.monotonic() + 0.1)
+
+
+def test_a_deadline_that_has_passed_stops_the_run_at_once(tmp_path: Path) -> None:
+    model = opened(artifact.endless(tmp_path))
+    with pytest.raises(DeadlineExceeded):
+        model.run(column(1), time.monotonic() - 1)
+
+
+def test_a_failing_run_is_a_fault_without_the_values(tmp_path: Path) -> None:
+    model = opened(artifact.ratio(tmp_path, helper.make_node("Neg", ["x"], ["y"])))
+    with pytest.raises(ServerError) as caught:
+        model.run({"x": np.array([["secret"]], object)})
+    assert "secret" not in caught.value.detail
+    assert model.run(column(2))[0].tolist() == [[-2]]
+
+
+@pytest.mark.fault(
+    "onnxruntime complains of a run in words that quote the client's values",
+    "It is told to be silent: a log line has no value in it",
+)
+def test_onnxruntime_logs_nothing_of_a_failed_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["x", "index"], ["y"]),
+    ]
+    model = opened(artifact.ratio(tmp_path, *nodes))
+    with pytest.raises(ServerError):
+        model.run(column(471_147))
+    assert "471147" not in "".join(capfd.readouterr())

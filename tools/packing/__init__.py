@@ -1,1 +1,0 @@
-"""What `tools pack` is made of: each module knows one part of an artifact."""

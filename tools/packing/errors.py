@@ -1,5 +1,0 @@
-"""What the tools refuse."""
-
-
-class PackError(Exception):
-    """The model or its data cannot be packed. The message is one line for the developer."""

@@ -1,1 +1,0 @@
-"""What `tools rehearse` is made of: the template, the versions, the traffic and the play."""
