@@ -735,4 +735,4 @@ def _bad_feedback() -> Iterator[Case]:
     for id in ("", CLIENT_TEXT, "x" * 52, "4" * 52, "é" * 52, "4" * 51 + "\n"):
         document = {"outcomes": [{"prediction_id": id, "actual": 1}]}
         location = "/outcomes/0/prediction_id"
-        yield _422("no id", "/feedback", document, (location, "malformed"))
+        yield _422("no id", "/feedback", document, (location, "malformed_id"))

@@ -38,8 +38,6 @@ from handler.scoring import Scored, Scorer
 Handler = Callable[[Any, Any], Event]
 JSON = {"content-type": "application/json"}
 PROBLEM = {"content-type": "application/problem+json"}
-# what is left of the function's time for the answer after a stopped run
-MARGIN_SECONDS = 0.25
 
 
 class HandlerResult(NamedTuple):
@@ -74,19 +72,20 @@ def predict(serving: AppState, request: Request, deadline: float | None) -> Hand
 
 
 def _prediction_response(serving: AppState, request: Request, scored: Scored) -> HandlerResult:
-    ids = serving.issue(scored.outputs, len(scored.predictions))
+    ids = serving.issue(scored.outputs, [prediction_id.new_request(len(scored.predictions))])
     named = prediction_id.attach_ids(ids, scored.predictions)
     reply = Response(200, serving.scorer.contract.answer(named), JSON)
     first = ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
-    watched = {"scored": scored, "predictions": named, "prediction": first}
+    watched = {"scored": scored, "predictions": named, "prediction_id_prefix": first}
     return HandlerResult(reply, len(named), scored.unusual, scored.seconds, watched)
 
 
 def feedback(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /feedback`: how predictions turned out."""
-    body = http_body.read_json(request, serving.scorer.manifest.limits.body_bytes)
-    told = serving.tell(body)
-    return HandlerResult(Response(202, told.answer, JSON), watched={"outcomes": told.records})
+    from handler.feedback import MAX_BODY_BYTES
+
+    result = serving.tell(http_body.read_json(request, MAX_BODY_BYTES))
+    return HandlerResult(Response(202, result.body, JSON), watched={"outcomes": result.lines})
 
 
 def model(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
@@ -162,9 +161,9 @@ def infer(serving: AppState, request: Request, deadline: float | None) -> Handle
     outputs = [output[0, ...] for output in scored.outputs] if whole else [*scored.outputs]
     rows, watched = len(asked.columns[0]), dict[str, Any](scored=scored)
     if any(i == len(outputs) for i, _ in asked.outputs):
-        ids = serving.issue(scored.outputs, rows)
+        ids = serving.issue(scored.outputs, [prediction_id.new_request(rows)])
         outputs.append(open_inference.string_tensor(ids))
-        watched["prediction"] = ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
+        watched["prediction_id_prefix"] = ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
     reply = open_inference.render_response(scorer.manifest, request, asked, outputs)
     return HandlerResult(reply, rows, scored.unusual, scored.seconds, watched)
 
@@ -250,8 +249,8 @@ def create(config: settings.Settings) -> Handler:
         except ApiError as refusal:
             problem = refusal
         except Exception as error:
-            where = {"error": type(error).__name__, "trace": request_log.trace(error)}
-            request_log.log("error", "unexpected", request_id=request_id, **where)
+            where = {"error": type(error).__name__, "trace": request_log.stack_trace(error)}
+            request_log.log("ERROR", "unexpected", request_id=request_id, **where)
             problem = ServerError("an unexpected error; it has been logged")
         if problem is not None:
             answer = HandlerResult(_problem(problem, request_id, request))
@@ -264,7 +263,7 @@ def create(config: settings.Settings) -> Handler:
             latency_ms=(time.perf_counter() - start) * 1e3,
             timings_ms={step: value * 1e3 for step, value in answer.seconds.items()},
             cold=cold,
-            unusual=answer.unusual,
+            out_of_range_counts=answer.unusual,
             **answer.watched,
             synthetic=request is not None and request.synthetic,
         )
@@ -280,12 +279,14 @@ def _load(config: settings.Settings) -> tuple[Scorer | None, ArtifactError | Non
     try:
         return scoring.load(settings.model_dir(config)), None
     except ArtifactError as error:
-        request_log.log("critical", "the model could not be loaded", reason=str(error))
+        request_log.log("ERROR", "the model could not be loaded", reason=str(error))
         return None, error
 
 
 def _serving(config: settings.Settings, scorer: Scorer) -> AppState:
-    issue = prediction_id.make_id_generator(scorer.manifest, config.function_version, config.secret)
+    issue = prediction_id.make_id_generator(
+        scorer.manifest, config.function_version, config.prediction_id_secret
+    )
     taker: Any = None
 
     def tell(body: str | bytes) -> Any:  # a cold start of /predict does not wait for it
@@ -323,7 +324,7 @@ def _deadline(context: Any) -> float | None:
     if context is None:
         return None
     remaining: int = context.get_remaining_time_in_millis()
-    return time.monotonic() + remaining / 1e3 - MARGIN_SECONDS
+    return time.monotonic() + remaining / 1e3 - settings.RESPONSE_MARGIN_SECONDS
 
 
 def match_route(path: str) -> tuple[str, dict[str, str]]:

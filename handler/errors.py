@@ -154,6 +154,12 @@ class Unavailable(ServerError):
         super().__init__(detail, headers={"retry-after": "5"})
 
 
+class UnknownMessage(ServerError):
+    """A message of the queue from another service, without a body of ours; it stays a message."""
+
+    kind, title = "unknown-message", "The message holds no job"
+
+
 class DeadlineExceeded(ServerError):
     """The run was stopped because the function's time was nearly used up."""
 

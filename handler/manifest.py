@@ -24,7 +24,7 @@ FeatureType = Literal["number", "integer", "category", "boolean", "text"]
 OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
 BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
 Policy = Literal["reject", "accept"]
-Capture = Literal["keep", "hash", "drop"]
+LogPolicy = Literal["keep", "hash", "drop"]
 
 
 class File(NamedTuple):
@@ -47,7 +47,7 @@ class Feature(NamedTuple):
 
     `minimum` and `maximum` are inclusive. `missing` is what a null or absent value of a nullable
     feature becomes before the model sees it; None stands for NaN (or "" in a string tensor).
-    `capture` is what a record keeps of the value where inputs are recorded at all: `hash` makes
+    `log_policy` is what a record keeps of the value where payloads are logged at all: `hash` makes
     equal values recognisable, but needs the secret, without which they could be guessed.
     """
 
@@ -65,7 +65,7 @@ class Feature(NamedTuple):
     max_length: int | None = None
     nullable: bool = False
     fill_value: str | bool | int | float | None = None
-    capture: Capture = "keep"
+    log_policy: LogPolicy = "keep"
     example: str | bool | int | float | None = None
 
 

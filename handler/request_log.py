@@ -1,70 +1,71 @@
-"""One record per request: one JSON line, one write.
+"""The record of a request or of a batch of jobs: log, audit entry and metrics in one JSON line.
 
-The line is at once the structured log, the audit entry and the CloudWatch metrics, in the embedded
-metric format:
-https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
-Nothing in it is a value or a key that the client sent, unless CAPTURE says so. Powertools' Logger
-and Metrics would write two lines and take 110 µs; they are kept for what is not a request.
-
-The metrics, by service and version of the function:
-
-    Requests, Rejects, Faults, Latency (ms)   of every request but a GET
-    Rows                                      predictions made
-    Unseen                                    rows with a value of a kind the baseline does not know
-    in_<feature>, out_<output>                the bin, 1 to 10, of each value: see handler/drift/bins.py
-    Labels, LabelAge (hours)                  outcomes that came, of the version that predicted
-    Error, Correct, Impact                    their absolute error, agreement and worth
-    Jobs, FailedJobs, Retries                 jobs done, of these failed; messages given back
-
-and by service alone
-
-    NoWayBack                                 1 if there is no going back: handler/release/auto_rollback.py
+A record never holds a value or a key that a client sent, unless `log_payloads` allows it. The
+`log_policy` of a feature then decides about its values. Metrics: see handler/metrics.py. All lines
+of one call are written at once, because one templated line takes 3 µs and a logging library 60.
 """
 
-import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
+from handler import metrics, prediction_id, settings
 from handler.drift.bins import Binner
-from handler.drift.statistic import DIMENSIONS, NAMESPACE
 from handler.errors import ApiError
 from handler.manifest import Feature, Manifest
 from handler.scoring import Scored
 from handler.settings import Settings
 
-UNITS = {
-    "Requests": "Count",
-    "Rows": "Count",
-    "Rejects": "Count",
-    "Faults": "Count",
-    "Latency": "Milliseconds",
-}
-BATCH_UNITS = {
-    "Jobs": "Count",
-    "FailedJobs": "Count",
-    "Retries": "Count",
-    "Rows": "Count",
-    "Latency": "Milliseconds",
-}
-METRICS = 100  # CloudWatch takes no more from one directive
-# CloudWatch takes 1 MB of one event, but Lambda splits what it carries there at 256 KB
+REQUEST_METRICS = (
+    metrics.REQUESTS,
+    metrics.ROWS,
+    metrics.CLIENT_ERRORS,
+    metrics.SERVER_ERRORS,
+    metrics.LATENCY,
+)
+BATCH_METRICS = (
+    metrics.JOBS,
+    metrics.FAILED_JOBS,
+    metrics.RETRIES,
+    metrics.ROWS,
+    metrics.LATENCY,
+)
+# CloudWatch takes 1 MB of one event, but Lambda splits a line at 256 KB
 MAX_LINE_BYTES = 256_000
-CAPTURE_BYTES = 180_000  # of that for what is captured
+MAX_PAYLOAD_BYTES = 180_000  # of these
 Record = Callable[..., None]
+# the rows of a request by feature or input name, and its predictions as JSON -> fields of a record
+LogPayloads = Callable[[Iterable[Mapping[str, Any]], Sequence[bytes]], dict[str, Any]]
 
 
-def make_request_log(settings: Settings, manifest: Manifest | None) -> Record:
-    """The function that writes a request's record, everything constant being serialised once."""
-    ranker = Binner(manifest) if manifest and manifest.baseline else None
-    plain, scoring = emf_metric_directives(UNITS), _with_ranks(UNITS, ranker)
-    constant = _constant(settings, manifest)
-    capture = _capturer(settings, manifest)
+class FinishedJob(NamedTuple):
+    """A job with a result: its type of problem, or its number of rows and what they have in common.
 
-    def record(
+    `payload`: the fields that a LogPayloads returned.
+    """
+
+    id: str
+    problem: str
+    rows: int
+    prediction_id_prefix: str
+    payload: dict[str, Any]
+
+
+def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
+    """Return the function that writes the record of a request."""
+    binner = Binner(manifest) if manifest and manifest.baseline else None
+    directives = _serialized_directives(REQUEST_METRICS, None)
+    drift_directives = _serialized_directives(REQUEST_METRICS, binner)
+    constants = _constants(config, manifest)
+    log_payloads = None
+    if manifest and config.log_payloads != "off":
+        log_payloads = make_payload_logger(config, manifest)
+    error_directives = _serialized_directives((*REQUEST_METRICS, metrics.LOG_ERRORS), None)
+    names = [field.name for field in manifest.features or manifest.inputs] if manifest else []
+    outputs = [output.name for output in manifest.outputs] if manifest else []
+
+    def build(
         *,
         request_id: str,
         route: str,
@@ -74,253 +75,266 @@ def make_request_log(settings: Settings, manifest: Manifest | None) -> Record:
         latency_ms: float,
         timings_ms: dict[str, float],
         cold: bool,
-        unusual: dict[str, int],
+        out_of_range_counts: dict[str, int],
         scored: Scored | None = None,
         predictions: Sequence[bytes] = (),
-        prediction: str = "",
+        prediction_id_prefix: str = "",
         outcomes: Sequence[dict[str, Any]] = (),
         synthetic: bool = False,
-    ) -> None:
-        """`route` is one of ours ("-" for any other); `problem` the kind of a refusal. A synthetic
-        request is recorded and marked, and in no metric.
-
-        `scored` is ranked; of `predictions`, as they were answered, and of its rows is kept what
-        CAPTURE allows. `prediction` is what the ids of the request begin with. `outcomes`: lines of
-        their own, one for each version that is told how its predictions turned out.
-        """
-        line: dict[str, Any] = {
-            "level": "INFO" if status < 500 else "ERROR",
-            "message": "request",
-            "timestamp": time.time_ns() // 1_000_000,
-            "request_id": request_id,
-            "route": route,
-            "status": status,
-            **constant,
-        }
+        log_error: str = "",
+    ) -> list[bytes | dict[str, Any]]:
+        line = metrics.log_line(
+            "INFO" if status < 500 else "ERROR",
+            "request",
+            request_id=request_id,
+            route=route,
+            status=status,
+            **constants,
+        )
         if problem:
             line["problem"] = problem
         if cold:
             line["cold_start"] = True
-        if unusual:
-            line["unusual"] = unusual
-        if prediction:
-            line["prediction"] = prediction
+        if out_of_range_counts:
+            line["out_of_range_counts"] = out_of_range_counts
+        if prediction_id_prefix:
+            line["prediction_id_prefix"] = prediction_id_prefix
         if synthetic:
             line["synthetic"] = True
-        elif not route.startswith("GET "):  # a look at /ping or /model is not traffic
-            ranked = _ranked(ranker, request_id, scored)
-            metrics = scoring if "Unseen" in ranked else plain
-            line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
-            line["Requests"] = 1
-            line["Rows"] = rows
-            line["Rejects"] = int(400 <= status < 500)
-            line["Faults"] = int(status >= 500)
+        elif not route.startswith("GET "):  # GET /ping or /model is not traffic
+            bins = _bins(binner, request_id, scored)
+            line["_aws"] = metrics.emf(
+                line, drift_directives if metrics.UNSEEN in bins else directives
+            )
+            line[metrics.REQUESTS] = 1
+            line[metrics.ROWS] = rows
+            line[metrics.CLIENT_ERRORS] = int(400 <= status < 500)
+            line[metrics.SERVER_ERRORS] = int(status >= 500)
             line["timings_ms"] = {step: _round_3(value) for step, value in timings_ms.items()}
-            line |= ranked
-        line["Latency"] = _round_3(latency_ms)
-        # what is asked of a version before or after a release is nobody's request: not kept
-        if scored is not None and capture is not None and predictions and not synthetic:
-            line.update(capture(scored, predictions))
+            line |= bins
+        line[metrics.LATENCY] = _round_3(latency_ms)
+        if log_error:
+            line["log_error"] = log_error
+            line[metrics.LOG_ERRORS] = 1
+            line["_aws"] = metrics.emf(line, error_directives)
+        if log_payloads and scored is not None and not synthetic:
+            instances = (
+                dict(zip(names, values, strict=True))
+                for values in zip(*scored.columns, strict=True)
+            )
+            line |= log_payloads(instances, predictions or _output_rows(outputs, scored.outputs))
         text = orjson.dumps(line)
         if len(text) > MAX_LINE_BYTES:
-            text = orjson.dumps(_truncate_record(line, plain))
-        for outcome in outcomes:
-            text += b"\n" + orjson.dumps(
-                {**outcome, "request_id": request_id, "service": constant["service"]}
-            )
-        _write(text)
+            text = orjson.dumps(_truncate_record(line, directives))
+        shared = {"request_id": request_id, "service": constants["service"]}
+        return [text, *({**shared, **outcome} for outcome in outcomes)]
+
+    def record(**fields: Any) -> None:
+        """Write the record of a request, and a line for each of the `outcomes`.
+
+        `route` is a route of ours, or "-". `problem`: the type of problem that was answered.
+        `predictions`: the JSON of each row's prediction, empty where the outputs were answered as
+        tensors. A synthetic request is marked, counts in no metric, and its payload is not logged.
+
+        It raises nothing, because the response is ready: a record that cannot be made is written
+        without bins, payload and outcomes, and counts as a log error.
+        """
+        try:
+            metrics.write(*build(**fields))
+        except Exception as error:
+            fields |= {"scored": None, "outcomes": (), "log_error": type(error).__name__}
+            metrics.write(*build(**fields))
 
     return record
 
 
-def make_batch_log(settings: Settings, manifest: Manifest) -> Record:
-    """The function that writes the record of a batch of jobs, and a line for each gone wrong."""
-    ranker = Binner(manifest) if manifest.baseline else None
-    plain, scoring = emf_metric_directives(BATCH_UNITS), _with_ranks(BATCH_UNITS, ranker)
-    constant = _constant(settings, manifest)
+def make_batch_log(config: Settings, manifest: Manifest) -> Record:
+    """Return the function that writes the record of a batch, and a line for each of its jobs."""
+    binner = Binner(manifest) if manifest.baseline else None
+    directives = _serialized_directives(BATCH_METRICS, None)
+    drift_directives = _serialized_directives(BATCH_METRICS, binner)
+    constants = _constants(config, manifest)
 
     def record(
         *,
         request_id: str,
         messages: int,
-        succeeded: int,
-        failed: dict[str, str],
-        retries: dict[str, ApiError],
+        finished: Sequence[FinishedJob],
+        retries: Mapping[str, ApiError],
         rows: int,
         latency_ms: float,
         cold: bool,
         scored: Scored | None,
     ) -> None:
-        """`failed`: kinds of problem by job, which are done; `retries`: by message given back.
-        `scored`: the run that is ranked.
+        """Write the record of a batch.
+
+        `finished`: the jobs whose result was written. `retries`: why a message was returned to the
+        queue, by message id. `scored`: the run whose values are binned.
         """
-        line: dict[str, Any] = {
-            "level": "WARNING" if retries else "INFO",
-            "message": "batch",
-            "timestamp": time.time_ns() // 1_000_000,
-            "request_id": request_id,
-            "messages": messages,
-            **constant,
-        }
-        told = {key: line[key] for key in ("timestamp", "request_id", *constant)}
-        lines: list[dict[str, Any]] = [
-            {"level": "INFO", "message": "failed job", "job": job, "problem": kind, **told}
-            for job, kind in failed.items()
+        shared = {"request_id": request_id, **constants}
+        lines = [
+            metrics.log_line(
+                "WARNING", "retry", message_id=id, problem=error.kind, detail=error.detail, **shared
+            )
+            for id, error in retries.items()
         ]
-        for message, refusal in retries.items():
-            what = {"message_id": message, "problem": refusal.kind, "detail": refusal.detail}
-            lines.append({"level": "WARNING", "message": "retry", **what, **told})
+        for job in finished:
+            fields = {"problem": job.problem, "prediction_id_prefix": job.prediction_id_prefix}
+            status = "failed" if job.problem else "succeeded"
+            lines.append(
+                metrics.log_line("INFO", "job", job=job.id, status=status, rows=job.rows, **shared)
+                | {name: value for name, value in fields.items() if value}
+                | job.payload
+            )
+        line = metrics.log_line(
+            "WARNING" if retries else "INFO", "batch", messages=messages, **shared
+        )
         if cold:
             line["cold_start"] = True
-        ranked = _ranked(ranker, request_id, scored)
-        metrics = scoring if "Unseen" in ranked else plain
-        line["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
-        line["Jobs"], line["FailedJobs"] = succeeded + len(failed), len(failed)
-        line["Retries"], line["Rows"] = len(retries), rows
-        line["Latency"] = _round_3(latency_ms)
-        line |= ranked
-        _write(b"\n".join(map(orjson.dumps, [*lines, line])))
+        bins = _bins(binner, request_id, scored)
+        line["_aws"] = metrics.emf(line, drift_directives if metrics.UNSEEN in bins else directives)
+        line[metrics.JOBS] = len(finished)
+        line[metrics.FAILED_JOBS] = sum(bool(job.problem) for job in finished)
+        line[metrics.RETRIES] = len(retries)
+        line[metrics.ROWS] = rows
+        line[metrics.LATENCY] = _round_3(latency_ms)
+        metrics.write(*lines, line | bins)
 
     return record
 
 
-def _write(text: bytes) -> None:
-    """Lines in one write. What cannot be written is lost, for the answer is the caller's: metrics
-    miss it, and Lambda's own count of invocations shows how many.
-    """
-    with suppress(OSError, ValueError, AttributeError):  # full, closed, or never there
-        sys.stdout.write(text.decode() + "\n")
-        sys.stdout.flush()
-
-
-def _constant(settings: Settings, manifest: Manifest | None) -> dict[str, Any]:
+def _constants(config: Settings, manifest: Manifest | None) -> dict[str, Any]:
+    """Return the fields that all records of an environment share."""
     model = {"name": manifest.name, "version": manifest.version} if manifest else None
     return {
-        "service": settings.service or (manifest.name if manifest else settings.function),
-        "version": settings.function_version,
+        "service": config.service or (manifest.name if manifest else config.function),
+        "version": config.function_version,
         "model": orjson.Fragment(orjson.dumps(model)),
     }
 
 
-def _with_ranks(units: dict[str, str], ranker: Binner | None) -> orjson.Fragment:
-    watched = {"Unseen": "Count", **dict.fromkeys(ranker.metrics)} if ranker else {}
-    return emf_metric_directives({**units, **watched})
+def _serialized_directives(names: Sequence[str], binner: Binner | None) -> orjson.Fragment:
+    """Return the JSON of the directives for `names` and, with a binner, for the drift metrics."""
+    drift = (metrics.UNSEEN, *binner.metrics) if binner else ()
+    return orjson.Fragment(orjson.dumps(metrics.directives([*names, *drift])))
 
 
-def emf_metric_directives(units: dict[str, Any]) -> orjson.Fragment:
-    """The metric directives of a record, METRICS names in each; a unit of None is left out."""
-    metrics = [{"Name": k, "Unit": u} if u else {"Name": k} for k, u in units.items()]
-    parts = [metrics[i : i + METRICS] for i in range(0, len(metrics), METRICS)]
-    return orjson.Fragment(
-        orjson.dumps(
-            [{"Namespace": NAMESPACE, "Dimensions": DIMENSIONS, "Metrics": part} for part in parts]
-        )
+def _bins(binner: Binner | None, request_id: str, scored: Scored | None) -> dict[str, Any]:
+    """Return the drift fields of a record; `sampled_rows` only where not all rows were binned."""
+    if binner is None or scored is None:
+        return {}
+    try:
+        binned = binner.rank(request_id, scored.columns, scored.outputs)
+    except Exception as error:  # the prediction is good without its bins
+        return {"drift_error": type(error).__name__}
+    fields = {metrics.UNSEEN: binned.novel, **binned.bins}
+    if binned.missing:
+        fields["missing_counts"] = binned.missing
+    if binned.rows < len(scored.columns[0]):
+        fields["sampled_rows"] = binned.rows
+    return fields
+
+
+def _truncate_record(line: dict[str, Any], directives: orjson.Fragment) -> dict[str, Any]:
+    """Return a record without payload, counts by feature and bins: what makes it long."""
+    long = ("out_of_range_counts", "missing_counts", "logged_rows", metrics.UNSEEN)
+    short = {k: v for k, v in line.items() if k not in long and not isinstance(v, list)}
+    if "_aws" in line:
+        short["_aws"] = metrics.emf(line, directives)
+    return short | {"truncated": True}
+
+
+def make_payload_logger(config: Settings, manifest: Manifest) -> LogPayloads:
+    """Return the function that selects what of a payload its record may hold."""
+    if config.log_payloads == "off":
+        return lambda rows, predictions: {}
+    full = config.log_payloads == "full"
+    redact = redactor(manifest.features, config.prediction_id_secret)
+
+    def log_payloads(
+        rows: Iterable[Mapping[str, Any]], predictions: Sequence[bytes]
+    ) -> dict[str, Any]:
+        instances: list[orjson.Fragment] = []
+        logged: list[orjson.Fragment] = []
+        size = 0
+        for row, prediction in zip(rows, predictions, strict=True):
+            instance = _dump(redact(row)) if full else b""
+            size += len(prediction) + len(instance) + 2
+            if size > MAX_PAYLOAD_BYTES:
+                break
+            logged.append(orjson.Fragment(prediction))
+            instances.append(orjson.Fragment(instance))
+        payload = {"predictions": logged, "logged_rows": len(logged)}
+        return {"instances": instances, **payload} if full else payload
+
+    return log_payloads
+
+
+def _output_rows(names: Sequence[str], outputs: Sequence[Any]) -> list[bytes]:
+    """Return the JSON of each row of the model's outputs."""
+    return [_dump(dict(zip(names, row, strict=True))) for row in zip(*outputs, strict=True)]
+
+
+def _dump(value: Any) -> bytes:
+    """Return the JSON of a value that may hold arrays or numbers of numpy."""
+    return orjson.dumps(
+        value, option=orjson.OPT_SERIALIZE_NUMPY, default=lambda array: array.tolist()
     )
 
 
-def _ranked(ranker: Binner | None, request_id: str, scored: Scored | None) -> dict[str, Any]:
-    """What the record says of ranks. `ranked`: how many rows, where not all of them."""
-    if ranker is None or scored is None:
-        return {}
-    try:
-        ranks = ranker.rank(request_id, scored.columns, scored.outputs)
-    except Exception as error:  # the answer is good, whatever is wrong with its ranks
-        return {"unranked": type(error).__name__}
-    found = {"Unseen": ranks.novel, **ranks.bins}
-    if ranks.missing:
-        found["missing"] = ranks.missing
-    if ranks.rows < len(scored.columns[0]):
-        found["ranked"] = ranks.rows
-    return found
+def redactor(
+    features: Sequence[Feature], secret: str
+) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Return the function that applies each feature's `log_policy` to a row.
 
-
-def _truncate_record(line: dict[str, Any], metrics: orjson.Fragment) -> dict[str, Any]:
-    """What must not get lost of a record that is too long: its metrics but the ranks."""
-    left_out = ("unusual", "missing", "predictions", "instances", "captured", "Unseen")
-    kept = {k: v for k, v in line.items() if k not in left_out and not isinstance(v, list)}
-    if "_aws" in line:
-        kept["_aws"] = {"Timestamp": line["timestamp"], "CloudWatchMetrics": metrics}
-    return kept | {"truncated": True}
-
-
-def _capturer(
-    settings: Settings, manifest: Manifest | None
-) -> Callable[[Scored, Sequence[bytes]], dict[str, Any]] | None:
-    """The function that picks what of a scored request may stand in its record."""
-    if settings.capture == "off" or manifest is None:
-        return None
-    redact = redactor(manifest.features, settings.secret) if settings.capture == "full" else None
-    names = [part.name for part in manifest.features or manifest.inputs]
-
-    def capture(scored: Scored, predictions: Sequence[bytes]) -> dict[str, Any]:
-        found: dict[str, Any] = {"predictions": [], **({"instances": []} if redact else {})}
-        size = 0
-        for values, text in zip(zip(*scored.columns, strict=True), predictions, strict=True):
-            row = dict(zip(names, values, strict=True))
-            instance = orjson.dumps(redact(row)) if redact else b""
-            size += len(text) + len(instance) + 2
-            if size > CAPTURE_BYTES:
-                break
-            found["predictions"].append(orjson.Fragment(text))
-            if redact:
-                found["instances"].append(orjson.Fragment(instance))
-        found["captured"] = len(found["predictions"])
-        return found
-
-    return capture
-
-
-def redactor(features: Sequence[Feature], secret: str) -> Callable[[dict[str, Any]], Any]:
-    """Rows without what their features' `capture` takes out.
-
-    A hash has a key, or else a birthday is found by trying them all: without one it is left out.
+    A hash has a key, because values such as a birthday could otherwise be found by trying all of
+    them. Without a secret a hashed value is dropped.
     """
-    kept = {f.name: f.capture == "hash" for f in features if f.capture != "drop"}
-    if all(f.capture == "keep" for f in features):
+    if all(f.log_policy == "keep" for f in features):
         return lambda row: row
+    from hashlib import blake2s
 
-    def redact(row: dict[str, Any]) -> dict[str, Any]:
-        from hashlib import blake2s
+    hashed = {f.name: f.log_policy == "hash" for f in features if f.log_policy != "drop"}
+    key = prediction_id.derive_key(secret.split()[0], b"redact") if secret.split() else b""
 
-        result = {}
-        for name, hashed in kept.items():
+    def redact(row: Mapping[str, Any]) -> dict[str, Any]:
+        fields = {}
+        for name, is_hashed in hashed.items():
             value = row[name]
-            if not hashed or value is None:
-                result[name] = value
-            elif secret:
-                key = blake2s(secret.encode()).digest()
-                digest = blake2s(orjson.dumps([name, value]), key=key, digest_size=8).hexdigest()
-                result[name] = f"hash:{digest}"
-        return result
+            if not is_hashed or value is None:
+                fields[name] = value
+            elif key:
+                digest = blake2s(_dump([name, value]), key=key, digest_size=8).hexdigest()
+                fields[name] = f"hash:{digest}"
+        return fields
 
     return redact
 
 
 def _round_3(milliseconds: float) -> float:
-    """Cut to three decimals, without the way through text that `round` takes."""
+    """Return a number cut to three decimals; `round` takes longer, because it goes through text."""
     return int(milliseconds * 1e3) / 1e3
 
 
-def log(level: str, message: str, **fields: Any) -> None:
-    """Log what is not a request, with Powertools. Imported when needed: 20 ms of a cold start."""
-    from aws_lambda_powertools import Logger
+def log(level: settings.LogLevel, message: str, **fields: Any) -> None:
+    """Write a log line that is no record, if LOG_LEVEL allows it."""
+    levels = settings.LOG_LEVELS
+    if levels.index(level) >= levels.index(settings.log_level()):
+        metrics.write(metrics.log_line(level, message, **fields))
 
-    log = Logger(service=NAMESPACE.lower(), use_rfc3339=True)
-    getattr(log, level)(message, extra=fields)
 
-
-def failure(error: BaseException) -> str:
-    """An error in words that quote nobody: its kind, and AWS's code where it has one."""
+def error_summary(error: BaseException) -> str:
+    """Return an error's type, and AWS's code where it has one; never its text."""
     code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
     return f"{type(error).__name__} {code}".rstrip()
 
 
-def trace(error: BaseException) -> list[str]:
-    """Where an error came from. Its message is left out: it may quote what the client sent."""
-    places = []
+def stack_trace(error: BaseException) -> list[str]:
+    """Return where an error was raised, without its text: it may quote what the client sent."""
+    frames = []
     step = error.__traceback__
     while step is not None:
         code = step.tb_frame.f_code
-        places.append(f"{code.co_filename.rpartition('/')[2]}:{step.tb_lineno} {code.co_name}")
+        frames.append(f"{code.co_filename.rpartition('/')[2]}:{step.tb_lineno} {code.co_name}")
         step = step.tb_next
-    return places
+    return frames

@@ -1,4 +1,4 @@
-"""The environment, read once, as one frozen object."""
+"""The environment, read and validated once, as one frozen object."""
 
 import os
 from collections.abc import Mapping
@@ -7,55 +7,91 @@ from typing import Literal, NamedTuple, cast
 
 from handler.errors import ArtifactError
 
-Capture = Literal["off", "outputs", "full"]
-CAPTURES = ("off", "outputs", "full")
+LogPayloads = Literal["off", "outputs", "full"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+LOG_PAYLOADS: tuple[LogPayloads, ...] = ("off", "outputs", "full")
+LOG_LEVELS: tuple[LogLevel, ...] = ("DEBUG", "INFO", "WARNING", "ERROR")
+# how often the queue of jobs delivers a message before it becomes a dead letter
+MAX_RECEIVE_COUNT = 5
+# kept of a function's time for the response after a run was stopped
+RESPONSE_MARGIN_SECONDS = 0.25
 
 
 class Settings(NamedTuple):
-    """`model_dir`: the artifact's folder, None if MODEL_DIR is not set.
-    `service`: the name metrics are filed under ("" for the model's name). `function`,
-    `function_version`: as Lambda names them. `capture`: what of a request its record keeps.
-    `secret`: the key of the seal on prediction ids, and behind spaces those of before.
-    `jobs_bucket`, `jobs_queue_url`: "" where there are no jobs. `jobs_days`: how long one can be
-    asked for. `jobs_receives`: how often the queue delivers a message before it gives it up.
+    """The settings of one function.
+
+    `model_dir`: the artifact's folder, None where MODEL_DIR is not set. `service`: the name
+    that metrics are filed under, "" for the model's name. `function`, `function_version`: as Lambda
+    names them. `log_payloads`: what of a request its record keeps. `prediction_id_secret`: the
+    secret that signs ids, then older secrets after spaces. `jobs_bucket`, `jobs_queue_url`: "" in a
+    deployment without jobs. `job_retention_days`: how long a job can be fetched.
+    `invalid`: the first variable that has no valid value, as a sentence, or "".
     """
 
     model_dir: Path | None
     service: str = ""
     function: str = "local"
     function_version: str = "$LATEST"
-    capture: Capture = "off"
-    secret: str = ""
+    log_payloads: LogPayloads = "off"
+    prediction_id_secret: str = ""
     jobs_bucket: str = ""
     jobs_queue_url: str = ""
-    jobs_days: int = 7
-    jobs_receives: int = 5
+    job_retention_days: int = 7
+    jobs_max_receive_count: int = MAX_RECEIVE_COUNT
+    invalid: str = ""
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """MODEL_DIR, SERVICE_NAME, CAPTURE, FEEDBACK_SECRET,
-    JOBS_BUCKET, JOBS_QUEUE_URL, JOBS_DAYS, JOBS_RECEIVES, and what Lambda sets.
+    """Return the settings in MODEL_DIR, SERVICE_NAME, LOG_LEVEL,
+    LOG_PAYLOADS, PREDICTION_ID_SECRET, JOBS_BUCKET, JOBS_QUEUE_URL, JOB_RETENTION_DAYS,
+    JOBS_MAX_RECEIVE_COUNT and Lambda's own variables.
 
-    A CAPTURE that is none of ours is "off": it may only ever show too little.
+    An invalid value becomes the default. `model_dir` then raises its reason, so a function answers
+    503 with it instead of crashing at import.
     """
-    named = environ.get("MODEL_DIR")
-    capture = environ.get("CAPTURE", "off")
+    invalid: list[str] = []
+
+    def choice(name: str, values: tuple[str, ...], default: str) -> str:
+        if (value := environ.get(name, default)) in values:
+            return value
+        invalid.append(f"{name} must be one of {', '.join(values)}")
+        return default
+
+    def integer(name: str, maximum: int, default: int) -> int:
+        value = environ.get(name, str(default))
+        if value.isascii() and value.isdecimal() and len(value) < 9 and 1 <= int(value) <= maximum:
+            return int(value)
+        invalid.append(f"{name} must be an integer from 1 to {maximum}")
+        return default
+
+    directory = environ.get("MODEL_DIR")
+    choice("LOG_LEVEL", LOG_LEVELS, "INFO")
     return Settings(
-        model_dir=Path(named) if named else None,
+        model_dir=Path(directory) if directory else None,
         service=environ.get("SERVICE_NAME", ""),
         function=environ.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
         function_version=environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        capture=cast(Capture, capture) if capture in CAPTURES else "off",
-        secret=environ.get("FEEDBACK_SECRET", ""),
+        log_payloads=cast(LogPayloads, choice("LOG_PAYLOADS", LOG_PAYLOADS, "off")),
+        prediction_id_secret=environ.get("PREDICTION_ID_SECRET", ""),
         jobs_bucket=environ.get("JOBS_BUCKET", ""),
         jobs_queue_url=environ.get("JOBS_QUEUE_URL", ""),
-        jobs_days=int(environ.get("JOBS_DAYS", 7)),
-        jobs_receives=int(environ.get("JOBS_RECEIVES", 5)),
+        # SQS keeps a message for 14 days and takes a maxReceiveCount of 1000
+        job_retention_days=integer("JOB_RETENTION_DAYS", 14, 7),
+        jobs_max_receive_count=integer("JOBS_MAX_RECEIVE_COUNT", 1000, MAX_RECEIVE_COUNT),
+        invalid=invalid[0] if invalid else "",
     )
 
 
+def log_level(environ: Mapping[str, str] = os.environ) -> str:
+    """Return LOG_LEVEL, INFO where it is not valid."""
+    level = environ.get("LOG_LEVEL", "INFO")
+    return level if level in LOG_LEVELS else "INFO"
+
+
 def model_dir(settings: Settings) -> Path:
-    """Return the artifact's folder. Raise ArtifactError if MODEL_DIR is not set."""
+    """Return the artifact's folder. Raise ArtifactError if a setting is invalid or missing."""
+    if settings.invalid:
+        raise ArtifactError(settings.invalid)
     if settings.model_dir is None:
         raise ArtifactError("MODEL_DIR is not set")
     return settings.model_dir

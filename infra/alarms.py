@@ -20,7 +20,7 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
-from handler.drift.statistic import NAMESPACE
+from handler import metrics
 from handler.manifest import Manifest
 from infra.function import ALIAS, ModelFunction
 from infra.settings import Settings
@@ -74,7 +74,7 @@ class MonitoringContext(NamedTuple):
     def record(self, name: str, statistic: str = "Sum", minutes: int = 1) -> cloudwatch.Metric:
         """A metric from the function's own records, of the version that this stack makes live."""
         return cloudwatch.Metric(
-            namespace=NAMESPACE,
+            namespace=metrics.NAMESPACE,
             metric_name=name,
             dimensions_map={
                 "service": self.settings.service,
@@ -225,7 +225,11 @@ class CanaryAlarms(Construct):
                 watched,
                 f"{prefix}faults",
                 "The new version answers with 5xx. Handled ones are no Lambda errors.",
-                _excess_expression(watched.record("Faults"), watched.record("Requests"), allowance),
+                _excess_expression(
+                    watched.record(metrics.SERVER_ERRORS),
+                    watched.record(metrics.REQUESTS),
+                    allowance,
+                ),
                 id="faults",
                 periods=bake,
                 breaching=1,
@@ -236,8 +240,8 @@ class CanaryAlarms(Construct):
                 f"{prefix}rejects",
                 "The new version refuses what callers send.",
                 _excess_expression(
-                    watched.record("Rejects", minutes=2),
-                    watched.record("Requests", minutes=2),
+                    watched.record(metrics.CLIENT_ERRORS, minutes=2),
+                    watched.record(metrics.REQUESTS, minutes=2),
                     wanted.client_error_max_percent / 100,
                     few=5,  # one caller's typing error is no reason to go back
                 ),
@@ -250,7 +254,7 @@ class CanaryAlarms(Construct):
                 watched,
                 f"{prefix}latency",
                 f"The new version takes over {wanted.latency_ms:g} ms.",
-                watched.record("Latency", "p99"),
+                watched.record(metrics.LATENCY, "p99"),
                 threshold=wanted.latency_ms,
                 id="latency",
                 periods=bake,

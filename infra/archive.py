@@ -136,6 +136,6 @@ class Archive(Construct):
             log_group_name=scoring.log_group.log_group_name,
             destination_arn=stream.attr_arn,
             role_arn=sender.role_arn,
-            filter_pattern='{ ($.message = "request") || ($.message = "outcomes") }',
+            filter_pattern='{ ($.message = "request") || ($.message = "job") || ($.message = "outcomes") }',
         )
         subscription.node.add_dependency(sender)

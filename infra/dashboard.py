@@ -4,7 +4,7 @@ import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
-from handler.drift.statistic import NAMESPACE
+from handler import metrics
 from infra import drift
 from infra.alarms import RUNBOOK, MonitoringContext
 
@@ -64,16 +64,16 @@ class Dashboard(Construct):
             ),
         )
         board.add_widgets(
-            _by_version(watched, "Rows scored", "Rows", "Sum"),
-            _by_version(watched, "Faults", "Faults", "Sum"),
-            _by_version(watched, "Latency p99, ms", "Latency", "p99"),
+            _by_version(watched, "Rows scored", metrics.ROWS, "Sum"),
+            _by_version(watched, "Server errors", metrics.SERVER_ERRORS, "Sum"),
+            _by_version(watched, "Latency p99, ms", metrics.LATENCY, "p99"),
         )
         for graphs in drift.graphs(watched):
             board.add_widgets(*graphs)
         board.add_widgets(
-            _by_version(watched, "Outcomes", "Labels", "Sum"),
-            _by_version(watched, "Absolute error, mean", "Error", "Average"),
-            _by_version(watched, "Impact, mean", "Impact", "Average"),
+            _by_version(watched, "Outcomes", metrics.OUTCOMES, "Sum"),
+            _by_version(watched, "Absolute error, mean", metrics.ABSOLUTE_ERROR, "Average"),
+            _by_version(watched, "Impact, mean", metrics.IMPACT, "Average"),
         )
         board.add_widgets(
             cloudwatch.LogQueryWidget(
@@ -128,7 +128,7 @@ def _by_version(
     watched: MonitoringContext, title: str, metric: str, statistic: str
 ) -> cloudwatch.GraphWidget:
     """A line for every version that has data, found when the page is opened."""
-    what = f'{{{NAMESPACE},service,version}} service="{watched.settings.service}"'
+    what = f'{{{metrics.NAMESPACE},service,version}} service="{watched.settings.service}"'
     search = f"""SEARCH('{what} MetricName="{metric}"', '{statistic}')"""
     return cloudwatch.GraphWidget(
         title=f"{title}, by version",

@@ -36,9 +36,9 @@ class Hook(Construct):
         captured = (
             when == "after"
             and settings.log_payloads == "full"
-            and all(feature.capture == "keep" for feature in manifest.features)
+            and all(feature.log_policy == "keep" for feature in manifest.features)
         )
-        group = {"CAPTURE_LOG_GROUP": scoring.log_group.log_group_name} if captured else {}
+        group = {"PAYLOAD_LOG_GROUP": scoring.log_group.log_group_name} if captured else {}
         self.function = ops_function(
             self,
             settings=settings,

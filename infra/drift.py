@@ -14,6 +14,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from handler import metrics
 from handler.drift import statistic
 from handler.drift.statistic import Target
 from infra.alarms import MonitoringContext, alarm_description
@@ -97,7 +98,9 @@ class DriftAlarms(Construct):
         math = f"unseen-IF({allowed}>{FEW},{allowed},{FEW})"
         told = {
             "Metrics": self._math(
-                math, {"unseen": ("Unseen", "Sum"), "rows": ("Rows", "Sum")}, hours * 3600
+                math,
+                {"unseen": (metrics.UNSEEN, "Sum"), "rows": (metrics.ROWS, "Sum")},
+                hours * 3600,
             ),
             "Threshold": 0,
             "ComparisonOperator": "GreaterThanThreshold",
@@ -111,7 +114,10 @@ class DriftAlarms(Construct):
         told = {
             "Metrics": self._math(
                 f"IF(outcomes<{OUTCOMES},{least:g},impact)",
-                {"impact": ("Impact", "Average"), "outcomes": ("Impact", "SampleCount")},
+                {
+                    "impact": (metrics.IMPACT, "Average"),
+                    "outcomes": (metrics.IMPACT, "SampleCount"),
+                },
                 DAY,
             ),
             "Threshold": least,
@@ -127,8 +133,8 @@ class DriftAlarms(Construct):
     def _silence(self, days: int) -> cloudwatch.CfnAlarm:
         # of all versions: outcomes are filed under the version that predicted, long ago perhaps
         told = {
-            "Namespace": statistic.NAMESPACE,
-            "MetricName": "Labels",
+            "Namespace": metrics.NAMESPACE,
+            "MetricName": metrics.OUTCOMES,
             "Dimensions": [{"Name": "service", "Value": self._watched.settings.service}],
             "Statistic": "Sum",
             "Period": DAY,
@@ -146,7 +152,7 @@ class DriftAlarms(Construct):
         named = [{"Name": k, "Value": v} for k, v in _dimensions(self._watched).items()]
         found: list[dict[str, object]] = [{"Id": "answer", "Expression": math, "ReturnData": True}]
         for id, (name, stat_name) in asked.items():
-            metric = {"Namespace": statistic.NAMESPACE, "MetricName": name, "Dimensions": named}
+            metric = {"Namespace": metrics.NAMESPACE, "MetricName": name, "Dimensions": named}
             stat = {"Metric": metric, "Period": seconds, "Stat": stat_name}
             found.append({"Id": id, "MetricStat": stat, "ReturnData": False})
         return found
@@ -216,9 +222,9 @@ def _score(watched: MonitoringContext, target: Target, number: int) -> cloudwatc
         return re.sub(rf"\b({names})\b", rf"\g<1>_{number}", text)
 
     statistics = statistic.metric_stats()
-    metrics: dict[str, cloudwatch.IMetric] = {
+    inputs: dict[str, cloudwatch.IMetric] = {
         own(id): cloudwatch.Metric(
-            namespace=statistic.NAMESPACE,
+            namespace=metrics.NAMESPACE,
             metric_name=target.metric,
             dimensions_map=_dimensions(watched),
             statistic=stat_name,
@@ -227,11 +233,11 @@ def _score(watched: MonitoringContext, target: Target, number: int) -> cloudwatc
         for id, stat_name in statistics.items()
     }
     for id in ("rest", "noise", "distance", "slope"):
-        needed = {k: v for k, v in metrics.items() if re.search(rf"\b{k}\b", own(math[id]))}
-        metrics[own(id)] = cloudwatch.MathExpression(
+        needed = {k: v for k, v in inputs.items() if re.search(rf"\b{k}\b", own(math[id]))}
+        inputs[own(id)] = cloudwatch.MathExpression(
             expression=own(math[id]), using_metrics=needed, period=period, label=id
         )
-    needed = {k: v for k, v in metrics.items() if re.search(rf"\b{k}\b", own(math["drift"]))}
+    needed = {k: v for k, v in inputs.items() if re.search(rf"\b{k}\b", own(math["drift"]))}
     return cloudwatch.MathExpression(
         expression=own(math["drift"]), using_metrics=needed, period=period, label=target.name
     )

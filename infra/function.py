@@ -61,8 +61,8 @@ class ModelFunction(Construct):
             logging_format=lambda_.LoggingFormat.TEXT,
             environment={
                 "SERVICE_NAME": settings.service,
-                "POWERTOOLS_LOG_LEVEL": settings.log_level,
-                "CAPTURE": settings.log_payloads,
+                "LOG_LEVEL": settings.log_level,
+                "LOG_PAYLOADS": settings.log_payloads,
             },
             reserved_concurrent_executions=settings.max_concurrency,
             snap_start=(
@@ -134,7 +134,7 @@ def ops_function(
         logging_format=lambda_.LoggingFormat.TEXT,
         environment={
             "SERVICE_NAME": settings.service,
-            "POWERTOOLS_LOG_LEVEL": settings.log_level,
+            "LOG_LEVEL": settings.log_level,
             **environment,
         },
     )

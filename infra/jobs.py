@@ -15,14 +15,14 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from handler.drift.statistic import NAMESPACE
+from handler import metrics
 from handler.manifest import Manifest
+from handler.settings import MAX_RECEIVE_COUNT
 from infra.alarms import MonitoringContext, alarm
 from infra.function import ModelFunction
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
-MAX_RECEIVE_COUNT = 5
 BATCH, WINDOW_SECONDS = 100, 1
 FEW = 3  # failed results in an hour that are no reason to call anybody
 
@@ -149,10 +149,13 @@ class Jobs(Construct):
         common = {
             "JOBS_BUCKET": self.bucket.bucket_name,
             "JOBS_QUEUE_URL": self.queue.queue_url,
-            "JOBS_DAYS": str(settings.job_retention_days),
+            "JOB_RETENTION_DAYS": str(settings.job_retention_days),
         }
         # a name of its own, because both functions count their versions from 1
-        own = {"SERVICE_NAME": jobs_service(settings), "JOBS_RECEIVES": str(MAX_RECEIVE_COUNT)}
+        own = {
+            "SERVICE_NAME": jobs_service(settings),
+            "JOBS_MAX_RECEIVE_COUNT": str(MAX_RECEIVE_COUNT),
+        }
         for function, variables in ((scoring, common), (self.worker, common | own)):
             for name, value in variables.items():
                 function.function.add_environment(name, value)
@@ -201,7 +204,7 @@ class JobsAlarms(Construct):
         def record(name: str) -> cloudwatch.Metric:
             version = jobs.worker.version.version
             return cloudwatch.Metric(
-                namespace=NAMESPACE,
+                namespace=metrics.NAMESPACE,
                 metric_name=name,
                 dimensions_map={"service": jobs_service(watched.settings), "version": version},
                 statistic="Sum",
@@ -234,7 +237,10 @@ class JobsAlarms(Construct):
                 "producers and contract no longer agree.",
                 cloudwatch.MathExpression(
                     expression=f"failed - IF({allowed} > {FEW}, {allowed}, {FEW})",
-                    using_metrics={"failed": record("FailedJobs"), "done": record("Jobs")},
+                    using_metrics={
+                        "failed": record(metrics.FAILED_JOBS),
+                        "done": record(metrics.JOBS),
+                    },
                     period=hour,
                     label="Failed results over what is allowed",
                 ),
@@ -248,4 +254,4 @@ class JobsAlarms(Construct):
 
 def jobs_service(settings: Settings) -> str:
     """The name that the worker's metrics are filed under."""
-    return f"{settings.service}-jobs"
+    return metrics.jobs_service(settings.service)

@@ -10,7 +10,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
-from handler.drift.statistic import NAMESPACE
+from handler import metrics
 from infra.alarms import MonitoringContext, alarm
 from infra.drift import DriftAlarms
 from infra.function import ALIAS, ModelFunction, allow, any_version, ops_function
@@ -57,8 +57,8 @@ class Rollback(Construct):
             self._helper("Probe", "on_schedule", "whether the version before would do"),
         )
         metric = cloudwatch.Metric(
-            namespace=NAMESPACE,
-            metric_name="NoWayBack",
+            namespace=metrics.NAMESPACE,
+            metric_name=metrics.ROLLBACK_UNAVAILABLE,
             dimensions_map={"service": settings.service},
             statistic="Maximum",
             period=cdk.Duration.days(1),

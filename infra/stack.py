@@ -57,7 +57,7 @@ class ModelStack(cdk.Stack):
             text = image.MOVES.format(settings.base_image or image.BASE_IMAGE)
             cdk.Annotations.of(self).add_warning_v2("answerable:base-image", text)
         secret = Secret(self, "Secret", settings)
-        scoring.function.add_environment("FEEDBACK_SECRET", secret.value)
+        scoring.function.add_environment("PREDICTION_ID_SECRET", secret.value)
         api = Api(self, "Api", settings=settings, alias=scoring.alias)
         watched = MonitoringContext(settings, manifest, scoring, api.stage, settings.service)
         notify = topic(self, settings)
@@ -79,7 +79,7 @@ class ModelStack(cdk.Stack):
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
         if settings.jobs:
             jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
-            jobs.worker.function.add_environment("FEEDBACK_SECRET", secret.value)
+            jobs.worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
             worker = jobs.worker
             alarms = [*alarms, *JobsAlarms(self, "JobsAlarms", watched, jobs, notify).alarms]
         watch = DriftAlarms(self, "Drift", watched, notify)

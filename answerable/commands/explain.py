@@ -1,14 +1,15 @@
-"""`answerable explain ID`: what one prediction was made of, months later.
+"""`answerable explain ID`: show what a prediction was made of.
 
-The id alone says when, by which version and what was predicted. The artifact is looked for by the
-hash of its model, in model_artifacts and then in the history of git; the record of the request,
-with what was captured, in files or in CloudWatch Logs.
+The id says when, by which version, and what was predicted. The artifact is found by the hash of its
+model, in model_artifacts and then in the history of git. The record of the request or of the job,
+with its payload if payloads are logged, is found in files or in CloudWatch Logs.
 """
 
 import argparse
 import datetime
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,20 +20,25 @@ from rich.table import Table
 from rich.text import Text
 
 from handler import manifest as manifests
-from handler import prediction_id
+from handler import metrics, prediction_id
 from handler.errors import ArtifactError
 from handler.manifest import FILE_NAME, Manifest
-from handler.prediction_id import CLASS, NOTHING, BadId, Prediction
+from handler.prediction_id import CLASS, NO_VALUE, WORKER, BadId, Prediction
 
-DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+Facts = Iterator[tuple[str, str]]
+
+
+class InputError(Exception):
+    """An argument that names nothing readable, as one line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `trace`."""
+    """Add the command's arguments."""
     add = parser.add_argument
-    add("id", metavar="ID", help="a prediction's id, as /predict gave it")
-    add("--records", type=Path, nargs="*", default=[], metavar="FILE", help="records to look in")
-    add("--log-group", metavar="NAME", help="a CloudWatch log group to look in (needs boto3)")
+    add("id", metavar="ID", help="the id of a prediction")
+    add("--records", type=Path, nargs="*", default=[], metavar="FILE", help="files of log lines")
+    add("--log-group", metavar="NAME", help="a CloudWatch log group, of the API or of the worker")
     add(
         "--artifacts",
         type=Path,
@@ -43,61 +49,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Explain the prediction; 2 where the id says nothing, 1 where its model is not found."""
-    out, problems = Console(highlight=False), Console(stderr=True, highlight=False)
-    secret = os.environ.get("FEEDBACK_SECRET", "")
+    """Print the prediction; return 2 for bad input, 1 if its model is not found."""
+    out, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     try:
-        told = prediction_id.parse(args.id)
-    except BadId:
-        problems.print(Text(f"trace: {args.id[:80]!r} is not a prediction id", "red"))
+        prediction = _parse(args.id)
+        located = find(prediction, args.artifacts)
+        record = next(_records(args, prediction), None)
+    except InputError as error:
+        errors.print(Text(f"explain: {error}", "red"))
         return 2
-    found = find(told, args.artifacts)
-    facts = [*_prediction(told, found[0] if found else None), ("seal", _seal(args.id, secret))]
-    if found:
-        facts += _model(*found)
-    record = None
-    for one in _records(args, told):
-        record = one
-        break
-    facts += _audit(record, told)
+    secret = os.environ.get("PREDICTION_ID_SECRET", "")
+    facts = [*_prediction(prediction, located[0] if located else None)]
+    facts.append(("signature", _signature(args.id, secret)))
+    if located:
+        facts += _model(*located)
+    if record:
+        facts += _record(record, prediction)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(name, Text(value))
     out.print(table)
-    if found is None:
-        problems.print(Text(f"no artifact here or in git has a model {told.model}…", "yellow"))
+    if located is None:
+        errors.print(Text(f"no artifact here or in git has a model {prediction.model}…", "yellow"))
         return 1
     return 0
 
 
-def find(told: Prediction, artifacts: Path) -> tuple[Manifest, str] | None:
-    """The manifest of the model that predicted, and where it is. The newest, of several."""
+def _parse(id: str) -> Prediction:
+    try:
+        return prediction_id.parse(id)
+    except BadId:
+        raise InputError(f"{id[:80]!r} is not a prediction id") from None
+
+
+def find(prediction: Prediction, artifacts: Path) -> tuple[Manifest, str] | None:
+    """Return the manifest of the model that predicted, and where it is; the newest of several.
+
+    Raises InputError if there is no folder `artifacts`.
+    """
+    if not artifacts.is_dir():
+        raise InputError(f"{artifacts} is not a folder")
     for file in sorted(artifacts.glob(f"*/{FILE_NAME}")):
         try:
             manifest = manifests.read(file.parent)
         except ArtifactError:
             continue
-        if _is(manifest, told):
+        if _predicted(manifest, prediction):
             return manifest, str(file.parent)
     for commit, path in _history(artifacts):
         try:
             manifest = manifests.parse(_git(artifacts, "show", f"{commit}:./{path}"))
         except (ArtifactError, subprocess.CalledProcessError):
             continue
-        if _is(manifest, told):
+        if _predicted(manifest, prediction):
             return manifest, f"git show {commit[:12]}:{path}"
     return None
 
 
-def _is(manifest: Manifest, told: Prediction) -> bool:
-    same = manifest.files["model.onnx"].sha256.startswith(told.model)
-    return same and prediction_id.model_name_checksum(manifest.name) == told.name
+def _predicted(manifest: Manifest, prediction: Prediction) -> bool:
+    """Return whether a model made a prediction."""
+    same = manifest.files["model.onnx"].sha256.startswith(prediction.model)
+    checksum = prediction_id.model_name_checksum(manifest.name)
+    return same and checksum == prediction.name_checksum
 
 
 def _history(artifacts: Path) -> Iterator[tuple[str, str]]:
-    """Every commit that changed a manifest, and the manifest's path in it."""
+    """Yield every commit that changed a manifest, with the manifest's path."""
     try:
         text = _git(
             artifacts, "log", "--all", "--relative", "--format=%x00%H", "--name-only",
@@ -121,99 +140,128 @@ def _git(directory: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def _prediction(told: Prediction, manifest: Manifest | None) -> Iterator[tuple[str, str]]:
-    moment = datetime.datetime.fromtimestamp(told.milliseconds / 1000, datetime.UTC)
-    yield "when", moment.isoformat(" ", "milliseconds")
-    name = manifest.name if manifest else "a model that is not known here"
-    yield "model", f"{name} {manifest.version if manifest else told.version}"
-    yield "function version", told.function_version
+def _prediction(prediction: Prediction, manifest: Manifest | None) -> Facts:
+    try:
+        seconds = prediction.milliseconds / 1000
+        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+        yield "when", moment.isoformat(" ", "milliseconds")
+    except (ValueError, OverflowError, OSError):  # an id that was made up
+        yield "when", "a time that no calendar has"
+    name = manifest.name if manifest else "unknown"
+    yield "model", f"{name} {manifest.version if manifest else prediction.version}"
+    yield "predicted by", "the worker of jobs" if prediction.source == WORKER else "the API"
+    yield "function version", prediction.function_version
     output = prediction_id.primary_output(manifest)[1] if manifest else None
-    if told.kind == CLASS:
-        classes = {
+    if prediction.kind == CLASS:
+        labels = {
             prediction_id.label_checksum(label): str(label)
             for label in (output.classes if output else ())
         }
-        yield "predicted", classes.get(told.value, f"a class (CRC-32 {int(told.value):08x})")
-    elif told.kind != NOTHING:
+        yield "predicted", labels.get(prediction.value, "a class that is not in the manifest")
+    elif prediction.kind != NO_VALUE:
         unit = f" {output.unit}" if output and output.unit else ""
-        yield "predicted", f"{told.value:.7g}{unit}"
-    yield "request", f"{told.request}…, row {told.row + 1} of it"
+        yield "predicted", f"{prediction.value:.7g}{unit}"
+    yield "request", f"{prediction.prefix}…, row {prediction.row + 1}"
 
 
-def _seal(id: str, secret: str) -> str:
+def _signature(id: str, secret: str) -> str:
     try:
         prediction_id.parse(id, *prediction_id.verifiers(secret))
     except BadId:
-        return "WRONG" if secret else "not a checksum: set FEEDBACK_SECRET, or the id was changed"
-    return "right: this service made it" if secret else "a checksum, right; it proves no origin"
+        if secret:
+            return "INVALID: another service made the id, or it was changed"
+        return "not verified: set PREDICTION_ID_SECRET, or the id was changed"
+    return "valid: this service made the id" if secret else "none; the checksum is valid"
 
 
-def _model(manifest: Manifest, place: str) -> Iterator[tuple[str, str]]:
-    told, known = manifest.lineage, manifest.baseline
-    yield "why", told.reason
+def _model(manifest: Manifest, location: str) -> Facts:
+    lineage, baseline = manifest.lineage, manifest.baseline
+    yield "reason", lineage.reason
     yield "owner", manifest.owner
-    yield "packed", told.packed_at
-    yield "artifact", place
+    yield "packed", lineage.packed_at
+    yield "artifact", location
     for name, file in manifest.files.items():
         yield name, f"sha256 {file.sha256}"
-    yield "source model", f"sha256 {told.source_sha256}"
-    if told.data_sha256:
-        yield "data", f"sha256 {told.data_sha256}"
-    if told.git_commit:
-        yield "git commit", told.git_commit
-    if told.metrics:
-        yield "metrics", ", ".join(f"{name} {value:g}" for name, value in told.metrics.items())
-    fields = ", ".join(part.name for part in manifest.features or manifest.inputs)
+    yield "source model", f"sha256 {lineage.source_sha256}"
+    if lineage.data_sha256:
+        yield "data", f"sha256 {lineage.data_sha256}"
+    if lineage.git_commit:
+        yield "git commit", lineage.git_commit
+    if lineage.metrics:
+        yield "metrics", ", ".join(f"{name} {value:g}" for name, value in lineage.metrics.items())
+    fields = ", ".join(field.name for field in manifest.features or manifest.inputs)
     yield "contract", f"{manifest.contract}: {fields}"
-    if known:
-        yield (
-            "baseline",
-            f"{known.rows} rows, {len(known.features) + len(known.outputs)} distributions",
-        )
+    if baseline:
+        distributions = len(baseline.features) + len(baseline.outputs)
+        yield "baseline", f"{baseline.rows} rows, {distributions} distributions"
 
 
-def _records(args: argparse.Namespace, told: Prediction) -> Iterator[dict[str, Any]]:
-    """The records of the prediction's request."""
+def _records(args: argparse.Namespace, prediction: Prediction) -> Iterator[dict[str, Any]]:
+    """Yield the records of the prediction's request or job. Raises InputError."""
     for path in args.records:
-        with open(path, encoding="utf-8") as lines:
-            yield from _parsed(lines, told)
-    if args.log_group:
         try:
-            import boto3
-        except ModuleNotFoundError:
-            raise SystemExit("trace: --log-group needs boto3: pip install boto3") from None
+            with open(path, encoding="utf-8") as lines:
+                yield from _matching(lines, prediction)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise InputError(f"{path}: {reason}") from None
+    if args.log_group:
+        yield from _matching(_log_events(args.log_group, prediction), prediction)
+
+
+def _log_events(log_group: str, prediction: Prediction) -> Iterator[str]:
+    """Yield the lines of a log group that hold the prediction's prefix. Raises InputError."""
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ModuleNotFoundError:
+        raise InputError("--log-group needs boto3: pip install boto3") from None
+    # a job may wait for its turn, and its ids are of when it was submitted
+    hours = 15 * 24 if prediction.source == WORKER else 1
+    try:
         pages = (
             boto3.client("logs")
             .get_paginator("filter_log_events")
             .paginate(
-                logGroupName=args.log_group,
-                filterPattern=f'"{told.request}"',
-                startTime=told.milliseconds - 60_000,
-                endTime=told.milliseconds + DAY_MS // 24,
+                logGroupName=log_group,
+                filterPattern=f'"{prediction.prefix}"',
+                startTime=max(0, prediction.milliseconds - 60_000),
+                endTime=prediction.milliseconds + hours * HOUR_MS,
             )
         )
         for page in pages:
-            yield from _parsed((event["message"] for event in page["events"]), told)
+            yield from (event["message"] for event in page["events"])
+    except (BotoCoreError, ClientError) as error:
+        raise InputError(re.sub(r"\s+", " ", str(error))) from None
 
 
-def _parsed(lines: Iterable[str], told: Prediction) -> Iterator[dict[str, Any]]:
+def _matching(lines: Iterable[str], prediction: Prediction) -> Iterator[dict[str, Any]]:
+    """Yield the records of the prediction's request among lines of any kind."""
     for line in lines:
-        if told.request in line:
+        if prediction.prefix not in line:
+            continue
+        try:
             record = json.loads(line)
-            if record.get("prediction") == told.request:
-                yield record
+        except ValueError:
+            continue
+        if isinstance(record, dict) and record.get("prediction_id_prefix") == prediction.prefix:
+            yield record
 
 
-def _audit(record: dict[str, Any] | None, told: Prediction) -> Iterator[tuple[str, str]]:
-    """What the request's record has of the row."""
-    if record is None:
-        return
-    yield "request id", record["request_id"]
-    yield "rows", str(record["Rows"])
-    yield "took", f"{record['Latency']:g} ms"
-    for name in ("unusual", "missing"):
+def _record(record: dict[str, Any], prediction: Prediction) -> Facts:
+    """Yield what a record holds of the prediction; a job's line has no metrics."""
+    yield "request id", str(record.get("request_id"))
+    if "job" in record:
+        yield "job", str(record["job"])
+    yield "rows", str(record.get(metrics.ROWS, record.get("rows")))
+    if metrics.LATENCY in record:
+        yield "latency", f"{record[metrics.LATENCY]:g} ms"
+    for name, title in (
+        ("out_of_range_counts", "out of range (request)"),
+        ("missing_counts", "missing (request)"),
+    ):
         if name in record:
-            yield f"{name} (request)", json.dumps(record[name], ensure_ascii=False)
+            yield title, json.dumps(record[name], ensure_ascii=False)
     for name, title in (("instances", "input"), ("predictions", "answer")):
-        if told.row < len(record.get(name, ())):
-            yield title, json.dumps(record[name][told.row], ensure_ascii=False)
+        if prediction.row < len(record.get(name, ())):
+            yield title, json.dumps(record[name][prediction.row], ensure_ascii=False)

@@ -1,9 +1,13 @@
-"""`answerable redrive`: the dead letters of a stack's jobs go back to their queue.
+"""`answerable redrive STACK`: return the dead letters of a stack's jobs to their queue.
 
-One by one, rather than by SQS's own StartMessageMoveTask: that gives each message a new id, and a
-producer's own message is known to its producer by the id that it had. So its body is stored as the
-request of a job under that id, and what is sent is the claim check. Stopped at any point, nothing
-is lost, and what was sent already is no more than a message delivered twice.
+SQS's own StartMessageMoveTask is not used, because it gives every message a new id. A producer
+knows its own message by the id that SendMessage returned, and that id is also the job's. So the
+body is stored as the request of a job with the first id, and a claim check is sent for it.
+
+The order of the steps (store, send, delete) loses nothing wherever it stops. A message that was
+sent already is delivered twice, and a job has one result however often it is delivered.
+
+An envelope of another service is sent as it is: its job has the id in the envelope.
 """
 
 import argparse
@@ -16,68 +20,70 @@ from typing import Any, NamedTuple
 
 from handler.errors import Unavailable
 from handler.jobs import storage
-from handler.jobs.storage import JobStore
+from handler.jobs.messages import own_body
+from handler.jobs.storage import DAY_SECONDS, JobStore
 
 OUTPUTS = ("JobsQueueUrl", "JobsDeadLettersUrl", "JobsBucket", "JobsDays")
 
 
 class Counts(NamedTuple):
-    """Messages that were sent again; of these, those that were producers' own."""
+    """Messages that were sent again, and those of them that were a producer's own."""
 
     sent: int = 0
-    own: int = 0
+    from_producers: int = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.add_argument("stack", help="the CloudFormation stack, as answerable-diabetes-dev")
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many messages")
     parser.add_argument("--dry-run", action="store_true", help="only count them")
 
 
-def redrive(store: JobStore, dead_letters: str, limit: int | None = None) -> Counts:
-    """Send dead letters again, until there are none or `limit` is reached. Raises Unavailable."""
+def redrive(store: JobStore, dead_letters_url: str, limit: int | None = None) -> Counts:
+    """Send dead letters again until there are none, or `limit` is reached. Raises Unavailable."""
     counts = Counts()
     while limit is None or counts.sent < limit:
-        most = 10 if limit is None else min(10, limit - counts.sent)
-        found = store.sqs.receive_message(
-            QueueUrl=dead_letters,
-            MaxNumberOfMessages=most,
+        batch = store.sqs.receive_message(
+            QueueUrl=dead_letters_url,
+            MaxNumberOfMessages=10 if limit is None else min(10, limit - counts.sent),
             WaitTimeSeconds=1,
             MessageSystemAttributeNames=["All"],
         )
-        if not found.get("Messages"):
+        if not batch.get("Messages"):
             break
-        for message in found["Messages"]:
-            own = _send(store, message)
-            store.sqs.delete_message(QueueUrl=dead_letters, ReceiptHandle=message["ReceiptHandle"])
-            counts = Counts(counts.sent + 1, counts.own + own)
+        for message in batch["Messages"]:
+            from_producer = _send(store, message)
+            store.sqs.delete_message(
+                QueueUrl=dead_letters_url, ReceiptHandle=message["ReceiptHandle"]
+            )
+            counts = Counts(counts.sent + 1, counts.from_producers + from_producer)
     return counts
 
 
 def _send(store: JobStore, message: dict[str, Any]) -> bool:
-    """Send a message again, and tell whether it was a producer's own."""
-    body, own = message["Body"], not storage.parse_claim_check(message["Body"])
-    if own:
+    """Send a message again; return whether it was a producer's own."""
+    text, id = message["Body"], message["MessageId"]
+    body = own_body(text)
+    if body is not None:
         content = body.encode(errors="surrogatepass")
-        until = str(int(time.time()) + store.seconds)
-        told = {
+        metadata = {
             "caller": storage.ANONYMOUS,
             "sha256": sha256(content).hexdigest(),
-            "expires": until,
+            "expires": str(int(time.time()) + store.seconds),
         }
-        storage.put_if_absent(store, message["MessageId"], storage.REQUEST, content, told)
-        body = storage.claim_check_message(message["MessageId"])
+        storage.put_if_absent(store, id, storage.REQUEST, content, metadata)
+        text = storage.claim_check_message(id)
     group = message["Attributes"].get("MessageGroupId")
     fifo: dict[str, str] = {}
     if group and store.queue_url.endswith(".fifo"):
         fifo = {"MessageGroupId": group, "MessageDeduplicationId": str(uuid.uuid4())}
-    store.sqs.send_message(QueueUrl=store.queue_url, MessageBody=body, **fifo)
-    return own
+    store.sqs.send_message(QueueUrl=store.queue_url, MessageBody=text, **fifo)
+    return body is not None
 
 
 def main(args: argparse.Namespace) -> int:
-    """Count or send."""
+    """Count or send; return 2 for a stack that has no jobs, 1 if AWS refuses."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -85,23 +91,24 @@ def main(args: argparse.Namespace) -> int:
         (stack,) = boto3.client("cloudformation").describe_stacks(StackName=args.stack)["Stacks"]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
         if not set(OUTPUTS) <= outputs.keys():
-            print(f"{args.stack} has no jobs", file=sys.stderr)
-            return 1
-        queue, dead_letters, bucket, days = (outputs[name] for name in OUTPUTS)
+            print(f"redrive: {args.stack} has no jobs", file=sys.stderr)
+            return 2
+        queue_url, dead_letters_url, bucket, days = (outputs[name] for name in OUTPUTS)
         sqs = boto3.client("sqs")
-        told = sqs.get_queue_attributes(
-            QueueUrl=dead_letters, AttributeNames=["ApproximateNumberOfMessages"]
+        response = sqs.get_queue_attributes(
+            QueueUrl=dead_letters_url, AttributeNames=["ApproximateNumberOfMessages"]
         )
-        waiting = int(told["Attributes"]["ApproximateNumberOfMessages"])
+        waiting = int(response["Attributes"]["ApproximateNumberOfMessages"])
         if args.dry_run:
             print(f"{waiting} dead letters")
             return 0
-        store = JobStore(boto3.client("s3"), sqs, bucket, queue, int(days) * 86400)
-        counts = redrive(store, dead_letters, args.limit)
+        store = JobStore(boto3.client("s3"), sqs, bucket, queue_url, int(days) * DAY_SECONDS)
+        counts = redrive(store, dead_letters_url, args.limit)
     except (BotoCoreError, ClientError, Unavailable) as error:
-        print(re.sub(r"\s+", " ", str(error)), file=sys.stderr)
+        print("redrive:", re.sub(r"\s+", " ", str(error)), file=sys.stderr)
         return 1
     print(
-        f"{counts.sent} of about {waiting} dead letters sent again, {counts.own} of producers' own"
+        f"{counts.sent} of about {waiting} dead letters sent again, "
+        f"{counts.from_producers} from producers"
     )
     return 0

@@ -21,6 +21,7 @@ from rich.text import Text
 from answerable import charts
 from answerable.commands import add_model
 from handler import manifest as manifests
+from handler import metrics
 from handler.drift import statistic
 from handler.drift.statistic import BINS, Target
 from handler.errors import ArtifactError
@@ -28,6 +29,13 @@ from handler.manifest import Manifest
 from infra.project import find_model
 
 STYLE = Path(__file__).parents[1] / "pages" / "report.css"
+OUTCOME_METRICS = (
+    metrics.OUTCOMES,
+    metrics.OUTCOME_AGE,
+    metrics.ABSOLUTE_ERROR,
+    metrics.CORRECT,
+    metrics.IMPACT,
+)
 HOUR_MS = 3_600_000
 WINDOWS = 48  # on a time axis, if their length is not told
 
@@ -152,7 +160,7 @@ def watch(
         for number in found if isinstance(found, list) else [found]:
             total[number - 1] += 1
             window[number - 1] += 1
-        missing += 0 if target.output else record.get("missing", {}).get(target.name, 0)
+        missing += 0 if target.output else record.get("missing_counts", {}).get(target.name, 0)
     rows, wanted = target.distribution.rows, manifest.alarms
     windows = []
     for at, counts in sorted(parts.items()):
@@ -252,7 +260,7 @@ def _traffic(
         start = span[0] + (at + 0.5) * hours * HOUR_MS
         took = sorted(r["Latency"] for r in found)
         cut = quantiles(took, n=100, method="inclusive") if len(took) > 1 else took * 99
-        refused = sum(r["Rejects"] + r["Faults"] for r in found)
+        refused = sum(r[metrics.CLIENT_ERRORS] + r[metrics.SERVER_ERRORS] for r in found)
         for name, value in (
             ("rows", sum(r["Rows"] for r in found)),
             ("p50", cut[49]),
@@ -296,7 +304,7 @@ def _outcomes(
     versions: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     over: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in outcomes:
-        for name in ("Labels", "LabelAge", "Error", "Correct", "Impact"):
+        for name in OUTCOME_METRICS:
             values = record.get(name, [])
             versions[str(record["version"])][name] += values
             over[name][int((record["timestamp"] - span[0]) / HOUR_MS / hours)] += values
@@ -316,17 +324,20 @@ def _outcomes(
     )
     lines = []
     for version, found in sorted(versions.items()):
-        count = len(found["Labels"])
+        count = len(found[metrics.OUTCOMES])
         share = f"{count / made[version]:.1%}" if made[version] else ""
         worth = f"{sum(found['Impact']):,.6g}" if found["Impact"] else ""
-        error, correct = _mean(found["Error"], "{:.3g}"), _mean(found["Correct"], "{:.1%}")
-        age = _mean(found["LabelAge"], "{:.1f}")
+        error, correct = (
+            _mean(found[metrics.ABSOLUTE_ERROR], "{:.3g}"),
+            _mean(found["Correct"], "{:.1%}"),
+        )
+        age = _mean(found[metrics.OUTCOME_AGE], "{:.1f}")
         lines.append((version, f"{count:,}", share, error, correct, worth, age))
     rows = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in one)}</tr>" for one in lines)
     table = f"<table><tr>{''.join(f'<th>{escape(h)}</th>' for h in heads)}</tr>{rows}</table>"
     cards = ""
     for name, title in (
-        ("Error", "Absolute error, mean"),
+        (metrics.ABSOLUTE_ERROR, "Absolute error, mean"),
         ("Correct", "Correct"),
         ("Impact", "Impact, mean"),
     ):

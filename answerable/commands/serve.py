@@ -239,9 +239,9 @@ def main(args: argparse.Namespace) -> int:
         console.print(Text(line, style), soft_wrap=True)
 
     with contextlib.ExitStack() as stack:
-        if not os.environ.get("FEEDBACK_SECRET"):  # one of this run alone
-            os.environ["FEEDBACK_SECRET"] = secrets.token_urlsafe()
-            stack.callback(os.environ.pop, "FEEDBACK_SECRET")
+        if not os.environ.get("PREDICTION_ID_SECRET"):  # one of this run alone
+            os.environ["PREDICTION_ID_SECRET"] = secrets.token_urlsafe()
+            stack.callback(os.environ.pop, "PREDICTION_ID_SECRET")
         try:
             directory = find_model(args.model)
             family = socket.AF_INET6 if ":" in args.host else socket.AF_INET

@@ -131,7 +131,7 @@ def prepared() -> Iterator[LocalQueue | None]:
         place = {
             "JOBS_BUCKET": BUCKET,
             "JOBS_QUEUE_URL": f"{queue.url}/{ACCOUNT}/{QUEUE}",
-            "JOBS_RECEIVES": str(RECEIVES),
+            "JOBS_MAX_RECEIVE_COUNT": str(RECEIVES),
             "AWS_ENDPOINT_URL": queue.url,
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ACCESS_KEY_ID": "local",

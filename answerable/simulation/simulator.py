@@ -16,8 +16,7 @@ from answerable.simulation import cloudwatch
 from answerable.simulation.fake_aws import FakeAws
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
 from answerable.simulation.versions import NOISE, spread
-from handler import prediction_id, scoring
-from handler.drift import statistic
+from handler import metrics, prediction_id, scoring
 from handler.release.deploy_hooks import HookRun, post_traffic_checks, pre_traffic_checks
 
 MINUTE_MS = 60_000
@@ -212,5 +211,5 @@ class Simulator:
 
     def _p99(self, version: str, start: int, end: int) -> float | None:
         dimensions = frozenset({"service": self._plan.service, "version": version}.items())
-        key = (statistic.NAMESPACE, "Latency", dimensions)
+        key = (metrics.NAMESPACE, metrics.LATENCY, dimensions)
         return self._aws.metrics.statistic(key, "p99", start * MINUTE_MS, end * MINUTE_MS)

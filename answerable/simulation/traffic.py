@@ -53,9 +53,9 @@ def make_bodies(rows: Iterator[Row]) -> Iterator[bytes]:
 
 def read_recorded(path: Path, manifest: Manifest) -> list[bytes]:
     """Return the requests in a file of records. Raises SimulationError if it has no inputs."""
-    dropped = [f.name for f in manifest.features if f.capture != "keep"]
+    dropped = [f.name for f in manifest.features if f.log_policy != "keep"]
     if dropped:
-        raise SimulationError(f"records do not hold {', '.join(dropped)}: see `capture`")
+        raise SimulationError(f"records do not hold {', '.join(dropped)}: see `log_policy`")
     try:
         requests = [
             record["instances"] for record in report.read(str(path)) if "instances" in record

@@ -26,10 +26,9 @@ Pure data: nothing here imports more than the manifest, so `infra` and `answerab
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from handler import metrics
 from handler.manifest import Distribution, Manifest
 
-NAMESPACE = "Answerable"
-DIMENSIONS = [["service", "version"]]  # of the function, which each deployment counts up
 # An alarm may name ten metrics: the count of values, and those of nine bins. The tenth bin is the
 # rest. (docs/drift.md: the number hardly matters for shifts; more bins see better what is new.)
 BINS = 10
@@ -162,7 +161,7 @@ def alarm_metrics(
 ) -> list[dict[str, Any]]:
     """The `Metrics` of a CloudFormation alarm: math, the first of which counts, on ten metrics."""
     named = [{"Name": name, "Value": value} for name, value in dimensions.items()]
-    of = {"Namespace": NAMESPACE, "MetricName": metric, "Dimensions": named}
+    of = {"Namespace": metrics.NAMESPACE, "MetricName": metric, "Dimensions": named}
     found: list[dict[str, Any]] = [
         {"Id": id, "Expression": text, "ReturnData": not i}
         for i, (id, text) in enumerate(math.items())

@@ -1,12 +1,11 @@
-"""Submit, result, exactly one effect per job.
+"""The storage of jobs: submit a job, fetch it, write its result exactly once.
 
 A job is two objects of one bucket, `jobs/{id}/request.json` and `jobs/{id}/result.json`. Both are
-written with `If-None-Match: *`, so whoever comes second finds that it was done: a request sent
-again, a message delivered twice, a worker that was killed after its write. The queue carries the
-id alone (a claim check). A job ends at the `expires` in its objects' metadata; when the bucket's
-lifecycle removes them, some time after, is of no consequence.
+written with `If-None-Match: *`. So a repeated request, a duplicate delivery and a restarted worker
+change nothing. The message in the queue holds the id alone (the claim check pattern).
 
-Whoever holds an id can ask for the job, unless another caller is known to have submitted it.
+A job ends at the `expires` of its objects' metadata. When the bucket's lifecycle removes the
+objects later does not matter. A job can be fetched by its id, unless it has another caller.
 """
 
 import hmac
@@ -26,18 +25,22 @@ from handler.errors import BadRequest, Conflict, NotFound, Unavailable
 from handler.settings import Settings
 
 THREADS = 16
+DAY_SECONDS = 86_400
 REQUEST, RESULT = "request.json", "result.json"
-ANONYMOUS = "-"  # whose job it is when no caller was known
-# an object that is not there, a condition that is not met, another conditional write under way
+ANONYMOUS = "-"  # the owner of a job whose caller is not known
+# no such object, a condition that does not hold, another conditional write at the same time
 _EXPECTED_ERROR_CODES = {"NoSuchKey", "404", "PreconditionFailed", "ConditionalRequestConflict"}
 is_job_id = re.compile(r"[A-Za-z0-9_-]{1,80}").fullmatch
-# of a message, the claim check; anything else is a body
+# any other message is a producer's own body
 parse_claim_check = re.compile(r'\s*\{\s*"job"\s*:\s*"([\w-]{1,80})"\s*\}\s*', re.ASCII).fullmatch
-_is_key = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
+_is_idempotency_key = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
 
 
 class JobStore(NamedTuple):
-    """Where jobs are kept, and for how many `seconds`; `threads` talk to it at once."""
+    """The clients and names of a deployment's storage.
+
+    `seconds`: how long a job is kept. `threads`: how many calls run at once.
+    """
 
     s3: Any
     sqs: Any
@@ -47,8 +50,8 @@ class JobStore(NamedTuple):
     threads: int = THREADS
 
 
-class Stored(NamedTuple):
-    """An object; `body` is empty where only its head was read."""
+class StoredObject(NamedTuple):
+    """An object of the bucket; `body` is empty if only its head was read."""
 
     body: bytes
     metadata: dict[str, str]
@@ -56,7 +59,7 @@ class Stored(NamedTuple):
 
 
 class SubmittedJob(NamedTuple):
-    """What a caller holds of a job."""
+    """The id of a job and the document that its caller receives."""
 
     id: str
     document: bytes
@@ -64,11 +67,11 @@ class SubmittedJob(NamedTuple):
 
 @lru_cache
 def connect(config: Settings) -> JobStore:
-    """The clients, made at the first use: a snapshot of the function never holds any."""
+    """Return the storage; its clients are created at the first use, never in a snapshot."""
     import boto3
     from botocore.config import Config
 
-    # the first call of an outage fails within 15 s: before the function's time is over
+    # during an outage a call fails within 15 s, before the function's time is over
     options = Config(
         connect_timeout=1,
         read_timeout=3,
@@ -76,80 +79,87 @@ def connect(config: Settings) -> JobStore:
         max_pool_connections=THREADS,
     )
     s3, sqs = (boto3.client(name, config=options) for name in ("s3", "sqs"))
-    return JobStore(s3, sqs, config.jobs_bucket, config.jobs_queue_url, config.jobs_days * 86400)
+    seconds = config.job_retention_days * DAY_SECONDS
+    return JobStore(s3, sqs, config.jobs_bucket, config.jobs_queue_url, seconds)
 
 
-def submit(store: JobStore, body: bytes, caller: str = "", key: str | None = None) -> SubmittedJob:
-    """Store a body that the contract has accepted, and queue it.
+def submit(
+    store: JobStore, body: bytes, caller: str = "", idempotency_key: str | None = None
+) -> SubmittedJob:
+    """Store a body that the contract accepts, and queue it.
 
-    The same caller's same key (an Idempotency-Key) is the same job. If this fails between the two
-    steps, nobody was told of a job; with a key, repeating the call queues what was stored, and a
-    repeat sends again whatever has no result yet: a message too many has no effect.
+    The same key of the same caller is the same job. Without a known caller the body belongs to the
+    key, so that two callers with one key share a job only if they sent the same. A repeat queues a
+    job again that has no result yet, because the first call may have failed between storing and
+    queueing.
 
-    Raises BadRequest, Conflict (the key stands for another body), Unavailable.
+    Raises BadRequest, Conflict if the caller's key belongs to another body, or Unavailable.
     """
-    if key is not None and not _is_key(key):
+    if idempotency_key is not None and not _is_idempotency_key(idempotency_key):
         raise BadRequest("an Idempotency-Key is 1 to 255 visible ASCII characters")
-    id, digest = _id(store, caller, key), sha256(body).hexdigest()
+    digest = sha256(body).hexdigest()
+    id = _new_id(store, caller or f"\n{digest}", idempotency_key)
     until = expires({}, store)
-    mine = {"caller": _owner(id, caller), "sha256": digest, "expires": str(until)}
-    held = put_if_absent(store, id, REQUEST, body, mine)
-    if held:
-        if held.get("sha256") != digest:
+    metadata = {"caller": _owner(id, caller), "sha256": digest, "expires": str(until)}
+    existing = put_if_absent(store, id, REQUEST, body, metadata)
+    if existing:
+        if existing.get("sha256") != digest:
             raise Conflict("send another body under another key")
-        until = expires(held, store)
-        done = _get_object(store, id, RESULT, store.s3.head_object)
-        if done:
-            return SubmittedJob(id, render_job(id, done.metadata["status"], until))
+        until = expires(existing, store)
+        result = _get_object(store, id, RESULT, store.s3.head_object)
+        if result:
+            return SubmittedJob(id, render_job(id, result.metadata["status"], until))
     _call_aws(store.sqs.send_message, QueueUrl=store.queue_url, MessageBody=claim_check_message(id))
     return SubmittedJob(id, render_job(id, "queued", until))
 
 
 def claim_check_message(id: str) -> str:
-    """The message that claims a job."""
+    """Return the message that queues a job."""
     return orjson.dumps({"job": id}).decode()
 
 
 def get_job(store: JobStore, id: str, caller: str = "") -> tuple[bytes, bool]:
-    """A job's document, and whether it is finished.
+    """Return a job's document, and whether it has a result.
 
-    Raises NotFound, to the wrong caller as well, and Unavailable.
+    Raises NotFound, also for a job of another caller, or Unavailable.
     """
-    found = done = None
+    job = result = None
     if is_job_id(id):
-        done = _get_object(store, id, RESULT, store.s3.get_object)
-        found = done or _get_object(store, id, REQUEST, store.s3.head_object)
-    if not found or found.metadata.get("caller", ANONYMOUS) not in (ANONYMOUS, _owner(id, caller)):
+        result = _get_object(store, id, RESULT, store.s3.get_object)
+        job = result or _get_object(store, id, REQUEST, store.s3.head_object)
+    if not job or job.metadata.get("caller", ANONYMOUS) not in (ANONYMOUS, _owner(id, caller)):
         raise NotFound("there is no such job, or it has expired")
-    if done:
-        return done.body, True
-    return render_job(id, "queued", expires(found.metadata, store)), False
+    if result:
+        return result.body, True
+    return render_job(id, "queued", expires(job.metadata, store)), False
 
 
-def get_request(store: JobStore, id: str) -> Stored | None:
-    """What was submitted; None if it is not there, or no more. Raises Unavailable."""
+def get_request(store: JobStore, id: str) -> StoredObject | None:
+    """Return a job's request, None if it is absent or expired. Raises Unavailable."""
     return _get_object(store, id, REQUEST, store.s3.get_object)
 
 
 def write_result(
-    store: JobStore, id: str, status: str, text: bytes, caller: str, until: int
+    store: JobStore, id: str, status: str, document: bytes, caller: str, until: int
 ) -> None:
-    """Write a job's result, unless there is one. Raises Unavailable."""
-    told = {"caller": caller, "expires": str(until), "status": status}
-    put_if_absent(store, id, RESULT, text, told)
+    """Write a job's result unless it has one. Raises Unavailable."""
+    metadata = {"caller": caller, "expires": str(until), "status": status}
+    put_if_absent(store, id, RESULT, document, metadata)
 
 
 def expires(metadata: dict[str, str], store: JobStore) -> int:
-    """When a job ends, on time.time()'s clock; of a request that was not put here, from now on."""
+    """Return when a job ends, in seconds since 1970; without metadata, counted from now."""
     return int(metadata.get("expires", int(time.time()) + store.seconds))
 
 
-def render_job(id: str, status: str, until: int, part: bytes = b"") -> bytes:
-    """A job as JSON. It is the result object's content too, so it tells nothing but of the job:
-    whoever scores it again makes the same bytes. `part` begins with a comma.
+def render_job(id: str, status: str, until: int, fields: bytes = b"") -> bytes:
+    """Return a job as JSON, with `fields` (that begin with a comma) behind it.
+
+    It is also the content of the result object. It depends on the job alone, so a job that is
+    scored twice gives the same bytes.
     """
     job = f'{{"job":{{"id":"{id}","status":"{status}","expires_at":"{_date(until)}"}}'
-    return b"%b%b}" % (job.encode(), part)
+    return b"%b%b}" % (job.encode(), fields)
 
 
 @lru_cache
@@ -157,52 +167,55 @@ def _date(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def _id(store: JobStore, caller: str, key: str | None) -> str:
-    """192 bits: random, or of caller and key under a secret, because keys can be guessed."""
-    if key is None:
+def _new_id(store: JobStore, owner: str, idempotency_key: str | None) -> str:
+    """Return 192 bits in base64: random, or of owner and key under a secret.
+
+    The secret is needed because a key can be guessed.
+    """
+    if idempotency_key is None:
         bits = os.urandom(24)
     else:
-        text = f"{caller}\n{key}".encode(errors="surrogatepass")
+        text = f"{owner}\n{idempotency_key}".encode(errors="surrogatepass")
         bits = hmac.digest(_secret(store), text, "sha256")[:24]
     return urlsafe_b64encode(bits).decode()
 
 
 @lru_cache
 def _secret(store: JobStore) -> bytes:
-    """Made by whoever needs it first, and kept beside the jobs: their bucket is as well guarded as
-    they are, and a secret in the environment or the template would be read by more.
+    """Return the secret of the ids, which the first call creates.
+
+    It is kept in the bucket, as well protected as the jobs. A secret in the environment or the
+    template could be read by more people.
     """
-    place = {"Bucket": store.bucket, "Key": "secret"}
-    _call_aws(store.s3.put_object, **place, Body=os.urandom(32), IfNoneMatch="*")
-    found = _call_aws(store.s3.get_object, **place)
-    if not found:
+    key = {"Bucket": store.bucket, "Key": "secret"}
+    _call_aws(store.s3.put_object, **key, Body=os.urandom(32), IfNoneMatch="*")
+    response = _call_aws(store.s3.get_object, **key)
+    if not response:
         raise Unavailable("the secret of the jobs' ids could not be read")
-    secret: bytes = found["Body"]
+    secret: bytes = response["Body"]
     return secret
 
 
 def _owner(id: str, caller: str) -> str:
-    """A caller as the job's metadata has it: two jobs do not show that they have the same."""
-    return (
-        sha256(f"{id}\n{caller}".encode(errors="surrogatepass")).hexdigest()
-        if caller
-        else ANONYMOUS
-    )
+    """Return a caller as the metadata holds it, different for each of the caller's jobs."""
+    if not caller:
+        return ANONYMOUS
+    return sha256(f"{id}\n{caller}".encode(errors="surrogatepass")).hexdigest()
 
 
 def put_if_absent(
     store: JobStore, id: str, name: str, body: bytes, metadata: dict[str, str]
 ) -> dict[str, str] | None:
-    """Write an object unless it is there; what is there has its metadata returned.
+    """Write an object unless it exists; then return its metadata. Raises Unavailable.
 
-    One that has expired is not there, though the lifecycle has yet to remove it.
+    An expired object counts as absent, though the lifecycle has not yet removed it.
     """
+    key = {"Bucket": store.bucket, "Key": f"jobs/{id}/{name}"}
     condition = {"IfNoneMatch": "*"}
     for _ in range(5):
         written = _call_aws(
             store.s3.put_object,
-            Bucket=store.bucket,
-            Key=f"jobs/{id}/{name}",
+            **key,
             Body=body,
             Metadata=metadata,
             ContentType="application/json",
@@ -210,34 +223,39 @@ def put_if_absent(
         )
         if written is not None:
             return None
-        answer = _call_aws(store.s3.head_object, Bucket=store.bucket, Key=f"jobs/{id}/{name}")
-        if answer and not _expired(answer["Metadata"]):
-            held: dict[str, str] = answer["Metadata"]
-            return held
-        condition = {"IfMatch": answer["ETag"]} if answer else {"IfNoneMatch": "*"}
+        head = _call_aws(store.s3.head_object, **key)
+        if head and not _is_expired(head["Metadata"]):
+            existing: dict[str, str] = head["Metadata"]
+            return existing
+        condition = {"IfMatch": head["ETag"]} if head else {"IfNoneMatch": "*"}
     raise Unavailable("S3 would not settle a conditional write")
 
 
-def _get_object(store: JobStore, id: str, name: str, read: Callable[..., Any]) -> Stored | None:
-    found = _call_aws(read, Bucket=store.bucket, Key=f"jobs/{id}/{name}")
-    if not found or _expired(found["Metadata"]):
+def _get_object(
+    store: JobStore, id: str, name: str, read: Callable[..., Any]
+) -> StoredObject | None:
+    response = _call_aws(read, Bucket=store.bucket, Key=f"jobs/{id}/{name}")
+    if not response or _is_expired(response["Metadata"]):
         return None
-    return Stored(found.get("Body", b""), found["Metadata"], found["ETag"])
+    return StoredObject(response.get("Body", b""), response["Metadata"], response["ETag"])
 
 
-def _expired(metadata: dict[str, str]) -> bool:
+def _is_expired(metadata: dict[str, str]) -> bool:
     return int(metadata.get("expires", 1 << 40)) <= time.time()
 
 
 def _call_aws(call: Callable[..., Any], **parameters: Any) -> dict[str, Any] | None:
-    """The answer of S3 or SQS, read to its end; None for one of `_NO`. Raises Unavailable."""
+    """Return the response of S3 or SQS with its body read, None for an expected error.
+
+    Raises Unavailable for any other error.
+    """
     try:
-        answer: dict[str, Any] = call(**parameters)
-        return {**answer, "Body": answer["Body"].read()} if "Body" in answer else answer
+        response: dict[str, Any] = call(**parameters)
+        return {**response, "Body": response["Body"].read()} if "Body" in response else response
     except ClientError as error:
-        why = error.response["Error"]["Code"]
-        if why in _EXPECTED_ERROR_CODES:
+        reason = error.response["Error"]["Code"]
+        if reason in _EXPECTED_ERROR_CODES:
             return None
     except (BotoCoreError, OSError) as error:
-        why = type(error).__name__
-    raise Unavailable(f"the jobs' storage is not available ({why})")
+        reason = type(error).__name__
+    raise Unavailable(f"the storage of jobs is not available ({reason})")

@@ -1,7 +1,7 @@
 """The way back watched, and taken when outputs or outcomes say so: `handler.release.auto_rollback.on_schedule`
 and `…on_alarm`, functions of the image.
 
-    schedule, deployment ─ on_schedule ─ proves the version before ─ metric NoWayBack ─ alarm
+    schedule, deployment ─ on_schedule ─ proves the version before ─ metric RollbackUnavailable ─ alarm
     drift or impact alarm ─ on_alarm ─ proves it too ─ moves `live`, once ─ the alarms' topic
 
 EventBridge delivers at least once and in any order, so `on_alarm` goes by what is live now: an
@@ -10,40 +10,34 @@ alarm about another version is old, or the same again.
 
 import os
 import re
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from handler import request_log
-from handler.drift.statistic import NAMESPACE
+from handler import metrics, request_log
 from handler.release import rollback
 from handler.release.deploy_hooks import client, deadline_check
 from handler.release.rollback import Log, ReleaseError, Service
 
 NOTE = "gone back by itself at"
-METRIC = "NoWayBack"
 
 
 def on_schedule(event: Any, context: Any) -> None:
     """Lambda entry point of the probe. Where nothing was live before there is nothing to miss."""
     said: list[str] = []
     why, facts = _attempt(lambda: _proved(_service(context), said.append))
-    directive = {
-        "Namespace": NAMESPACE,
-        "Dimensions": [["service"]],
-        "Metrics": [{"Name": METRIC, "Unit": "Count"}],
-    }
-    request_log.log(
-        "error" if why else "info",
-        "way back",
+    line = metrics.log_line(
+        "ERROR" if why else "INFO",
+        "rollback check",
         service=os.environ["SERVICE_NAME"],
         said=said,
         reason=why,
         **facts,
-        **{METRIC: int(bool(why))},
-        _aws={"Timestamp": time.time_ns() // 1_000_000, "CloudWatchMetrics": [directive]},
     )
+    line[metrics.ROLLBACK_UNAVAILABLE] = int(bool(why))
+    by_service = metrics.directives([metrics.ROLLBACK_UNAVAILABLE], dimensions=metrics.BY_SERVICE)
+    # written whatever the log level, because missing data is an alarm
+    metrics.write(line | {"_aws": metrics.emf(line, by_service)})
 
 
 def _proved(service: Service, say: Log) -> None:
@@ -65,7 +59,7 @@ def on_alarm(event: Any, context: Any) -> None:
     if why:
         said.append(f"stopped: {why}")
     name, service = event.get("detail", {}).get("alarmName"), os.environ["SERVICE_NAME"]
-    request_log.log("warning", "rollback", service=service, alarm=name, said=said, **facts)
+    request_log.log("WARNING", "rollback", service=service, alarm=name, said=said, **facts)
     subject = f"{service}: {'no rollback' if why else 'rolled back'}"
     client("sns").publish(
         TopicArn=os.environ["TOPIC_ARN"], Subject=subject, Message="\n".join([f"{name}:", *said])
@@ -119,5 +113,7 @@ def _attempt(what: Callable[[], None]) -> tuple[str, dict[str, Any]]:
     except ReleaseError as error:
         return str(error), {}
     except Exception as error:
-        return f"it failed: {request_log.failure(error)}", {"trace": request_log.trace(error)}
+        return f"it failed: {request_log.error_summary(error)}", {
+            "trace": request_log.stack_trace(error)
+        }
     return "", {}

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from handler import manifest as manifests
-from handler import request_log, settings
-from handler.drift import statistic
+from handler import metrics, request_log, settings
 from handler.errors import ArtifactError
 from handler.manifest import Manifest
 from handler.release import compatibility, version_client
@@ -153,7 +152,7 @@ def _compare_with_old(gate: HookRun, number: str | None, rows: int) -> None:
     gate.note(old=number)
     same = before.files["model.onnx"] == gate.manifest.files["model.onnx"]
     sets = {"golden rows": list(version_client.golden_instances(gate.target, rows))}
-    group = gate.environ.get("CAPTURE_LOG_GROUP")
+    group = gate.environ.get("PAYLOAD_LOG_GROUP")
     if group:
         sets["captured instances"] = logged_instances(gate.client("logs"), group, number)
     for what, instances in sets.items():
@@ -171,7 +170,7 @@ def logged_instances(logs: Any, group: str, version: str) -> list[Any]:
     pages = logs.get_paginator("filter_log_events").paginate(
         logGroupName=group,
         startTime=int(start.timestamp() * 1000),
-        filterPattern=f'{{ ($.version = "{version}") && ($.captured > 0) }}',
+        filterPattern=f'{{ ($.version = "{version}") && ($.logged_rows > 0) }}',
     )
     found: deque[Any] = deque(maxlen=MAX_LOGGED_INSTANCES)
     for _, page in zip(range(PAGES), pages, strict=False):
@@ -184,8 +183,8 @@ def count_requests(cloudwatch: Any, service: str, version: str, since: datetime)
     """How many requests of clients a version has served, as its own records say."""
     dimensions = {"service": service, "version": version}
     metric = {
-        "Namespace": statistic.NAMESPACE,
-        "MetricName": "Requests",
+        "Namespace": metrics.NAMESPACE,
+        "MetricName": metrics.REQUESTS,
         "Dimensions": [{"Name": name, "Value": value} for name, value in dimensions.items()],
     }
     pages = cloudwatch.get_paginator("get_metric_data").paginate(
@@ -209,8 +208,8 @@ def _hook(name: str, event: Any, context: Any, ask: Callable[[HookRun], None]) -
         reasons.append("the hook's own time was nearly used up")
     except Exception as error:
         # the message may hold anything; AWS's error code and the place are enough to find it
-        reasons.append(f"the hook failed: {request_log.failure(error)}")
-        facts["trace"] = request_log.trace(error)
+        reasons.append(f"the hook failed: {request_log.error_summary(error)}")
+        facts["trace"] = request_log.stack_trace(error)
     verdict = "Failed" if reasons else "Succeeded"
     try:
         _call_back(event, verdict)
@@ -219,7 +218,7 @@ def _hook(name: str, event: Any, context: Any, ask: Callable[[HookRun], None]) -
         raise  # an asynchronous invocation that fails is made again, twice
     finally:
         request_log.log(
-            "error" if reasons or "callback" in facts else "info",
+            "ERROR" if reasons or "callback" in facts else "INFO",
             "release gate",
             hook=name,
             deployment=event.get("DeploymentId"),

@@ -123,7 +123,7 @@ def test_the_functions_seal_with_a_secret_of_the_account(deployed: Deployed) -> 
     functions = deployed.cloud.client("lambda")
     name = deployed.outputs["FunctionName"]
     live = functions.get_function_configuration(FunctionName=name, Qualifier="live")
-    assert len(live["Environment"]["Variables"]["FEEDBACK_SECRET"]) >= 43
+    assert len(live["Environment"]["Variables"]["PREDICTION_ID_SECRET"]) >= 43
     id = deployed.call("POST", "/predict", deployed.caller).json()["predictions"][0]["id"]
     for told, status in ((id, 202), (id[:-1] + ("A" if id[-1] != "A" else "B"), 422)):
         body = json.dumps({"outcomes": [{"prediction_id": told, "actual": 1}]}).encode()

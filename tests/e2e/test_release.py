@@ -118,7 +118,7 @@ class Releases(Cloud):
         reply = functions.invoke(FunctionName=name, Payload=json.dumps(event), LogType="Tail")
         assert "FunctionError" not in reply, reply["Payload"].read()
         log = base64.b64decode(reply["LogResult"]).decode().splitlines()
-        (line,) = [line for line in log if '"message":"way back"' in line or "rollback" in line]
+        (line,) = [line for line in log if '"message":"rollback check"' in line or "rollback" in line]
         return dict(json.loads(line))
 
     def point(self, outputs: dict[str, str], version: str) -> None:
@@ -206,7 +206,7 @@ def test_there_and_back_and_on(
     # the probe knows which version was live before, and that its image is not in ECR yet
     scheduled = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
     found = cloud.ask("Probe", scheduled)
-    assert (found["NoWayBack"], found["said"]) == (1, ["version 2 is live; before it was 1"])
+    assert (found["RollbackUnavailable"], found["said"]) == (1, ["version 2 is live; before it was 1"])
     assert "its image is gone" in found["reason"]
 
     # back to the first, which has its image and proves itself
@@ -217,7 +217,7 @@ def test_there_and_back_and_on(
     for version in cloud.trees:
         ecr.put_image(repositoryName=REPOSITORY, imageTag=version, imageManifest=version)
     found = cloud.ask("Probe", scheduled)
-    assert found["NoWayBack"] == 0
+    assert found["RollbackUnavailable"] == 0
     assert "29 golden rows answered as packed" in found["said"][-1]
     assert cloud.release("rollback", "3") == 1
     assert "version 3 is not what it was" in capsys.readouterr().err
@@ -258,7 +258,7 @@ def test_there_and_back_and_on(
     assert "delete version 2 of" in told
     assert cloud.release("rollback", "1", "--dry-run") == 0
     assert cloud.release("rollback", "2", "--dry-run") == 1
-    assert cloud.ask("Probe", scheduled)["NoWayBack"] == 0
+    assert cloud.ask("Probe", scheduled)["RollbackUnavailable"] == 0
 
 
 def test_a_revision_id_that_is_not_the_alias_s_is_refused(cloud: Releases) -> None:

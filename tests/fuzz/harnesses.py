@@ -87,7 +87,7 @@ def feedback(data: bytes) -> None:
     body = data[1:32].ljust(31, b"\0")
     id = b2a_base64(body + prediction_id.signer(SECRET)(body), newline=False)
     actual = data[32:].decode("utf-8", "replace") or "null"
-    text = id.translate(bytes.maketrans(prediction_id._STANDARD, prediction_id._SORTED)).decode()
+    text = id.translate(bytes.maketrans(prediction_id._BASE64, prediction_id._SORTED)).decode()
     ask(
         events.rest(f'{{"outcomes":[{{"prediction_id":"{text}","actual":{actual}}}]}}', "/feedback")
     )
@@ -103,7 +103,7 @@ HARNESSES: dict[str, Callable[[bytes], None]] = {
 def handler() -> app.Handler:
     """The door, of a model that answers within its contract whatever it is asked."""
     directory = Path(tempfile.mkdtemp()) / "echo"
-    return app.create(Settings(artifact.echo(directory), secret=SECRET, capture="full"))
+    return app.create(Settings(artifact.echo(directory), prediction_id_secret=SECRET, log_payloads="full"))
 
 
 def ask(event: Any) -> None:

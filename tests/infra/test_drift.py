@@ -13,7 +13,7 @@ from answerable.simulation import cloudwatch
 from answerable.simulation.cloudwatch import Metrics
 from handler import app
 from handler import manifest as manifests
-from handler.drift import statistic
+from handler.metrics import NAMESPACE
 from handler.settings import Settings
 from infra.drift import DriftAlarms
 from tests.fixtures import emf, events
@@ -173,7 +173,7 @@ def test_the_dashboard_draws_the_scores(template: Template) -> None:
         "Drift of inputs",
         "Drift of outputs",
         "Impact",
-        "Labels",
+        "Outcomes",
         "in_bmi",
         "TC(0.5:1.5)",
     ):
@@ -210,8 +210,8 @@ def business(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 def outcomes(
     day: int, errors: list[float], capsys: Capture, handler: app.Handler
-) -> dict[str, Any]:
-    """The line that /feedback writes of so many errors, moved to a day."""
+) -> list[dict[str, Any]]:
+    """The lines that /feedback writes of so many errors, moved to a day."""
     rows = [{f.name: f.example for f in MANIFEST.features}] * len(errors)
     answer = handler(events.rest(json.dumps({"instances": rows})), Context())
     told = [
@@ -220,9 +220,10 @@ def outcomes(
     ]
     body = json.dumps({"outcomes": told})
     assert handler(events.rest(body, "/feedback"), Context())["statusCode"] == 202
-    record: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    record["_aws"]["Timestamp"] = day * DAY
-    return record
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-2:]]
+    for line in lines:
+        line["_aws"]["Timestamp"] = day * DAY
+    return lines
 
 
 def test_each_has_its_section_of_the_runbook(business: dict[str, dict[str, Any]]) -> None:
@@ -234,7 +235,9 @@ def test_impact_and_silence(
     business: dict[str, dict[str, Any]], handler: app.Handler, capsys: Capture
 ) -> None:
     days = [[20.0, 30.0] * 5, [90.0, 80.0] * 5, [200.0] * 9]  # nine say too little
-    metrics = emf.metrics(outcomes(i, errors, capsys, handler) for i, errors in enumerate(days))
+    metrics = emf.metrics(
+        line for i, errors in enumerate(days) for line in outcomes(i, errors, capsys, handler)
+    )
     impact, silence = (
         [
             point.state
@@ -259,7 +262,7 @@ def test_rows_of_a_new_kind(template: Template) -> None:
         metrics = Metrics()
         for name, value in (("Rows", rows), ("Unseen", unseen)):
             datum = cloudwatch.Datum(0, cloudwatch.bucket(value), value)
-            metrics.data[(statistic.NAMESPACE, name, key)] = [datum]
+            metrics.data[(NAMESPACE, name, key)] = [datum]
         (point,) = cloudwatch.evaluate_range(alarm, metrics, 0, DAY, resolve)
         assert point.state == state
 
@@ -272,4 +275,4 @@ def test_the_archive_is_off_until_it_is_wanted(template: Template, synth: Synth)
     for word in ("model=", "version=", "date="):
         assert word in target["Prefix"]
     assert wanted.one("AWS::Logs::SubscriptionFilter")["Properties"]["RoleArn"]
-    assert wanted.function()["Environment"]["Variables"]["CAPTURE"] == "full"
+    assert wanted.function()["Environment"]["Variables"]["LOG_PAYLOADS"] == "full"

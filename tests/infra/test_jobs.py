@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infra import jobs
+from handler.settings import MAX_RECEIVE_COUNT
 from tests.infra.conftest import Synth, Template
 
 
@@ -33,7 +33,7 @@ def test_the_queue_waits_long_enough_and_gives_up(template: Template) -> None:
     ((dead, letters),) = [item for item in queues.items() if "RedrivePolicy" not in item[1]]
     _, worker = functions(template)
     assert queue["VisibilityTimeout"] >= 6 * worker["Timeout"]
-    assert queue["RedrivePolicy"]["maxReceiveCount"] == jobs.MAX_RECEIVE_COUNT
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == MAX_RECEIVE_COUNT
     assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": [dead, "Arn"]}
     assert letters["MessageRetentionPeriod"] == 14 * 86400
     assert all(each["SqsManagedSseEnabled"] for each in queues.values())
@@ -63,9 +63,9 @@ def test_the_worker_is_a_function_of_its_own_on_the_same_image(template: Templat
     assert "ReservedConcurrentExecutions" not in worker
     assert scoring["ReservedConcurrentExecutions"] == 9
     told, own = (each["Environment"]["Variables"] for each in (scoring, worker))
-    for name in ("JOBS_BUCKET", "JOBS_QUEUE_URL", "JOBS_DAYS"):
+    for name in ("JOBS_BUCKET", "JOBS_QUEUE_URL", "JOB_RETENTION_DAYS"):
         assert told[name] == own[name]
-    assert own["JOBS_RECEIVES"] == str(jobs.MAX_RECEIVE_COUNT)
+    assert own["JOBS_MAX_RECEIVE_COUNT"] == str(MAX_RECEIVE_COUNT)
     assert (told["SERVICE_NAME"], own["SERVICE_NAME"]) == ("diabetes-dev", "diabetes-dev-jobs")
     aliases = template.all("AWS::Lambda::Alias")
     provisioned = {name[:4]: "Provisioned" in json.dumps(item) for name, item in aliases.items()}
@@ -96,7 +96,7 @@ def test_a_setting_is_passed_on(synth: Synth) -> None:
     )
     scoring, worker = functions(template)
     assert worker["Timeout"] == 30
-    assert scoring["Environment"]["Variables"]["JOBS_DAYS"] == "3"
+    assert scoring["Environment"]["Variables"]["JOB_RETENTION_DAYS"] == "3"
     assert (
         template.one("AWS::S3::Bucket")["Properties"]["LifecycleConfiguration"]["Rules"][0][
             "ExpirationInDays"

@@ -53,7 +53,7 @@ def test_the_probe_runs_twice_a_day_and_after_each_deployment(template: Template
     (scoring,) = [n for n in template.all("AWS::Lambda::Function") if n.startswith("Scoring")]
     assert probe["Environment"]["Variables"] == {
         "SERVICE_NAME": "diabetes-dev",
-        "POWERTOOLS_LOG_LEVEL": "INFO",
+        "LOG_LEVEL": "INFO",
         "FUNCTION_NAME": {"Ref": scoring},
         "APPLICATION": {"Ref": application},
         "DEPLOYMENT_GROUP": {"Ref": group},
@@ -80,7 +80,7 @@ def test_the_probe_may_look_and_ask_and_nothing_else(synth: Synth) -> None:
 def test_the_alarm_rings_for_a_probe_that_is_dead(template: Template) -> None:
     alarm = template.alarms()["WayBackwayback"]
     assert alarm["AlarmName"] == "diabetes-dev-way-back"
-    assert (alarm["MetricName"], alarm["Statistic"]) == ("NoWayBack", "Maximum")
+    assert (alarm["MetricName"], alarm["Statistic"]) == ("RollbackUnavailable", "Maximum")
     assert alarm["Dimensions"] == [{"Name": "service", "Value": "diabetes-dev"}]
     assert (alarm["Threshold"], alarm["TreatMissingData"]) == (0, "breaching")
     assert alarm["Period"] == 86_400  # twice the schedule's
@@ -151,10 +151,10 @@ def test_the_hook_reads_what_was_captured_only_where_it_is_whole(
         "Variables"
     ]
     may = allowed(template, "RolloutAfterRole")
-    assert ("CAPTURE_LOG_GROUP" in variables) == (capture == "full")
+    assert ("PAYLOAD_LOG_GROUP" in variables) == (capture == "full")
     if capture == "full":
         assert "ScoringLogs" in may["logs:FilterLogEvents"]
     else:
         assert "logs:FilterLogEvents" not in may
     before = template.function("handler.release.deploy_hooks.before_traffic")
-    assert "CAPTURE_LOG_GROUP" not in before["Environment"]["Variables"]
+    assert "PAYLOAD_LOG_GROUP" not in before["Environment"]["Variables"]

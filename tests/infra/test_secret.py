@@ -14,7 +14,7 @@ DOORS = ("handler.function.lambda_handler", "handler.jobs.function.lambda_handle
 
 
 def sealed_with(template: Template, door: str = DOORS[0]) -> Any:
-    return template.function(door)["Environment"]["Variables"]["FEEDBACK_SECRET"]
+    return template.function(door)["Environment"]["Variables"]["PREDICTION_ID_SECRET"]
 
 
 def test_every_door_has_the_same_and_nobody_reads_it_in_the_template(synth: Synth) -> None:

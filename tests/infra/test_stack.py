@@ -78,7 +78,7 @@ def test_a_hook(synth: Synth, when: str) -> None:
         "LOW_TRAFFIC_POLICY": "fail",
         "MINIMUM_REQUESTS": "7",
         "SERVICE_NAME": "diabetes-dev",
-        "POWERTOOLS_LOG_LEVEL": "INFO",
+        "LOG_LEVEL": "INFO",
     }
     assert hook["Timeout"] > 2 * deploy_hooks.RESERVE_SECONDS
 
@@ -149,11 +149,11 @@ def test_the_function(synth: Synth) -> None:
     assert function["SnapStart"] == {"ApplyOn": "PublishedVersions"}
     assert function["LoggingConfig"]["LogFormat"] == "Text"
     variables = function["Environment"]["Variables"]
-    assert variables.pop("FEEDBACK_SECRET")  # see test_secret.py
+    assert variables.pop("PREDICTION_ID_SECRET")  # see test_secret.py
     assert variables == {
         "SERVICE_NAME": "diabetes-dev",
-        "POWERTOOLS_LOG_LEVEL": "INFO",
-        "CAPTURE": "off",
+        "LOG_LEVEL": "INFO",
+        "LOG_PAYLOADS": "off",
     }
 
 

@@ -143,7 +143,7 @@ def test_lambda_hears_of_a_damaged_model(copy: Path) -> None:
     empty(copy / "model.onnx")
     with Environment(copy) as environment:
         assert environment.invoke(PING).status == 503
-        assert environment.record()["level"] == "CRITICAL"
+        assert environment.record()["level"] == "ERROR"
         assert "model.onnx" in environment.invoke(PING).answer["detail"]
 
 

@@ -82,12 +82,12 @@ def test_a_request_is_one_record_of_one_line(handler: app.Handler, capsys: Captu
     (line,) = lines(capsys)
     assert line["route"] == "POST /predict"
     assert (line["status"], line["Rows"], line["Requests"]) == (200, 1, 1)
-    assert (line["Rejects"], line["Faults"]) == (0, 0)
+    assert (line["ClientErrors"], line["ServerErrors"]) == (0, 0)
     assert set(line["timings_ms"]) == {"validate", "convert", "run"}
     assert line["request_id"] == "rest-1"
     handler(events.rest("{}"), Context())
     (line,) = lines(capsys)
-    assert (line["Rejects"], line["problem"]) == (1, "contract-violation")
+    assert (line["ClientErrors"], line["problem"]) == (1, "contract-violation")
 
 
 def test_the_metrics_keep_to_the_embedded_format(handler: app.Handler, capsys: Capture) -> None:
@@ -113,7 +113,7 @@ def test_only_the_first_request_is_a_cold_start(echo_dir: Path, capsys: Capture)
 def test_accepted_but_unusual_values_are_counted(handler: app.Handler, capsys: Capture) -> None:
     rows = [{**GOOD["instances"][0], "serum": value} for value in (5, 0.5, None, -1)]
     assert handler(events.rest(json.dumps({"instances": rows})), Context())["statusCode"] == 200
-    assert lines(capsys)[0]["unusual"] == {"serum": 2}
+    assert lines(capsys)[0]["out_of_range_counts"] == {"serum": 2}
 
 
 def test_a_model_that_cannot_be_loaded_is_loud_and_says_why(
@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_loaded_is_loud_and_says_why(
     (directory / "model.onnx").write_bytes(b"x")
     broken = app.create(Settings(directory))
     (line,) = lines(capsys)
-    assert line["level"] == "CRITICAL"
+    assert line["level"] == "ERROR"
     assert "model.onnx" in line["reason"]
     for event in (events.rest(BODY), events.rest(None, "/ping", "GET")):
         answer = broken(event, Context())
@@ -156,7 +156,7 @@ def test_an_unusable_answer_is_a_500_and_strict_json(tmp_path: Path, capsys: Cap
     answer = log(events.rest('{"instances":[{"x":0}]}'), Context())
     assert answer["statusCode"] == 500
     assert body(answer)["type"].endswith("bad-output")
-    assert lines(capsys)[-1]["Faults"] == 1
+    assert lines(capsys)[-1]["ServerErrors"] == 1
 
 
 @pytest.mark.fault(
@@ -177,7 +177,7 @@ def test_an_unexpected_error_is_answered_and_logged_without_its_text(
     event, record = map(json.loads, printed.splitlines())
     assert event["error"] == "ValueError"
     assert any("explode" in place for place in event["trace"])
-    assert record["Faults"] == 1
+    assert record["ServerErrors"] == 1
 
 
 JSON = st.recursive(
@@ -219,7 +219,7 @@ def test_the_trace_and_the_front_are_only_names() -> None:
     try:
         raise KeyError("SENTINEL")
     except KeyError as error:
-        assert "SENTINEL" not in "".join(request_log.trace(error))
+        assert "SENTINEL" not in "".join(request_log.stack_trace(error))
     assert (
         gateway_events.to_gateway_response(None, gateway_events.Response(200, b"{}", {}))[
             "statusCode"

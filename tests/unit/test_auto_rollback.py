@@ -68,12 +68,12 @@ def lines(capsys: Capture, message: str) -> dict[str, Any]:
 def probe(capsys: Capture, context: Any = LONG) -> dict[str, Any]:
     capsys.readouterr()
     auto_rollback.on_schedule({"source": "aws.events"}, context)
-    found = lines(capsys, "way back")
+    found = lines(capsys, "rollback check")
     emf.validate(found)
     (directive,) = found["_aws"]["CloudWatchMetrics"]
     assert directive["Dimensions"] == [["service"]]
     assert found["service"] == "diabetes-dev"
-    assert found["NoWayBack"] == bool(found["reason"])
+    assert found["RollbackUnavailable"] == bool(found["reason"])
     return found
 
 
@@ -96,7 +96,7 @@ def test_a_version_that_would_do(account: Make, capsys: Capture) -> None:
     made.alias()
     both_fit(made)
     found = probe(capsys)
-    assert found["NoWayBack"] == 0
+    assert found["RollbackUnavailable"] == 0
     assert found["said"] == [
         "version 3 is live; before it was 2",
         "version 2: diabetes 1.0.0, 29 golden rows answered as packed",
@@ -113,7 +113,10 @@ def test_where_nothing_was_live_before_there_is_nothing_to_miss(
     made.history()
     made.versions("1")
     found = probe(capsys)
-    assert (found["NoWayBack"], found["said"]) == (0, ["nothing was live before version 1"])
+    assert (found["RollbackUnavailable"], found["said"]) == (
+        0,
+        ["nothing was live before version 1"],
+    )
 
 
 def test_an_idle_version_is_woken(account: Make, capsys: Capture) -> None:
@@ -124,7 +127,7 @@ def test_an_idle_version_is_woken(account: Make, capsys: Capture) -> None:
     made.image()
     for state in ("Pending", "Active"):
         made.answer("lambda", "get_function_configuration", {"State": state})
-    assert probe(capsys)["NoWayBack"] == 0
+    assert probe(capsys)["RollbackUnavailable"] == 0
     assert made.functions.asked[0] == ("2", "GET /ping")
 
 
@@ -185,7 +188,7 @@ def test_a_version_that_would_not_do(
     made.history(("user", "2", "3"))
     fault(made)
     found = probe(capsys)
-    assert (found["NoWayBack"], found["level"]) == (1, "ERROR")
+    assert (found["RollbackUnavailable"], found["level"]) == (1, "ERROR")
     assert told in found["reason"]
     assert "SENTINEL" not in json.dumps(found)
 
@@ -197,7 +200,7 @@ def test_a_probe_without_time_says_so_while_it_can(account: Make, capsys: Captur
     made.version()
     made.image()
     found = probe(capsys, Context(milliseconds=1000))
-    assert (found["NoWayBack"], found["reason"]) == (1, "it failed: OutOfTimeError")
+    assert (found["RollbackUnavailable"], found["reason"]) == (1, "it failed: OutOfTimeError")
     assert made.functions.asked == []
 
 

@@ -451,7 +451,7 @@ SENT = [golden.read(SHIPPED)[0].instance | {"bmi": bmi} for bmi in BMIS]
 
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch) -> Logs:
-    monkeypatch.setenv("CAPTURE_LOG_GROUP", "group")
+    monkeypatch.setenv("PAYLOAD_LOG_GROUP", "group")
     return Logs([], [SENT[:40]], [SENT[40:50], SENT[50:]])
 
 

@@ -14,6 +14,7 @@ from handler import app
 from handler import manifest as manifests
 from handler.drift import statistic
 from handler.drift.statistic import BINS
+from handler.metrics import NAMESPACE
 from handler.settings import Settings
 from tests.fixtures import emf, events
 from tests.fixtures.artifact import DIABETES
@@ -112,7 +113,7 @@ def test_the_math_is_the_score_that_the_report_shows(n: int, m: int) -> None:
         counts = rng.multinomial(n, rng.dirichlet([spread] * BINS)).tolist()
         metrics = Metrics()
         numbers = [i for i, count in enumerate(counts, 1) for _ in range(count)]
-        key = (statistic.NAMESPACE, "in_x", frozenset(DIMENSIONS.items()))
+        key = (NAMESPACE, "in_x", frozenset(DIMENSIONS.items()))
         metrics.data[key] = [cloudwatch.Datum(0, cloudwatch.bucket(i), i) for i in numbers]
         alarm = {
             "Metrics": statistic.alarm_metrics(

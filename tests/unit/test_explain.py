@@ -35,23 +35,23 @@ def test_a_prediction_is_explained(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("FEEDBACK_SECRET", "key")
-    one, record = predict(capsys, capture="full", secret="key")
+    monkeypatch.setenv("PREDICTION_ID_SECRET", "key")
+    one, record = predict(capsys, log_payloads="full", prediction_id_secret="key")
     (tmp_path / "records").write_text("noise\n" + record)
     arguments = ("--records", str(tmp_path / "records"), "--artifacts", str(DIABETES.parent))
     code, said = trace(capsys, one["id"], *arguments)
     assert code == 0
     manifest = json.loads((DIABETES / "manifest.json").read_text())
     for word in (
-        "model diabetes 1.0.0", "function version 12", "row 2 of it", "this service made it",
+        "model diabetes 1.0.0", "function version 12", "row 2", "this service made the id",
         f"predicted {one['progression']:.7g} points", manifest["lineage"]["reason"],
         manifest["files"]["model.onnx"]["sha256"], '"bmi": 31.5', "rest-1", one["id"],
     ):  # fmt: skip
         assert word in said, word
-    monkeypatch.setenv("FEEDBACK_SECRET", "another")
-    assert "seal WRONG" in trace(capsys, one["id"], *arguments)[1]
-    monkeypatch.delenv("FEEDBACK_SECRET")
-    assert "not a checksum" in trace(capsys, one["id"], *arguments)[1]
+    monkeypatch.setenv("PREDICTION_ID_SECRET", "another")
+    assert "signature INVALID" in trace(capsys, one["id"], *arguments)[1]
+    monkeypatch.delenv("PREDICTION_ID_SECRET")
+    assert "not verified" in trace(capsys, one["id"], *arguments)[1]
 
 
 def test_what_is_no_id_is_refused(capsys: Capture) -> None:

@@ -16,7 +16,7 @@ RULES = {
     "benchmarks": {"handler", "infra", "answerable", "tests"},
 }
 INFRA_TAKES = {"handler.manifest", "handler.contract", "handler.openapi", "handler.errors"}
-INFRA_TAKES |= {"handler.drift.statistic"}
+INFRA_TAKES |= {"handler.drift.statistic", "handler.metrics", "handler.settings"}
 
 
 def imports(path: Path) -> set[str]:
@@ -47,7 +47,9 @@ def test_infra_takes_only_what_reads_the_manifest() -> None:
         assert all(any(name.startswith(known) for known in INFRA_TAKES) for name in taken), path
 
 
-@pytest.mark.parametrize("module", ["manifest", "contract", "openapi", "drift.statistic"])
+@pytest.mark.parametrize(
+    "module", ["manifest", "contract", "openapi", "drift.statistic", "metrics", "settings"]
+)
 def test_what_infra_takes_does_not_load_onnxruntime(module: str) -> None:
     code = f"import sys, handler.{module}; sys.exit('onnxruntime' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -164,9 +164,10 @@ def test_the_record_has_the_pattern_and_never_the_id(handler: app.Handler, capsy
 
 
 def test_the_environment_says_where_jobs_are_kept() -> None:
-    environ = {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q", "JOBS_DAYS": "3", "JOBS_RECEIVES": "4"}
-    assert settings.read(environ)[6:] == ("b", "q", 3, 4)
-    assert settings.read({})[6:] == ("", "", 7, 5)
+    environ = {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}
+    environ |= {"JOB_RETENTION_DAYS": "3", "JOBS_MAX_RECEIVE_COUNT": "4"}
+    assert settings.read(environ)[6:10] == ("b", "q", 3, 4)
+    assert settings.read({})[6:10] == ("", "", 7, 5)
 
 
 # Idempotency
@@ -191,12 +192,25 @@ def test_fifty_at_once_with_one_key_are_one_job(handler: app.Handler, memory: Me
 def test_another_body_under_the_same_key_is_a_conflict(
     handler: app.Handler, memory: Memory
 ) -> None:
-    first = post(handler, **key("order-1"))
-    other = post(handler, BODY.replace("red", "blue"), **key("order-1"))
+    caller: dict[str, Any] = {"identity": {"apiKeyId": "a"}}
+    first = post(handler, **key("order-1"), **caller)
+    other = post(handler, BODY.replace("red", "blue"), **key("order-1"), **caller)
     assert (other["statusCode"], body(other)["type"]) == (409, "urn:answerable:problem:conflict")
     assert body(first)["job"]["id"] not in other["body"]
-    assert post(handler, **key("order-2"))["statusCode"] == 202
+    assert post(handler, **key("order-2"), **caller)["statusCode"] == 202
     assert len(memory.sent) == 2
+
+
+@pytest.mark.fault(
+    "Two callers who are not authenticated choose the same `Idempotency-Key`",
+    "Each has a job of its own, unless both sent the same body",
+)
+def test_keys_of_unknown_callers_do_not_meet(handler: app.Handler, memory: Memory) -> None:
+    first = post(handler, **key("order-1"))
+    other = post(handler, BODY.replace("red", "blue"), **key("order-1"))
+    assert (first["statusCode"], other["statusCode"]) == (202, 202)
+    assert body(first)["job"]["id"] != body(other)["job"]["id"]
+    assert post(handler, **key("order-1"))["body"] == first["body"]
 
 
 def test_a_key_is_its_callers_own(handler: app.Handler) -> None:
@@ -229,9 +243,9 @@ def test_a_repeat_sends_what_was_lost_between_the_two_steps(
 
 def test_a_repeat_of_a_finished_job_is_not_sent_again(memory: Memory) -> None:
     store = memory_store.store(memory)
-    ticket = storage.submit(store, b"{}", key="k")
+    ticket = storage.submit(store, b"{}", idempotency_key="k")
     storage.write_result(store, ticket.id, "failed", b"{}", storage.ANONYMOUS, int(time.time()) + 9)
-    again = storage.submit(store, b"{}", key="k")
+    again = storage.submit(store, b"{}", idempotency_key="k")
     assert (again.id, json.loads(again.document)["job"]["status"]) == (ticket.id, "failed")
     assert len(memory.sent) == 1
 
@@ -249,28 +263,29 @@ def test_an_expired_job_is_gone_whether_or_not_it_was_removed(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = memory_store.store(memory)
-    ticket = storage.submit(store, b"1", key="k")
+    ticket = storage.submit(store, b"1", "me", "k")
+    owner = memory.objects[f"jobs/{ticket.id}/request.json"][1]["caller"]
     storage.write_result(
         store,
         ticket.id,
         "succeeded",
         b"old",
-        storage.ANONYMOUS,
+        owner,
         int(time.time()) + memory_store.DAY,
     )
     now = time.time() + memory_store.DAY + 1
     monkeypatch.setattr(time, "time", lambda: now)
     with pytest.raises(NotFound):
-        storage.get_job(store, ticket.id)
+        storage.get_job(store, ticket.id, "me")
     assert storage.get_request(store, ticket.id) is None
     # the key is free, for another body as well, and the old result is not taken for its
-    again = storage.submit(store, b"2", key="k")
+    again = storage.submit(store, b"2", "me", "k")
     assert again.id == ticket.id
     assert json.loads(again.document)["job"]["status"] == "queued"
     assert len(memory.sent) == 2
-    assert not storage.get_job(store, ticket.id)[1]
-    storage.write_result(store, ticket.id, "succeeded", b"new", storage.ANONYMOUS, int(now) + 9)
-    assert storage.get_job(store, ticket.id) == (b"new", True)
+    assert not storage.get_job(store, ticket.id, "me")[1]
+    storage.write_result(store, ticket.id, "succeeded", b"new", owner, int(now) + 9)
+    assert storage.get_job(store, ticket.id, "me") == (b"new", True)
 
 
 def test_what_is_there_is_left_alone(memory: Memory) -> None:
@@ -371,9 +386,11 @@ def test_ids_have_192_bits_and_show_neither_key_nor_order(memory: Memory) -> Non
 
 
 def test_the_secret_of_the_ids_is_kept(memory: Memory) -> None:
-    first = storage.submit(memory_store.store(memory), b"", key="k").id
+    first = storage.submit(memory_store.store(memory), b"", idempotency_key="k").id
     # as another environment of the function would find it
-    assert storage.submit(memory_store.store(memory, seconds=99), b"", key="k").id == first
+    assert (
+        storage.submit(memory_store.store(memory, seconds=99), b"", idempotency_key="k").id == first
+    )
     assert memory.written.count("secret") == 1
 
 
@@ -392,8 +409,11 @@ def test_any_caller_and_key(caller: str, other: str, name: str | None) -> None:
             storage.get_job(store, ticket.id, other)
     if name is not None:
         assert storage.submit(store, b"{}", caller, name) == ticket
-        with pytest.raises(Conflict):
-            storage.submit(store, b"[]", caller, name)
+        if caller:
+            with pytest.raises(Conflict):
+                storage.submit(store, b"[]", caller, name)
+        else:
+            assert storage.submit(store, b"[]", caller, name).id != ticket.id
 
 
 # A storage that fails
@@ -545,7 +565,7 @@ def test_the_clients_give_up_before_the_function_must(
     for variable in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(variable, "us-east-1")
     storage.connect.cache_clear()
-    config = Settings(None, jobs_bucket="b", jobs_queue_url="q", jobs_days=2)
+    config = Settings(None, jobs_bucket="b", jobs_queue_url="q", job_retention_days=2)
     store = storage.connect(config)
     assert storage.connect(config) is store  # made once
     assert store.seconds == 2 * memory_store.DAY

@@ -177,8 +177,8 @@ def test_a_message_that_breaks_the_contract_is_a_failed_result(
     assert told["problem"]["instance"] == "bad"
     assert memory.objects["jobs/bad/result.json"][1]["status"] == "failed"
     assert counts(memory, "good") == [1]
-    line, batch = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (line["job"], line["problem"]) == ("bad", kind)
+    *lines, batch = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {line["job"]: line.get("problem") for line in lines} == {"bad": kind, "good": None}
     assert (batch["Jobs"], batch["FailedJobs"], batch["Retries"], batch["Rows"]) == (2, 1, 0, 1)
 
 
@@ -602,8 +602,10 @@ def echo_worker(echo_dir: Path) -> Callable[[storage.JobStore, Any], Any]:
 def test_a_batch_is_one_record_with_its_metrics(handle: Handle, capsys: Capture) -> None:
     for prefix in "ab":
         handle(event(*(record(body(1, 2), f"{prefix}{i}") for i in range(3))), Context())
-    first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (first["message"], first["messages"], first["level"]) == ("batch", 3, "INFO")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["message"] for line in lines] == ["job", "job", "job", "batch"] * 2
+    first, second = lines[3], lines[7]
+    assert (first["messages"], first["level"]) == (3, "INFO")
     assert (first["Jobs"], first["Rows"], first["FailedJobs"], first["Retries"]) == (3, 6, 0, 0)
     assert first["request_id"] == Context.aws_request_id
     assert (first.get("cold_start"), second.get("cold_start")) == (True, None)
@@ -611,6 +613,27 @@ def test_a_batch_is_one_record_with_its_metrics(handle: Handle, capsys: Capture)
     assert directive["Dimensions"] == [["service", "version"]]
     assert all(isinstance(first[metric["Name"]], int | float) for metric in directive["Metrics"])
     assert all(first[name] for name in directive["Dimensions"][0])
+
+
+@pytest.mark.parametrize("log_payloads", ["off", "outputs", "full"])
+def test_a_job_has_a_line_with_its_prefix_and_payload(
+    echo_dir: Path, memory: Memory, capsys: Capture, log_payloads: Any
+) -> None:
+    handle = made(echo_dir, memory, log_payloads=log_payloads)
+    handle(event(record(body(1, 2), "a"), record(body(3), "b"), record("{", "c")), Context())
+    *lines, batch = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "predictions" not in batch
+    jobs = {line["job"]: line for line in lines}
+    assert [jobs[id]["status"] for id in "abc"] == ["succeeded", "succeeded", "failed"]
+    assert [jobs[id]["rows"] for id in "abc"] == [2, 1, 0]
+    for id in "ab":
+        predictions = result(memory, id)["result"]["predictions"]
+        assert predictions[0]["id"].startswith(jobs[id]["prediction_id_prefix"])
+        assert len(jobs[id]["prediction_id_prefix"]) == prediction_id.REQUEST_PREFIX_CHARS
+        assert jobs[id].get("predictions") == (None if log_payloads == "off" else predictions)
+        kept = [row["count"] for row in jobs[id].get("instances", [])]
+        assert kept == (([1, 2] if id == "a" else [3]) if log_payloads == "full" else [])
+    assert not {"prediction_id_prefix", "instances", "predictions"} & jobs["c"].keys()
 
 
 def test_no_value_of_a_message_is_logged(handle: Handle, memory: Memory, capsys: Capture) -> None:

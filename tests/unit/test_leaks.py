@@ -155,7 +155,7 @@ def test_an_unexpected_error_is_told_without_its_text(
                 assert bool(returned) is (fault in ("scoring", "answering", "session"))
     assert failed or fault == "ranking"
     written = quiet(capfd)
-    told = {"session": "the model failed", "ranking": '"unranked":"ValueError"'}
+    told = {"session": "the model failed", "ranking": '"drift_error":"ValueError"'}
     assert told.get(fault, "test_leaks.py") in written or fault == "session"
 
 

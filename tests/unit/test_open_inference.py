@@ -126,7 +126,7 @@ def test_a_tabular_model_takes_its_tensors(
     line = json.loads(capsys.readouterr().out)
     assert (line["route"], line["Rows"]) == ("POST /v2/models/{name}/infer", 2)
     assert set(line["timings_ms"]) == {"validate", "convert", "run"}
-    assert "unusual" not in line
+    assert "out_of_range_counts" not in line
 
 
 def test_a_version_a_request_id_and_some_of_the_outputs_in_their_order(
@@ -160,7 +160,7 @@ def test_predictions_have_ids_for_who_asks(
     assert [one.row for one in told] == [0, 1]
     assert [one.value for one in told] == found["ratio_out"].ravel().tolist()
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert record["prediction"] == told[0].request
+    assert record["prediction_id_prefix"] == told[0].prefix
     outcome = {"prediction_id": found["prediction_id"][1], "actual": 1.0}
     answer = handler(events.rest(json.dumps({"outcomes": [outcome]}), "/feedback"), Context())
     assert answer["statusCode"] == 202
@@ -201,10 +201,10 @@ def test_unusual_values_are_counted(handler: app.Handler, capsys: Capture) -> No
     arrays = {name: np.repeat(array[:1], 50, axis=0) for name, array in ARRAYS.items()}
     arrays["serum"][7:10] = [[np.nan], [5], [-1]]
     assert ask(handler, as_binary(arrays))[0] == 200
-    assert json.loads(capsys.readouterr().out)["unusual"] == {"serum": 2}
+    assert json.loads(capsys.readouterr().out)["out_of_range_counts"] == {"serum": 2}
     small = {name: array[6:12] for name, array in arrays.items()}
     assert ask(handler, as_binary(small))[0] == 200
-    assert json.loads(capsys.readouterr().out)["unusual"] == {"serum": 2}
+    assert json.loads(capsys.readouterr().out)["out_of_range_counts"] == {"serum": 2}
 
 
 MATRIX: list[dict[str, Any]] = [

@@ -102,7 +102,7 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], int]] = {
 
 @pytest.mark.fault(
     "the model answers NaN, Inf, or in another shape than its contract says",
-    "500 bad-output and the metric Faults on every protocol; a job comes again",
+    "500 bad-output and the metric ServerErrors on every protocol; a job comes again",
 )
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_answer_is_a_problem_everywhere(
@@ -118,12 +118,16 @@ def test_a_bad_answer_is_a_problem_everywhere(
         assert answer["statusCode"] == 500, name
         assert adversarial.checked(answer)["type"].endswith(":bad-output"), name
         record = json.loads(capsys.readouterr().out)
-        assert (record["Faults"], record["Rejects"], record["problem"]) == (1, 0, "bad-output")
+        assert (record["ServerErrors"], record["ClientErrors"], record["problem"]) == (
+            1,
+            0,
+            "bad-output",
+        )
     good, bad = (memory_store.record(body(x), name) for x, name in ((1.0, "good"), (0.0, "bad")))
     answered = worker(memory_store.event(good, bad), Context())
     assert answered == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
     assert list(memory.objects) == ["jobs/good/result.json"]
-    retry, batch = map(json.loads, capsys.readouterr().out.splitlines())
+    retry, _, batch = map(json.loads, capsys.readouterr().out.splitlines())
     assert (retry["problem"], batch["Retries"]) == ("bad-output", 1)
 
 
@@ -152,7 +156,7 @@ def test_another_type_than_promised_is_a_problem(
 
 @pytest.mark.fault(
     "the answer would be larger than the response may be",
-    "413 and the metric Rejects on every protocol; a job has failed with that problem",
+    "413 and the metric ClientErrors on every protocol; a job has failed with that problem",
 )
 def test_too_large_an_answer_is_refused_everywhere(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +170,7 @@ def test_too_large_an_answer_is_refused_everywhere(
         assert answer["statusCode"] == 413, name
         assert adversarial.checked(answer)["type"].endswith("payload-too-large")
         record = json.loads(capsys.readouterr().out)
-        assert (record["Faults"], record["Rejects"]) == (0, 1)
+        assert (record["ServerErrors"], record["ClientErrors"]) == (0, 1)
     answered = worker(memory_store.event(memory_store.record(body(1.0), "m")), Context())
     assert answered == {"batchItemFailures": []}
     result = adversarial.strict(memory.objects["jobs/m/result.json"][0])

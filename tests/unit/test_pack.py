@@ -297,11 +297,11 @@ def test_the_body_limit_lets_full_requests_through(packed: Packer) -> None:
 
 def test_alarms_and_the_worth_of_outcomes_are_stated(packed: Packer) -> None:
     contract = "[alarms]\ndrift_threshold = 0.1\nmin_daily_impact = 2.0\n[outcome_value]\nunit = 'EUR'\ncost = 0.5\n"
-    contract += "[outcome_value.outcomes.a]\nb = 1.5\n[features.a]\ncapture = 'drop'\n"
+    contract += "[outcome_value.outcomes.a]\nb = 1.5\n[features.a]\nlog_policy = 'drop'\n"
     manifest = packed(models.regressor(), models.regressor_table(), contract=contract)
     assert manifest.alarms == Alarms(drift_threshold=0.1, min_daily_impact=2.0)
     assert manifest.outcome_value == OutcomeValue("EUR", cost=0.5, outcomes={"a": {"b": 1.5}})
-    assert [f.capture for f in manifest.features if f.name == "a"] == ["drop"]
+    assert [f.log_policy for f in manifest.features if f.name == "a"] == ["drop"]
 
 
 # --- rows and threads ------------------------------------------------------------------------

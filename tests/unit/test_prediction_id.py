@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from handler import prediction_id
 from handler.manifest import File, Output
-from handler.prediction_id import BadId
+from handler.prediction_id import API, WORKER, BadId, IdRequest, job_request, new_request
 
 VALUE = Output("y", "y", "float32", (None, 1), "value")
 LABEL = Output("label", "l", "string", (None,), "label", classes=("no", "yes"))
@@ -29,15 +29,15 @@ def manifest(*outputs: Output, name: str = "test", version: str = "1.2.3") -> An
 def test_an_id_says_what_was_predicted_and_by_whom(values: list[float], secret: str) -> None:
     issue = prediction_id.make_id_generator(manifest(VALUE), "42", secret)
     before = time.time_ns() // 1_000_000
-    ids = issue([np.array(values, "float32")[:, None]], len(values))
+    ids = issue([np.array(values, "float32")[:, None]], [new_request(len(values))])
     assert len(set(ids)) == len(values)
     for row, (id, value) in enumerate(zip(ids, values, strict=True)):
         found = prediction_id.parse(id.decode(), prediction_id.signer(secret))
         assert (found.kind, found.value, found.row) == (prediction_id.NUMBER, value, row)
         assert (found.version, found.model, found.function_version) == ("1.2.3", "abcdef", "42")
-        assert found.request == ids[0].decode()[: prediction_id.REQUEST_PREFIX_CHARS]
+        assert found.prefix == ids[0].decode()[: prediction_id.REQUEST_PREFIX_CHARS]
         assert before <= found.milliseconds <= time.time_ns() // 1_000_000
-        assert found.name == prediction_id.model_name_checksum("test")
+        assert found.name_checksum == prediction_id.model_name_checksum("test")
 
 
 def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = []
     for stamp in stamps:
         monkeypatch.setattr(time, "time_ns", lambda stamp=stamp: stamp * 1_000_000)
-        ids += issue([np.zeros((2, 1))], 2)
+        ids += issue([np.zeros((2, 1))], [new_request(2)])
     assert sorted(ids) == ids
     assert {len(id) for id in ids} == {prediction_id.ID_CHARS}
     assert all(id[:1].isdigit() for id in ids)
@@ -57,22 +57,22 @@ def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_change_is_found(secret: str, rows: int) -> None:
     seal = prediction_id.signer(secret)
     issue = prediction_id.make_id_generator(manifest(VALUE), "1", secret)
-    id = issue([np.full((rows, 1), 7.0)], rows)[-1].decode()
+    id = issue([np.full((rows, 1), 7.0)], [new_request(rows)])[-1].decode()
     assert prediction_id.parse(id, seal).value == 7.0
     for i in range(prediction_id.ID_CHARS):
         changed = id[:i] + ("a" if id[i] != "a" else "b") + id[i + 1 :]
         with pytest.raises(BadId):
             prediction_id.parse(changed, seal)
     for text in ("", "x", id[:-1], id + "0", "é" * 52, "=" * 52, " " + id[1:]):
-        with pytest.raises(BadId, match="malformed"):
+        with pytest.raises(BadId, match="malformed_id"):
             prediction_id.parse(text, seal)
 
 
 def test_only_the_key_proves_an_id() -> None:
     made_up = prediction_id.make_id_generator(manifest(VALUE), "1", "another key")(
-        [np.ones((1, 1))], 1
+        [np.ones((1, 1))], [new_request(1)]
     )[0]
-    with pytest.raises(BadId, match="forged"):
+    with pytest.raises(BadId, match="invalid_signature"):
         prediction_id.parse(made_up.decode(), prediction_id.signer("key"))
     assert prediction_id.parse(made_up.decode()).value == 1
 
@@ -86,7 +86,9 @@ def test_classes_are_recognised_by_their_json(count: int) -> None:
         ((CHANCES,), [shares]),
         ((RAW, LABEL), [np.zeros((count, 3)), labels]),
     ):
-        ids = prediction_id.make_id_generator(manifest(*outputs), "1", "")(arrays, count)
+        ids = prediction_id.make_id_generator(manifest(*outputs), "1", "")(
+            arrays, [new_request(count)]
+        )
         found = [prediction_id.parse(id.decode(), prediction_id.signer("")) for id in ids]
         assert {one.kind for one in found} == {prediction_id.CLASS}
         assert [one.value for one in found] == [
@@ -95,10 +97,12 @@ def test_classes_are_recognised_by_their_json(count: int) -> None:
 
 
 def test_raw_tensors_have_ids_without_a_value() -> None:
-    (id,) = prediction_id.make_id_generator(manifest(RAW), "$LATEST", "")([np.zeros((1, 3))], 1)
+    (id,) = prediction_id.make_id_generator(manifest(RAW), "$LATEST", "")(
+        [np.zeros((1, 3))], [new_request(1)]
+    )
     found = prediction_id.parse(id.decode(), prediction_id.signer(""))
     assert (found.kind, found.value, found.function_version) == (
-        prediction_id.NOTHING,
+        prediction_id.NO_VALUE,
         0.0,
         "$LATEST",
     )
@@ -110,24 +114,52 @@ def test_raw_tensors_have_ids_without_a_value() -> None:
 )
 def test_versions_are_told_as_far_as_three_bytes_go(version: str, told: str) -> None:
     (id,) = prediction_id.make_id_generator(manifest(VALUE, version=version), "1", "")(
-        [np.ones(1)], 1
+        [np.ones(1)], [new_request(1)]
     )
     assert prediction_id.parse(id.decode(), prediction_id.signer("")).version == told
 
 
+def test_the_ids_of_several_requests_are_those_of_each() -> None:
+    outputs = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
+    requests = [IdRequest(1, 7, 10**12), job_request(3, "a", 10**9), IdRequest(1, 0, 5)]
+    for secret in ("", "key"):
+        generate = prediction_id.make_id_generator(manifest(VALUE), "1", secret, WORKER)
+        together = generate([outputs], requests)
+        single = [
+            *generate([outputs[:1]], requests[:1]),
+            *generate([outputs[1:4]], requests[1:2]),
+            *generate([outputs[4:]], requests[2:]),
+        ]
+        assert together == single
+        assert len({id[: prediction_id.REQUEST_PREFIX_CHARS] for id in together}) == 3
+
+
+def test_an_id_says_which_function_predicted() -> None:
+    for source, first in ((API, b"0"), (WORKER, b"1")):
+        generate = prediction_id.make_id_generator(manifest(VALUE), "1", "", source)
+        (id,) = generate([np.ones((1, 1))], [new_request(1)])
+        assert prediction_id.parse(id.decode()).source == source
+        assert id[:1] == first
+
+
 def test_predictions_get_their_ids_first() -> None:
-    assert prediction_id.attach_ids([b"X"], [b'{"y":1}']) == [b'{"id":"X","y":1}']
+    id = bytes(range(65, 91)) * 2
+    (prediction,) = prediction_id.attach_ids([id], [b'{"y":1}'])
+    assert prediction == b'{"id":"%b","y":1}' % id
+    assert prediction_id.prefix_of(prediction) == id[:28].decode()
 
 
 def test_a_new_secret_seals_and_the_one_before_is_still_known() -> None:
     outputs = [np.ones((1, 1))]
-    made = {secret: prediction_id.make_id_generator(manifest(VALUE), "1", secret)(outputs, 1)[0].decode()
-            for secret in ("old", "new old", "older", "")}  # fmt: skip
+    made = {}
+    for secret in ("old", "new old", "older", ""):
+        generate = prediction_id.make_id_generator(manifest(VALUE), "1", secret)
+        made[secret] = generate(outputs, [new_request(1)])[0].decode()
     seals = prediction_id.verifiers("new  old ")
     assert len(seals) == 2
     assert prediction_id.parse(made["new old"], prediction_id.signer("new")).value == 1
     for known in ("old", "new old"):
         assert prediction_id.parse(made[known], *seals).value == 1
     for unknown in ("older", ""):  # nor does a second space let a checksum in
-        with pytest.raises(BadId, match="forged"):
+        with pytest.raises(BadId, match="invalid_signature"):
             prediction_id.parse(made[unknown], *seals)

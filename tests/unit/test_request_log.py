@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from handler import app, request_log
+from handler import app, request_log, settings
 from handler import manifest as manifests
 from handler.drift import bins
 from handler.settings import Settings
@@ -40,29 +40,29 @@ def test_every_target_is_a_metric(capsys: Capture, count: int) -> None:
         assert set(values) <= set(range(1, 11))
     names = [m["Name"] for d in found["_aws"]["CloudWatchMetrics"] for m in d["Metrics"]]
     assert {"in_bmi", "out_progression", "Unseen", "Latency"} <= set(names)
-    assert found.get("ranked") == (sampled if count > sampled else None)
-    assert len(found["prediction"]) == 28
+    assert found.get("sampled_rows") == (sampled if count > sampled else None)
+    assert len(found["prediction_id_prefix"]) == 28
 
 
 def test_a_refusal_has_no_ranks(capsys: Capture) -> None:
     found = record(capsys, Settings(DIABETES), [{}], 422)
     assert "in_bmi" not in found
-    assert found["Rejects"] == 1
+    assert found["ClientErrors"] == 1
 
 
-@pytest.mark.parametrize("capture", ["off", "outputs", "full"])
-def test_capture_decides_what_is_kept(capsys: Capture, capture: Any) -> None:
+@pytest.mark.parametrize("log_payloads", ["off", "outputs", "full"])
+def test_log_payloads_selects_what_is_kept(capsys: Capture, log_payloads: Any) -> None:
     rows = [GOLDEN | {"bmi": 31.41592}, GOLDEN | {"glucose": None}]
-    found = record(capsys, Settings(DIABETES, capture=capture), rows)
+    found = record(capsys, Settings(DIABETES, log_payloads=log_payloads), rows)
     text = json.dumps(found)
-    assert ("31.41592" in text) == (capture == "full")
-    assert ("progression" in found.get("predictions", [{}])[0]) == (capture != "off")
-    if capture == "full":
+    assert ("31.41592" in text) == (log_payloads == "full")
+    assert ("progression" in found.get("predictions", [{}])[0]) == (log_payloads != "off")
+    if log_payloads == "full":
         assert found["instances"] == rows
-        assert found["missing"] == {"glucose": 1}
-    if capture != "off":
-        assert found["captured"] == 2
-        assert found["predictions"][0]["id"].startswith(found["prediction"])
+        assert found["missing_counts"] == {"glucose": 1}
+    if log_payloads != "off":
+        assert found["logged_rows"] == 2
+        assert found["predictions"][0]["id"].startswith(found["prediction_id_prefix"])
 
 
 @pytest.mark.parametrize("secret", ["", "key"])
@@ -70,14 +70,16 @@ def test_features_are_hashed_or_dropped(capsys: Capture, tmp_path: Path, secret:
     features = [
         {
             **f,
-            "capture": {"note/~": "drop", "colour": "hash", "serum": "hash"}.get(f["name"], "keep"),
+            "log_policy": {"note/~": "drop", "colour": "hash", "serum": "hash"}.get(
+                f["name"], "keep"
+            ),
         }
         for f in artifact.ECHO_FEATURES
     ]
     directory = artifact.echo(tmp_path, features=features)
     row = {f["name"]: f["example"] for f in features} | {"note/~": "SENTINEL"}
     rows = [row, row | {"serum": None}, row | {"colour": "blue"}]
-    config = Settings(directory, capture="full", secret=secret)
+    config = Settings(directory, log_payloads="full", prediction_id_secret=secret)
     kept = record(capsys, config, rows)["instances"]
     assert "SENTINEL" not in json.dumps(kept)
     assert "red" not in json.dumps(kept)
@@ -88,7 +90,9 @@ def test_features_are_hashed_or_dropped(capsys: Capture, tmp_path: Path, secret:
         assert kept[0]["colour"].startswith("hash:")
         assert (
             kept[0]["colour"]
-            != record(capsys, config._replace(secret="x"), rows)["instances"][0]["colour"]
+            != record(capsys, config._replace(prediction_id_secret="x"), rows)["instances"][0][
+                "colour"
+            ]
         )
     else:  # without a key a hash would be guessed
         assert "colour" not in kept[0]
@@ -96,9 +100,9 @@ def test_features_are_hashed_or_dropped(capsys: Capture, tmp_path: Path, secret:
 
 def test_a_record_never_exceeds_an_event(capsys: Capture) -> None:
     rows = [GOLDEN | {"bmi": 30 + i / 50} for i in range(1000)]
-    found = record(capsys, Settings(DIABETES, capture="full"), rows)
-    assert 300 < found["captured"] <= 1000
-    assert len(found["instances"]) == len(found["predictions"]) == found["captured"]
+    found = record(capsys, Settings(DIABETES, log_payloads="full"), rows)
+    assert 300 < found["logged_rows"] <= 1000
+    assert len(found["instances"]) == len(found["predictions"]) == found["logged_rows"]
 
 
 @pytest.mark.fault(
@@ -147,12 +151,37 @@ def test_hundreds_of_features_are_as_many_metrics_as_fit(capsys: Capture, tmp_pa
     assert [len(each["Metrics"]) for each in directives] == [100, 100, 6]
 
 
-def test_settings_that_are_none_of_ours_capture_nothing() -> None:
-    from handler import settings
+def test_settings_are_read_from_the_environment() -> None:
+    found = settings.read({"LOG_PAYLOADS": "full", "PREDICTION_ID_SECRET": "x"})
+    assert (found.log_payloads, found.prediction_id_secret, found.invalid) == ("full", "x", "")
 
-    assert settings.read({"CAPTURE": "everything"}).capture == "off"
-    found = settings.read({"CAPTURE": "full", "FEEDBACK_SECRET": "x"})
-    assert (found.capture, found.secret) == ("full", "x")
+
+@pytest.mark.fault(
+    "An environment variable has no valid value",
+    "503 that names the variable, and nothing more is logged than by default",
+)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LOG_LEVEL", "foo"),
+        ("LOG_PAYLOADS", "everything"),
+        ("JOB_RETENTION_DAYS", "foo"),
+        ("JOB_RETENTION_DAYS", "0"),
+        ("JOBS_MAX_RECEIVE_COUNT", "9" * 5000),
+    ],
+)
+def test_an_invalid_setting_is_a_503_with_its_reason(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    config = settings.read({"MODEL_DIR": str(DIABETES), name: value})
+    assert config.log_payloads == "off"
+    answer = app.create(config)(events.rest(json.dumps({"instances": [GOLDEN]})), Context())
+    assert answer["statusCode"] == 503
+    assert f"{name} must be" in json.loads(answer["body"])["detail"]
+    failure, record = map(json.loads, capsys.readouterr().out.splitlines())
+    assert f"{name} must be" in failure["reason"]
+    assert record["ServerErrors"] == 1
 
 
 def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -> None:
@@ -169,7 +198,7 @@ def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -
 
 @pytest.mark.fault(
     "Drift ranks cannot be computed",
-    "The answer goes out, the record says that it is unranked",
+    "The answer goes out, the record says `drift_error`",
 )
 def test_ranks_that_fail_do_not_fail_the_request(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
@@ -179,5 +208,5 @@ def test_ranks_that_fail_do_not_fail_the_request(
 
     monkeypatch.setattr(bins.Binner, "rank", explode)
     found = record(capsys, Settings(DIABETES), [GOLDEN])
-    assert found["unranked"] == "ValueError"
+    assert found["drift_error"] == "ValueError"
     assert "SENTINEL" not in json.dumps(found)

@@ -92,7 +92,7 @@ def template(
             "CodeDeploy::DeploymentGroup",
             {"AlarmConfiguration": {"Alarms": [{"Name": {"Ref": id}} for id in ("F", "C")]}},
         ),
-        "F": ("CloudWatch::Alarm", over("Faults", "Requests", OURS, "-faults")),
+        "F": ("CloudWatch::Alarm", over("ServerErrors", "Requests", OURS, "-faults")),
         "C": ("CloudWatch::Alarm", over("Errors", "Invocations", LAMBDA, "-crashes")),
         "Inputs": (
             "CloudWatch::CompositeAlarm",

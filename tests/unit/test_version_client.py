@@ -59,7 +59,7 @@ def test_synthetic_requests_are_recorded_as_such_and_in_no_metric(
 
 
 def test_what_a_prober_sends_is_not_captured(capsys: Capture) -> None:
-    function = app.create(Settings(SHIPPED, capture="full"))
+    function = app.create(Settings(SHIPPED, log_payloads="full"))
     event = events.rest(json.dumps({"instances": [golden.read(SHIPPED)[0].instance]}))
     for synthetic in (False, True):
         event["requestContext"]["synthetic"] = synthetic

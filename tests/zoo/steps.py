@@ -129,7 +129,7 @@ class Packed:
     @functools.cached_property
     def handler(self) -> Any:
         """The function."""
-        return app.create(Settings(self.directory, capture="full"))
+        return app.create(Settings(self.directory, log_payloads="full"))
 
     def call(
         self, path: str, body: str | bytes, content_type: str = JSON
