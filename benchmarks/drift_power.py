@@ -4,7 +4,7 @@
 drift monitor takes them. Rows arrive as a Poisson process. Every month has a baseline of its own,
 because a baseline is a sample too. Three tests are compared:
 
-    drift   Pearson's test and the slope of ten bins (handler/drift_decision.py); the rule on unseen
+    drift   Pearson's test and the slope of ten bins (handler/drift/decision.py); the rule on unseen
             values belongs to it
     PSI     over the same bins, with one more for missing and unseen values, and 0.0001 in place of
             an empty share, as is customary
@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handler import drift_decision as decision
-from handler.drift_decision import BINS, FALSE_ALARMS_A_MONTH, LOOKS_A_MONTH, MIN_UNSEEN_ROWS
+from handler.drift import decision
+from handler.drift.decision import BINS, FALSE_ALARMS_A_MONTH, LOOKS_A_MONTH, MIN_UNSEEN_ROWS
 
 SEED = 20250829
 CELLS = 50
@@ -143,7 +143,7 @@ class Moments(NamedTuple):
 
 
 def moments(bins: Array) -> Moments:
-    """Return what handler.drift_decision computes from counts [BINS, …]."""
+    """Return what handler.drift.decision computes from counts [BINS, …]."""
     shares = bins.astype(float)
     n = np.maximum(shares.sum(0), 1)
     distance = BINS * (shares * shares).sum(0) / n**2 - 1
@@ -152,13 +152,13 @@ def moments(bins: Array) -> Moments:
 
 
 def scores(found: Moments, baseline_rows: int) -> Array:
-    """Return D, as handler.drift_decision.score."""
+    """Return D, as handler.drift.decision.score."""
     unbiased: Array = found.distance - (BINS - 1) * (1 / found.n + 1 / baseline_rows)
     return unbiased
 
 
 def p_values(found: Moments, baseline_rows: int) -> Array:
-    """Return the smaller of handler.drift_decision.p_values."""
+    """Return the smaller of handler.drift.decision.p_values."""
     from scipy.special import gammaincc
 
     n, m, due = found.n, baseline_rows, 1 / BINS

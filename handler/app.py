@@ -33,6 +33,7 @@ from handler.gateway_events import (
     Request,
     Response,
 )
+from handler.manifest import FILE_NAME
 from handler.scoring import Scored, Scorer
 
 Handler = Callable[[Any, Any], Event]
@@ -217,6 +218,8 @@ def create(config: settings.Settings) -> Handler:
     def serve(request: Request, context: Any) -> HandlerResult:
         if request.synthetic and request.path.startswith("/golden/") and scorer is not None:
             return _golden(config, request.path.rpartition("/")[2])
+        if request.synthetic and request.path == "/manifest" and scorer is not None:
+            return HandlerResult(Response(200, _manifest(config), JSON))
         pattern, parameters = match_route(request.path)
         methods = ROUTES.get(pattern)
         if methods is None or (pattern in JOB_ROUTES and not _has_jobs(config)):
@@ -317,6 +320,11 @@ def _golden(config: settings.Settings, number: str) -> HandlerResult:
     if not number.isdecimal() or int(number) >= len(lines):
         raise NotFound(f"there are {len(lines)} golden rows")
     return HandlerResult(Response(200, lines[int(number)], JSON))
+
+
+def _manifest(config: settings.Settings) -> bytes:
+    """Return the whole manifest, with the baseline that `GET /model` keeps from clients."""
+    return (settings.model_dir(config) / FILE_NAME).read_bytes()
 
 
 def _deadline(context: Any) -> float | None:

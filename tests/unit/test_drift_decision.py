@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from handler import drift_decision
-from handler.drift_decision import BINS, FALSE_ALARMS_A_MONTH, Decision, Drifted, TargetCounts
+from handler.drift import decision
+from handler.drift.decision import BINS, FALSE_ALARMS_A_MONTH, Decision, Drifted, TargetCounts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BASELINE_ROWS = 10_000
@@ -36,7 +36,7 @@ def quiet(number: int, rows: int = 1000) -> list[TargetCounts]:
 
 
 def decide(targets: list[TargetCounts], **limits: Any) -> Decision:
-    return drift_decision.decide(targets, 1000, 0, **limits)
+    return decision.decide(targets, 1000, 0, **limits)
 
 
 def names(drifted: tuple[Drifted, ...]) -> list[str]:
@@ -153,7 +153,7 @@ def test_significant_but_irrelevant_is_no_drift() -> None:
 
 def test_relevant_but_insignificant_is_no_drift() -> None:
     counts = [10, 7, 8, 4, 6, 5, 4, 3, 2, 1]
-    assert drift_decision.score(counts, BASELINE_ROWS) > 0.05
+    assert decision.score(counts, BASELINE_ROWS) > 0.05
     assert not decide([target(counts)]).inputs
 
 
@@ -165,9 +165,9 @@ def test_too_few_values_are_ignored() -> None:
 
 
 def test_no_rows_and_no_targets_are_quiet() -> None:
-    assert drift_decision.decide([], 0, 0) == ((), (), False, ())
-    assert drift_decision.score([0] * BINS, 100) == 0
-    assert drift_decision.p_values([0] * BINS, 100) == (1, 1)
+    assert decision.decide([], 0, 0) == ((), (), False, ())
+    assert decision.score([0] * BINS, 100) == 0
+    assert decision.p_values([0] * BINS, 100) == (1, 1)
 
 
 @pytest.mark.parametrize("baseline_rows", [0, 1, 2])
@@ -201,7 +201,7 @@ def test_a_constant_that_changes_drifts() -> None:
     ],
 )
 def test_direction(counts: list[int], fields: dict[str, Any], direction: str) -> None:
-    assert drift_decision.direction(target(counts, **fields)) == direction
+    assert decision.direction(target(counts, **fields)) == direction
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,14 @@ def test_direction(counts: list[int], fields: dict[str, Any], direction: str) ->
 def test_unseen_values(rows: int, unseen_rows: int, unseen: bool) -> None:
     targets = [target([5] * BINS, "a", unseen=1), target([5] * BINS, "b", unseen=2)]
     targets.append(target([5] * BINS, "seen"))
-    found = drift_decision.decide(targets, rows, unseen_rows)
+    found = decision.decide(targets, rows, unseen_rows)
     assert found == ((), (), unseen, ("b", "a") if unseen else ())
 
 
 @settings(deadline=None)
 @given(st.floats(0, 300))
 def test_chi_square_tail_is_scipys(x: float) -> None:
-    assert drift_decision._chi2_9_tail(x) == pytest.approx(stats.chi2.sf(x, 9), rel=1e-9)
+    assert decision._chi2_9_tail(x) == pytest.approx(stats.chi2.sf(x, 9), rel=1e-9)
 
 
 @settings(deadline=None)
@@ -227,7 +227,7 @@ def test_p_values_are_scipys_at_large_counts(counts: list[int], baseline_rows: i
     n = sum(counts)
     pearson, _ = stats.chisquare(counts)
     shrunk = 1 / (1 + n / baseline_rows)  # the variance of two samples
-    found, slope = drift_decision.p_values(counts, baseline_rows)
+    found, slope = decision.p_values(counts, baseline_rows)
     expected = float(stats.chi2.sf(pearson * shrunk, 9))
     assert expected * (1 - 1e-9) <= found
     if 0.1 > expected > 1e-12:  # where it matters, the bound of one crowded bin adds little
@@ -255,11 +255,11 @@ def test_pearsons_p_value_holds_for_small_counts(n: int) -> None:
     for chance in (1e-3, 1e-5, 1e-7, 1e-9):
         squares = int(np.argmax(tail <= chance))
         distance = BINS * squares / n**2 - 1
-        crowded = BINS * math.exp(-drift_decision._crowded_exponent(distance, n, 10**12))
-        p_value = drift_decision._chi2_9_tail(n * distance) + crowded
+        crowded = BINS * math.exp(-decision._crowded_exponent(distance, n, 10**12))
+        p_value = decision._chi2_9_tail(n * distance) + crowded
         assert tail[squares] / 1.5 <= p_value <= 5 * tail[squares]
         if chance < 1e-8 and n < 200:  # the chi-square distribution alone would not do
-            assert drift_decision._chi2_9_tail(n * distance) < tail[squares] / 10
+            assert decision._chi2_9_tail(n * distance) < tail[squares] / 10
 
 
 @pytest.mark.parametrize(("n", "m"), [(50, 442), (100, 10_000), (1000, 442), (1000, 100)])

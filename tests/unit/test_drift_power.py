@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import drift_power
 from benchmarks.drift_power import Case, Drift
-from handler import drift_decision
-from handler.drift_decision import BINS
+from handler.drift import decision
+from handler.drift.decision import BINS
 from handler.ranks import Scale
 from tools.packing import baseline
 
@@ -52,9 +52,9 @@ def test_vectorised_statistics_are_the_shipped_ones() -> None:
         for hour in (0, 10, 29):
             bins = drift_power.deciles(counts)[:, run, hour].tolist()
             assert scores[run, hour] == pytest.approx(
-                drift_decision.score(bins, CASE.baseline_rows)
+                decision.score(bins, CASE.baseline_rows)
             )
-            expected = min(drift_decision.p_values(bins, CASE.baseline_rows))
+            expected = min(decision.p_values(bins, CASE.baseline_rows))
             assert p[run, hour] == pytest.approx(expected, rel=1e-6)
 
 
