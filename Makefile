@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/ready
 DEPLOY = $(BIN)/python -m answerable $@ $(STAGE) $(if $(MODEL),--model $(notdir $(MODEL))) $(ARGS)
 
-FUZZ ?= wire contract front oip_json oip_binary invocations feedback
+FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
 SECONDS ?= 600
 
 .PHONY: help run rehearse test check fuzz audit reference e2e bench bench-image power example image
@@ -56,7 +56,7 @@ build/%-env/ready: requirements/%.txt
 	build/$*-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
-reference: $(READY) ## write docs/reference.md and docs/openapi.json anew
+reference: $(READY) ## write docs/reference.md and the shipped openapi.json
 	$(BIN)/python -m tests.reference
 
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)

@@ -21,17 +21,18 @@ import orjson
 
 from handler import errors
 from handler.contract import EXACT, example, feature_bounds, number_bounds
-from handler.errors import MAX_VIOLATIONS, pointer
+from handler.errors import MAX_VIOLATIONS, pointer, problem_type
+from handler.http import INFERENCE_HEADER_LENGTH
 from handler.manifest import Feature, Manifest
 from handler.model_inputs import dtype
 from handler.prediction_id import MAX_OUTCOMES
 from handler.protocols import binary
-from handler.protocols.open_inference import DATATYPES, LENGTH
+from handler.protocols.open_inference import DATATYPES
 
 MAX_EVENT_BYTES = 6 * 1024 * 1024 - 4096  # of an event, for the body
 MAX_CASE_BYTES = 1_000_000  # of a bad tensor's JSON
 PROBLEMS = {
-    error.status: f"urn:answerable:problem:{error.kind}"
+    error.status: problem_type(error.slug)
     for error in (
         errors.BadRequest, errors.NotFound, errors.MethodNotAllowed, errors.PayloadTooLarge,
         errors.UnsupportedMediaType, errors.ContractViolation,
@@ -569,20 +570,21 @@ def _binary_infer(manifest: Manifest) -> tuple[Any, list[bytes]]:
 
 def _framed(document: Any, tensors: list[bytes]) -> tuple[bytes, Headers]:
     head = orjson.dumps(document)
-    return b"".join([head, *tensors]), {**OCTETS, LENGTH: str(len(head))}
+    return b"".join([head, *tensors]), {**OCTETS, INFERENCE_HEADER_LENGTH: str(len(head))}
 
 
 def _bad_binary(manifest: Manifest, path: str) -> Iterator[Case]:
     """Yield bad requests whose tensors are bytes."""
     document, tensors = _binary_infer(manifest)
     text, headers = _framed(document, tensors)
-    head = int(headers[LENGTH])
+    head = int(headers[INFERENCE_HEADER_LENGTH])
     for length in (
         CLIENT_TEXT, "-1", "0", "", "1e3", "0x10", " ", "1.0", "+5", "\uff19", str(len(text) + 1),
         "9" * 30, f"{head}, {head}", f"{head},{head}", str(head - 1), str(head + 1), "-0", "NaN",
         "1" * 5000,
     ):  # fmt: skip
-        yield Case("header length", path, text, 400, headers={**OCTETS, LENGTH: length})
+        wrong = {**OCTETS, INFERENCE_HEADER_LENGTH: length}
+        yield Case("header length", path, text, 400, headers=wrong)
     yield Case("no header length", path, text, 400, headers=OCTETS)
     yield Case("trailing data", path, text + TEXT, 400, headers=headers)
     yield Case("cut off", path, text[:-1], 400, headers=headers)

@@ -1,18 +1,19 @@
-"""The HTTP door: `handler.function.lambda_handler`.
+"""The HTTP API: an event becomes a Request, a route handles it, the Response is returned.
 
-Loads the model when it is imported, which is Lambda's init phase. A model that cannot be loaded is
-logged loudly and then answered for: readiness says why, with 503, instead of the crash loop that
-an exception here would start.
+`create` loads the model, in Lambda's init phase. If that fails, the failure is logged and every
+route answers 503. An exception would make Lambda restart the function in a loop.
 """
 
 import gc
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from handler import (
+    __version__,
     gateway_events,
     http_body,
     prediction_id,
@@ -20,6 +21,7 @@ from handler import (
     scoring,
     settings,
 )
+from handler import manifest as manifests
 from handler.errors import (
     ApiError,
     ArtifactError,
@@ -28,346 +30,429 @@ from handler.errors import (
     NotReady,
     ServerError,
 )
-from handler.gateway_events import (
-    Event,
-    Request,
-    Response,
-)
-from handler.manifest import FILE_NAME
+from handler.gateway_events import Event
+from handler.http import IDEMPOTENCY_KEY, JSON, PROBLEM_JSON, Request, Response
+from handler.manifest import FILE_NAME, OPENAPI_FILE_NAME
 from handler.scoring import Scored, Scorer
 
 Handler = Callable[[Any, Any], Event]
-JSON = {"content-type": "application/json"}
-PROBLEM = {"content-type": "application/problem+json"}
+JSON_HEADERS = {"content-type": JSON}
+PROBLEM_HEADERS = {"content-type": PROBLEM_JSON}
+READY = {"status": "ready"}
 
 
 class HandlerResult(NamedTuple):
-    """A reply and what the record says of it."""
+    """A response and what the request log says about it.
 
-    reply: Response
+    `out_of_range_counts`: by feature. `seconds`: by step. `log_fields`: see `request_log`.
+    """
+
+    response: Response
     rows: int = 0
-    unusual: dict[str, int] = {}
+    out_of_range_counts: dict[str, int] = {}
     seconds: dict[str, float] = {}
-    watched: dict[str, Any] = {}
+    log_fields: dict[str, Any] = {}
 
 
 class AppState(NamedTuple):
-    """What the routes work with. `issue` names predictions; `tell` takes outcomes; `store` connects
-    to where jobs are kept.
-    """
+    """What the routes work with. The callables import what the cold path does not need."""
 
     scorer: Scorer
-    issue: prediction_id.IdGenerator
-    tell: Callable[[str | bytes], Any]
-    store: Callable[[], Any]
+    artifact: Path
+    make_prediction_ids: prediction_id.IdGenerator
+    record_outcomes: Callable[[str | bytes], Any]
+    connect_job_store: Callable[[], Any]
     has_jobs: bool
 
 
 Route = Callable[[AppState, Request, float | None], HandlerResult]
 
 
-def predict(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`POST /predict`."""
-    body = http_body.read_json(request, serving.scorer.manifest.limits.body_bytes)
-    return _prediction_response(serving, request, serving.scorer.score(body, deadline))
+def predict(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`POST /predict`: score instances."""
+    body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
+    return _prediction_result(state, state.scorer.score(body, deadline))
 
 
-def _prediction_response(serving: AppState, request: Request, scored: Scored) -> HandlerResult:
-    ids = serving.issue(scored.outputs, [prediction_id.new_request(len(scored.predictions))])
-    named = prediction_id.attach_ids(ids, scored.predictions)
-    reply = Response(200, serving.scorer.contract.answer(named), JSON)
-    first = ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
-    watched = {"scored": scored, "predictions": named, "prediction_id_prefix": first}
-    return HandlerResult(reply, len(named), scored.unusual, scored.seconds, watched)
+def invocations(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`POST /invocations` and `POST /v1/models/{name}:predict`: score other formats."""
+    from handler.protocols import invocations
+
+    start = time.perf_counter()
+    columns = invocations.columns(state.scorer, request)
+    validated = time.perf_counter() - start
+    scored = state.scorer.score_columns(columns, deadline)
+    scored.seconds["validate"] = validated
+    return _prediction_result(state, scored)
 
 
-def feedback(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`POST /feedback`: how predictions turned out."""
+def _prediction_result(state: AppState, scored: Scored) -> HandlerResult:
+    ids = state.make_prediction_ids(
+        scored.outputs, [prediction_id.new_request(len(scored.predictions))]
+    )
+    predictions = prediction_id.attach_ids(ids, scored.predictions)
+    response = Response(200, state.scorer.contract.answer(predictions), JSON_HEADERS)
+    log_fields = {
+        "scored": scored,
+        "predictions": predictions,
+        "prediction_id_prefix": _id_prefix(ids),
+    }
+    return HandlerResult(response, len(predictions), scored.unusual, scored.seconds, log_fields)
+
+
+def _id_prefix(ids: list[bytes]) -> str:
+    return ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
+
+
+def infer(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`POST /v2/models/{name}/infer`: run the graph's tensors."""
+    from handler.protocols import open_inference
+
+    scorer = state.scorer
+    start = time.perf_counter()
+    inference = open_inference.parse_request(scorer, request)
+    validated = time.perf_counter() - start
+    scored = scorer.infer(inference.columns, deadline)
+    scored.seconds["validate"] = validated
+    unbatched = scorer.manifest.execution.batch == "none"  # the outputs have no axis for rows
+    outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]
+    rows, log_fields = len(inference.columns[0]), dict[str, Any](scored=scored)
+    if any(i == len(outputs) for i, _ in inference.outputs):
+        ids = state.make_prediction_ids(scored.outputs, [prediction_id.new_request(rows)])
+        outputs.append(open_inference.string_tensor(ids))
+        log_fields["prediction_id_prefix"] = _id_prefix(ids)
+    response = open_inference.render_response(scorer.manifest, request, inference, outputs)
+    return HandlerResult(response, rows, scored.unusual, scored.seconds, log_fields)
+
+
+def feedback(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`POST /feedback`: record the outcomes of predictions."""
     from handler.feedback import MAX_BODY_BYTES
 
-    result = serving.tell(http_body.read_json(request, MAX_BODY_BYTES))
-    return HandlerResult(Response(202, result.body, JSON), watched={"outcomes": result.lines})
+    result = state.record_outcomes(http_body.read_json(request, MAX_BODY_BYTES))
+    response = Response(202, result.body, JSON_HEADERS)
+    return HandlerResult(response, log_fields={"outcomes": result.lines})
 
 
-def model(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /model`: contract and lineage."""
-    from handler import openapi
-
-    return HandlerResult(
-        Response(200, orjson.dumps(openapi.describe(serving.scorer.manifest)), JSON)
-    )
-
-
-def openapi_document(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /openapi.json`."""
-    from handler import openapi
-
-    told = openapi.document(serving.scorer.manifest, serving.has_jobs)
-    return HandlerResult(Response(200, orjson.dumps(told), JSON))
-
-
-def ping(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /ping`: ready, or a 503 that says why not."""
-    return HandlerResult(Response(200, b'{"status":"ready"}', JSON))
-
-
-def submit_job(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`POST /jobs`: as `/predict`, but answered later."""
-    body = http_body.read_json(request, serving.scorer.manifest.limits.body_bytes)
-    serving.scorer.contract.columns(body)  # refused here and now, not as the job's result
+def submit_job(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`POST /jobs`: validate the body of a `/predict` and queue it."""
+    body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
+    state.scorer.contract.columns(body)
     from handler.jobs import storage
 
     body = body.encode() if isinstance(body, str) else body
-    ticket = storage.submit(
-        serving.store(), body, request.caller, request.headers.get("idempotency-key")
+    job = storage.submit(
+        state.connect_job_store(), body, request.caller, request.headers.get(IDEMPOTENCY_KEY)
     )
     # relative, because the path that the client used may begin with a stage
-    return HandlerResult(Response(202, ticket.document, {**JSON, "location": f"jobs/{ticket.id}"}))
+    headers = {**JSON_HEADERS, "location": f"jobs/{job.id}"}
+    return HandlerResult(Response(202, job.document, headers))
 
 
-def get_job(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
+def get_job(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`GET /jobs/{id}`: queued, succeeded with the result, or failed with the problem."""
     from handler.jobs import storage
 
-    text, finished = storage.get_job(serving.store(), request.parameters["id"], request.caller)
-    return HandlerResult(Response(200, text, JSON if finished else {**JSON, "retry-after": "2"}))
+    document, finished = storage.get_job(
+        state.connect_job_store(), request.path_params["id"], request.caller
+    )
+    headers = JSON_HEADERS if finished else {**JSON_HEADERS, "retry-after": "2"}
+    return HandlerResult(Response(200, document, headers))
 
 
-def invocations(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`POST /invocations` and `POST /v1/models/{name}:predict`."""
-    from handler.protocols import invocations, open_inference
-
-    scorer = serving.scorer
-    open_inference.check_model(scorer.manifest, request)
-    start = time.perf_counter()
-    columns = invocations.columns(scorer, request)
-    validated = time.perf_counter() - start
-    scored = scorer.score_columns(columns, deadline)
-    scored.seconds["validate"] = validated
-    return _prediction_response(serving, request, scored)
+def model(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /model`: the manifest without its baseline, which shows the data."""
+    return _json_result(manifests.public_document(state.artifact))
 
 
-def infer(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`POST /v2/models/{name}/infer`."""
+def openapi(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /openapi.json`: the packed document, without the paths that are not deployed."""
+    if OPENAPI_FILE_NAME not in state.scorer.manifest.files:
+        raise NotFound("the artifact was packed without an OpenAPI document")
+    document = orjson.loads((state.artifact / OPENAPI_FILE_NAME).read_bytes())
+    if not state.has_jobs:
+        paths = document["paths"]
+        document["paths"] = {path: paths[path] for path in paths if path not in JOB_ROUTES}
+    return _json_result(document)
+
+
+def root(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /`: the model, and links to the other paths, relative to this one."""
+    manifest = state.scorer.manifest
+    return _json_result(
+        {
+            "model": {"name": manifest.name, "version": manifest.version},
+            "links": {
+                "openapi": "openapi.json",
+                "model": "model",
+                "ready": "ping",
+                "predict": "predict",
+                "feedback": "feedback",
+            },
+        }
+    )
+
+
+def ping(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /ping`: ready; without a model, every route answers 503."""
+    return _json_result(READY)
+
+
+def server_version(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /version`, MLflow's: the version of this server."""
+    return _json_result({"version": __version__})
+
+
+def server_metadata(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /v2`."""
+    extensions = ["binary_tensor_data"]
+    return _json_result({"name": "answerable", "version": __version__, "extensions": extensions})
+
+
+def server_live(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /v2/health/live`."""
+    return _json_result({"live": True})
+
+
+def server_ready(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /v2/health/ready`."""
+    return _json_result({"ready": True})
+
+
+def model_list(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /v1/models` and `GET /v2/models`: the names of the models."""
+    return _json_result({"models": [state.scorer.manifest.name]})
+
+
+def model_ready(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /v1/models/{name}` and `GET /v2/models/{name}/ready`."""
+    return _json_result({"name": state.scorer.manifest.name, "ready": True})
+
+
+def model_metadata(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /v2/models/{name}`: the graph's tensors."""
     from handler.protocols import open_inference
 
-    scorer = serving.scorer
-    open_inference.check_model(scorer.manifest, request)
-    start = time.perf_counter()
-    asked = open_inference.parse_request(scorer, request)
-    validated = time.perf_counter() - start
-    scored = scorer.infer(asked.columns, deadline)
-    scored.seconds["validate"] = validated
-    whole = scorer.manifest.execution.batch == "none"  # one instance, without an axis for rows
-    outputs = [output[0, ...] for output in scored.outputs] if whole else [*scored.outputs]
-    rows, watched = len(asked.columns[0]), dict[str, Any](scored=scored)
-    if any(i == len(outputs) for i, _ in asked.outputs):
-        ids = serving.issue(scored.outputs, [prediction_id.new_request(rows)])
-        outputs.append(open_inference.string_tensor(ids))
-        watched["prediction_id_prefix"] = ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
-    reply = open_inference.render_response(scorer.manifest, request, asked, outputs)
-    return HandlerResult(reply, rows, scored.unusual, scored.seconds, watched)
+    return _json_result(open_inference.model_metadata(state.scorer.manifest))
 
 
-def about(what: str) -> Route:
-    """A GET of the Open Inference Protocol, or of MLflow's: a function of handler.protocols.open_inference."""
-
-    def answer(serving: AppState, request: Request, deadline: float | None) -> HandlerResult:
-        from handler.protocols import open_inference
-
-        manifest = open_inference.check_model(serving.scorer.manifest, request)
-        return HandlerResult(
-            Response(200, orjson.dumps(getattr(open_inference, what)(manifest)), JSON)
-        )
-
-    return answer
+def _json_result(document: dict[str, Any]) -> HandlerResult:
+    return HandlerResult(Response(200, orjson.dumps(document), JSON_HEADERS))
 
 
 ROUTES: dict[str, dict[str, Route]] = {
+    "/": {"GET": root},
     "/predict": {"POST": predict},
     "/feedback": {"POST": feedback},
     "/jobs": {"POST": submit_job},
     "/jobs/{id}": {"GET": get_job},
     "/model": {"GET": model},
-    "/openapi.json": {"GET": openapi_document},
+    "/openapi.json": {"GET": openapi},
     "/ping": {"GET": ping},
-    "/version": {"GET": about("version")},
+    "/version": {"GET": server_version},
     "/invocations": {"POST": invocations},
-    "/v1/models/{name}:predict": {"POST": invocations},  # before what it would match
-    "/v1/models/{name}": {"GET": about("ready")},
-    "/v2": {"GET": about("server")},
-    "/v2/health/live": {"GET": about("live")},
-    "/v2/health/ready": {"GET": about("server_ready")},
-    "/v2/models/{name}": {"GET": about("metadata")},
-    "/v2/models/{name}/ready": {"GET": about("ready")},
+    "/v1/models/{name}:predict": {"POST": invocations},  # matched before /v1/models/{name}
+    "/v1/models": {"GET": model_list},
+    "/v1/models/{name}": {"GET": model_ready},
+    "/v2": {"GET": server_metadata},
+    "/v2/health/live": {"GET": server_live},
+    "/v2/health/ready": {"GET": server_ready},
+    "/v2/models": {"GET": model_list},
+    "/v2/models/{name}": {"GET": model_metadata},
+    "/v2/models/{name}/ready": {"GET": model_ready},
     "/v2/models/{name}/infer": {"POST": infer},
-    "/v2/models/{name}/versions/{version}": {"GET": about("metadata")},
-    "/v2/models/{name}/versions/{version}/ready": {"GET": about("ready")},
+    "/v2/models/{name}/versions/{version}": {"GET": model_metadata},
+    "/v2/models/{name}/versions/{version}/ready": {"GET": model_ready},
     "/v2/models/{name}/versions/{version}/infer": {"POST": infer},
 }
-JOB_ROUTES = ("/jobs", "/jobs/{id}")  # which only a deployment with jobs has
+JOB_ROUTES = ("/jobs", "/jobs/{id}")  # of a deployment with jobs
 
 
 def create(config: settings.Settings) -> Handler:
     """Load the model and return the Lambda handler that serves it."""
-    scorer, failure = _load(config)
-    record = request_log.make_request_log(config, scorer.manifest if scorer else None)
-    serving = _serving(config, scorer) if scorer else None
-    cold = True
+    state, load_error = _load(config)
+    record = request_log.make_request_log(config, state.scorer.manifest if state else None)
+    is_cold = True
 
-    def serve(request: Request, context: Any) -> HandlerResult:
-        if request.synthetic and request.path.startswith("/golden/") and scorer is not None:
-            return _golden(config, request.path.rpartition("/")[2])
-        if request.synthetic and request.path == "/manifest" and scorer is not None:
-            return HandlerResult(Response(200, _manifest(config), JSON))
-        pattern, parameters = match_route(request.path)
-        methods = ROUTES.get(pattern)
-        if methods is None or (pattern in JOB_ROUTES and not _has_jobs(config)):
+    def dispatch(request: Request, route: str, context: Any) -> HandlerResult:
+        if request.synthetic and request.path.startswith("/golden/") and state:
+            return _golden_row(state, request.path.rpartition("/")[2])
+        if request.synthetic and request.path == "/manifest" and state:
+            # whole: the drift monitor needs the baseline, which `GET /model` leaves out
+            text = (state.artifact / FILE_NAME).read_bytes()
+            return HandlerResult(Response(200, text, JSON_HEADERS))
+        if not route or (route in JOB_ROUTES and not _has_jobs(config)):
             raise NotFound("the paths are listed at /openapi.json")
+        if state is None:
+            raise NotReady(f"the model could not be loaded: {load_error}")
+        _check_model(state, request.path_params)
+        methods = ROUTES[route]
         if request.method not in methods:
-            allow = ", ".join(sorted(methods))
+            allow = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))
             raise MethodNotAllowed(f"send {allow}", headers={"allow": allow})
-        if serving is None:
-            raise NotReady(f"the model could not be loaded: {failure}")
-        if parameters:
-            request = request._replace(parameters=parameters)
-        return methods[request.method](serving, request, _deadline(context))
+        return methods[request.method](state, request, _deadline(context))
 
-    def lambda_handler(event: Any, context: Any) -> Event:
-        gc.disable()  # a call leaves little garbage, and a large body millions of lists to look at
-        try:
-            return answered(event, context)
-        finally:
-            gc.enable()
-
-    def answered(event: Any, context: Any) -> Event:
-        nonlocal cold
+    def handle(event: Any, context: Any) -> Event:
+        nonlocal is_cold
         start = time.perf_counter()
-        request, problem = None, None
+        request, route, problem, is_head = None, "", None, False
         request_id = getattr(context, "aws_request_id", "")
         try:
             request = gateway_events.parse_event(event)
             request_id = request.request_id or request_id
-            answer = serve(request, context)
-        except ApiError as refusal:
-            problem = refusal
+            route, path_params = match_route(request)
+            is_head = request.method == "HEAD"
+            if is_head:
+                request = request._replace(method="GET")
+            if path_params:
+                request = request._replace(path_params=path_params)
+            result = dispatch(request, route, context)
+        except ApiError as error:
+            problem = error
         except Exception as error:
-            where = {"error": type(error).__name__, "trace": request_log.stack_trace(error)}
-            request_log.log("ERROR", "unexpected", request_id=request_id, **where)
-            problem = ServerError("an unexpected error; it has been logged")
+            details = {"error": type(error).__name__, "trace": request_log.stack_trace(error)}
+            request_log.log("ERROR", "unexpected", request_id=request_id, **details)
+            problem = ServerError("an unexpected error occurred; it has been logged")
         if problem is not None:
-            answer = HandlerResult(_problem(problem, request_id, request))
+            result = HandlerResult(_problem_response(problem, request_id, request))
         record(
             request_id=request_id,
-            route=route_label(request),
-            status=answer.reply.status,
-            problem=problem.kind if problem else None,
-            rows=answer.rows,
+            route=route_label(request, route),
+            status=result.response.status,
+            problem=problem.slug if problem else None,
+            rows=result.rows,
             latency_ms=(time.perf_counter() - start) * 1e3,
-            timings_ms={step: value * 1e3 for step, value in answer.seconds.items()},
-            cold=cold,
-            out_of_range_counts=answer.unusual,
-            **answer.watched,
+            timings_ms={step: seconds * 1e3 for step, seconds in result.seconds.items()},
+            cold=is_cold,
+            out_of_range_counts=result.out_of_range_counts,
+            **result.log_fields,
             synthetic=request is not None and request.synthetic,
         )
-        cold = False
-        return gateway_events.to_gateway_response(
-            event, http_body.maybe_gzip(request, answer.reply)
-        )
+        is_cold = False
+        response = result.response._replace(body=b"") if is_head else result.response
+        return gateway_events.to_gateway_response(event, http_body.maybe_gzip(request, response))
+
+    def lambda_handler(event: Any, context: Any) -> Event:
+        gc.disable()  # a large body makes millions of objects, which repeated scans would visit
+        try:
+            return handle(event, context)
+        finally:
+            gc.enable()
 
     return lambda_handler
 
 
-def _load(config: settings.Settings) -> tuple[Scorer | None, ArtifactError | None]:
+def _load(config: settings.Settings) -> tuple[AppState | None, ArtifactError | None]:
     try:
-        return scoring.load(settings.model_dir(config)), None
+        artifact = settings.model_dir(config)
+        scorer = scoring.load(artifact)
     except ArtifactError as error:
         request_log.log("ERROR", "the model could not be loaded", reason=str(error))
         return None, error
-
-
-def _serving(config: settings.Settings, scorer: Scorer) -> AppState:
-    issue = prediction_id.make_id_generator(
+    make_prediction_ids = prediction_id.make_id_generator(
         scorer.manifest, config.function_version, config.prediction_id_secret
     )
-    taker: Any = None
+    feedback_handler: Any = None
 
-    def tell(body: str | bytes) -> Any:  # a cold start of /predict does not wait for it
-        nonlocal taker
-        if taker is None:
+    def record_outcomes(body: str | bytes) -> Any:
+        nonlocal feedback_handler
+        if feedback_handler is None:
             from handler import feedback
 
-            taker = feedback.make_feedback_handler(scorer.manifest, config)
-        return taker(body)
+            feedback_handler = feedback.make_feedback_handler(scorer.manifest, config)
+        return feedback_handler(body)
 
-    def store() -> Any:  # nor for boto3
+    def connect_job_store() -> Any:
         from handler.jobs import storage
 
         return storage.connect(config)
 
-    return AppState(scorer, issue, tell, store, _has_jobs(config))
+    has_jobs = _has_jobs(config)
+    return AppState(
+        scorer, artifact, make_prediction_ids, record_outcomes, connect_job_store, has_jobs
+    ), None
 
 
 def _has_jobs(config: settings.Settings) -> bool:
     return bool(config.jobs_bucket and config.jobs_queue_url)
 
 
-def _golden(config: settings.Settings, number: str) -> HandlerResult:
-    """A golden row: the version's own proof, for those who may invoke it past the gateway."""
+def _golden_row(state: AppState, number: str) -> HandlerResult:
+    """Return a golden row, for release hooks, which invoke the function without the gateway."""
     from handler.release import golden
 
-    lines = golden.content(settings.model_dir(config)).splitlines()
+    lines = golden.content(state.artifact).splitlines()
     if not number.isdecimal() or int(number) >= len(lines):
         raise NotFound(f"there are {len(lines)} golden rows")
-    return HandlerResult(Response(200, lines[int(number)], JSON))
+    return HandlerResult(Response(200, lines[int(number)], JSON_HEADERS))
 
 
-def _manifest(config: settings.Settings) -> bytes:
-    """Return the whole manifest, with the baseline that `GET /model` keeps from clients."""
-    return (settings.model_dir(config) / FILE_NAME).read_bytes()
+def _check_model(state: AppState, path_params: dict[str, str]) -> None:
+    """Raise NotFound if the path names another model or version."""
+    from urllib.parse import unquote
+
+    manifest = state.scorer.manifest
+    for name, expected in (("name", manifest.name), ("version", manifest.version)):
+        if unquote(path_params.get(name, expected)) != expected:
+            raise NotFound(f"the model is {manifest.name}, version {manifest.version}")
 
 
 def _deadline(context: Any) -> float | None:
-    """When a run must be stopped, on time.monotonic()'s clock; None without a Lambda context."""
+    """Return when the run must end, on time.monotonic()'s clock; None without a Lambda context."""
     if context is None:
         return None
     remaining: int = context.get_remaining_time_in_millis()
     return time.monotonic() + remaining / 1e3 - settings.RESPONSE_MARGIN_SECONDS
 
 
-def match_route(path: str) -> tuple[str, dict[str, str]]:
-    """The route of a path, and what its {parts} stand for; "" for a path that is none of ours."""
+def match_route(request: Request) -> tuple[str, dict[str, str]]:
+    """Return the route of a request's path, "" if there is none, and its path parameters."""
+    path = request.path
     if path in ROUTES and "{" not in path:
         return path, {}
-    parts = path.split("/")
+    # clients encode the colon of `:predict`; nothing else of a path is decoded, because a gateway
+    # may have authorized the encoded path
+    path = path.replace("%3A", ":").replace("%3a", ":").rstrip("/") or "/"
+    route, path_params = _match(path)
+    while not route and request.may_have_base_path and path.count("/") > 1:
+        path = "/" + path[1:].partition("/")[2]
+        route, path_params = _match(path)
+    return route, path_params
+
+
+def _match(path: str) -> tuple[str, dict[str, str]]:
+    segments = path.split("/")
     for route, pattern in _PATTERNS:
-        if len(pattern) != len(parts):
+        if len(pattern) != len(segments):
             continue
-        found = {}
-        for known, part in zip(pattern, parts, strict=True):
-            name, _, action = known.partition("}")
-            if name[:1] == "{" and part.endswith(action) and len(part) > len(action):
-                found[name[1:]] = part[: len(part) - len(action)]
-            elif known != part:
+        path_params = {}
+        for expected, segment in zip(pattern, segments, strict=True):
+            name, _, suffix = expected.partition("}")
+            if name[:1] == "{" and segment.endswith(suffix) and len(segment) > len(suffix):
+                path_params[name[1:]] = segment.removesuffix(suffix)
+            elif expected != segment:
                 break
         else:
-            return route, found
+            return route, path_params
     return "", {}
 
 
-_PATTERNS = [(route, route.split("/")) for route in ROUTES if "{" in route]
+_PATTERNS = [(route, route.split("/")) for route in ROUTES]
 
 
-def route_label(request: Request | None) -> str:
-    """The route that was asked for if it is one of ours: an unknown path is the client's text."""
-    if request is None:
+def route_label(request: Request | None, route: str) -> str:
+    """Return the method and the route, "-" if there is none: an unknown path is client text."""
+    if request is None or request.method not in ROUTES.get(route, ()):
         return "-"
-    pattern, _ = match_route(request.path)
-    return f"{request.method} {pattern}" if request.method in ROUTES.get(pattern, ()) else "-"
+    return f"{request.method} {route}"
 
 
-def _problem(refusal: ApiError, request_id: str, request: Request | None) -> Response:
-    # KServe's client reads the `error` of nothing but application/json
-    kserve = request is not None and request.path.startswith(("/v1/", "/v2/"))
-    headers = {**(JSON if kserve else PROBLEM), **refusal.headers}
-    return Response(refusal.status, orjson.dumps(refusal.problem(request_id)), headers)
+def _problem_response(problem: ApiError, request_id: str, request: Request | None) -> Response:
+    is_json = request is not None and answers_problems_as_json(request.path)
+    headers = {**(JSON_HEADERS if is_json else PROBLEM_HEADERS), **problem.headers}
+    return Response(problem.status, orjson.dumps(problem.problem(request_id)), headers)
+
+
+def answers_problems_as_json(path: str) -> bool:
+    """Return whether a path's problems are application/json, the one type that KServe reads."""
+    return path.startswith(("/v1/", "/v2/"))

@@ -233,6 +233,14 @@ class Contract:
         document = self.parsed(body)
         return self._by_column(body, document) or rows_to_columns(self._rows(body, document))
 
+    def parse_instances(self, instances: Any) -> Columns:
+        """Return the columns of instances that are already parsed. Raise as `columns` does.
+
+        The caller has rejected duplicate keys.
+        """
+        document = {"instances": instances}
+        return self._by_column("", document) or rows_to_columns(self._rows("", document))
+
     def parsed(self, body: str | bytes, lists: int = 0) -> Any:
         """The JSON of a large body, and of any in another protocol, where each row may be in so
         many `lists`. Raises BadRequest.
@@ -365,9 +373,7 @@ class Contract:
         """The whole response. Raises PayloadTooLarge if it is over the contract's limit."""
         body = b'{"predictions":[' + b",".join(predictions) + self._suffix
         if len(body) > self._response_bytes:
-            raise PayloadTooLarge(
-                f"the answer is over {self._response_bytes} bytes; send fewer rows"
-            )
+            raise PayloadTooLarge.response(self._response_bytes)
         return body
 
     def _refusal(

@@ -1,22 +1,22 @@
-"""The tree of refusals. Each owns its HTTP status and problem type (RFC 9457).
+"""The exceptions that become error responses, each with its status and problem type (RFC 9457).
 
     ArtifactError             the packed model cannot be used (init, answerable)
-    Refusal
+    ApiError
     ├── BadRequest            400  malformed-body
     ├── NotFound              404  not-found
-    │   └── RequestGone       404  request-gone         of a job, when its turn came
+    │   └── JobInputExpired   404  job-input-expired
     ├── MethodNotAllowed      405  method-not-allowed
-    ├── Conflict              409  conflict             of an Idempotency-Key
+    ├── Conflict              409  conflict
     ├── PayloadTooLarge       413  payload-too-large
     ├── UnsupportedMediaType  415  unsupported-media-type
-    ├── ContractViolation     422  contract-violation   with the list of violations
-    └── Fault                 500  fault                ours, not the caller's
+    ├── ContractViolation     422  contract-violation      with the list of violations
+    └── ServerError           500  server-error
         ├── BadOutput         500  bad-output
         ├── NotReady          503  not-ready
-        ├── Unavailable       503  unavailable          S3 or SQS, with Retry-After
+        ├── Unavailable       503  unavailable             with Retry-After
         └── DeadlineExceeded  504  deadline-exceeded
 
-No message here, and none made from them, holds a value or a key that the client sent.
+No message contains a value or a key that the client sent.
 """
 
 from typing import Any, NamedTuple
@@ -25,28 +25,28 @@ MAX_VIOLATIONS = 20
 
 
 class ArtifactError(Exception):
-    """The packed model is missing, damaged, or not what its manifest says."""
+    """The packed model is missing, damaged, or differs from its manifest."""
 
 
 class Violation(NamedTuple):
-    """One breach of the contract: a JSON pointer (RFC 6901), a stable code, a sentence."""
+    """One violation of the contract: JSON pointer (RFC 6901), stable code, message."""
 
     pointer: str
     code: str
     message: str
 
 
-def pointer(*parts: str | int) -> str:
-    """A JSON pointer (RFC 6901); the parts are names of the contract or numbers, never a key."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+def pointer(*tokens: str | int) -> str:
+    """Return the JSON pointer (RFC 6901) of names of the contract and indices."""
+    return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
 
 
 class ApiError(Exception):
-    """An answer other than a prediction. `detail` is one sentence for the caller."""
+    """An error response. `detail` is one sentence for the caller."""
 
     status = 500
-    kind = "fault"
-    title = "Something went wrong on our side"
+    slug = "server-error"
+    title = "Internal server error"
 
     def __init__(self, detail: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -55,14 +55,16 @@ class ApiError(Exception):
         self.violations: tuple[Violation, ...] = ()
 
     def problem(self, request_id: str) -> dict[str, Any]:
-        """The `application/problem+json` document. `error` repeats the detail, and says the first
-        of the violations: it is all that clients of the Open Inference Protocol show.
+        """Return the `application/problem+json` document.
+
+        Clients of the Open Inference Protocol show `error` only. It holds the detail and the first
+        violation.
         """
         error = self.detail
         for violation in self.violations[:1]:
             error = f"{error}: {violation.pointer} {violation.message}"
         document: dict[str, Any] = {
-            "type": f"urn:answerable:problem:{self.kind}",
+            "type": problem_type(self.slug),
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
@@ -74,81 +76,96 @@ class ApiError(Exception):
         return document
 
 
-class BadRequest(ApiError):
-    """The body cannot be read: not JSON, not UTF-8, broken base64 or gzip."""
+def problem_type(slug: str) -> str:
+    """Return the URI of a problem type."""
+    return f"urn:answerable:problem:{slug}"
 
-    status, kind, title = 400, "malformed-body", "The request body cannot be read"
+
+class BadRequest(ApiError):
+    """The body cannot be parsed: invalid JSON, UTF-8, base64 or gzip."""
+
+    status, slug, title = 400, "malformed-body", "The request body cannot be parsed"
 
 
 class NotFound(ApiError):
-    """No such path."""
+    """There is no such path, model or job."""
 
-    status, kind, title = 404, "not-found", "There is nothing at this path"
+    status, slug, title = 404, "not-found", "Not found"
 
 
 class JobInputExpired(NotFound):
-    """A job's request had expired when the job's turn came."""
+    """The request of a job expired before the job was run."""
 
-    kind, title = "request-gone", "The job's request is no longer there"
+    slug, title = "job-input-expired", "The job's request has expired"
 
 
 class MethodNotAllowed(ApiError):
-    """The path exists, but not for this method; the answer carries `Allow`."""
+    """The path does not support the method. The response has an `Allow` header."""
 
-    status, kind, title = 405, "method-not-allowed", "This path does not take that method"
+    status, slug, title = 405, "method-not-allowed", "Method not allowed"
 
 
 class Conflict(ApiError):
-    """An Idempotency-Key that stands for another body already."""
+    """The Idempotency-Key was used with another body."""
 
-    status, kind, title = 409, "conflict", "The Idempotency-Key belongs to another request"
+    status, slug, title = 409, "conflict", "The Idempotency-Key was used for another request"
 
 
 class PayloadTooLarge(ApiError):
-    """The body, or the answer it would get, is over the contract's limit in bytes."""
+    """The body or the response is over its limit in bytes."""
 
-    status, kind, title = 413, "payload-too-large", "Too large"
+    status, slug, title = 413, "payload-too-large", "Payload too large"
+
+    @classmethod
+    def request(cls, limit: int) -> "PayloadTooLarge":
+        """Return the error for a body of more than `limit` bytes."""
+        return cls(f"the body is over the limit of {limit} bytes")
+
+    @classmethod
+    def response(cls, limit: int) -> "PayloadTooLarge":
+        """Return the error for a response of more than `limit` bytes."""
+        return cls(f"the response would be over the limit of {limit} bytes; send fewer rows")
 
 
 class UnsupportedMediaType(ApiError):
-    """A content type or content coding that this path does not read."""
+    """The path does not support the content type or the content coding."""
 
-    status, kind, title = 415, "unsupported-media-type", "The content type is not supported"
+    status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
 
 
 class ContractViolation(ApiError):
-    """The body is JSON, but breaks the contract; at most 20 violations are told."""
+    """The body violates the contract. At most 20 violations are listed."""
 
-    status, kind, title = 422, "contract-violation", "The request breaks the model's contract"
+    status, slug, title = 422, "contract-violation", "The request violates the model's contract"
 
     def __init__(self, violations: list[Violation]) -> None:
-        told = violations[:MAX_VIOLATIONS]
-        more = "; only the first are listed" if len(violations) > len(told) else ""
-        plural = "violation" if len(told) == 1 else "violations"
-        super().__init__(f"{len(told)} {plural} of the contract{more}")
-        self.violations = tuple(told)
+        listed = violations[:MAX_VIOLATIONS]
+        more = "; only the first are listed" if len(violations) > len(listed) else ""
+        plural = "violation" if len(listed) == 1 else "violations"
+        super().__init__(f"{len(listed)} {plural} of the contract{more}")
+        self.violations = tuple(listed)
 
 
 class ServerError(ApiError):
-    """Ours: the request was good and may be sent again."""
+    """The server failed. The same request may be sent again."""
 
 
 class BadOutput(ServerError):
-    """The model answered with something that is not in its contract (NaN, Inf, a wrong shape)."""
+    """The model returned a wrong shape or dtype, NaN or infinity."""
 
-    kind, title = "bad-output", "The model's answer was not usable"
+    slug, title = "bad-output", "The model returned an invalid output"
 
 
 class NotReady(ServerError):
     """The model could not be loaded."""
 
-    status, kind, title = 503, "not-ready", "The model is not loaded"
+    status, slug, title = 503, "not-ready", "The model is not loaded"
 
 
 class Unavailable(ServerError):
-    """A service that jobs need refuses, throttles or is silent; the answer says when again."""
+    """S3 or SQS refused, throttled or did not answer. The response has a `Retry-After` header."""
 
-    status, kind, title = 503, "unavailable", "A service that jobs need is not available"
+    status, slug, title = 503, "unavailable", "A service that jobs need is unavailable"
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"retry-after": "5"})
@@ -157,10 +174,10 @@ class Unavailable(ServerError):
 class UnknownMessage(ServerError):
     """A message of the queue from another service, without a body of ours; it stays a message."""
 
-    kind, title = "unknown-message", "The message holds no job"
+    slug, title = "unknown-message", "The message holds no job"
 
 
 class DeadlineExceeded(ServerError):
-    """The run was stopped because the function's time was nearly used up."""
+    """The model did not finish before the function's deadline."""
 
-    status, kind, title = 504, "deadline-exceeded", "The model did not answer in time"
+    status, slug, title = 504, "deadline-exceeded", "The model did not finish in time"

@@ -1,117 +1,87 @@
-"""Bytes: content type, base64, gzip, and the size cap, which holds before and after each step."""
+"""Request and response bodies: content type, base64, gzip, and the size limit.
 
+The limit holds for the encoded and for the decoded body.
+"""
+
+import re
 import zlib
 from binascii import a2b_base64
 
 from handler.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
-from handler.gateway_events import OCTET_STREAM, Request, Response
+from handler.http import JSON, OCTET_STREAM, Request, Response
 
-GZIP_MIN_BYTES = 4096  # bytes, as infra tells the REST API
-FAST_BASE64_MIN_CHARS = 100_000  # characters of base64 from which on numpy is faster
+GZIP_MIN_BYTES = 4096  # infra sets the same for the REST API
+FAST_BASE64_MIN_CHARS = 100_000  # from this length on, numpy is faster
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE).search
 
 
 def read_json(request: Request, limit: int) -> str | bytes:
-    """The decoded body of a JSON request, at most `limit` bytes; UTF-8 is not yet checked.
+    """Return the decoded body of a JSON request, at most `limit` bytes; UTF-8 is not yet checked.
 
-    Raises UnsupportedMediaType, PayloadTooLarge or BadRequest.
+    Raise UnsupportedMediaType, PayloadTooLarge or BadRequest.
     """
-    parameters = request.headers.get("content-type", "").partition(";")[2]
-    kind = content_type(request)
-    if kind != "application/json" and not (
-        kind.startswith("application/") and kind[-5:] == "+json"
+    media_type = content_type(request)
+    if media_type != JSON and not (
+        media_type.startswith("application/") and media_type[-5:] == "+json"
     ):
         raise UnsupportedMediaType("send application/json")
-    if parameters and "charset" in parameters.lower() and "utf-8" not in parameters.lower():
+    charset = _CHARSET(request.headers.get("content-type", ""))
+    if charset and charset[1].lower() not in ("utf-8", "utf8"):
         raise UnsupportedMediaType("send JSON as UTF-8")
     return read(request, limit)
 
 
 def content_type(request: Request) -> str:
-    """The media type of the body, JSON where nothing is said."""
-    kind = request.headers.get("content-type", "application/json")
-    return kind.partition(";")[0].strip().lower()
+    """Return the media type of the body, lower-case. The default is JSON."""
+    return request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
 
 
 def read_binary(request: Request, limit: int) -> bytes:
-    """The body as bytes; a front may have taken it for text. Raises as `body` does."""
-    data = read(request, limit)
+    """Return the body as bytes, also where the event has it as text. Raise as `read` does."""
+    body = read(request, limit)
     try:
-        return data.encode() if isinstance(data, str) else data
+        return body.encode() if isinstance(body, str) else body
     except UnicodeEncodeError:
         raise BadRequest("the body is not valid UTF-8") from None
 
 
-def client_accepts_binary(request: Request) -> bool:
-    """Whether a reply of OCTETS reaches the client: a REST API decodes it for those who accept it
-    first, and hands the base64 itself to all others.
-    """
-    accepted = request.headers.get("accept", "").partition(",")[0].partition(";")[0]
-    return request.binary or accepted.strip().lower() == OCTET_STREAM
-
-
-def maybe_gzip(request: Request | None, reply: Response) -> Response:
-    """The reply with gzip on it, where the client takes that, the front does not do it itself, and
-    it pays.
-    """
-    if (
-        request is None
-        or not request.binary
-        or len(reply.body) < GZIP_MIN_BYTES
-        or reply.headers.get("content-type") == OCTET_STREAM  # tensors hardly get smaller
-        or not _accepts_gzip(request.headers.get("accept-encoding", ""))
-    ):
-        return reply
-    packer = zlib.compressobj(1, wbits=31)
-    data = packer.compress(reply.body) + packer.flush()
-    headers = {**reply.headers, "content-encoding": "gzip", "vary": "accept-encoding"}
-    return Response(reply.status, data, headers)
-
-
-def _accepts_gzip(accepted: str) -> bool:
-    for part in accepted.lower().split(","):
-        coding, _, weight = part.partition(";")
-        if coding.strip() in ("gzip", "*"):
-            return not weight or any(digit in weight for digit in "123456789")
-    return False
-
-
 def read(request: Request, limit: int) -> str | bytes:
-    """The body with base64 and gzip taken off, at most `limit` bytes."""
+    """Return the body without base64 and gzip, at most `limit` bytes."""
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip"):
-        raise UnsupportedMediaType("the only content coding taken is gzip")
+        raise UnsupportedMediaType("the only supported content coding is gzip")
     text = request.body
     if not request.is_base64:
         if coding == "gzip":
             raise BadRequest("a gzip body did not reach the function as binary")
         return check_size(text, limit)
     if len(text) > (limit + 2) // 3 * 4:
-        raise PayloadTooLarge(f"the body is over {limit} bytes")
+        raise PayloadTooLarge.request(limit)
     try:
         data = decode_base64(text)
     except ValueError:
-        raise BadRequest("the body is not base64, though it is marked so") from None
+        raise BadRequest("the body is not valid base64") from None
     if coding == "gzip":
         data = _gunzip(data, limit)
     if len(data) > limit:
-        raise PayloadTooLarge(f"the body is over {limit} bytes")
+        raise PayloadTooLarge.request(limit)
     return data
 
 
 def check_size(text: str, limit: int) -> str:
-    """The text, at most `limit` bytes of it. Raises PayloadTooLarge."""
-    # a character is one byte of ASCII and at most four of the rest, so few need a second look
+    """Return the text. Raise PayloadTooLarge if its UTF-8 is over `limit` bytes."""
+    # a character is one to four bytes, so most texts need not be encoded
     if len(text) > limit or (
         not text.isascii()
         and len(text) * 4 > limit
         and len(text.encode(errors="surrogatepass")) > limit
     ):
-        raise PayloadTooLarge(f"the body is over {limit} bytes")
+        raise PayloadTooLarge.request(limit)
     return text
 
 
 def decode_base64(text: str) -> bytes:
-    """What base64 stands for. Raises ValueError for anything else."""
+    """Return the bytes of a base64 text. Raise ValueError if it is invalid."""
     if len(text) < FAST_BASE64_MIN_CHARS:
         return a2b_base64(text, strict_mode=True)
     from handler import fast_base64
@@ -120,12 +90,48 @@ def decode_base64(text: str) -> bytes:
 
 
 def _gunzip(data: bytes, limit: int) -> bytes:
-    """One gzip member, inflated no further than a byte over the limit."""
-    inflater = zlib.decompressobj(wbits=31)
+    """Decompress one gzip member, to at most one byte over the limit."""
+    decompressor = zlib.decompressobj(wbits=31)
     try:
-        plain = inflater.decompress(data, limit + 1)
+        content = decompressor.decompress(data, limit + 1)
     except zlib.error:
-        raise BadRequest("the body is not gzip, though it is marked so") from None
-    if len(plain) <= limit and (not inflater.eof or inflater.unused_data):
-        raise BadRequest("the gzip body is cut off, or something follows it")
-    return plain
+        raise BadRequest("the body is not valid gzip") from None
+    if len(content) <= limit and (not decompressor.eof or decompressor.unused_data):
+        raise BadRequest("the gzip body is truncated or has trailing data")
+    return content
+
+
+def client_accepts_binary(request: Request) -> bool:
+    """Return whether the client gets a response of OCTET_STREAM as bytes.
+
+    A REST API decodes base64 only for clients whose first accepted type is a binary one.
+    """
+    accepted = request.headers.get("accept", "").partition(",")[0].partition(";")[0]
+    return request.supports_binary_response or accepted.strip().lower() == OCTET_STREAM
+
+
+def maybe_gzip(request: Request | None, response: Response) -> Response:
+    """Return the response, compressed if it is large and the client accepts gzip.
+
+    A REST API compresses by itself.
+    """
+    if (
+        request is None
+        or not request.supports_binary_response
+        or len(response.body) < GZIP_MIN_BYTES
+        or response.headers.get("content-type") == OCTET_STREAM  # tensors hardly compress
+        or not _accepts_gzip(request.headers.get("accept-encoding", ""))
+    ):
+        return response
+    compressor = zlib.compressobj(1, wbits=31)
+    data = compressor.compress(response.body) + compressor.flush()
+    headers = {**response.headers, "content-encoding": "gzip", "vary": "accept-encoding"}
+    return Response(response.status, data, headers)
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    for item in accept_encoding.lower().split(","):
+        coding, _, weight = item.partition(";")
+        if coding.strip() in ("gzip", "*"):
+            return not weight or any(digit in weight for digit in "123456789")
+    return False

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from handler import core_schema as cs
-from handler.core_schema import SchemaValidator, ValidationError
+from handler.core_schema import SchemaValidator, ValidationError, from_json
 from handler.errors import ArtifactError
 
 FORMAT = 2
 FILE_NAME = "manifest.json"
+OPENAPI_FILE_NAME = "openapi.json"
 DIGEST_FILE_NAME = (
     "manifest.sha256"  # of that file, lower-case hex; whoever edits by hand takes it away
 )
@@ -320,3 +321,10 @@ def read(directory: Path | str) -> Manifest:
                 f"{FILE_NAME}: it is not the one that was packed ({DIGEST_FILE_NAME})"
             )
     return parse(text)
+
+
+def public_document(directory: Path) -> Any:
+    """Return the manifest's JSON without the baseline, which shows the data."""
+    document = from_json(Path(directory, FILE_NAME).read_bytes())
+    document.pop("baseline", None)
+    return document

@@ -116,7 +116,7 @@ def label_checksum(label: object) -> float:
 def primary_output(manifest: Manifest) -> tuple[int, Output | None]:
     """Return the output that outcomes are compared with, and its index.
 
-    It is the first value or label, else the first numbers by class.
+    It is the first value or label, else the first output with a number for each class.
     """
     for kinds in (("value", "label"), BY_CLASS):
         for index, output in enumerate(manifest.outputs):

@@ -170,7 +170,7 @@ def make_batch_log(config: Settings, manifest: Manifest) -> Record:
         shared = {"request_id": request_id, **constants}
         lines = [
             metrics.log_line(
-                "WARNING", "retry", message_id=id, problem=error.kind, detail=error.detail, **shared
+                "WARNING", "retry", message_id=id, problem=error.slug, detail=error.detail, **shared
             )
             for id, error in retries.items()
         ]

@@ -1,10 +1,11 @@
-"""The ONNX session: files verified by their hash, opened as they were packed, run to a deadline."""
+"""The ONNX session: verify the artifact's files, open the graph, run it until a deadline."""
 
 import math
 import mmap
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,87 +13,172 @@ from handler.errors import ArtifactError, DeadlineExceeded, ServerError
 from handler.manifest import Manifest
 from handler.model_inputs import Array
 
+# A shorter run is repeated without a thread, because starting one takes 0.1 ms. Its time depends on
+# the shapes of its inputs alone, unless the graph has one of these operators.
+QUICK_SECONDS = 0.1
+VALUE_DEPENDENT_SHAPES = (
+    "ConstantOfShape",
+    "Expand",
+    "OneHot",
+    "Pad",
+    "Range",
+    "Resize",
+    "Tile",
+    "Upsample",
+)
+MAX_QUICK_SHAPES = 1000
+MODEL = "model.onnx"
+# how long a run may take to stop after its deadline
+STOP_SECONDS = 0.05
+_shape = attrgetter("shape")
+
 
 class _BackgroundHash:
-    """SHA-256 of every file of an artifact, computed in a thread while this one opens the session.
+    """Hash the artifact's files in a thread while the main thread imports onnxruntime.
 
-    Hashing lets go of the GIL, so 47 MB of weights take 35 ms of another core. All that needs the
-    GIL is done first: the thread would wait for it until onnxruntime is imported.
+    Hashing releases the GIL: 47 MB of weights take 35 ms of another core. The files are opened
+    here, because the thread would wait for the GIL until onnxruntime is imported.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         from hashlib import sha256
 
-        self._maps: dict[str, mmap.mmap] = {}
+        self._contents: dict[str, mmap.mmap] = {}
         for name, expected in manifest.files.items():
             try:
                 with open(directory / name, "rb") as file:
                     if file.seek(0, 2) != expected.bytes:
-                        raise ArtifactError(f"{name}: its size is not the manifest's")
-                    self._maps[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                        raise ArtifactError(f"{name}: its size differs from the manifest")
+                    self._contents[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise ArtifactError(f"{name}: cannot be read ({type(error).__name__})") from None
         self._expected = {name: file.sha256 for name, file in manifest.files.items()}
-        self._found: dict[str, str] = {}
+        self._actual: dict[str, str] = {}
 
-        def digest() -> None:
-            for name, content in self._maps.items():
-                self._found[name] = sha256(content).hexdigest()
+        def hash_files() -> None:
+            for name, content in self._contents.items():
+                self._actual[name] = sha256(content).hexdigest()
 
-        self._thread = threading.Thread(target=digest)
+        self._thread = threading.Thread(target=hash_files)
         self._thread.start()
 
-    def check(self) -> None:
-        """Raises ArtifactError unless every file's digest is the manifest's."""
+    def verify(self) -> None:
+        """Wait for the hashes. Raise ArtifactError if one differs from the manifest."""
         self._thread.join()
-        for name, content in self._maps.items():
+        for name, content in self._contents.items():
             content.close()
-            if self._found.get(name) != self._expected[name]:
-                raise ArtifactError(f"{name}: its SHA-256 is not the manifest's")
+            if self._actual.get(name) != self._expected[name]:
+                raise ArtifactError(f"{name}: its SHA-256 differs from the manifest")
 
 
 class Session:
-    """One session. `run` is for one caller at a time, as a Lambda environment has it."""
+    """An ONNX session. It runs one call at a time, as a Lambda environment does."""
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
-        digests = _BackgroundHash(directory, manifest)
+        hashes = _BackgroundHash(directory, manifest)
         try:
-            session = _open(directory / "model.onnx", manifest)
+            session = _open(directory / MODEL, manifest)
         finally:
-            digests.check()  # what it says goes before what onnxruntime says of a damaged file
+            hashes.verify()  # of a damaged file, report the hash rather than onnxruntime's error
         self._session = session
-        self._names = [output.tensor for output in manifest.outputs]
-        self._whole = manifest.execution.batch == "none"
+        self._output_names = [output.tensor for output in manifest.outputs]
+        self._unbatched = manifest.execution.batch == "none"
         self._watchdog = _Watchdog()
+        self._has_features = bool(manifest.features)
+        self._may_be_quick = not _has_value_dependent_shapes(directory / MODEL)
+        self._quick_shapes: set[tuple[Any, ...]] = set()
+        self._unfinished: threading.Thread | None = None
 
     def run(self, feeds: Mapping[str, Array], deadline: float | None = None) -> Sequence[Array]:
-        """The outputs in the manifest's order, with the rows as their leading axis.
+        """Return the outputs in the manifest's order, each of shape [rows, …].
 
-        `deadline` is on time.monotonic()'s clock. Raises DeadlineExceeded when the run had to be
-        stopped there, Fault when the model failed.
+        `deadline` is on time.monotonic()'s clock. Raise DeadlineExceeded at the deadline,
+        ServerError if the model failed.
         """
-        options = self._watchdog.arm(deadline)
+        if self._has_features:  # all inputs have the same rows
+            shapes = next(iter(feeds.values())).shape
+        else:
+            shapes = tuple(map(_shape, feeds.values()))
+        is_quick = shapes in self._quick_shapes
+        start = time.monotonic()
+        options = self._watchdog.start(deadline)
         try:
-            outputs: list[Array] = self._session.run(self._names, feeds, options)
+            if is_quick or deadline is None:
+                outputs = self._session.run(self._output_names, feeds, options)
+            else:
+                outputs = self._run_in_thread(feeds, options, deadline)
+        except DeadlineExceeded:
+            raise
         except Exception as error:
             if options is not None and options.terminate:
-                raise DeadlineExceeded("the run was stopped at the function's deadline") from None
+                raise _deadline_exceeded() from None
             raise ServerError(f"the model failed ({type(error).__name__})") from None
         finally:
-            self._watchdog.disarm()
-        return [output[None] for output in outputs] if self._whole else outputs
+            self._watchdog.stop()
+        if not is_quick:
+            self._remember(shapes, time.monotonic() - start)
+        return [output[None] for output in outputs] if self._unbatched else outputs
+
+    def _run_in_thread(self, feeds: Mapping[str, Array], options: Any, deadline: float) -> Any:
+        """Run the model in a thread. Raise DeadlineExceeded at the deadline, even if it runs on.
+
+        onnxruntime stops a run only between two operators. A thread that is left in an operator
+        ends after it: Lambda freezes it with the environment and resumes it with the next call.
+        That call waits for it, unless its own run is known to be quick.
+        """
+        if self._unfinished is not None:
+            self._unfinished.join(max(0.0, deadline - time.monotonic()))
+            if self._unfinished.is_alive():
+                raise _deadline_exceeded()
+            self._unfinished = None
+        results: list[Any] = []
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                results.append(self._session.run(self._output_names, feeds, options))
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(max(0.0, deadline - time.monotonic()) + STOP_SECONDS)
+        if thread.is_alive():
+            self._unfinished = thread
+            raise _deadline_exceeded()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def _remember(self, shapes: tuple[Any, ...], seconds: float) -> None:
+        """Remember input shapes whose run is too short to miss a deadline by much."""
+        if seconds < QUICK_SECONDS and self._may_be_quick:
+            if len(self._quick_shapes) >= MAX_QUICK_SHAPES:
+                self._quick_shapes.clear()
+            self._quick_shapes.add(shapes)
+
+
+def _has_value_dependent_shapes(path: Path) -> bool:
+    """Return whether the graph has an operator whose output size depends on its inputs' values."""
+    model = path.read_bytes()
+    # `op_type` is field 4 of a node: tag, length, name
+    return any(b'"%c%b' % (len(op), op.encode()) in model for op in VALUE_DEPENDENT_SHAPES)
+
+
+def _deadline_exceeded() -> DeadlineExceeded:
+    return DeadlineExceeded("the run was stopped at the function's deadline")
 
 
 def _open(path: Path, manifest: Manifest) -> Any:
-    import onnxruntime as ort  # here, so that the digests are made meanwhile
+    import onnxruntime as ort  # here, while the files are hashed
 
     options = ort.SessionOptions()
-    # optimised when it was packed: again would be slower and might differ
+    # the packed graph is optimised: optimising again is slow and may change results
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = manifest.execution.intra_op_threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what it says of a failed run quotes values, such as an index
-    # spinning threads burn 10 ms of CPU after each call, in an environment that is about to freeze
+    options.log_severity_level = 4  # messages of a failed run quote values
+    # spinning threads use 10 ms of CPU after each call, when the environment is about to freeze
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -101,21 +187,21 @@ def _open(path: Path, manifest: Manifest) -> Any:
 
 
 class _Watchdog:
-    """Stops a run at its deadline.
+    """Terminate a run at its deadline.
 
-    A timer thread per request would cost more than a small model's run, so there is one for all.
-    It sleeps until the deadline it saw last, however many runs end meanwhile: since deadlines move
-    on, a request has to wake it only when it is parked.
+    One thread serves all runs: a timer per run would cost more than a small model's run. It sleeps
+    until the last deadline that it saw. Deadlines increase, so a run has to wake it only if it
+    sleeps without one.
     """
 
     def __init__(self) -> None:
-        self._armed: tuple[float, Any] | None = None
-        self._until = math.inf
+        self._current: tuple[float, Any] | None = None  # deadline and RunOptions
+        self._sleeps_until = math.inf
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def arm(self, deadline: float | None) -> Any:
-        """RunOptions that will be terminated at the deadline, None without one."""
+    def start(self, deadline: float | None) -> Any:
+        """Return RunOptions that are terminated at the deadline, None without a deadline."""
         if deadline is None:
             return None
         import onnxruntime as ort
@@ -124,28 +210,29 @@ class _Watchdog:
         if deadline <= time.monotonic():
             options.terminate = True
             return options
-        self._armed = (deadline, options)
+        self._current = (deadline, options)
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
-        elif deadline < self._until:
+        elif deadline < self._sleeps_until:
             self._wake.set()
         return options
 
-    def disarm(self) -> None:
-        self._armed = None
+    def stop(self) -> None:
+        """Forget the current run."""
+        self._current = None
 
     def _watch(self) -> None:
-        stopped = None
+        terminated = None
         while True:
-            self._until = math.inf  # before the look, so that nobody who arms after it is missed
-            armed = self._armed
+            self._sleeps_until = math.inf  # before `_current` is read: a later start then wakes
+            current = self._current
             timeout = None
-            if armed is not None and armed is not stopped:
-                self._until = armed[0]
-                timeout = max(0.0, armed[0] - time.monotonic())
+            if current is not None and current is not terminated:
+                self._sleeps_until = current[0]
+                timeout = max(0.0, current[0] - time.monotonic())
             woken = self._wake.wait(timeout)
             self._wake.clear()
-            if not woken and self._armed is armed and armed is not None:
-                armed[1].terminate = True
-                stopped = armed
+            if not woken and self._current is current and current is not None:
+                current[1].terminate = True
+                terminated = current

@@ -68,16 +68,16 @@ GATEWAY_RESPONSES: dict[str, GatewayResponseSpec] = {
         429, "throttled", "Too many requests", "the key's quota is used up"
     ),
     "API_CONFIGURATION_ERROR": GatewayResponseSpec(
-        500, "fault", "Something went wrong on our side", "the gateway is not configured well"
+        500, "server-error", "Internal server error", "the gateway is not configured well"
     ),
     "AUTHORIZER_CONFIGURATION_ERROR": GatewayResponseSpec(
-        500, "fault", "Something went wrong on our side", "the credentials cannot be checked"
+        500, "server-error", "Internal server error", "the credentials cannot be checked"
     ),
     "AUTHORIZER_FAILURE": GatewayResponseSpec(
-        500, "fault", "Something went wrong on our side", "the credentials cannot be checked"
+        500, "server-error", "Internal server error", "the credentials cannot be checked"
     ),
     "INTEGRATION_FAILURE": GatewayResponseSpec(
-        504, "fault", "Something went wrong on our side", "the function did not answer"
+        504, "server-error", "Internal server error", "the function did not answer"
     ),
     "INTEGRATION_TIMEOUT": GatewayResponseSpec(
         504, "deadline-exceeded", "The model did not answer in time", "no answer in 29 seconds"
@@ -86,7 +86,7 @@ GATEWAY_RESPONSES: dict[str, GatewayResponseSpec] = {
         None, "refused", "Refused", "the gateway refused the request"
     ),
     "DEFAULT_5XX": GatewayResponseSpec(
-        None, "fault", "Something went wrong on our side", "the gateway could not serve this"
+        None, "server-error", "Internal server error", "the gateway could not serve this"
     ),
 }
 

@@ -1,19 +1,20 @@
-"""docs/reference.md and docs/openapi.json, written from the code: `python -m tests.reference`.
+"""docs/reference.md and the shipped artifact's manifest and OpenAPI document, from the code.
 
+`python -m tests.reference` writes them.
 tests/unit/test_reference.py holds the files to what this would write.
 """
 
 import argparse
 import ast
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from answerable.__main__ import COMMANDS
-from handler import manifest, openapi
+from answerable.packing import artifact, openapi
+from handler import manifest as manifests
 from infra.settings import Settings
 from tests.fixtures.artifact import DIABETES
 
@@ -21,19 +22,26 @@ ROOT = Path(__file__).parents[1]
 HEAD = """# Reference
 
 Written by `make reference` from the code; a test holds this page to it.
-The HTTP interface of the shipped model is in [openapi.json](openapi.json).
+The HTTP interface of the shipped model is in
+[openapi.json](../model_artifacts/diabetes/openapi.json).
 """
 
 
 def files() -> dict[Path, str]:
-    """Each generated file and what it must hold."""
-    document = openapi.document(manifest.read(DIABETES), jobs=True)
+    """Return the content of each generated file."""
     text = "\n".join([HEAD, *_commands(), *_settings()])
+    artifacts = [ROOT / "model_artifacts/diabetes", DIABETES]
     return {
         ROOT / "docs/reference.md": text + "\n",
-        ROOT / "docs/openapi.json": orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
-        + "\n",
+        **{path: content for a in artifacts if a.exists() for path, content in _artifact(a)},
     }
+
+
+def _artifact(directory: Path) -> Iterator[tuple[Path, str]]:
+    manifest = json.loads((directory / manifests.FILE_NAME).read_text())
+    document = openapi.render(manifests.read(directory))
+    for name, content in artifact.contents(manifest, document).items():
+        yield directory / name, content.decode()
 
 
 def _row(*cells: str) -> str:

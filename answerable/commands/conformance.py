@@ -107,7 +107,7 @@ def _survives_http(case: Case) -> bool:
             case.body.decode()
     except UnicodeError:
         return False
-    too_large = len(case.body) > event_sources.PAYLOAD_BYTES
+    too_large = len(case.body) > event_sources.MAX_PAYLOAD_BYTES
     return not (case.event or "content-encoding" in case.headers or too_large)
 
 

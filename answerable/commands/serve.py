@@ -36,7 +36,7 @@ from answerable.commands import add_model, report
 from answerable.local import event_sources, local_sqs
 from answerable.local.event_sources import HttpRequest
 from answerable.local.local_lambda import LocalLambda, error_response
-from handler import openapi
+from handler import manifest as manifests
 from handler.errors import ArtifactError, PayloadTooLarge
 from infra.project import find_model
 
@@ -67,10 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes one that is free")
     parser.add_argument(
-        "--front",
+        "--event-source",
         choices=event_sources.EVENT_SOURCES,
         default="rest",
-        help="whose events (default: rest)",
+        help="whose events the function gets (default: rest)",
     )
     parser.add_argument("--timeout", type=float, default=30.0, help="the function's, in seconds")
     records = parser.add_mutually_exclusive_group()
@@ -97,14 +97,13 @@ def create_app(
         if request.method == "GET" and request.url.path == "/" and wants_page:
             return await _file(PAGES / "start.html")(scope, receive, send)
         try:
-            body = await _body(request, event_sources.BODY_BYTES[environment.front])
+            body = await _body(request, event_sources.MAX_BODY_BYTES[environment.event_source])
         except ClientDisconnect:
             return
         if body is None:
-            limit = event_sources.BODY_BYTES[environment.front] // event_sources.MEBIBYTE
-            answer = error_response(
-                PayloadTooLarge(f"the front takes bodies of at most {limit} MB"), str(uuid.uuid4())
-            )
+            limit = event_sources.MAX_BODY_BYTES[environment.event_source] // event_sources.MEBIBYTE
+            problem = PayloadTooLarge(f"the event source takes bodies of at most {limit} MB")
+            answer = error_response(problem, str(uuid.uuid4()))
         else:
             call = HttpRequest(
                 method=request.method,
@@ -157,8 +156,9 @@ FILES = {
 def _start(environment: LocalLambda) -> bytes:
     """What the start page shows."""
     served = environment.served
-    model = openapi.describe(served.manifest)
-    return orjson.dumps({"model": model, "golden": served.golden, "front": environment.front})
+    model = manifests.public_document(environment.directory)
+    content = {"model": model, "golden": served.golden, "event_source": environment.event_source}
+    return orjson.dumps(content)
 
 
 def _report(environment: LocalLambda) -> str:
@@ -250,7 +250,7 @@ def main(args: argparse.Namespace) -> int:
             )
             jobs = stack.enter_context(local_sqs.prepared())
             environment = LocalLambda(
-                directory.absolute(), args.front, args.timeout, jobs.start if jobs else None
+                directory.absolute(), args.event_source, args.timeout, jobs.start if jobs else None
             )
         except ArtifactError as error:
             say(f"{args.model or 'no model to serve'}: {error}", "red")

@@ -1,7 +1,6 @@
-"""An HTTP request -> the event that a front would send the function; the function's reply -> HTTP.
+"""HTTP request -> the event of an event source; the function's result -> HTTP response.
 
-The inverse of `handler.gateway_events`, as the four fronts document it (links there). An event travels
-as JSON text, here as in Lambda: what would not survive the journey does not survive it here.
+This is the inverse of `handler.gateway_events`, after the same documentation (links there).
 """
 
 import base64
@@ -15,15 +14,15 @@ import orjson
 
 Event = dict[str, Any]
 MEBIBYTE = 1024 * 1024
-# of a request body at the front, then of the event (or the reply) between the front and Lambda
-BODY_BYTES = {
+# limits of the request body at the event source, and of Lambda's event and result
+MAX_BODY_BYTES = {
     "rest": 10 * MEBIBYTE,
     "http": 10 * MEBIBYTE,
     "url": 6 * MEBIBYTE,
     "alb": MEBIBYTE,
 }
-PAYLOAD_BYTES = 6 * MEBIBYTE
-TEXT = ("application/json", "application/javascript", "application/xml")
+MAX_PAYLOAD_BYTES = 6 * MEBIBYTE
+TEXT_TYPES = ("application/json", "application/javascript", "application/xml")
 HOP_BY_HOP = {"connection", "expect", "keep-alive", "te", "transfer-encoding", "upgrade"}
 ACCOUNT, REGION, API = "123456789012", "us-east-1", "local00000"
 
@@ -47,27 +46,31 @@ class HttpResponse(NamedTuple):
     body: bytes
 
 
-def make_event(front: str, call: HttpRequest, request_id: str) -> Event:
-    """The event, in full, that `front` (a key of FRONTS) makes of a call."""
+def make_event(event_source: str, request: HttpRequest, request_id: str) -> Event:
+    """Return the full event that a source, a key of EVENT_SOURCES, makes of a request."""
     trace = f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]}"
-    headers = [(name, value) for name, value in call.headers if name not in HOP_BY_HOP]
+    headers = [(name, value) for name, value in request.headers if name not in HOP_BY_HOP]
     host = next((value for name, value in headers if name == "host"), "localhost")
     headers += [
         ("x-amzn-trace-id", trace),
-        ("x-forwarded-for", call.client),
+        ("x-forwarded-for", request.client),
         ("x-forwarded-port", host.rpartition(":")[2] if ":" in host else "80"),
         ("x-forwarded-proto", "http"),
     ]
-    body, is_base64 = _body(call.body, dict(headers))
-    call = call._replace(headers=headers)
-    return {**EVENT_SOURCES[front](call, request_id), "body": body, "isBase64Encoded": is_base64}
+    body, is_base64 = _encode_body(request.body, dict(headers))
+    event = EVENT_SOURCES[event_source](request._replace(headers=headers), request_id)
+    return {**event, "body": body, "isBase64Encoded": is_base64}
 
 
-def _body(body: bytes, headers: dict[str, str]) -> tuple[str, bool]:
-    """Text as it is; what is packed, of a binary type, or no UTF-8, as base64."""
-    kind = headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
-    text = kind.startswith("text/") or kind in TEXT or kind.endswith(("+json", "+xml"))
-    if not body or (text and headers.get("content-encoding", "identity") == "identity"):
+def _encode_body(body: bytes, headers: dict[str, str]) -> tuple[str, bool]:
+    """Return text as it is; compressed bodies, binary types and invalid UTF-8 as base64."""
+    media_type = headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
+    is_text = (
+        media_type.startswith("text/")
+        or media_type in TEXT_TYPES
+        or media_type.endswith(("+json", "+xml"))
+    )
+    if not body or (is_text and headers.get("content-encoding", "identity") == "identity"):
         try:
             return body.decode(), False
         except UnicodeDecodeError:
@@ -75,33 +78,33 @@ def _body(body: bytes, headers: dict[str, str]) -> tuple[str, bool]:
     return base64.b64encode(body).decode(), True
 
 
-def _many(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _multi_values(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
     for name, value in pairs:
-        found.setdefault(name, []).append(value)
-    return found
+        values.setdefault(name, []).append(value)
+    return values
 
 
-def _joined(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    return {name: ",".join(values) for name, values in _many(pairs).items()}
+def _comma_separated(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    return {name: ",".join(values) for name, values in _multi_values(pairs).items()}
 
 
-def _rest(call: HttpRequest, request_id: str) -> Event:
-    """REST API, with the one `{proxy+}` resource that infra/api.py gives it."""
-    # a REST API passes names on as clients write them, and keeps the length for itself
-    headers = [(n.title(), v) for n, v in call.headers if n != "content-length"]
-    query = parse_qsl(call.query, keep_blank_values=True)
-    resource = "/" if call.path == "/" else "/{proxy+}"
+def _rest(request: HttpRequest, request_id: str) -> Event:
+    """Return the event of a REST API with the resource `{proxy+}`, as infra/api.py makes it."""
+    # a REST API keeps the case of names, and drops the length
+    headers = [(n.title(), v) for n, v in request.headers if n != "content-length"]
+    query = parse_qsl(request.query, keep_blank_values=True)
+    resource = "/" if request.path == "/" else "/{proxy+}"
     now = time.time()
     return {
         "resource": resource,
-        "path": call.path,
-        "httpMethod": call.method,
+        "path": request.path,
+        "httpMethod": request.method,
         "headers": dict(headers),
-        "multiValueHeaders": _many(headers),
+        "multiValueHeaders": _multi_values(headers),
         "queryStringParameters": dict(query) or None,
-        "multiValueQueryStringParameters": _many(query) or None,
-        "pathParameters": {"proxy": call.path[1:]} if call.path != "/" else None,
+        "multiValueQueryStringParameters": _multi_values(query) or None,
+        "pathParameters": {"proxy": request.path[1:]} if request.path != "/" else None,
         "stageVariables": None,
         "requestContext": {
             "accountId": ACCOUNT,
@@ -109,13 +112,13 @@ def _rest(call: HttpRequest, request_id: str) -> Event:
             "domainName": f"{API}.execute-api.{REGION}.amazonaws.com",
             "domainPrefix": API,
             "extendedRequestId": base64.b64encode(uuid.uuid4().bytes[:11]).decode(),
-            "httpMethod": call.method,
+            "httpMethod": request.method,
             "identity": {
-                "sourceIp": call.client,
+                "sourceIp": request.client,
                 "userAgent": dict(headers).get("User-Agent"),
                 "user": None,
             },
-            "path": f"/local{call.path}",
+            "path": f"/local{request.path}",
             "protocol": "HTTP/1.1",
             "requestId": request_id,
             "requestTime": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now)),
@@ -127,26 +130,26 @@ def _rest(call: HttpRequest, request_id: str) -> Event:
     }
 
 
-def _payload_2(call: HttpRequest, request_id: str, account: str, domain: str) -> Event:
-    headers = [(name, value) for name, value in call.headers if name != "cookie"]
-    cookies = [value for name, value in call.headers if name == "cookie"]
-    now, path = time.time(), unquote(call.path)
-    made: Event = {
+def _payload_2(request: HttpRequest, request_id: str, account: str, domain: str) -> Event:
+    headers = [(name, value) for name, value in request.headers if name != "cookie"]
+    cookies = [value for name, value in request.headers if name == "cookie"]
+    now, path = time.time(), unquote(request.path)
+    event: Event = {
         "version": "2.0",
         "routeKey": "$default",
         "rawPath": path,
-        "rawQueryString": call.query,
-        "headers": _joined(headers),
+        "rawQueryString": request.query,
+        "headers": _comma_separated(headers),
         "requestContext": {
             "accountId": account,
             "apiId": API,
             "domainName": f"{API}.{domain}",
             "domainPrefix": API,
             "http": {
-                "method": call.method,
+                "method": request.method,
                 "path": path,
                 "protocol": "HTTP/1.1",
-                "sourceIp": call.client,
+                "sourceIp": request.client,
                 "userAgent": dict(headers).get("user-agent", ""),
             },
             "requestId": request_id,
@@ -157,30 +160,32 @@ def _payload_2(call: HttpRequest, request_id: str, account: str, domain: str) ->
         },
     }
     if cookies:
-        made["cookies"] = [part.strip() for line in cookies for part in line.split(";")]
-    if call.query:
-        made["queryStringParameters"] = _joined(parse_qsl(call.query, keep_blank_values=True))
-    return made
+        event["cookies"] = [part.strip() for line in cookies for part in line.split(";")]
+    if request.query:
+        event["queryStringParameters"] = _comma_separated(
+            parse_qsl(request.query, keep_blank_values=True)
+        )
+    return event
 
 
-def _http(call: HttpRequest, request_id: str) -> Event:
-    return _payload_2(call, request_id, ACCOUNT, f"execute-api.{REGION}.amazonaws.com")
+def _http(request: HttpRequest, request_id: str) -> Event:
+    return _payload_2(request, request_id, ACCOUNT, f"execute-api.{REGION}.amazonaws.com")
 
 
-def _url(call: HttpRequest, request_id: str) -> Event:
-    return _payload_2(call, request_id, "anonymous", f"lambda-url.{REGION}.on.aws")
+def _url(request: HttpRequest, request_id: str) -> Event:
+    return _payload_2(request, request_id, "anonymous", f"lambda-url.{REGION}.on.aws")
 
 
-def _alb(call: HttpRequest, request_id: str) -> Event:
-    """A target group without multi-value headers: the last of each counts; nothing is decoded."""
+def _alb(request: HttpRequest, request_id: str) -> Event:
+    """Return the event of an ALB without multi-value headers: the last value of each counts."""
     group = f"arn:aws:elasticloadbalancing:{REGION}:{ACCOUNT}:targetgroup/local/0123456789abcdef"
-    pairs = (part.partition("=") for part in call.query.split("&") if part)
+    pairs = (part.partition("=") for part in request.query.split("&") if part)
     return {
         "requestContext": {"elb": {"targetGroupArn": group}},
-        "httpMethod": call.method,
-        "path": call.path,
+        "httpMethod": request.method,
+        "path": request.path,
         "queryStringParameters": {name: value for name, _, value in pairs},
-        "headers": dict(call.headers),
+        "headers": dict(request.headers),
     }
 
 
@@ -192,16 +197,16 @@ EVENT_SOURCES: dict[str, Callable[[HttpRequest, str], Event]] = {
 }
 
 
-def parse_response(reply: Event) -> HttpResponse:
-    """What a front makes of the function's reply. Raises ValueError where it would answer 502."""
+def parse_response(result: Event) -> HttpResponse:
+    """Return the response of the function's result. Raise ValueError where the source sends 502."""
     try:
-        if len(orjson.dumps(reply)) > PAYLOAD_BYTES:
-            raise ValueError("the reply is over Lambda's 6 MB")
-        headers = [(name, str(value)) for name, value in (reply.get("headers") or {}).items()]
-        for name, values in (reply.get("multiValueHeaders") or {}).items():
+        if len(orjson.dumps(result)) > MAX_PAYLOAD_BYTES:
+            raise ValueError("the result is over Lambda's 6 MB")
+        headers = [(name, str(value)) for name, value in (result.get("headers") or {}).items()]
+        for name, values in (result.get("multiValueHeaders") or {}).items():
             headers += [(name, str(value)) for value in values]
-        body = reply.get("body") or ""
-        content = base64.b64decode(body) if reply.get("isBase64Encoded") else body.encode()
-        return HttpResponse(int(reply["statusCode"]), headers, content)
+        body = result.get("body") or ""
+        content = base64.b64decode(body) if result.get("isBase64Encoded") else body.encode()
+        return HttpResponse(int(result["statusCode"]), headers, content)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("the reply is not one that a front takes") from error
+        raise ValueError("the result is not one that an event source accepts") from error

@@ -1,5 +1,6 @@
-"""One Lambda environment on this machine: the real handler, one call at a time, its model replaced
-when the artifact is packed again.
+"""One Lambda environment on this machine: the real handler, one call at a time.
+
+The model is reloaded when the artifact is packed again.
 """
 
 import asyncio
@@ -24,13 +25,13 @@ from handler.errors import ApiError, ArtifactError, PayloadTooLarge, ServerError
 from handler.manifest import Manifest
 
 GOLDEN = "golden.jsonl"
-RECORDS = 20_000  # the latest, kept for the report
-PAGE_BYTES = 2_000_000  # of golden rows on the start page; images are large
+MAX_RECORDS = 20_000  # the latest are kept for the report
+MAX_PAGE_BYTES = 2_000_000  # of golden rows on the start page; images are large
 Stamp = tuple[tuple[str, int, int], ...]
 
 
 class Context:
-    """What Lambda passes beside the event."""
+    """The context that Lambda passes with an event. `timeout` is in seconds."""
 
     function_name = "answerable-local"
     function_version = "$LATEST"
@@ -47,12 +48,12 @@ class Context:
         self._end = time.monotonic() + timeout
 
     def get_remaining_time_in_millis(self) -> int:
-        """What is left of the timeout."""
+        """Return what is left of the timeout."""
         return max(0, int((self._end - time.monotonic()) * 1e3))
 
 
 class Served(NamedTuple):
-    """A loaded model. `golden`: its golden rows, the first of them the one to try first."""
+    """A loaded model. The first of its `golden` rows is the example."""
 
     handler: Callable[[Any, Any], dict[str, Any]]
     manifest: Manifest
@@ -60,85 +61,86 @@ class Served(NamedTuple):
 
 
 class LocalLambda:
-    """The function as it would run for `front`, with the artifact in `directory`.
+    """The function behind an event source, with the artifact in `directory`.
 
-    Raises ArtifactError where that cannot be loaded.
+    `start_jobs` is called before the first call of /jobs. Raise ArtifactError if the artifact
+    cannot be loaded.
     """
 
     def __init__(
         self,
         directory: Path,
-        front: str = "rest",
+        event_source: str = "rest",
         timeout: float = 30.0,
         start_jobs: "Callable[[LocalLambda], None] | None" = None,
     ) -> None:
-        self.directory, self.front, self.timeout = directory, front, timeout
-        self._start_jobs = start_jobs  # what the first call of /jobs is made to wait for
+        self.directory, self.event_source, self.timeout = directory, event_source, timeout
+        self._start_jobs = start_jobs
         self.stamp = stamp(directory)
-        self.records: deque[str] = deque(maxlen=RECORDS)
+        self.records: deque[str] = deque(maxlen=MAX_RECORDS)
         self.served = self._load()
 
-    def invoke(self, call: HttpRequest) -> HttpResponse:
-        """The answer to an HTTP request; its `server-timing` says how long the handler took."""
-        request_id = str(uuid.uuid4())  # the front's; the context has Lambda's own
-        event = orjson.dumps(event_sources.make_event(self.front, call, request_id))
-        if len(event) > event_sources.PAYLOAD_BYTES:
+    def invoke(self, request: HttpRequest) -> HttpResponse:
+        """Return the response to an HTTP request, with the handler's time as `server-timing`."""
+        request_id = str(uuid.uuid4())  # the event source's; the context has Lambda's own
+        event = orjson.dumps(event_sources.make_event(self.event_source, request, request_id))
+        if len(event) > event_sources.MAX_PAYLOAD_BYTES:
             return error_response(PayloadTooLarge("the event is over Lambda's 6 MB"), request_id)
-        if self._start_jobs and call.path.startswith("/jobs"):
+        if self._start_jobs and request.path.startswith("/jobs"):
             self._start_jobs(self)
         context = Context(self.timeout)
         start = time.perf_counter()
         try:
-            answer = event_sources.parse_response(self.served.handler(orjson.loads(event), context))
-        except Exception as error:  # a function that fails is the front's 502
+            result = self.served.handler(orjson.loads(event), context)
+            response = event_sources.parse_response(result)
+        except Exception as error:  # the event source answers 502
             traceback.print_exc()
-            return error_response(
-                ServerError(f"the function failed ({type(error).__name__})"), request_id, 502
-            )
-        took = (time.perf_counter() - start) * 1e3
-        answer.headers.append(("server-timing", f"handler;dur={took:.3f}"))
-        answer.headers.append(("x-amzn-requestid", request_id))
-        return answer
+            problem = ServerError(f"the function failed ({type(error).__name__})")
+            return error_response(problem, request_id, 502)
+        milliseconds = (time.perf_counter() - start) * 1e3
+        response.headers.append(("server-timing", f"handler;dur={milliseconds:.3f}"))
+        response.headers.append(("x-amzn-requestid", request_id))
+        return response
 
     async def watch(self, say: Callable[[str], None], seconds: float = 1.0) -> None:
-        """Reload whenever the artifact changes; a broken one leaves the model as it is."""
-        pending: Stamp | None = None
+        """Reload the model when the artifact has changed. Keep it if the new one is broken."""
+        previous: Stamp | None = None
         while True:
             await asyncio.sleep(seconds)
-            found = stamp(self.directory)
-            if not found or found == self.stamp or found != pending:
-                pending = found  # gone for a moment, or still being written: look again
+            current = stamp(self.directory)
+            if not current or current == self.stamp or current != previous:
+                previous = current  # it may still be written: look again
                 continue
             try:
-                new = await asyncio.to_thread(self._load)
-            except Exception as error:  # whatever it is, the model that works is kept
-                if stamp(self.directory) != found:
+                served = await asyncio.to_thread(self._load)
+            except Exception as error:
+                if stamp(self.directory) != current:
                     continue
-                kept = self.served.manifest
-                say(f"not reloaded, {kept.name} {kept.version} is still served: {error}")
+                manifest = self.served.manifest
+                say(f"not reloaded, {manifest.name} {manifest.version} is still served: {error}")
             else:
-                self.served = new
-                say(f"reloaded: {new.manifest.name} {new.manifest.version}")
-            self.stamp = found
+                self.served = served
+                say(f"reloaded: {served.manifest.name} {served.manifest.version}")
+            self.stamp = current
 
     def _load(self) -> Served:
         from handler import app, scoring
 
-        # raises where app.create would return a handler that answers 503
+        # raises, while app.create returns a handler that answers 503
         manifest = scoring.load(self.directory).manifest
         config = settings.read()._replace(model_dir=self.directory)
         return Served(app.create(config), manifest, golden(self.directory, manifest))
 
 
 def error_response(problem: ApiError, request_id: str, status: int = 0) -> HttpResponse:
-    """A front's own refusal, in the shape that infra gives the gateway's."""
+    """Return the event source's own error, in the format that infra gives the gateway's."""
     status = status or problem.status
     body = orjson.dumps(problem.problem(request_id) | {"status": status})
     return HttpResponse(status, [("content-type", "application/problem+json")], body)
 
 
 def stamp(directory: Path) -> Stamp:
-    """What changes whenever a file of the artifact does; empty while it is not there."""
+    """Return name, time and size of the artifact's files; empty while there is no manifest."""
     try:
         stats = [(file.name, file.stat()) for file in os.scandir(directory)]
     except OSError:
@@ -149,13 +151,13 @@ def stamp(directory: Path) -> Stamp:
 
 
 def golden(directory: Path, manifest: Manifest) -> list[dict[str, Any]]:
-    """The golden rows as they are, as many as a page can carry; else the contract's example."""
+    """Return the golden rows, as many as fit on the page; else the contract's example."""
     rows: list[dict[str, Any]] = []
     size = 0
     with contextlib.suppress(FileNotFoundError), open(directory / GOLDEN, "rb") as lines:
         for number, line in enumerate(lines, 1):
             size += len(line)
-            if rows and size > PAGE_BYTES:
+            if rows and size > MAX_PAGE_BYTES:
                 break
             try:
                 row = orjson.loads(line)

@@ -1,7 +1,6 @@
-"""Jobs on this machine: S3 and SQS of moto's in this process, and the real worker, which polls.
+"""Jobs on this machine: moto's S3 and SQS in this process, and the real worker, which polls.
 
-All of it starts with the first call of `/jobs`, so nobody else waits for it. Where JOBS_BUCKET is
-set already, that bucket and its queue are used and nothing is started.
+They start with the first call of `/jobs`. If JOBS_BUCKET is set, nothing is started.
 """
 
 import contextlib
@@ -22,12 +21,12 @@ from handler import settings
 
 BUCKET = QUEUE = "jobs"
 DEAD_LETTERS = "jobs-dead-letters"
-RECEIVES = 3
-VISIBILITY_SECONDS = 5  # in AWS minutes: here somebody waits for what is tried again
+MAX_RECEIVE_COUNT = 3
+VISIBILITY_SECONDS = 5  # minutes in AWS; here somebody waits for the retry
 
 
 class LocalQueue:
-    """`start` may be called by anybody at any time; what is there already is not started again."""
+    """S3, SQS and the worker behind a listener. `start` is idempotent and thread-safe."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -35,7 +34,7 @@ class LocalQueue:
         self.stopped = threading.Event()
 
     def start(self, environment: LocalLambda) -> None:
-        """Serve S3 and SQS, and have the worker poll the queue."""
+        """Serve S3 and SQS, and poll the queue with the worker."""
         with self._lock:
             if self._started:
                 return
@@ -61,7 +60,7 @@ class LocalQueue:
         sqs = boto3.client("sqs")
         sqs.create_queue(QueueName=DEAD_LETTERS)
         dead = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{DEAD_LETTERS}"
-        policy = {"deadLetterTargetArn": dead, "maxReceiveCount": RECEIVES}
+        policy = {"deadLetterTargetArn": dead, "maxReceiveCount": MAX_RECEIVE_COUNT}
         attributes = {
             "VisibilityTimeout": str(VISIBILITY_SECONDS),
             "RedrivePolicy": orjson.dumps(policy).decode(),
@@ -70,7 +69,7 @@ class LocalQueue:
         return sqs
 
     def _poll(self, sqs: Any, environment: LocalLambda) -> None:
-        """What an event source mapping does."""
+        """Do what an event source mapping does."""
         from handler.jobs import worker
 
         url, served, handle = os.environ["JOBS_QUEUE_URL"], None, None
@@ -79,27 +78,27 @@ class LocalQueue:
                 if handle is None or served is not environment.served:  # packed again
                     config = settings.read()._replace(model_dir=environment.directory)
                     served, handle = environment.served, worker.create(config)
-                found = sqs.receive_message(
+                received = sqs.receive_message(
                     QueueUrl=url,
                     MaxNumberOfMessages=10,
                     WaitTimeSeconds=1,
                     MessageSystemAttributeNames=["All"],
                 )
-                messages = found.get("Messages", [])
+                messages = received.get("Messages", [])
                 if not messages:
                     continue
-                answer = handle(event(messages), Context(environment.timeout))
-                left = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
+                result = handle(event(messages), Context(environment.timeout))
+                failed = {item["itemIdentifier"] for item in result["batchItemFailures"]}
                 for message in messages:
-                    if message["MessageId"] not in left:
+                    if message["MessageId"] not in failed:
                         sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-            except Exception:  # as a function that fails: the messages come again
+            except Exception:  # as for a function that fails, SQS delivers again
                 traceback.print_exc()
                 self.stopped.wait(1)
 
 
 def event(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """The event that Lambda makes of received messages."""
+    """Return the event that Lambda makes of received messages."""
     records = [
         {
             "messageId": message["MessageId"],
@@ -119,26 +118,26 @@ def event(messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def prepared() -> Iterator[LocalQueue | None]:
-    """A queue that can be started, its place already in the environment; None if another is set.
+    """Yield a queue to start later, with its settings in the environment; None if they are set.
 
-    The listener is open from now on, so the port is known before anything serves it.
+    The listener is open from the beginning, so that the port is known.
     """
     if os.environ.get("JOBS_BUCKET"):
         yield None
         return
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         queue = LocalQueue(listener)
-        place = {
+        environ = {
             "JOBS_BUCKET": BUCKET,
             "JOBS_QUEUE_URL": f"{queue.url}/{ACCOUNT}/{QUEUE}",
-            "JOBS_MAX_RECEIVE_COUNT": str(RECEIVES),
+            "JOBS_MAX_RECEIVE_COUNT": str(MAX_RECEIVE_COUNT),
             "AWS_ENDPOINT_URL": queue.url,
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
         }
-        with patch.dict(os.environ, place):
-            for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):  # no account of anybody's
+        with patch.dict(os.environ, environ):
+            for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):  # use no real account
                 os.environ.pop(name, None)
             try:
                 yield queue

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from answerable.packing import openapi
 from answerable.packing.errors import PackError
-from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, File, Manifest
+from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, OPENAPI_FILE_NAME, File, Manifest
 
 WIDTH = 100
 
@@ -54,12 +55,21 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def write(directory: Path, manifest: Manifest) -> None:
-    """Write manifest.json as a human would, defaults left out, short things on one line; and the
-    seal on it.
+    """Write the files that follow from the manifest."""
+    for name, content in contents(_plain(manifest), openapi.render(manifest)).items():
+        (directory / name).write_bytes(content)
+
+
+def contents(manifest: dict[str, Any], document: bytes) -> dict[str, bytes]:
+    """Return openapi.json, manifest.json with the hash of that, and the digest of the manifest.
+
+    The manifest is written as a human would: without defaults, short values on one line.
     """
-    text = _render(_plain(manifest), 0) + "\n"
-    (directory / FILE_NAME).write_text(text, encoding="utf-8")
-    (directory / DIGEST_FILE_NAME).write_text(sha256(directory / FILE_NAME) + "\n")
+    entry = {"sha256": hashlib.sha256(document).hexdigest(), "bytes": len(document)}
+    manifest = {**manifest, "files": {**manifest["files"], OPENAPI_FILE_NAME: entry}}
+    text = f"{_render(manifest, 0)}\n".encode()
+    digest = f"{hashlib.sha256(text).hexdigest()}\n".encode()
+    return {OPENAPI_FILE_NAME: document, FILE_NAME: text, DIGEST_FILE_NAME: digest}
 
 
 def _plain(value: Any) -> Any:

@@ -47,7 +47,7 @@ function instance({ features, inputs, execution }) {
   return features ?? inputs.map((t) => ({ ...t, type: "tensor", shape: t.shape.slice(skip) }));
 }
 
-function show({ model, golden, front }) {
+function show({ model, golden, event_source }) {
   const tabular = model.contract === "tabular";
   document.title = `${model.name} ${model.version} · Answerable`;
   $("name").textContent = model.name;
@@ -56,8 +56,8 @@ function show({ model, golden, front }) {
   const runbook = /^https?:/.test(model.runbook ?? "")
     ? make("a", { href: model.runbook }, model.runbook) : model.runbook;
   list("facts", [["Owner", model.owner], ["Why this version", model.lineage.reason],
-    ["Runbook", runbook], ["Front", { rest: "API Gateway, REST API", http: "API Gateway, HTTP API",
-      url: "a function URL", alb: "an Application Load Balancer" }[front]]]);
+    ["Runbook", runbook], ["Event source", { rest: "API Gateway, REST API", http: "API Gateway, HTTP API",
+      url: "a function URL", alb: "an Application Load Balancer" }[event_source]]]);
   $("golden").replaceChildren(...golden.map((row, i) => make("option", { value: i }, row.name)));
 
   fields = new Map(instance(model).map((part, i) => [part.name, field(part, `field-${i}`)]));

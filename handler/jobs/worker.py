@@ -208,7 +208,7 @@ class SqsBatch:
                 outcome = error
         problem = orjson.dumps(outcome.problem(id))
         document = storage.render_job(id, "failed", work.until, b',"problem":' + problem)
-        return Result(work, outcome.kind, (), document)
+        return Result(work, outcome.slug, (), document)
 
     def _return(self, job: Job, outcome: ApiError | list[bytes]) -> None:
         """Have the queue deliver a job's messages again, and what follows them in their group."""

@@ -1,1 +1,1 @@
-"""The product's sentence in other people's words. Imported when such a route is first asked for."""
+"""The Open Inference Protocol, KServe v1, MLflow and SageMaker. Imported at their first request."""

@@ -1,7 +1,7 @@
-"""Triton's binary tensor data: tensors as bytes behind the JSON, little-endian and row-major.
+"""Triton's binary tensor data: little-endian, row-major bytes that follow the JSON.
 
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
-A string is its length, four bytes, and its UTF-8.
+A string is its length in four bytes, then its UTF-8.
 """
 
 from struct import Struct, error
@@ -18,83 +18,89 @@ _LENGTH = Struct("<I")
 
 
 def split(inputs: list[Any], tail: memoryview | None) -> dict[int, memoryview]:
-    """The bytes of each input that has any. Raises BadRequest unless they are what is behind the
-    JSON, to the last.
+    """Return the binary data of the inputs that have any, by their index.
+
+    Raise BadRequest unless their sizes add up to the bytes that follow the JSON.
     """
-    found: dict[int, memoryview] = {}
-    at = 0
-    for i, part in enumerate(inputs):
-        size = (part.get("parameters") or {}).get("binary_data_size")
+    chunks: dict[int, memoryview] = {}
+    start = 0
+    for i, tensor in enumerate(inputs):
+        size = (tensor.get("parameters") or {}).get("binary_data_size")
         if size is None:
             continue
-        if type(size) is not int or size < 0 or tail is None or at + size > len(tail):
-            raise BadRequest("a binary_data_size is not that of data behind the JSON")
-        if "data" in part:
+        if type(size) is not int or size < 0 or tail is None or start + size > len(tail):
+            raise BadRequest("a binary_data_size exceeds the data that follows the JSON")
+        if "data" in tensor:
             raise BadRequest("an input has both data and binary_data_size")
-        found[i] = tail[at : at + size]
-        at += size
-    if tail is not None and at != len(tail):
-        raise BadRequest("the binary data is longer than the inputs' binary_data_size say")
-    return found
+        chunks[i] = tail[start : start + size]
+        start += size
+    if tail is not None and start != len(tail):
+        raise BadRequest("the binary data is longer than the inputs' binary_data_size")
+    return chunks
 
 
-def array(data: memoryview | bytes, kind: str, count: int, i: int) -> Array:
-    """An array [count] of the manifest's dtype `kind`: the memory of `data` itself if that is
-    aligned. Raises BadRequest where its length is another's, ContractViolation for what is no
-    string, or neither true nor false.
+def parse(data: memoryview | bytes, dtype_name: str, count: int, i: int) -> Array:
+    """Return an array [count] of the manifest's dtype, a view of `data` if that is aligned.
+
+    Raise BadRequest for a wrong length, ContractViolation for invalid UTF-8 or flags.
     """
-    if kind == "string":
-        return _strings(data, count, i)
-    made = dtype(kind).newbyteorder("<")
-    if len(data) != count * made.itemsize:
-        raise BadRequest("the size of an input's binary data does not fit its shape and datatype")
-    if kind == "bool" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
+    if dtype_name == "string":
+        return _parse_strings(data, count, i)
+    little_endian = dtype(dtype_name).newbyteorder("<")
+    if len(data) != count * little_endian.itemsize:
+        raise _wrong_size()
+    if dtype_name == "bool" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise violation_error(pointer("inputs", i), "type", "must be bytes of 0 and 1")
-    values: Array = np.frombuffer(data, made)
+    values: Array = np.frombuffer(data, little_endian)
     return values if values.flags.aligned else values.copy()
 
 
-def _strings(data: memoryview | bytes, count: int, i: int) -> Array:
-    raw, at = bytes(data), 0
+def _parse_strings(data: memoryview | bytes, count: int, i: int) -> Array:
+    raw, end = bytes(data), 0
     values = np.empty(count if count * 4 <= len(raw) else 0, object)
     try:
         for k in range(len(values)):
-            (size,) = _LENGTH.unpack_from(raw, at)
-            at += 4 + size
-            if at > len(raw):  # its text is not there to be judged
+            (size,) = _LENGTH.unpack_from(raw, end)
+            end += 4 + size
+            if end > len(raw):
                 break
-            values[k] = raw[at - size : at].decode()
+            values[k] = raw[end - size : end].decode()
     except error:
-        at = -1
+        end = -1
     except UnicodeDecodeError:
         raise violation_error(pointer("inputs", i), "type", "must be strings in UTF-8") from None
-    if at != len(raw) or len(values) != count:
-        raise BadRequest("the size of an input's binary data does not fit its shape and datatype")
+    if end != len(raw) or len(values) != count:
+        raise _wrong_size()
     return values
 
 
-def base64(data: Any, kind: str, count: int, i: int) -> Array:
-    """An array [count] from JSON: one base64 text of the bytes above, or of strings, one for each;
-    the parameter `content_type` says so, as MLServer has it.
+def _wrong_size() -> BadRequest:
+    return BadRequest("the size of an input's binary data does not match its shape and datatype")
+
+
+def parse_base64(data: Any, dtype_name: str, count: int, i: int) -> Array:
+    """Return an array [count] from JSON: one base64 text, or one for each string.
+
+    MLServer marks such an input by the parameter `content_type`.
     """
     where = pointer("inputs", i, "data")
     texts = [data] if isinstance(data, str) else data
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise violation_error(where, "type", "must be base64")
     try:
-        parts = [http_body.decode_base64(text) for text in texts]
-        if kind == "string":
-            values = np.array([part.decode() for part in parts], object)
+        chunks = [http_body.decode_base64(text) for text in texts]
+        if dtype_name == "string":
+            strings = np.array([chunk.decode() for chunk in chunks], object)
     except ValueError:
         raise violation_error(where, "type", "must be base64") from None
-    if len(parts) != (count if kind == "string" else 1):
-        raise violation_error(where, "wrong_length", "does not have the shape that is stated")
-    return values if kind == "string" else array(parts[0], kind, count, i)
+    if len(chunks) != (count if dtype_name == "string" else 1):
+        raise violation_error(where, "wrong_length", "does not have the stated shape")
+    return strings if dtype_name == "string" else parse(chunks[0], dtype_name, count, i)
 
 
 def dump(values: Array) -> bytes:
-    """The bytes of an output."""
+    """Return the bytes of an output."""
     if values.dtype.kind != "O":
         return values.astype(values.dtype.newbyteorder("<"), "C", copy=False).tobytes()
     texts = [text.encode() for text in values.ravel().tolist()]
-    return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
+    return b"".join(piece for text in texts for piece in (_LENGTH.pack(len(text)), text))

@@ -1,11 +1,11 @@
-"""`POST /invocations`, as SageMaker and MLflow have it, and KServe's `:predict` (version 1).
+"""`POST /invocations` of SageMaker and MLflow, and `:predict` of KServe v1.
 
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html
 https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 
 JSON with `dataframe_split`, `dataframe_records`, `instances` or `inputs`; `text/csv` with a header
-row, in which an empty cell is null; `application/x-npy`, in which NaN is.
+row, where an empty cell is null; `application/x-npy`, where NaN is null.
 """
 
 import contextlib
@@ -17,289 +17,305 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import orjson
 
 from handler import http_body
 from handler.contract import MESSAGES, accepts_arbitrary_text, reject_duplicate_keys
-from handler.errors import MAX_VIOLATIONS, ApiError, BadRequest, UnsupportedMediaType, pointer
-from handler.gateway_events import Request
+from handler.errors import (
+    MAX_VIOLATIONS,
+    BadRequest,
+    ContractViolation,
+    UnsupportedMediaType,
+    pointer,
+)
+from handler.http import CSV, NPY, Request
 from handler.manifest import Feature, Tensor
 from handler.model_inputs import Array, Columns
 from handler.protocols.tensor_columns import Values, flatten, to_array, violation_error
 from handler.scoring import Scorer
 
-CSV, NPY = "text/csv", "application/x-npy"
+# the JSON pointer of a value, by the indices of its feature and its row
+PointerFor = Callable[[int, int], str]
 
 
 def columns(scorer: Scorer, request: Request) -> Columns:
-    """The validated columns of a body in any of the formats. Raises a Refusal."""
-    limit, kind = scorer.manifest.limits.body_bytes, http_body.content_type(request)
-    if kind == CSV:
-        return _csv(scorer, http_body.read_binary(request, limit))
-    if kind == NPY:
-        return _array(scorer, _npy(http_body.read_binary(request, limit)))
-    return _json(scorer, http_body.read_json(request, limit))
+    """Return the validated columns of a body in any of the formats. Raise an ApiError."""
+    limit, media_type = scorer.manifest.limits.body_bytes, http_body.content_type(request)
+    if media_type == CSV:
+        return _parse_csv(scorer, http_body.read_binary(request, limit))
+    if media_type == NPY:
+        return _array_columns(scorer, _parse_npy(http_body.read_binary(request, limit)))
+    return _parse_json(scorer, http_body.read_json(request, limit))
 
 
-def _json(scorer: Scorer, body: str | bytes) -> Columns:
+def _parse_json(scorer: Scorer, body: str | bytes) -> Columns:
     document = scorer.contract.parsed(body, lists=len(scorer.manifest.features))
     reject_duplicate_keys(body, document)
-    forms = [form for form in FORMS if isinstance(document, dict) and form in document]
-    if len(forms) != 1:
-        raise violation_error("", "missing", f"must have one of {', '.join(FORMS)}")
-    return FORMS[forms[0]](scorer, document[forms[0]])
+    names = [name for name in FORMATS if isinstance(document, dict) and name in document]
+    if len(names) != 1:
+        raise violation_error("", "missing", f"must have one of {', '.join(FORMATS)}")
+    return FORMATS[names[0]](scorer, document[names[0]])
 
 
-def _rows(form: str) -> Callable[[Scorer, Any], Columns]:
-    """Rows as objects: what `/predict` takes; or without names, in the contract's order."""
+def _instances(format_name: str) -> Callable[[Scorer, Any], Columns]:
+    """Return the parser of rows: objects as for `/predict`, or values in the contract's order."""
 
-    def read(scorer: Scorer, rows: Any) -> Columns:
+    def parse(scorer: Scorer, rows: Any) -> Columns:
         features, inputs = scorer.manifest.features, scorer.manifest.inputs
-        if isinstance(rows, list):  # before each is made an object
-            _counted(scorer, [rows], pointer(form))
+        if isinstance(rows, list):
+            _check_row_count(scorer, [rows], pointer(format_name))
         if isinstance(rows, list) and not isinstance(rows[0], dict):
             if features:
-                return _positions(scorer, rows, form)
-            rows = [{_only(scorer, form).name: row} for row in rows] if len(inputs) == 1 else rows
+                return _unnamed_rows(scorer, rows, format_name)
+            if len(inputs) == 1:
+                name = _only_input(scorer, format_name).name
+                rows = [{name: row} for row in rows]
         try:
-            return scorer.contract.columns(orjson.dumps({"instances": rows}))
-        except ApiError as refusal:
-            refusal.violations = tuple(
-                told._replace(pointer=f"/{form}{told.pointer.removeprefix('/instances')}")
-                for told in refusal.violations
+            return scorer.contract.parse_instances(rows)
+        except ContractViolation as error:
+            error.violations = tuple(
+                violation._replace(
+                    pointer=pointer(format_name) + violation.pointer.removeprefix("/instances")
+                )
+                for violation in error.violations
             )
             raise
 
-    return read
+    return parse
 
 
-def _split(scorer: Scorer, frame: Any) -> Columns:
-    """A frame as pandas splits it; its index is nothing to the model."""
-    at = ("dataframe_split", "data")
+def _dataframe_split(scorer: Scorer, frame: Any) -> Columns:
+    """Parse a pandas frame of `orient="split"`. Its index is ignored."""
+    where = ("dataframe_split", "data")
     if not isinstance(frame, dict) or not isinstance(frame.get("data"), list):
-        raise violation_error(pointer(*at), "type", "must be an array")
+        raise violation_error(pointer(*where), "type", "must be an array")
     names = frame.get("columns")
     if names is None:
-        return _positions(scorer, frame["data"], *at)
+        return _unnamed_rows(scorer, frame["data"], *where)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise violation_error(pointer(at[0], "columns"), "type", "must be an array of strings")
-    return _table(scorer, names, frame["data"], *at)
+        raise violation_error(pointer(where[0], "columns"), "type", "must be an array of strings")
+    return _rows_of_columns(scorer, names, frame["data"], *where)
 
 
 def _inputs(scorer: Scorer, data: Any) -> Columns:
-    """MLflow's `inputs`: columns or tensors by name, or one array of all rows."""
+    """Parse MLflow's `inputs`: columns or tensors by name, or one array of all rows."""
     features, inputs = scorer.manifest.features, scorer.manifest.inputs
     if not isinstance(data, dict):
         rows = data if isinstance(data, list) else [data]
         if features:
-            return _positions(scorer, rows, "inputs")
-        return [_tensor(scorer, _only(scorer, "inputs"), rows, "inputs")]
-    if features:  # a column may be [rows, 1], as numpy users have it
-        each = {name: flatten(values, "/inputs")[0] for name, values in data.items()}
-        return _named(
-            scorer, each, "/inputs", lambda k, row: pointer("inputs", features[k].name, row)
+            return _unnamed_rows(scorer, rows, "inputs")
+        return [_tensor_rows(scorer, _only_input(scorer, "inputs"), rows, "inputs")]
+    if features:  # numpy users send columns as [rows, 1]
+        named = {name: flatten(values, "/inputs")[0] for name, values in data.items()}
+        return _named_columns(
+            scorer, named, "/inputs", lambda k, row: pointer("inputs", features[k].name, row)
         )
-    _names(data, [tensor.name for tensor in inputs], "/inputs")
-    found = [_tensor(scorer, t, data[t.name], "inputs", t.name) for t in inputs]
-    _counted(scorer, found, "/inputs")
-    return found
+    _check_names(data, [tensor.name for tensor in inputs], "/inputs")
+    tensors = [_tensor_rows(scorer, t, data[t.name], "inputs", t.name) for t in inputs]
+    _check_row_count(scorer, tensors, "/inputs")
+    return tensors
 
 
-FORMS: dict[str, Callable[[Scorer, Any], Columns]] = {
-    "dataframe_split": _split,
-    "dataframe_records": _rows("dataframe_records"),
-    "instances": _rows("instances"),
+FORMATS: dict[str, Callable[[Scorer, Any], Columns]] = {
+    "dataframe_split": _dataframe_split,
+    "dataframe_records": _instances("dataframe_records"),
+    "instances": _instances("instances"),
     "inputs": _inputs,
 }
 
 
-def _positions(scorer: Scorer, rows: list[Any], *at: str) -> Columns:
-    """Rows without names."""
+def _unnamed_rows(scorer: Scorer, rows: list[Any], *where: str) -> Columns:
+    """Return the columns of rows whose values are in the contract's order."""
     names = [feature.name for feature in scorer.manifest.features]
     if len(names) == 1 and set(map(type, rows)) - {list}:
         rows = [[row] for row in rows]
-    return _table(scorer, names, rows, *at)
+    return _rows_of_columns(scorer, names, rows, *where)
 
 
-def _table(scorer: Scorer, names: list[str], rows: list[Any], *at: str) -> Columns:
-    """Rows as lists beside the names of their columns."""
-    _counted(scorer, [rows], pointer(*at))  # before a column is made of each
+def _rows_of_columns(scorer: Scorer, names: list[str], rows: list[Any], *where: str) -> Columns:
+    """Return the columns of rows whose values are in the order of `names`."""
+    _check_row_count(scorer, [rows], pointer(*where))
     if set(map(type, rows)) - {list} or set(map(len, rows)) - {len(names)}:
-        raise violation_error(pointer(*at), "ragged", f"must be arrays of {len(names)} items")
-    order = {name: i for i, name in enumerate(names)}
-    if len(order) < len(names):
-        raise violation_error(pointer(*at), "unknown_field", "a column is there more than once")
-    each = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
+        raise violation_error(pointer(*where), "ragged", f"must be arrays of {len(names)} items")
+    index = {name: i for i, name in enumerate(names)}
+    if len(index) < len(names):
+        raise violation_error(pointer(*where), "unknown_field", "a column name is duplicated")
+    named = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
     features = scorer.manifest.features
-    return _named(
+    return _named_columns(
         scorer,
-        each,
-        pointer(*at),
-        lambda k, row: pointer(*at, row, order.get(features[k].name, 0)),
+        named,
+        pointer(*where),
+        lambda k, row: pointer(*where, row, index.get(features[k].name, 0)),
     )
 
 
-def _named(
-    scorer: Scorer, each: dict[str, list[Any]], at: str, where: Callable[[int, int], str]
+def _named_columns(
+    scorer: Scorer, named: dict[str, list[Any]], where: str, pointer_for: PointerFor
 ) -> Columns:
-    """Columns by the names of features; that of a nullable feature may be left out."""
+    """Return the validated columns. A nullable feature may be absent."""
     features = scorer.manifest.features
     if not features:
-        raise violation_error(at, "type", "must be tensors: this model has no columns")
-    count = len(next(iter(each.values()), ()))
-    if count:
+        raise violation_error(where, "type", "must be tensors: this model has no columns")
+    rows = len(next(iter(named.values()), ()))
+    if rows:
         required = [feature.name for feature in features if not feature.nullable]
-        _names(each, [feature.name for feature in features], at, required)
-    absent = [None] * count
-    found = [each.get(feature.name, absent) for feature in features]
-    _counted(scorer, found, at)
-    return scorer.contract.validated(found, where)
+        _check_names(named, [feature.name for feature in features], where, required)
+    nulls = [None] * rows
+    columns = [named.get(feature.name, nulls) for feature in features]
+    _check_row_count(scorer, columns, where)
+    return scorer.contract.validated(columns, pointer_for)
 
 
-def _names(
-    given: Mapping[str, Any], known: list[str], at: str, required: Sequence[str] | None = None
+def _check_names(
+    named: Mapping[str, Any],
+    expected: list[str],
+    where: str,
+    required: Sequence[str] | None = None,
 ) -> None:
-    for name in known if required is None else required:
-        if name not in given:
-            raise violation_error(at + pointer(name), *MESSAGES["missing"])
-    unknown = len(given.keys() - set(known))
+    """Raise ContractViolation for missing and unknown names; all are required by default."""
+    for name in expected if required is None else required:
+        if name not in named:
+            raise violation_error(where + pointer(name), *MESSAGES["missing"])
+    unknown = len(named.keys() - set(expected))
     if unknown:
         plural = "name that is" if unknown == 1 else "names that are"
-        raise violation_error(at, "unknown_field", f"has {unknown} {plural} not in the contract")
+        raise violation_error(where, "unknown_field", f"has {unknown} {plural} not in the contract")
 
 
-def _counted(scorer: Scorer, found: Columns, at: str) -> None:
-    """Refuses columns of unequal length, none and too many rows."""
-    counts, most = set(map(len, found)), scorer.manifest.limits.rows
-    if len(counts) != 1:
-        raise violation_error(at, "ragged", "the columns differ in length")
-    (count,) = counts
-    if not 0 < count <= most:
-        code, message = MESSAGES["too_long" if count else "too_short"]
-        raise violation_error(at, code, message.format(max_length=most, min_length=1))
+def _check_row_count(scorer: Scorer, columns: Columns, where: str) -> None:
+    """Raise ContractViolation for columns of unequal length, and for no or too many rows."""
+    lengths, limit = set(map(len, columns)), scorer.manifest.limits.rows
+    if len(lengths) != 1:
+        raise violation_error(where, "ragged", "the columns differ in length")
+    (rows,) = lengths
+    if not 0 < rows <= limit:
+        code, message = MESSAGES["too_long" if rows else "too_short"]
+        raise violation_error(where, code, message.format(max_length=limit, min_length=1))
 
 
-def _only(scorer: Scorer, *at: str) -> Tensor:
-    """The one input of a model that has no more."""
+def _only_input(scorer: Scorer, *where: str) -> Tensor:
+    """Return the input of a model that has one. Raise ContractViolation if it has more."""
     if len(scorer.manifest.inputs) > 1:
-        raise violation_error(pointer(*at), "type", "must name the inputs: the model has several")
+        raise violation_error(
+            pointer(*where), "type", "must name the inputs: the model has several"
+        )
     return scorer.manifest.inputs[0]
 
 
-def _tensor(scorer: Scorer, tensor: Tensor, data: Any, *at: str) -> Values:
-    """One input of a tensor contract, all rows of it, from nested lists or an array."""
-    where, limit = pointer(*at), scorer.manifest.limits.elements
+def _tensor_rows(scorer: Scorer, tensor: Tensor, data: Any, *where: str) -> Values:
+    """Return all rows of one input of a tensor contract, from nested lists or an array."""
+    limit = scorer.manifest.limits.elements
     if isinstance(data, np.ndarray):
         if data.dtype.name != tensor.dtype:
-            raise violation_error(where, "type", f"must be an array of {tensor.dtype}")
+            raise violation_error(pointer(*where), "type", f"must be an array of {tensor.dtype}")
         if data.dtype.kind == "f" and not np.isfinite(data).all():
-            raise violation_error(where, *MESSAGES["finite_number"])
+            raise violation_error(pointer(*where), *MESSAGES["finite_number"])
         array: Array = data
     else:
-        values, shape = flatten(data, where)
+        values, shape = flatten(data, pointer(*where))
 
-        def place(k: int) -> str:
-            return pointer(*at, *(int(i) for i in np.unravel_index(k, shape)))
+        def pointer_for(k: int) -> str:
+            return pointer(*where, *(int(i) for i in np.unravel_index(k, shape)))
 
-        array = to_array(values, tensor.dtype, place).reshape(shape)
-    whole = scorer.manifest.execution.batch == "none"
-    axes = tensor.shape if whole else (None, *tensor.shape[1:])
+        array = to_array(values, tensor.dtype, pointer_for).reshape(shape)
+    unbatched = scorer.manifest.execution.batch == "none"
+    axes = tensor.shape if unbatched else (None, *tensor.shape[1:])
     if array.ndim != len(axes) or any(
         size not in (None, n) for size, n in zip(axes, array.shape, strict=True)
     ):
-        text = ", ".join("any" if size is None else str(size) for size in axes)
-        raise violation_error(where, "shape", f"must be an array of the shape [{text}]")
-    rows: Values = [array] if whole else array
-    _counted(scorer, [rows], where)
-    if math.prod(array.shape if whole else array.shape[1:]) > limit:
-        raise violation_error(where, "too_many_elements", f"a tensor has at most {limit} elements")
+        sizes = ", ".join("any" if size is None else str(size) for size in axes)
+        raise violation_error(pointer(*where), "shape", f"must be an array of the shape [{sizes}]")
+    rows: Values = [array] if unbatched else array
+    _check_row_count(scorer, [rows], pointer(*where))
+    if math.prod(array.shape if unbatched else array.shape[1:]) > limit:
+        message = f"a tensor has at most {limit} elements"
+        raise violation_error(pointer(*where), "too_many_elements", message)
     return rows
 
 
-def _array(scorer: Scorer, array: Array) -> Columns:
-    """A body that is one array, of numbers or flags."""
+def _array_columns(scorer: Scorer, array: Array) -> Columns:
+    """Return the columns of a body that is one array of numbers or booleans."""
     features = scorer.manifest.features
     if not features:
-        return [_tensor(scorer, _only(scorer), array)]
+        return [_tensor_rows(scorer, _only_input(scorer), array)]
     if array.ndim != 2 or array.shape[1] != len(features):
         raise violation_error("", "shape", f"must be an array of the shape [any, {len(features)}]")
-    _counted(scorer, [array], "")
+    _check_row_count(scorer, [array], "")
     return scorer.table.columns(scorer.table.inputs(array), lambda k, row: pointer(row, k))
 
 
-def _npy(data: bytes) -> Array:
-    """The array of an .npy file. Nothing of it is unpickled, nothing allocated on its word."""
+def _parse_npy(data: bytes) -> Array:
+    """Return the array of an .npy file. Nothing is unpickled or allocated for its header."""
     file = io.BytesIO(data)
     try:
-        first = np.lib.format.read_magic(file) == (1, 0)
-        header = "read_array_header_1_0" if first else "read_array_header_2_0"
-        shape, fortran, dtype = getattr(np.lib.format, header)(file)
-    except Exception:  # the header is a Python literal, and its parser raises all that Python does
+        is_version_1 = np.lib.format.read_magic(file) == (1, 0)
+        reader = "read_array_header_1_0" if is_version_1 else "read_array_header_2_0"
+        shape, fortran_order, dtype = getattr(np.lib.format, reader)(file)
+    except Exception:  # the parser of the header, a Python literal, raises many exceptions
         raise BadRequest("the body is not an .npy file") from None
     if dtype.kind not in "biuf":
-        raise UnsupportedMediaType("an .npy body holds numbers or flags")
+        raise UnsupportedMediaType("an .npy body must hold numbers or booleans")
     try:
         array = np.frombuffer(memoryview(data)[file.tell() :], dtype)
-        array = array.reshape(shape, order="F" if fortran else "C")
+        array = array.reshape(shape, order="F" if fortran_order else "C")
     except ValueError:
-        raise BadRequest("the .npy body has another size than its header says") from None
+        raise BadRequest("the size of the .npy body does not match its header") from None
     return array.astype(dtype.newbyteorder("="), "C")
 
 
-def _csv(scorer: Scorer, body: bytes) -> Columns:
-    features, most = scorer.manifest.features, scorer.manifest.limits.rows + 1
-    known = "".join(str(category) for f in features for category in f.categories)
-    texts = accepts_arbitrary_text(features) or not {*",\r\n"}.isdisjoint(known)
-    # a million cells or lines would be made objects, only to be refused
-    if not texts and (
-        body.count(b",") > 1000 + most * len(features) or body.count(b"\n") > 1000 + most
+def _parse_csv(scorer: Scorer, body: bytes) -> Columns:
+    features, max_lines = scorer.manifest.features, scorer.manifest.limits.rows + 1
+    categories = "".join(str(category) for f in features for category in f.categories)
+    has_quotes = accepts_arbitrary_text(features) or not {*",\r\n"}.isdisjoint(categories)
+    # before a million cells or lines become objects
+    if not has_quotes and (
+        body.count(b",") > 1000 + max_lines * len(features) or body.count(b"\n") > 1000 + max_lines
     ):
         raise BadRequest("the body has more cells or lines than the contract's rows can")
     try:
         text = io.StringIO(body.decode("utf-8-sig"), newline="")
         lines = filter(None, csv.reader(text, strict=True))
-        # one row too many is enough to be refused for
-        names, *cells = islice(lines, most + 1)
+        names, *rows = islice(lines, max_lines + 1)  # one row over the limit suffices to refuse
     except (ValueError, csv.Error):
         raise BadRequest("the body is not CSV in UTF-8 with a header row") from None
-    if len(set(names)) < len(names) or set(map(len, cells)) - {len(names)}:
+    if len(set(names)) < len(names) or set(map(len, rows)) - {len(names)}:
         raise violation_error(
-            "", "ragged", f"must be rows of {len(names)} cells, the first their names"
+            "", "ragged", f"must be rows of {len(names)} cells, after a row of distinct names"
         )
-    named = {feature.name: feature for feature in features}
-    each = {
-        name: _cells(named[name], column) if name in named else list(column)
-        for name, column in zip(names, zip(*cells, strict=True), strict=False)
+    by_name = {feature.name: feature for feature in features}
+    named = {
+        name: _parse_cells(by_name[name], cells) if name in by_name else list(cells)
+        for name, cells in zip(names, zip(*rows, strict=True), strict=False)
     }
-    return _named(scorer, each, "", lambda k, row: pointer(row, features[k].name))
+    return _named_columns(scorer, named, "", lambda k, row: pointer(row, features[k].name))
 
 
-def _cells(feature: Feature, column: Sequence[str]) -> list[Any]:
-    """A column's values as JSON would have them; what cannot be read stays text, and is refused."""
+def _parse_cells(feature: Feature, cells: Sequence[str]) -> list[Any]:
+    """Return a column's values as JSON would have them; invalid cells stay text."""
     empty = "" if feature.type == "text" and not feature.nullable else None
     if feature.type == "boolean":
-        return [_FLAGS.get(cell.lower(), cell) if cell else None for cell in column]
-    if feature.type == "text" or any(isinstance(known, str) for known in feature.categories):
-        return [cell or empty for cell in column]
-    read: type[Any] = int if feature.type == "integer" else float
+        return [_BOOLEANS.get(cell.lower(), cell) if cell else None for cell in cells]
+    if feature.type == "text" or any(isinstance(c, str) for c in feature.categories):
+        return [cell or empty for cell in cells]
+    parse: type[Any] = int if feature.type == "integer" else float
     with contextlib.suppress(ValueError):
-        values = list(map(read, column))
-        if math.isfinite(sum(values)) and "_" not in "".join(column):
-            return values
-    found: list[Any] = []
-    wrong = 0
-    for i, cell in enumerate(column):
-        found.append(_number(cell))
-        wrong += type(found[-1]) is str
-        if wrong > MAX_VIOLATIONS:  # nobody is told of the rest
-            return [*found, *column[i + 1 :]]
-    return found
+        numbers = list(map(parse, cells))
+        if math.isfinite(sum(numbers)) and "_" not in "".join(cells):
+            return numbers
+    values: list[Any] = []
+    invalid = 0
+    for i, cell in enumerate(cells):
+        values.append(_parse_number(cell))
+        invalid += type(values[-1]) is str
+        if invalid > MAX_VIOLATIONS:
+            return [*values, *cells[i + 1 :]]
+    return values
 
 
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
-def _number(cell: str) -> Any:
+def _parse_number(cell: str) -> Any:
     try:
         value = int(cell) if cell.lstrip("-").isdecimal() else float(cell.replace("_", "x"))
     except ValueError:

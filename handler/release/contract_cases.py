@@ -21,7 +21,7 @@ from handler.model_inputs import dtype
 ENVELOPE = 6 * 1024 * 1024 - 4096  # of an event, for the body
 PACKS = 10  # requests at most that the gate fills with breaches
 KINDS = {
-    refusal.status: refusal.kind
+    refusal.status: refusal.slug
     for refusal in (
         errors.BadRequest,
         errors.NotFound,

@@ -172,8 +172,6 @@ def test_without_a_signature_the_gateway_answers_as_we_do(
 def over_http(name: str) -> bool:
     """Whether an HTTP client could send a bad event through this gateway."""
     event = expected_answers.event(name)
-    if name == "bad/trailing-slash":  # the emulator takes it off
-        return False
     if not isinstance(event, dict) or event.get("httpMethod") != "POST":
         return False
     if not isinstance(event.get("body"), str) or event.get("isBase64Encoded"):

@@ -18,7 +18,7 @@ from typing import Any
 
 from handler import app, prediction_id
 from handler.errors import MAX_VIOLATIONS
-from handler.gateway_events import OCTET_STREAM
+from handler.http import OCTET_STREAM
 from handler.settings import Settings
 from tests.fixtures import artifact, events
 from tests.fixtures.protocols import LENGTH
@@ -54,8 +54,8 @@ def contract(data: bytes) -> None:
     ask(events.rest(data))
 
 
-def front(data: bytes) -> None:
-    """An event of no known front, or one of those with anything in it."""
+def event_source(data: bytes) -> None:
+    """An event of no known event_source, or one of those with anything in it."""
     with contextlib.suppress(ValueError, RecursionError):
         ask(json.loads(data))
 
@@ -95,7 +95,7 @@ def feedback(data: bytes) -> None:
 
 HARNESSES: dict[str, Callable[[bytes], None]] = {
     harness.__name__: harness
-    for harness in (wire, contract, front, oip_json, oip_binary, invocations, feedback)
+    for harness in (wire, contract, event_source, oip_json, oip_binary, invocations, feedback)
 }
 
 

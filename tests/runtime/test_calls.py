@@ -111,6 +111,22 @@ def test_a_run_is_stopped_before_lambda_would(endless: Environment) -> None:
 
 
 @pytest.mark.fault(
+    "One operator of the model runs past the function's time",
+    "504 in time; the operator ends with the next calls, which have their own deadlines",
+)
+def test_an_operator_that_runs_on_is_answered_in_time(tmp_path: Path) -> None:
+    with Environment(artifact.slow_operator(tmp_path)) as environment:
+        assert environment.predict(GOOD).status == 200
+        start = time.monotonic()
+        told = environment.predict(5_000, seconds=1)
+        assert time.monotonic() - start < 1, "Lambda would have killed it"
+        assert told.status == 504
+        assert environment.predict(GOOD, seconds=1).status in (200, 504)
+        assert environment.predict(GOOD, seconds=60).status == 200
+        check(environment)
+
+
+@pytest.mark.fault(
     "Lambda freezes the environment between two calls, for longer than a call may take",
     "The next call has its whole time, and its record the time of day",
 )

@@ -208,8 +208,8 @@ def test_any_body_is_answered(served: dict[str, Served], door: str) -> None:
 
 
 @pytest.mark.fault(
-    "real gateway events with anything changed in them, for any of the four fronts",
-    "an answer that the front can take; no exception",
+    "real gateway events with anything changed in them, of the four event sources",
+    "a response that the event source accepts; no exception",
 )
 def test_any_event_is_answered(served: dict[str, Served]) -> None:
     one = served["shipped"]

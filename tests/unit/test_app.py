@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from handler import app, gateway_events, http_body, request_log
+from handler.http import Response
 from handler.settings import Settings
 from tests.fixtures import artifact, events
 from tests.fixtures.artifact import ECHO_FEATURES
@@ -32,9 +33,9 @@ def lines(capsys: Capture) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize("front", [events.rest, events.http, events.alb])
-def test_every_front_gets_its_predictions(handler: app.Handler, front: Any) -> None:
-    answer = handler(front(BODY), Context())
+@pytest.mark.parametrize("event_source", [events.rest, events.http, events.alb])
+def test_every_event_source_gets_its_predictions(handler: app.Handler, event_source: Any) -> None:
+    answer = handler(event_source(BODY), Context())
     assert answer["statusCode"] == 200
     assert body(answer)["model"] == {"name": "test", "version": "1.2.3"}
     assert body(answer)["predictions"][0]["count"] == 3
@@ -46,7 +47,6 @@ def test_every_front_gets_its_predictions(handler: app.Handler, front: Any) -> N
         (events.rest("{"), 400, "malformed-body"),
         (events.rest("{}"), 422, "contract-violation"),
         (events.rest(BODY, path="/nope"), 404, "not-found"),
-        (events.rest(BODY, path="/predict/"), 404, "not-found"),
         (events.rest(None, method="GET"), 405, "method-not-allowed"),
         (events.rest(BODY, headers={"content-type": "text/csv"}), 415, "unsupported-media-type"),
         (events.rest("x" * 1_000_001), 413, "payload-too-large"),
@@ -54,7 +54,7 @@ def test_every_front_gets_its_predictions(handler: app.Handler, front: Any) -> N
         (None, 400, "malformed-body"),
     ],
 )
-def test_a_refusal_is_a_problem_document(
+def test_an_error_is_a_problem_document(
     handler: app.Handler, event: Any, status: int, kind: str
 ) -> None:
     answer = handler(event, Context())
@@ -75,6 +75,55 @@ def test_the_other_routes_answer(handler: app.Handler) -> None:
     assert "baseline" not in model
     document = body(handler(events.rest(None, "/openapi.json", "GET"), Context()))
     assert set(document["paths"]) == set(app.ROUTES) - set(app.JOB_ROUTES)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/models/test%3Apredict", "/v1/models/test%3apredict", "/v1/models/test:predict/"],
+)
+def test_an_encoded_colon_and_a_trailing_slash_lead_to_the_route(
+    handler: app.Handler, path: str
+) -> None:
+    answer = handler(events.rest(BODY, path), Context())
+    assert answer["statusCode"] == 200, answer["body"]
+
+
+@pytest.mark.parametrize("path", ["/%70redict", "/predict%2F", "//predict", "/x/predict"])
+def test_nothing_else_of_a_path_is_decoded(handler: app.Handler, path: str) -> None:
+    assert handler(events.rest(BODY, path), Context())["statusCode"] == 404
+
+
+@pytest.mark.parametrize("mapping", ["/ml", "/v1", "/orders/v1/items"])
+def test_an_api_mapping_is_skipped(handler: app.Handler, mapping: str) -> None:
+    event = events.rest(BODY, f"{mapping}/predict") | {"version": "1.0", "resource": "$default"}
+    assert handler(event, Context())["statusCode"] == 200
+
+
+def test_head_is_get_without_a_body(handler: app.Handler, capsys: Capture) -> None:
+    for event_source in (events.rest, events.http, events.alb):
+        answer = handler(event_source(None, "/model", "HEAD"), Context())
+        assert (answer["statusCode"], answer["body"]) == (200, "")
+        assert answer["headers"]["content-type"] == "application/json"
+        assert lines(capsys)[0]["route"] == "GET /model"
+    assert handler(events.rest(None, "/predict", "HEAD"), Context())["statusCode"] == 405
+    assert handler(events.rest(None, "/nope", "HEAD"), Context())["body"] == ""
+
+
+def test_the_root_links_to_paths_that_there_are(handler: app.Handler) -> None:
+    root = body(handler(events.rest(None, "/", "GET"), Context()))
+    assert root["model"] == {"name": "test", "version": "1.2.3"}
+    assert {f"/{link}" for link in root["links"].values()} <= set(app.ROUTES)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v2/models"])
+def test_the_models_are_listed(handler: app.Handler, path: str) -> None:
+    assert body(handler(events.rest(None, path, "GET"), Context())) == {"models": ["test"]}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_there_is_no_explain_and_no_other_model(handler: app.Handler, method: str) -> None:
+    for path in ("/v1/models/test:explain", "/v1/models/other", "/v2/models/other/infer"):
+        assert handler(events.rest(BODY, path, method), Context())["statusCode"] == 404
 
 
 def test_a_request_is_one_record_of_one_line(handler: app.Handler, capsys: Capture) -> None:
@@ -220,9 +269,4 @@ def test_the_trace_and_the_front_are_only_names() -> None:
         raise KeyError("SENTINEL")
     except KeyError as error:
         assert "SENTINEL" not in "".join(request_log.stack_trace(error))
-    assert (
-        gateway_events.to_gateway_response(None, gateway_events.Response(200, b"{}", {}))[
-            "statusCode"
-        ]
-        == 200
-    )
+    assert gateway_events.to_gateway_response(None, Response(200, b"{}", {}))["statusCode"] == 200

@@ -94,7 +94,7 @@ def test_inference_in_other_ways(model: Served, packed: str | None) -> None:
 
 
 def test_the_client_is_told_what_is_wrong(model: Served) -> None:
-    with pytest.raises(InferenceServerException, match="the one model here is"):
+    with pytest.raises(InferenceServerException, match="the model is"):
         model.client.infer("other", model.inputs())
     name = next(iter(model.feeds))
     part = triton.InferInput(name, [1, 1], "FP64")

@@ -161,7 +161,7 @@ def test_damaged_golden_rows_fail(hook: Hooks, capsys: Capture, tmp_path: Path, 
     path = damaged / "golden.jsonl"
     path.write_bytes(path.read_bytes().replace(b"row 1", b"row 2"))
     found = run(hook({"1": SHIPPED, "2": damaged}), capsys, "Failed", entry)
-    assert "golden.jsonl: its SHA-256 is not the manifest's" in found["reasons"][0]
+    assert "golden.jsonl: its SHA-256 differs from the manifest" in found["reasons"][0]
 
 
 @pytest.mark.parametrize("entry", [before_traffic, after_traffic])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from handler import fast_base64, http_body
 from handler.errors import BadRequest
-from handler.gateway_events import Request
+from handler.http import Request
 
 
 @given(st.binary(max_size=200))

@@ -4,7 +4,7 @@ import pytest
 
 from handler import gateway_events
 from handler.errors import BadRequest
-from handler.gateway_events import Response
+from handler.http import COMMON_HEADERS, Response
 from tests.fixtures import events
 
 REPLY = Response(200, b'{"a":1}', {"content-type": "application/json"})
@@ -21,7 +21,7 @@ REPLY = Response(200, b'{"a":1}', {"content-type": "application/json"})
     ],
     ids=["rest", "http", "http with a stage", "alb", "alb multi-value"],
 )
-def test_every_front_becomes_the_same_request(event: dict[str, Any]) -> None:
+def test_every_event_source_becomes_the_same_request(event: dict[str, Any]) -> None:
     request = gateway_events.parse_event(event)
     assert (request.method, request.path, request.body) == ("POST", "/predict", "{}")
     assert request.headers["content-type"] == "application/json"
@@ -84,17 +84,41 @@ def test_what_is_no_gateway_event_is_refused(event: Any) -> None:
         gateway_events.parse_event(event)
 
 
-def test_a_reply_has_its_front_s_form() -> None:
+def test_a_reply_has_its_event_source_s_form() -> None:
     rest = gateway_events.to_gateway_response(events.rest(""), REPLY)
     assert rest == {
         "statusCode": 200,
-        "headers": {"content-type": "application/json"},
+        "headers": {**COMMON_HEADERS, "content-type": "application/json"},
         "body": '{"a":1}',
         "isBase64Encoded": False,
     }
-    assert (
-        gateway_events.to_gateway_response(events.alb(""), REPLY)["statusDescription"] == "200 OK"
-    )
+    single = gateway_events.to_gateway_response(events.alb(""), REPLY)
+    assert single["statusDescription"] == "200 OK"
     multi = gateway_events.to_gateway_response(events.alb("", multi=True), REPLY)
-    assert multi["multiValueHeaders"] == {"content-type": ["application/json"]}
+    assert multi["multiValueHeaders"] == {k: [v] for k, v in single["headers"].items()}
     assert "headers" not in multi
+
+
+def http_1(path: str, resource: str, stage: str = "$default", **fields: Any) -> dict[str, Any]:
+    """Return the event of an HTTP API with payload 1.0."""
+    event = {**events.rest("{}", path=path), "version": "1.0", "resource": resource, **fields}
+    event["requestContext"] = {"requestId": "http-1", "stage": stage}
+    return event
+
+
+def test_the_stage_of_a_payload_1_event_is_not_part_of_the_path() -> None:
+    event = http_1("/prod/predict", "$default", "prod")
+    assert gateway_events.parse_event(event).path == "/predict"
+    event = http_1("/prod/predict", "/{proxy+}", "prod", pathParameters={"proxy": "predict"})
+    assert gateway_events.parse_event(event).path == "/predict"
+
+
+def test_the_root_behind_a_base_path_mapping_is_the_root() -> None:
+    event = {**events.rest(None, "/ml", "GET"), "resource": "/"}
+    assert gateway_events.parse_event(event).path == "/"
+
+
+def test_only_the_default_route_of_an_http_api_may_have_an_api_mapping() -> None:
+    assert gateway_events.parse_event(http_1("/ml/predict", "$default")).may_have_base_path
+    for event in (events.rest("{}"), events.http("{}"), events.alb("{}")):
+        assert not gateway_events.parse_event(event).may_have_base_path

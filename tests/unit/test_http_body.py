@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from handler import http_body
 from handler.errors import ApiError, BadRequest, PayloadTooLarge, UnsupportedMediaType
-from handler.gateway_events import Request
+from handler.http import Request
 
 
 def request(body: str, *, base64: bool = False, **headers: str) -> Request:
@@ -27,6 +27,8 @@ def encoded(data: bytes, **headers: str) -> Request:
         "Application/JSON; charset=UTF-8",
         "application/vnd.test+json",
         "application/json;charset=utf-8; profile=x",
+        "application/json; charset=utf8",
+        'application/json; charset = "UTF8"',
     ],
 )
 def test_json_is_read_by_any_of_its_names(kind: str) -> None:
@@ -38,7 +40,15 @@ def test_no_content_type_is_taken_for_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "application/xml", "json", "", "application/json; charset=utf-16"]
+    "kind",
+    [
+        "text/plain",
+        "application/xml",
+        "json",
+        "",
+        "application/json; charset=utf-16",
+        "application/json;charset=xutf-8",
+    ],
 )
 def test_other_content_types_are_refused(kind: str) -> None:
     with pytest.raises(UnsupportedMediaType):

@@ -15,7 +15,7 @@ RULES = {
     "answerable": {"handler", "infra"},
     "benchmarks": {"handler", "infra", "answerable", "tests"},
 }
-INFRA_TAKES = {"handler.manifest", "handler.contract", "handler.openapi", "handler.errors"}
+INFRA_TAKES = {"handler.manifest", "handler.contract", "handler.errors", "handler.http"}
 INFRA_TAKES |= {"handler.drift.statistic", "handler.metrics", "handler.settings"}
 
 
@@ -48,7 +48,7 @@ def test_infra_takes_only_what_reads_the_manifest() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["manifest", "contract", "openapi", "drift.statistic", "metrics", "settings"]
+    "module", ["manifest", "contract", "http", "drift.statistic", "metrics", "settings"]
 )
 def test_what_infra_takes_does_not_load_onnxruntime(module: str) -> None:
     code = f"import sys, handler.{module}; sys.exit('onnxruntime' in sys.modules)"

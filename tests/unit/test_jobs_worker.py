@@ -300,7 +300,7 @@ def test_a_request_that_is_not_there_fails_after_the_last_receive(
         assert not memory.written
     else:
         assert returned(answer) == []
-        assert result(memory, "gone")["problem"]["type"].endswith("request-gone")
+        assert result(memory, "gone")["problem"]["type"].endswith("job-input-expired")
         assert storage.get_job(memory_store.store(memory), "gone")[1]
 
 

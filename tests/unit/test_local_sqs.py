@@ -80,7 +80,7 @@ def test_a_message_is_delivered_load_until_its_last_receive(local: Any) -> None:
     url = os.environ["JOBS_QUEUE_URL"]
     sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "0"})
     sqs.send_message(QueueUrl=url, MessageBody='{"job":"gone"}')
-    assert finished(environment, "gone")["problem"]["type"].endswith("request-gone")
+    assert finished(environment, "gone")["problem"]["type"].endswith("job-input-expired")
 
 
 def test_a_bucket_of_ones_own_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:

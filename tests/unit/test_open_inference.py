@@ -98,7 +98,7 @@ def test_metadata_are_the_graph_s_tensors(handler: app.Handler, path: str) -> No
 
 @pytest.mark.parametrize(
     "path",
-    ["/v2/models/other", "/v2/models/test/versions/9", "/v2/models/other/infer", "/v2/models",
+    ["/v2/models/other", "/v2/models/test/versions/9", "/v2/models/other/infer",
      "/v2/models//infer", "/v1/models/other:predict", "/v2/models/{name}", "/v2/models/a/b/infer"],
 )  # fmt: skip
 def test_another_model_or_path_is_not_found(
@@ -330,7 +330,7 @@ def test_what_is_not_a_request_is_refused(
     status, problem, _ = ask(matrix, protocols.event(json.dumps(document)))
     assert (status, told(problem)) == (422, [(pointer, code)])
     if "BF16" in json.dumps(document):
-        assert "BF16 is not served" in problem["error"]
+        assert "BF16 is not supported" in problem["error"]
 
 
 def test_extensions_of_others_are_let_through(matrix: app.Handler) -> None:
@@ -447,10 +447,12 @@ def test_a_rest_api_hands_on_bytes_to_whom_accepts_them_first(
     assert ask(matrix, rest)[2]["y"].tobytes() == X.tobytes()
 
 
-@pytest.mark.parametrize("front", [events.http, events.alb])
-def test_large_answers_are_packed_for_those_who_take_it(matrix: app.Handler, front: Any) -> None:
+@pytest.mark.parametrize("event_source", [events.http, events.alb])
+def test_large_answers_are_packed_for_those_who_take_it(
+    matrix: app.Handler, event_source: Any
+) -> None:
     x = np.repeat(X, 900, axis=0)
-    event = front(as_json({"x": x})["body"], INFER)
+    event = event_source(as_json({"x": x})["body"], INFER)
     plain = matrix(event, Context())
     assert "content-encoding" not in plain["headers"]
     for accepted in ("gzip", "br, GZIP;q=0.5", "*"):

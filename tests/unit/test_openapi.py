@@ -1,16 +1,17 @@
-import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from handler import app, manifest, openapi
+from answerable.packing import artifact, openapi
+from handler import app, manifest
 from handler.errors import ApiError
 from handler.scoring import Scorer
 
 
 def test_every_route_and_method_is_described(echo: Scorer) -> None:
-    paths = openapi.document(echo.manifest, jobs=True)["paths"]
+    paths = openapi.document(echo.manifest)["paths"]
     described = {(path, method.upper()) for path, item in paths.items() for method in item}
     assert described == {(path, m) for path, methods in app.ROUTES.items() for m in methods}
 
@@ -28,20 +29,27 @@ def test_the_schema_states_what_the_contract_enforces(echo: Scorer) -> None:
     assert "minimum" not in fields["serum"]["anyOf"][0]
 
 
-def test_plain_and_parse_are_each_other_s_inverse(echo: Scorer) -> None:
-    text = json.dumps(openapi.to_plain(echo.manifest))
-    assert manifest.parse(text) == echo.manifest
+def test_the_manifest_as_written_parses_to_itself_with_the_hash_of_the_document(
+    echo: Scorer, tmp_path: Path
+) -> None:
+    artifact.write(tmp_path, echo.manifest)
+    parsed = manifest.read(tmp_path)
+    document = (tmp_path / "openapi.json").read_bytes()
+    assert parsed.files["openapi.json"] == (sha256(document).hexdigest(), len(document))
+    assert parsed._replace(files={}) == echo.manifest._replace(files={})
 
 
-def test_every_refusal_has_its_own_kind_and_a_documented_status(echo: Scorer) -> None:
-    def tree(kind: type[ApiError]) -> list[type[ApiError]]:
-        return [kind, *(deeper for child in kind.__subclasses__() for deeper in tree(child))]
+def test_every_error_has_its_own_slug_and_a_documented_status(echo: Scorer) -> None:
+    def tree(error: type[ApiError]) -> list[type[ApiError]]:
+        return [error, *(deeper for child in error.__subclasses__() for deeper in tree(child))]
 
-    kinds = tree(ApiError)[1:]
-    assert len({kind.kind for kind in kinds}) == len(kinds)
-    paths = openapi.document(echo.manifest, jobs=True)["paths"].values()
-    told = {status for path in paths for call in path.values() for status in call["responses"]}
-    assert {str(kind.status) for kind in kinds} <= told
+    errors = tree(ApiError)[1:]
+    assert len({error.slug for error in errors}) == len(errors)
+    paths = openapi.document(echo.manifest)["paths"].values()
+    documented = {
+        status for path in paths for operation in path.values() for status in operation["responses"]
+    }
+    assert {str(error.status) for error in errors} <= documented
 
 
 def resolve(node: Any, document: Any) -> None:
@@ -58,7 +66,7 @@ def resolve(node: Any, document: Any) -> None:
 
 
 def test_every_reference_leads_somewhere(echo: Scorer) -> None:
-    document = openapi.document(echo.manifest, jobs=True)
+    document = openapi.document(echo.manifest)
     resolve(document, document)
 
 

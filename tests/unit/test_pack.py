@@ -162,7 +162,7 @@ def test_images_as_tensors_with_large_weights_in_their_own_file(
     monkeypatch.setattr(graph, "LARGE", 10_000)
     images = np.random.default_rng(0).random((3, 3, 16, 16), np.float32)
     manifest = packed(models.image_classifier(width=16), {"image": images})
-    assert set(manifest.files) == {"model.onnx", "weights.bin", "golden.jsonl"}
+    assert set(manifest.files) == {"model.onnx", "weights.bin", "golden.jsonl", "openapi.json"}
     assert manifest.files["model.onnx"].bytes < 10_000 < manifest.files["weights.bin"].bytes
     model = onnx.load("model_artifacts/model/model.onnx", load_external_data=False)
     offsets = [
@@ -542,7 +542,7 @@ def test_external_data_beside_the_model_is_taken_in(packed: Packer) -> None:
     Path("w.bin").write_bytes(np.arange(12, dtype=np.float32).tobytes())
     table: models.Table = {f"f{i}": [0.0, 1.0] for i in range(12)}
     manifest = packed(external("w.bin"), table)
-    assert set(manifest.files) == {"model.onnx", "golden.jsonl"}
+    assert set(manifest.files) == {"model.onnx", "golden.jsonl", "openapi.json"}
     assert ask([dict.fromkeys(table, 1)]) == [{"y": list(range(1, 13))}]
 
 

@@ -44,11 +44,11 @@ def until(true: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path, front: str = "rest", said: list[str] | None = None
+    directory: Path, event_source: str = "rest", said: list[str] | None = None
 ) -> Iterator[httpx.Client]:
     """A client of the real server, in a thread."""
     say: list[str] = [] if said is None else said
-    app = serve.create_app(LocalLambda(directory, front), say.append, POLL)
+    app = serve.create_app(LocalLambda(directory, event_source), say.append, POLL)
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
     )
@@ -76,9 +76,9 @@ def predictions(answer: httpx.Response) -> list[dict[str, Any]]:
     return [{name: value for name, value in one.items() if name != "id"} for one in found]
 
 
-@pytest.mark.parametrize("front", list(event_sources.EVENT_SOURCES))
-def test_every_front_gives_the_same_answer(echo_dir: Path, front: str) -> None:
-    with serving(echo_dir, front) as client:
+@pytest.mark.parametrize("event_source", list(event_sources.EVENT_SOURCES))
+def test_every_event_source_gives_the_same_answer(echo_dir: Path, event_source: str) -> None:
+    with serving(echo_dir, event_source) as client:
         answer = client.post("/predict?a=1", content=BODY, headers=JSON)
         assert (answer.status_code, predictions(answer)) == (200, [ANSWER])
         assert answer.headers["content-type"] == "application/json"
@@ -118,7 +118,8 @@ def test_bodies_that_are_no_plain_json(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/", 200),
+        ("HEAD", "/ping", 200),
         ("GET", "/nowhere", 404),
         ("GET", "/predict", 405),
         ("HEAD", "/predict", 405),
@@ -139,18 +140,18 @@ def test_every_method_and_path_goes_to_the_handler(
 
 
 @pytest.mark.parametrize(
-    ("front", "size", "told"),
+    ("event_source", "size", "told"),
     [
-        ("rest", 10 * event_sources.MEBIBYTE + 1, "the front takes bodies of at most 10 MB"),
-        ("alb", event_sources.MEBIBYTE + 1, "the front takes bodies of at most 1 MB"),
+        ("rest", 10 * event_sources.MEBIBYTE + 1, "the event source takes bodies of at most 10 MB"),
+        ("alb", event_sources.MEBIBYTE + 1, "the event source takes bodies of at most 1 MB"),
         ("rest", 7 * event_sources.MEBIBYTE, "the event is over Lambda's 6 MB"),
-        ("rest", 5 * event_sources.MEBIBYTE, "the body is over 1000000 bytes"),
+        ("rest", 5 * event_sources.MEBIBYTE, "the body is over the limit of 1000000 bytes"),
     ],
 )
-def test_too_large_for_the_front_for_lambda_or_for_the_contract(
-    echo_dir: Path, front: str, size: int, told: str
+def test_too_large_for_the_event_source_for_lambda_or_for_the_contract(
+    echo_dir: Path, event_source: str, size: int, told: str
 ) -> None:
-    with serving(echo_dir, front) as client:
+    with serving(echo_dir, event_source) as client:
         answer = client.post("/predict", content=b" " * size, headers=JSON)
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"
@@ -185,8 +186,8 @@ def test_the_context_is_like_lambdas() -> None:
 def test_browsers_get_a_page_and_others_what_production_answers(client: httpx.Client) -> None:
     page = client.get("/", headers={"accept": "text/html,*/*;q=0.8"})
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert client.get("/").json()["status"] == 404
-    assert client.post("/", headers={"accept": "text/html"}).status_code == 404
+    assert client.get("/").json()["links"]["predict"] == "predict"
+    assert client.post("/", headers={"accept": "text/html"}).status_code == 405
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_golden_rows_are_offered_as_far_as_a_page_can_carry_them(
     directory = artifact.echo(tmp_path / "a")
     (directory / "golden.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
     assert LocalLambda(directory).served.golden == rows
-    monkeypatch.setattr(local_lambda, "PAGE_BYTES", 1)
+    monkeypatch.setattr(local_lambda, "MAX_PAGE_BYTES", 1)
     assert LocalLambda(directory).served.golden == rows[:1]
     (directory / "golden.jsonl").write_bytes(b"{}")
     with pytest.raises(ArtifactError, match="line 1 is not a golden row"):
@@ -382,7 +383,7 @@ def test_what_cannot_be_served_is_said_in_one_line(echo_dir: Path, tmp_path: Pat
                 f"port {port[1]} cannot be had: Address already in use",
             ),
             ((tmp_path, "--port", "0"), "manifest.json: No such file or directory"),
-            ((broken, "--port", "0"), "model.onnx: its size is not the manifest's"),
+            ((broken, "--port", "0"), "model.onnx: its size differs from the manifest"),
         ]
         for arguments, told in cases:
             with process(*arguments) as second:

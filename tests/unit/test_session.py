@@ -1,7 +1,9 @@
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +96,66 @@ def test_a_deadline_that_has_passed_stops_the_run_at_once(tmp_path: Path) -> Non
     model = opened(artifact.endless(tmp_path))
     with pytest.raises(DeadlineExceeded):
         model.run(column(1), time.monotonic() - 1)
+
+
+@pytest.mark.fault(
+    "One operator of the model takes longer than the call may",
+    "504 at the deadline; quick calls work meanwhile, others wait for the operator or get 504",
+)
+def test_a_run_ends_at_its_deadline_although_the_operator_does_not(tmp_path: Path) -> None:
+    model = opened(artifact.slow_operator(tmp_path))
+    started, released = threading.Event(), threading.Event()
+    session = model._session
+
+    class Blocked:
+        """An operator that runs until it is released."""
+
+        def run(self, names: Any, feeds: Any, options: Any) -> Any:
+            if feeds["x"].max() > 1:
+                started.set()
+                released.wait()
+            return session.run(names, feeds, options)
+
+    model._session = Blocked()
+    with pytest.raises(DeadlineExceeded):
+        model.run(column(2), time.monotonic() + 0.1)
+    assert started.is_set()
+    with pytest.raises(DeadlineExceeded):  # it waits for the operator
+        model.run(column(1), time.monotonic() + 0.1)
+    released.set()
+    assert model.run(column(1), time.monotonic() + 60)[0].tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "is_threaded"),
+    [
+        ([helper.make_node("Neg", ["x"], ["y"])], False),
+        (
+            [
+                helper.make_node("Shape", ["x"], ["shape"]),
+                helper.make_node("Expand", ["x", "shape"], ["y"]),
+            ],
+            True,
+        ),
+    ],
+)
+def test_only_a_run_whose_time_is_unknown_has_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: Any, is_threaded: bool
+) -> None:
+    model = opened(artifact.ratio(tmp_path, *nodes))
+    model.run(column(1), time.monotonic() + 60)
+    in_thread = model._run_in_thread
+    threaded = []
+
+    def spy(*args: Any) -> Any:
+        threaded.append(args)
+        return in_thread(*args)
+
+    monkeypatch.setattr(model, "_run_in_thread", spy)
+    model.run(column(2), time.monotonic() + 60)
+    assert bool(threaded) == is_threaded
+    model.run(column(1, 2), time.monotonic() + 60)  # a shape that was not seen yet
+    assert len(threaded) == 1 + is_threaded
 
 
 def test_a_failing_run_is_a_fault_without_the_values(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The protocols' part of the OpenAPI document: schemas, and what differs between their routes."""
+"""The protocols in the OpenAPI document: schemas, and what differs between their paths."""
 
 from typing import Any
 
+from handler.http import INFERENCE_HEADER_LENGTH
 from handler.manifest import Manifest
 from handler.protocols import open_inference
 from handler.protocols.open_inference import DATATYPES
@@ -23,7 +24,7 @@ def _list(items: Schema, **limits: int) -> Schema:
 
 
 def schemas(manifest: Manifest) -> Schema:
-    """By the name under which the paths refer to them."""
+    """Return the schemas by the name that the paths refer to."""
     inputs = [tensor.name for tensor in manifest.inputs]
     outputs = open_inference.output_names(manifest)
     datatype = {"enum": sorted(set(DATATYPES.values()))}
@@ -51,6 +52,7 @@ def schemas(manifest: Manifest) -> Schema:
         "Version": _object(version={"type": "string"}),
         "Live": _object(live={"const": True}),
         "Ready": _object(ready={"const": True}),
+        "ModelList": _object(models=_list(model)),
         "ModelReady": _object(name=model, ready={"const": True}),
         "Server": _object(
             name={"type": "string"}, version={"type": "string"}, extensions=NAMES
@@ -90,33 +92,35 @@ def _invocation() -> Schema:
     }
 
 
-# GET: the path, what it tells, and the schema of that
-TOLD = {
+# summary and schema of each GET
+GET_PATHS = {
     "/version": ("Version of this server", "Version"),
+    "/v1/models": ("Names of the models", "ModelList"),
     "/v1/models/{name}": ("Whether the model is ready (KServe v1)", "ModelReady"),
     "/v2": ("Server metadata", "Server"),
     "/v2/health/live": ("Whether the server lives", "Live"),
     "/v2/health/ready": ("Whether the server is ready", "Ready"),
+    "/v2/models": ("Names of the models", "ModelList"),
     "/v2/models/{name}": ("Model metadata: the graph's tensors", "Model"),
     "/v2/models/{name}/ready": ("Whether the model is ready", "ModelReady"),
     "/v2/models/{name}/versions/{version}": ("Model metadata: the graph's tensors", "Model"),
     "/v2/models/{name}/versions/{version}/ready": ("Whether the model is ready", "ModelReady"),
 }
-INFER = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
-PREDICT = ("/invocations", "/v1/models/{name}:predict")
-LENGTH: Schema = {
-    "name": "Inference-Header-Content-Length",
+INFER_PATHS = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+INVOCATION_PATHS = ("/invocations", "/v1/models/{name}:predict")
+INFERENCE_HEADER_LENGTH_PARAMETER: Schema = {
+    "name": INFERENCE_HEADER_LENGTH.title(),
     "in": "header",
-    "description": "The length of the JSON, where bytes of tensors are behind it.",
+    "description": "The length of the JSON that precedes binary tensors.",
     "schema": {"type": "integer", "minimum": 1},
 }
 
 
-def parameters(path: str, manifest: Manifest) -> list[Schema]:
-    """The {parts} of a path."""
-    parts = {"name": manifest.name, "version": manifest.version}
+def path_parameters(path: str, manifest: Manifest) -> list[Schema]:
+    """Return the {parameters} of a path."""
+    values = {"name": manifest.name, "version": manifest.version}
     return [
-        {"name": part, "in": "path", "required": True, "schema": {"const": parts[part]}}
-        for part in parts
-        if f"{{{part}}}" in path
+        {"name": name, "in": "path", "required": True, "schema": {"const": value}}
+        for name, value in values.items()
+        if f"{{{name}}}" in path
     ]

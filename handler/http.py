@@ -1,0 +1,52 @@
+"""HTTP requests and responses as the routes see them, whatever the event source."""
+
+from typing import NamedTuple
+
+JSON = "application/json"
+PROBLEM_JSON = "application/problem+json"
+OCTET_STREAM = "application/octet-stream"
+CSV = "text/csv"
+NPY = "application/x-npy"
+
+# the length of the JSON that precedes binary tensors (Open Inference Protocol)
+INFERENCE_HEADER_LENGTH = "inference-header-content-length"
+IDEMPOTENCY_KEY = "idempotency-key"
+
+# sent with every response
+COMMON_HEADERS = {"x-content-type-options": "nosniff"}
+
+
+class Request(NamedTuple):
+    """A request.
+
+    `headers`: by lower-case name.
+    `body`: as the event has it, base64 if `is_base64`.
+    `request_id`: "" where the event source gives none.
+    `supports_binary_response`: the event source decodes a base64 response whatever the client
+    accepts. A REST API looks at the client's `Accept` first.
+    `path_params`: the values of the route's {parameters}.
+    `caller`: the authenticated principal, or "".
+    `may_have_base_path`: the path may begin with the API mapping of a custom domain.
+    `synthetic`: sent by a release hook or a probe. It is read from `requestContext`, because
+    clients can set headers.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: str
+    is_base64: bool
+    request_id: str
+    supports_binary_response: bool = False
+    path_params: dict[str, str] = {}
+    caller: str = ""
+    may_have_base_path: bool = False
+    synthetic: bool = False
+
+
+class Response(NamedTuple):
+    """A response. `body` is UTF-8 JSON, unless its headers say otherwise."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
