@@ -56,9 +56,9 @@ class Api(Construct):
             binary_media_types=["application/octet-stream", "application/x-npy"],
             min_compression_size=cdk.Size.kibibytes(4),
             cloud_watch_role=settings.gateway_log_role,
-            # One per account and region, so other stacks may live on it when this one is gone.
+            # one per account and region, so other stacks may use it when this one is gone
             cloud_watch_role_removal_policy=(
-                cdk.RemovalPolicy.RETAIN if settings.gateway_log_role else None
+                cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE if settings.gateway_log_role else None
             ),
             deploy_options=apigateway.StageOptions(
                 stage_name=settings.stage,
@@ -79,6 +79,9 @@ class Api(Construct):
         rest.security_policy = "SecurityPolicy_TLS13_1_2_PFS_PQ_2025_09"
         rest.endpoint_access_mode = "BASIC"
         self.stage = self.api.deployment_stage
+        # the gateway would make it itself, to be kept for ever
+        name = f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{settings.stage}"
+        self.stage.node.add_dependency(log_group(self, "ExecutionLogs", settings, name))
         # The endpoint is an output of the stack, under a name that can be guessed.
         self.api.node.try_remove_child("Endpoint")
         self.api.root.add_method("ANY")

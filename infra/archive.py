@@ -1,34 +1,32 @@
-"""Records in S3, to be queried by date, model and version; off unless `archive` is set.
+"""Records in S3, partitioned by model, version and date; only if `archive` is set.
 
-CloudWatch Logs sends them to Firehose, which takes them out of its envelope and files them under
-`records/model=…/version=…/date=…`, the layout that Athena and DuckDB read as columns.
+CloudWatch Logs sends the records to Firehose, which unpacks them and writes them under
+`records/model=…/version=…/date=…`. Athena and DuckDB read this layout as columns.
 """
-
-from typing import cast
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kinesisfirehose as firehose
 from aws_cdk import aws_logs as logs
+from aws_cdk import aws_logs_destinations as destinations
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.function import ModelFunction
-from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
 PREFIX = (
     "records/model=!{partitionKeyFromQuery:model}/version=!{partitionKeyFromQuery:version}/"
     "date=!{timestamp:yyyy-MM-dd}/"
 )
+PARTITION_KEYS = {"model": '.model.name // "-"', "version": ".version"}
+ARCHIVED = ("request", "job", "outcomes")  # messages of the log
 
 
 class Archive(Construct):
-    """The bucket, the stream to it, and the log group's subscription."""
+    """The bucket, the delivery stream, and the subscriptions of the functions' log groups."""
 
-    def __init__(
-        self, scope: Construct, id: str, settings: Settings, scoring: ModelFunction
-    ) -> None:
+    def __init__(self, scope: Construct, id: str, functions: list[ModelFunction]) -> None:
         super().__init__(scope, id)
         self.bucket = s3.Bucket(
             self,
@@ -36,106 +34,72 @@ class Archive(Construct):
             encryption=s3.BucketEncryption.S3_MANAGED,
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             enforce_ssl=True,
-            removal_policy=cdk.RemovalPolicy.RETAIN,  # the audit outlives the stack
+            versioned=True,  # an audit is not overwritten
+            lifecycle_rules=[
+                s3.LifecycleRule(
+                    abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
+                    noncurrent_version_expiration=cdk.Duration.days(90),
+                )
+            ],
+            removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
         )
         suppress_nag(
             self.bucket,
-            {"AwsSolutions-S1": "An access log of the log's archive would need an archive too."},
+            {"AwsSolutions-S1": "An access log of the archive would need an archive too."},
         )
-        writer = iam.Role(self, "Writer", assumed_by=iam.ServicePrincipal("firehose.amazonaws.com"))
-        writer.add_to_policy(
-            iam.PolicyStatement(
-                actions=["s3:PutObject", "s3:AbortMultipartUpload"],
-                resources=[self.bucket.arn_for_objects("*")],
+        writer = self._writer()
+        self.stream = firehose.DeliveryStream(
+            self,
+            "Stream",
+            encryption=firehose.StreamEncryption.aws_owned_key(),
+            destination=firehose.S3Bucket(
+                self.bucket,
+                role=writer.without_policy_updates(),  # CDK's grant lets it delete, too
+                logging_config=firehose.DisableLogging(),  # type: ignore[arg-type]
+                data_output_prefix=PREFIX,
+                error_output_prefix="failed/!{firehose:error-output-type}/",
+                compression=firehose.Compression.GZIP,
+                buffering_interval=cdk.Duration.minutes(15),
+                buffering_size=cdk.Size.mebibytes(64),  # the least with dynamic partitioning
+                dynamic_partitioning=firehose.DynamicPartitioningProps(enabled=True),
+                processors=[
+                    firehose.DecompressionProcessor(),
+                    firehose.CloudWatchLogProcessor(data_message_extraction=True),
+                    # one record of CloudWatch Logs has many messages, of any partition
+                    firehose.RecordDeAggregationProcessor.json(),
+                    firehose.MetadataExtractionProcessor.jq16(PARTITION_KEYS),
+                    firehose.AppendDelimiterToRecordProcessor(),
+                ],
+            ),
+        )
+        self.stream.node.add_dependency(writer)
+        # CDK adds a mapping of addresses, which only a stream in a VPC uses
+        assert cdk.Stack.of(self).node.try_remove_child("@aws-cdk--aws-kinesisfirehose.CidrBlocks")
+        pattern = " || ".join(f'($.message = "{message}")' for message in ARCHIVED)
+        for function in functions:
+            logs.SubscriptionFilter(
+                self,
+                f"{function.node.id}Subscription",
+                log_group=function.log_group,
+                destination=destinations.FirehoseDestination(self.stream),
+                filter_pattern=logs.FilterPattern.literal(f"{{ {pattern} }}"),
             )
-        )
-        writer.add_to_policy(
-            iam.PolicyStatement(
-                actions=["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"],
-                resources=[self.bucket.bucket_arn],
-            )
-        )
-        name = cdk.Stack.of(self).get_logical_id(
-            cast(cdk.CfnElement, self.bucket.node.default_child)
-        )
+
+    def _writer(self) -> iam.Role:
+        """Return a role that may write objects to the bucket."""
+        role = iam.Role(self, "Writer", assumed_by=iam.ServicePrincipal("firehose.amazonaws.com"))
+        objects = self.bucket.arn_for_objects("*")
+        on_objects = ["s3:PutObject", "s3:AbortMultipartUpload"]
+        on_bucket = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
+        for actions, resource in ((on_objects, objects), (on_bucket, self.bucket.bucket_arn)):
+            role.add_to_policy(iam.PolicyStatement(actions=actions, resources=[resource]))
+        name = cdk.Stack.of(self).get_logical_id(self.bucket.node.default_child)  # type: ignore[arg-type]
         suppress_nag(
-            writer,
+            role,
             {
                 f"AwsSolutions-IAM5[Resource::<{name}.Arn>/*]": (
                     "Firehose names the objects itself; the bucket has no others."
                 ),
             },
         )
-        processors = [
-            ("Decompression", {"CompressionFormat": "GZIP"}),
-            ("CloudWatchLogProcessing", {"DataMessageExtraction": "true"}),
-            (
-                "MetadataExtraction",
-                {
-                    "MetadataExtractionQuery": '{model: (.model.name // "-"), version: .version}',
-                    "JsonParsingEngine": "JQ-1.6",
-                },
-            ),
-            ("AppendDelimiterToRecord", {"Delimiter": "\\n"}),
-        ]
-        stream = firehose.CfnDeliveryStream(
-            self,
-            "Stream",
-            delivery_stream_type="DirectPut",
-            delivery_stream_encryption_configuration_input=firehose.CfnDeliveryStream.DeliveryStreamEncryptionConfigurationInputProperty(
-                key_type="AWS_OWNED_CMK"
-            ),
-            extended_s3_destination_configuration=firehose.CfnDeliveryStream.ExtendedS3DestinationConfigurationProperty(
-                bucket_arn=self.bucket.bucket_arn,
-                role_arn=writer.role_arn,
-                prefix=PREFIX,
-                error_output_prefix="failed/!{firehose:error-output-type}/",
-                compression_format="GZIP",
-                # dynamic partitioning takes no less than 64 MB
-                buffering_hints=firehose.CfnDeliveryStream.BufferingHintsProperty(
-                    interval_in_seconds=900, size_in_m_bs=64
-                ),
-                dynamic_partitioning_configuration=firehose.CfnDeliveryStream.DynamicPartitioningConfigurationProperty(
-                    enabled=True
-                ),
-                processing_configuration=firehose.CfnDeliveryStream.ProcessingConfigurationProperty(
-                    enabled=True,
-                    processors=[
-                        firehose.CfnDeliveryStream.ProcessorProperty(
-                            type=kind,
-                            parameters=[
-                                firehose.CfnDeliveryStream.ProcessorParameterProperty(
-                                    parameter_name=name, parameter_value=value
-                                )
-                                for name, value in parameters.items()
-                            ],
-                        )
-                        for kind, parameters in processors
-                    ],
-                ),
-            ),
-        )
-        stream.node.add_dependency(writer)
-        sender = iam.Role(
-            self,
-            "Sender",
-            assumed_by=iam.ServicePrincipal(
-                "logs.amazonaws.com",
-                conditions={"StringEquals": {"aws:SourceAccount": cdk.Aws.ACCOUNT_ID}},
-            ),
-        )
-        sender.add_to_policy(
-            iam.PolicyStatement(
-                actions=["firehose:PutRecord", "firehose:PutRecordBatch"],
-                resources=[stream.attr_arn],
-            )
-        )
-        subscription = logs.CfnSubscriptionFilter(
-            self,
-            "Subscription",
-            log_group_name=scoring.log_group.log_group_name,
-            destination_arn=stream.attr_arn,
-            role_arn=sender.role_arn,
-            filter_pattern='{ ($.message = "request") || ($.message = "job") || ($.message = "outcomes") }',
-        )
-        subscription.node.add_dependency(sender)
+        return role

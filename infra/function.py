@@ -68,9 +68,10 @@ class ModelFunction(Construct):
             snap_start=(
                 lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS if settings.snapstart else None
             ),
-            # Versions stay when the next one is published: they are the way back.
+            # Versions stay for a rollback when the next one is published. One that a failed
+            # deployment made goes with it, or its number could not be published again.
             current_version_options=lambda_.VersionOptions(
-                removal_policy=cdk.RemovalPolicy.RETAIN,
+                removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
                 description=f"{manifest.name} {manifest.version}",
             ),
         )

@@ -124,7 +124,7 @@ class Jobs(Construct):
                     abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
                 )
             ],
-            removal_policy=cdk.RemovalPolicy.RETAIN,
+            removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
         )
         # Whoever waits for results makes a rule on `jobs/*/result.json`. By hand: CDK's own
         # property brings a function that may change the notifications of every bucket.

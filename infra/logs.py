@@ -1,4 +1,4 @@
-"""Log groups that forget when the settings say so."""
+"""Log groups with the configured retention."""
 
 import aws_cdk as cdk
 from aws_cdk import aws_logs as logs
@@ -7,16 +7,19 @@ from constructs import Construct
 from infra.settings import RETENTIONS, Settings
 
 
-def log_group(scope: Construct, id: str, settings: Settings) -> logs.LogGroup:
-    """A log group of its own for each writer, so that a role can be held to it.
+def log_group(
+    scope: Construct, id: str, settings: Settings, name: str | None = None
+) -> logs.LogGroup:
+    """Return a log group for one writer, so that a role can be limited to it.
 
-    It outlives the stack, for as long as its retention says: the logs are the audit of what was
-    predicted. CloudWatch Logs encrypts at rest by itself.
+    It outlives the stack until its retention ends: the logs are the audit of what was predicted.
+    CloudWatch Logs encrypts at rest by itself.
     """
     days = dict(zip(RETENTIONS, logs.RetentionDays, strict=False))
     return logs.LogGroup(
         scope,
         id,
+        log_group_name=name,
         retention=days[settings.log_retention_days],
-        removal_policy=cdk.RemovalPolicy.RETAIN,
+        removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
     )

@@ -1,12 +1,12 @@
-"""The secret that seals prediction ids: made in the account, once, and known to no template.
+"""The secret that signs prediction ids: made in the account, and in no template.
 
-CloudFormation cannot make a random value by itself, resolves no SecureString for a function's
-environment, and Secrets Manager takes 0.40 USD a month for keeping one. So a function of a few
-lines answers for a custom resource; CloudFormation remembers the answer, masked (NoEcho), and asks
-again only for another resource:
+CloudFormation cannot make a random value, and resolves no SecureString for a function's
+environment. Secrets Manager costs 0.40 USD a month per secret. So a custom resource keeps the value
+in a SecureString parameter, which is free, and returns it to CloudFormation, masked (NoEcho).
+Every later request for the same number returns the same value: another one would invalidate all
+ids. The functions have it in their environment, which Lambda encrypts. AWS's `cfnresponse` is not
+used, because it logs its data.
 https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/crpg-ref-responses.html
-Where it ends is the functions' environment, encrypted by Lambda: whoever may read the functions'
-configuration may read it. AWS's own `cfnresponse` would write it into the log.
 """
 
 import aws_cdk as cdk
@@ -22,18 +22,36 @@ CODE = """
 import json
 import secrets
 from urllib.request import Request, urlopen
+import boto3
 
 def handler(event, context):
     answer = {name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")}
-    answer["PhysicalResourceId"] = event["LogicalResourceId"]
-    answer |= {"Status": "SUCCESS", "NoEcho": True, "Data": {"Value": secrets.token_urlsafe(32)}}
+    answer |= {"PhysicalResourceId": event["LogicalResourceId"], "NoEcho": True}
+    try:
+        answer |= {"Status": "SUCCESS", "Data": data(boto3.client("ssm"), event)}
+    except Exception as error:
+        answer |= {"Status": "FAILED", "Reason": type(error).__name__}
     urlopen(Request(event["ResponseURL"], json.dumps(answer).encode(), {"content-type": ""},
                     method="PUT"), timeout=10).close()
+
+def data(ssm, event):
+    name = event["ResourceProperties"]["Parameter"]
+    if event["RequestType"] == "Delete":
+        try:
+            ssm.delete_parameter(Name=name)
+        except ssm.exceptions.ParameterNotFound:
+            pass
+        return {}
+    try:
+        ssm.put_parameter(Name=name, Type="SecureString", Value=secrets.token_urlsafe(32))
+    except ssm.exceptions.ParameterAlreadyExists:
+        pass
+    return {"Value": ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]}
 """
 
 
 class Secret(Construct):
-    """`value`: the secret of `prediction_id_key_version`, and behind a space the one before it."""
+    """`value` is the secret of `prediction_id_key_version`, and after a space the one before."""
 
     def __init__(self, scope: Construct, id: str, settings: Settings) -> None:
         super().__init__(scope, id)
@@ -62,18 +80,27 @@ class Secret(Construct):
                 "Serverless-LambdaTracing": "It runs once in the life of a stack.",
             },
         )
+        newest = settings.prediction_id_key_version
+        values = []
         # another number is another resource: the environment changes, and a version is published
-        self.value = " ".join(
-            cdk.CustomResource(
+        for number in filter(None, (newest, newest - 1)):
+            name = f"answerable/{settings.service}/prediction-id-secret-{number}"
+            arn = cdk.Stack.of(self).format_arn(
+                service="ssm", resource="parameter", resource_name=name
+            )
+            statement = iam.PolicyStatement(
+                actions=[f"ssm:{verb}Parameter" for verb in ("Get", "Put", "Delete")],
+                resources=[arn],
+            )
+            role.add_to_policy(statement)
+            resource = cdk.CustomResource(
                 self,
                 f"Key{number}",
                 service_token=maker.function_arn,
                 resource_type="Custom::Secret",
+                properties={"Parameter": f"/{name}"},
                 service_timeout=cdk.Duration.minutes(2),  # its own default is an hour
-            ).get_att_string("Value")
-            for number in (
-                settings.prediction_id_key_version,
-                settings.prediction_id_key_version - 1,
             )
-            if number
-        )
+            resource.node.add_dependency(role)  # its policy
+            values.append(resource.get_att_string("Value"))
+        self.value = " ".join(values)

@@ -85,7 +85,7 @@ class ModelStack(cdk.Stack):
         watch = DriftAlarms(self, "Drift", watched, notify)
         way_back = Rollback(self, "WayBack", watched, notify, watch, worker, rollout)
         if settings.archive:
-            Archive(self, "Archive", settings, scoring)
+            Archive(self, "Archive", [scoring, *([worker] if worker else [])])
         Dashboard(self, "Dashboard", watched, [*alarms, way_back.alarm, *watch.shown])
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)

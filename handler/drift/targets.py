@@ -47,4 +47,4 @@ def fingerprint(manifest: Manifest) -> str:
     Bins of equal fingerprints may be added up.
     """
     data = manifest.lineage.data_sha256 or ""
-    return f"{manifest.files["model.onnx"].sha256[:16]}-{data[:8]}"
+    return f"{manifest.files['model.onnx'].sha256[:16]}-{data[:8]}"

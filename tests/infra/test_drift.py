@@ -265,14 +265,3 @@ def test_rows_of_a_new_kind(template: Template) -> None:
             metrics.data[(NAMESPACE, name, key)] = [datum]
         (point,) = cloudwatch.evaluate_range(alarm, metrics, 0, DAY, resolve)
         assert point.state == state
-
-
-def test_the_archive_is_off_until_it_is_wanted(template: Template, synth: Synth) -> None:
-    assert not template.all("AWS::KinesisFirehose::DeliveryStream")
-    wanted = synth.template("archive=true", "log_payloads=full", "drift_alarms=outputs")
-    stream = wanted.one("AWS::KinesisFirehose::DeliveryStream")["Properties"]
-    target = stream["ExtendedS3DestinationConfiguration"]
-    for word in ("model=", "version=", "date="):
-        assert word in target["Prefix"]
-    assert wanted.one("AWS::Logs::SubscriptionFilter")["Properties"]["RoleArn"]
-    assert wanted.function()["Environment"]["Variables"]["LOG_PAYLOADS"] == "full"

@@ -29,9 +29,39 @@ def test_every_rollout_and_auth_synthesises(synth: Synth, rollout: str, auth: li
     assert len(template.all("AWS::ApiGateway::Method")) == 2
 
 
+def test_what_is_retained_goes_with_a_failed_creation(synth: Synth) -> None:
+    """A version that a failed canary left would make every retry fail."""
+    template = synth.template("jobs=true", "archive=true")
+    retained = [item for item in template.body["Resources"].values() if "DeletionPolicy" in item]
+    kinds = {item["Type"] for item in retained if item["DeletionPolicy"] != "Delete"}
+    assert kinds == {
+        "AWS::ApiGateway::Account",
+        "AWS::IAM::Role",
+        "AWS::Lambda::Version",
+        "AWS::Logs::LogGroup",
+        "AWS::S3::Bucket",
+    }
+    for item in retained:
+        assert item["DeletionPolicy"] in ("RetainExceptOnCreate", "Delete"), item["Type"]
+
+
 def test_versions_are_retained(template: Template) -> None:
     version = template.one("AWS::Lambda::Version")
-    assert version["DeletionPolicy"] == version["UpdateReplacePolicy"] == "Retain"
+    assert version["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert version["UpdateReplacePolicy"] == "Retain"
+
+
+def test_the_gateway_s_execution_log_is_the_stack_s(template: Template) -> None:
+    ((name, group),) = [
+        (name, item["Properties"])
+        for name, item in template.all("AWS::Logs::LogGroup").items()
+        if "LogGroupName" in item["Properties"]
+    ]
+    (api,) = template.all("AWS::ApiGateway::RestApi")
+    words = ["API-Gateway-Execution-Logs_", {"Ref": api}, "/dev"]
+    assert group["LogGroupName"] == {"Fn::Join": ["", words]}
+    assert group["RetentionInDays"] == 30
+    assert name in template.one("AWS::ApiGateway::Stage")["DependsOn"]
 
 
 def test_a_new_image_is_a_new_version(synth: Synth) -> None:
@@ -100,7 +130,7 @@ def test_a_pinned_version_is_live_without_codedeploy(synth: Synth) -> None:
     assert not template.all("AWS::CodeDeploy::DeploymentGroup")
     assert not [name for name in template.alarms() if name.startswith("Canary")]
     # what this checkout would publish is published and retained, and called by nobody
-    assert template.one("AWS::Lambda::Version")["DeletionPolicy"] == "Retain"
+    assert template.one("AWS::Lambda::Version")["DeletionPolicy"] == "RetainExceptOnCreate"
     assert template.body["Outputs"]["LiveVersion"]["Value"] == "7"
 
 
@@ -202,7 +232,7 @@ def test_an_api_key_comes_with_a_plan(synth: Synth) -> None:
 
 def test_the_account_s_log_role_outlives_the_stack(template: Template) -> None:
     account = template.one("AWS::ApiGateway::Account")
-    assert account["DeletionPolicy"] == "Retain"
+    assert account["DeletionPolicy"] == "RetainExceptOnCreate"
 
 
 def test_the_gateway_answers_in_our_shape(template: Template) -> None:
@@ -222,9 +252,9 @@ def test_the_gateway_answers_in_our_shape(template: Template) -> None:
 
 def test_logs_are_kept_as_long_as_the_settings_say(synth: Synth) -> None:
     groups = synth.template("log_retention_days=365").all("AWS::Logs::LogGroup").values()
-    assert len(groups) == 6  # of function, API, two hooks, the probe and the maker of the secret
+    assert len(groups) == 7  # function, API (access, execution), hooks, probe, secret
     assert {group["Properties"]["RetentionInDays"] for group in groups} == {365}
-    assert {group["DeletionPolicy"] for group in groups} == {"Retain"}
+    assert {group["DeletionPolicy"] for group in groups} == {"RetainExceptOnCreate"}
 
 
 def test_tags(template: Template) -> None:
