@@ -29,6 +29,8 @@ from infra.suppress_nag import suppress_nag
 # A month's error budget gone in two days is worth waking up for; gone in five, worth a morning.
 FAST_BURN, SLOW_BURN = 14.4, 6.0
 RUNBOOK = "docs/runbook.md"
+DAY_MINUTES = 1440
+MIN_OUTCOMES = 10  # of a day, below which their mean says nothing
 NOT_BREACHING = cloudwatch.TreatMissingData.NOT_BREACHING
 
 
@@ -263,6 +265,65 @@ class CanaryAlarms(Construct):
         ]
 
 
+class OutcomeAlarms(Construct):
+    """The alarms of outcomes, as far as the manifest states any.
+
+    `impact` may roll a version back (infra/rollback.py), so it is about one version.
+    """
+
+    def __init__(
+        self, scope: Construct, id: str, watched: MonitoringContext, notify: sns.ITopic
+    ) -> None:
+        super().__init__(scope, id)
+        limits, value = watched.manifest.alarms, watched.manifest.outcome_value
+        self.alarms: list[cloudwatch.Alarm] = []
+        self.impact: list[cloudwatch.Alarm] = []
+        if limits.min_daily_impact is not None and value:
+            minimum = limits.min_daily_impact
+            mean = watched.record(metrics.IMPACT, "Average", DAY_MINUTES)
+            count = watched.record(metrics.IMPACT, "SampleCount", DAY_MINUTES)
+            impact = alarm(
+                self,
+                watched,
+                "impact",
+                f"The mean outcome value of a day is under {minimum:g} {value.unit}".rstrip() + ".",
+                cloudwatch.MathExpression(
+                    expression=f"IF(outcomes < {MIN_OUTCOMES}, {minimum:g}, impact)",
+                    using_metrics={"impact": mean, "outcomes": count},
+                    period=mean.period,
+                    label="Impact",
+                ),
+                threshold=minimum,
+                below=True,
+                notify=notify,
+            )
+            self.impact.append(impact)
+        if limits.max_days_without_outcomes:
+            # of all versions: outcomes are filed under the version that predicted, maybe long ago
+            outcomes = cloudwatch.Metric(
+                namespace=metrics.NAMESPACE,
+                metric_name=metrics.OUTCOMES,
+                dimensions_map={"service": watched.settings.service},
+                statistic="Sum",
+                period=cdk.Duration.minutes(DAY_MINUTES),
+            )
+            self.alarms.append(
+                alarm(
+                    self,
+                    watched,
+                    "no-outcomes",
+                    f"There was no outcome for {limits.max_days_without_outcomes} days.",
+                    outcomes,
+                    threshold=1,
+                    periods=limits.max_days_without_outcomes,
+                    missing=cloudwatch.TreatMissingData.BREACHING,
+                    below=True,
+                    notify=notify,
+                )
+            )
+        self.alarms += self.impact
+
+
 def _excess_expression(
     bad: cloudwatch.Metric, requests: cloudwatch.Metric, allowance: float, few: int = 0
 ) -> cloudwatch.MathExpression:
@@ -300,6 +361,7 @@ def alarm(
     periods: int = 1,
     breaching: int | None = None,
     missing: cloudwatch.TreatMissingData = NOT_BREACHING,
+    below: bool = False,
     notify: sns.ITopic | None = None,
 ) -> cloudwatch.Alarm:
     """An alarm that says what happens, whose it is and where the runbook lies. One with an `id` of
@@ -313,7 +375,9 @@ def alarm(
         alarm_description=alarm_description(watched.manifest, what, section),
         metric=metric,
         threshold=threshold,
-        comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
+        comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
+        if below
+        else cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
         evaluation_periods=periods,
         datapoints_to_alarm=breaching,
         treat_missing_data=missing,

@@ -108,11 +108,12 @@ def ops_function(
     description: str,
     environment: dict[str, str],
     name: str | None = None,
+    retention_days: int | None = None,
 ) -> lambda_.DockerImageFunction:
     """A function of the same image that looks after the model's: no alias, no versions, and a role
     that may write its own log until more is added.
     """
-    logs = log_group(scope, "Logs", settings)
+    logs = log_group(scope, "Logs", settings, retention_days=retention_days)
     text = f"{settings.service}: {description}"
     role = iam.Role(
         scope,

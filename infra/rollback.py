@@ -11,8 +11,8 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from handler import metrics
-from infra.alarms import MonitoringContext, alarm
-from infra.drift import DriftAlarms
+from infra.alarms import MonitoringContext, OutcomeAlarms, alarm
+from infra.drift import DriftMonitor
 from infra.function import ALIAS, ModelFunction, allow, any_version, ops_function
 from infra.rollout import Rollout
 from infra.settings import SettingsError
@@ -31,7 +31,8 @@ class Rollback(Construct):
         id: str,
         watched: MonitoringContext,
         notify: sns.ITopic,
-        drift: DriftAlarms,
+        drift: DriftMonitor,
+        outcomes: OutcomeAlarms,
         worker: ModelFunction | None,
         rollout: Rollout | None,
     ) -> None:
@@ -73,11 +74,14 @@ class Rollback(Construct):
             notify=notify,
         )
         if settings.auto_rollback_on != "none":
-            self._rollback(notify, drift)
+            self._rollback(notify, drift, outcomes)
 
-    def _rollback(self, notify: sns.ITopic, drift: DriftAlarms) -> None:
-        settings = self._watched.settings
-        known = {"impact": drift.impact, "drift": drift.outputs}
+    def _rollback(
+        self, notify: sns.ITopic, drift: DriftMonitor, outcomes: OutcomeAlarms
+    ) -> None:
+        settings, baseline = self._watched.settings, self._watched.manifest.baseline
+        has_outputs = bool(baseline and baseline.outputs)
+        known = {"impact": outcomes.impact, "drift": [drift.outputs] if has_outputs else []}
         chosen = [*known] if settings.auto_rollback_on == "both" else [settings.auto_rollback_on]
         for name in chosen:
             if not known[name]:
@@ -89,8 +93,10 @@ class Rollback(Construct):
             {
                 "TOPIC_ARN": notify.topic_arn,
                 "COOLDOWN_HOURS": str(settings.rollback_cooldown_hours),
+                "MONITOR_LOG_GROUP": drift.log_group.log_group_name,
             },
         )
+        allow(function, ["logs:FilterLogEvents"], drift.log_group.log_group_arn)
         for each in self._functions:
             arn = each.function.function_arn
             allow(function, ["lambda:UpdateAlias"], arn, f"{arn}:{ALIAS}")
@@ -102,7 +108,7 @@ class Rollback(Construct):
                 event_pattern=events.EventPattern(
                     source=["aws.cloudwatch"],
                     detail_type=["CloudWatch Alarm State Change"],
-                    resources=[each.attr_arn for name in chosen for each in known[name]],
+                    resources=[each.alarm_arn for name in chosen for each in known[name]],
                     detail={"state": {"value": ["ALARM"]}},
                 ),
             ),

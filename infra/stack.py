@@ -9,11 +9,11 @@ from constructs import Construct
 
 from handler.manifest import Manifest
 from infra import image
-from infra.alarms import CanaryAlarms, MonitoringContext, ServiceAlarms, topic
+from infra.alarms import CanaryAlarms, MonitoringContext, OutcomeAlarms, ServiceAlarms, topic
 from infra.api import Api
 from infra.archive import Archive
 from infra.dashboard import Dashboard
-from infra.drift import DriftAlarms
+from infra.drift import DriftMonitor
 from infra.function import ModelFunction
 from infra.jobs import Jobs, JobsAlarms
 from infra.rollback import Rollback
@@ -82,11 +82,13 @@ class ModelStack(cdk.Stack):
             jobs.worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
             worker = jobs.worker
             alarms = [*alarms, *JobsAlarms(self, "JobsAlarms", watched, jobs, notify).alarms]
-        watch = DriftAlarms(self, "Drift", watched, notify)
-        way_back = Rollback(self, "WayBack", watched, notify, watch, worker, rollout)
+        drift = DriftMonitor(self, "Drift", watched, notify, worker)
+        outcomes = OutcomeAlarms(self, "Outcomes", watched, notify)
+        way_back = Rollback(self, "WayBack", watched, notify, drift, outcomes, worker, rollout)
         if settings.archive:
             Archive(self, "Archive", [scoring, *([worker] if worker else [])])
-        Dashboard(self, "Dashboard", watched, [*alarms, way_back.alarm, *watch.shown])
+        alarms = [*alarms, way_back.alarm, *drift.alarms, *outcomes.alarms]
+        Dashboard(self, "Dashboard", watched, alarms)
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
         cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)

@@ -55,7 +55,7 @@ def on_schedule(event: Any, context: Any) -> None:
     """Lambda entry point. An exception is retried by Lambda, and is what the silence alarm sees."""
     period = period_before(event["time"])
     live = _live(client("lambda"), os.environ["FUNCTION_NAME"])
-    logs, own_group = client("logs"), os.environ["AWS_LAMBDA_LOG_GROUP_NAME"]
+    logs, own_group = client("logs"), os.environ["MONITOR_LOG_GROUP"]
     mark = fingerprint(live.manifest)
     oldest = period - (WEEK_HOURS - 1) * HOUR_MS
     history = {

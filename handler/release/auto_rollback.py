@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from handler import metrics, request_log
+from handler.drift import monitor
 from handler.release import rollback
 from handler.release.deploy_hooks import client, deadline_check
 from handler.release.rollback import Log, ReleaseError, Service
@@ -69,13 +70,15 @@ def on_alarm(event: Any, context: Any) -> None:
 def _back(service: Service, alarm: Any, say: Log) -> None:
     alias, now = service.alias(), datetime.now(UTC)
     live = alias["FunctionVersion"]
-    about = sorted(
-        {
-            query["metricStat"]["metric"]["dimensions"]["version"]
-            for query in alarm["configuration"]["metrics"]
-            if "metricStat" in query
-        }
-    )
+    dimensions = [
+        query["metricStat"]["metric"]["dimensions"]
+        for query in alarm["configuration"]["metrics"]
+        if "metricStat" in query
+    ]
+    about = sorted({names["version"] for names in dimensions if "version" in names})
+    if not about:  # an alarm of drift
+        now_ms = int(now.timestamp() * 1000)
+        about = [monitor.latest_version(client("logs"), os.environ["MONITOR_LOG_GROUP"], now_ms)]
     if about != [live]:
         raise ReleaseError(f"the alarm is about version {', '.join(about)}, and {live} is live")
     if rollback.weights(alias) or service.running():
