@@ -9,8 +9,8 @@ from benchmarks import drift_power
 from benchmarks.drift_power import Case, Drift
 from handler.drift import decision
 from handler.drift.decision import BINS
-from handler.ranks import Scale
-from tools.packing import baseline
+from handler.drift.bins import BaselineCdf
+from answerable.packing import baseline
 
 CASE = Case(200, baseline_rows=500)
 
@@ -18,11 +18,11 @@ CASE = Case(200, baseline_rows=500)
 def bins_of_values(rng: np.random.Generator, change: Drift) -> list[int]:
     """Return the counts of one window: a baseline is packed, values are binned by it."""
     known = baseline.numbers(rng.normal(size=CASE.baseline_rows).tolist())
-    scale = Scale(known, False)
+    cdf = BaselineCdf(known, False)
     values: list[Any] = (rng.normal(size=rng.poisson(CASE.a_day)) + change.shift).tolist()
     for i in np.flatnonzero(rng.random(len(values)) < change.lost):
         values[i] = None
-    bins = [number or BINS for number in scale.ranks(values, rng.random(len(values)).tolist())]
+    bins = [number or BINS for number in cdf.ranks(values, rng.random(len(values)).tolist())]
     return [bins.count(i) for i in range(1, BINS + 1)]
 
 
