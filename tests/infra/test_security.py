@@ -27,7 +27,7 @@ SETTINGS = {
         "provisioned_concurrency=1",
         "auto_rollback_on=drift",
     ),
-    "archive": ("archive=true", "log_payloads=full", "drift_alarms=outputs"),
+    "archive": ("archive=true", "log_payloads=full"),
 }
 
 # Everything cdk-nag finds with the settings above and that is accepted, with its reason, in the

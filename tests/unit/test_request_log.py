@@ -9,6 +9,7 @@ import pytest
 from handler import app, request_log, settings
 from handler import manifest as manifests
 from handler.drift import bins
+from handler.drift.targets import fingerprint
 from handler.settings import Settings
 from tests.fixtures import artifact, emf, events
 from tests.fixtures.artifact import DIABETES
@@ -31,22 +32,24 @@ def record(capsys: Capture, settings: Settings, rows: list[Any], status: int = 2
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 100, 1000])
-def test_every_target_is_a_metric(capsys: Capture, count: int) -> None:
+def test_every_target_has_bins_and_none_is_a_metric(capsys: Capture, count: int) -> None:
     found = record(capsys, Settings(DIABETES), [GOLDEN] * count)
     sampled = min(count, max(bins.ALWAYS_BINNED_ROWS, min(count // 10, bins.MAX_BINNED_ROWS)))
-    for name in [*(f"in_{name}" for name in GOLDEN), "out_progression"]:
-        values = found[name] if count > 1 else [found[name]]
+    assert len(found["bins"]) == len(GOLDEN) + 1
+    for numbers in found["bins"]:
+        values = numbers if count > 1 else [numbers]
         assert len(values) == sampled
         assert set(values) <= set(range(1, 11))
     names = [m["Name"] for d in found["_aws"]["CloudWatchMetrics"] for m in d["Metrics"]]
-    assert {"in_bmi", "out_progression", "Unseen", "Latency"} <= set(names)
+    assert set(names) == {"Requests", "Rows", "ClientErrors", "ServerErrors", "Latency"}
+    assert found["model"]["fingerprint"] == fingerprint(manifests.read(DIABETES))
     assert found.get("sampled_rows") == (sampled if count > sampled else None)
     assert len(found["prediction_id_prefix"]) == 28
 
 
-def test_a_refusal_has_no_ranks(capsys: Capture) -> None:
+def test_a_refusal_has_no_bins(capsys: Capture) -> None:
     found = record(capsys, Settings(DIABETES), [{}], 422)
-    assert "in_bmi" not in found
+    assert "bins" not in found
     assert found["ClientErrors"] == 1
 
 
@@ -118,7 +121,7 @@ def test_a_record_that_would_be_too_long_keeps_its_metrics(
     assert (found["Requests"], found["Rows"]) == (1, 100)
 
 
-def test_hundreds_of_features_are_as_many_metrics_as_fit(capsys: Capture, tmp_path: Path) -> None:
+def test_hundreds_of_features_have_bins_in_a_short_record(capsys: Capture, tmp_path: Path) -> None:
     count = 260
     features = [
         {"name": f"x{i}", "input": "x", "type": "number", "column": i, "example": 1.0}
@@ -145,10 +148,10 @@ def test_hundreds_of_features_are_as_many_metrics_as_fit(capsys: Capture, tmp_pa
     )
     rows = [{f["name"]: 1.0 for f in features}] * 300
     found = record(capsys, Settings(directory), rows)
-    assert "in_x199" in found
-    assert "in_x200" not in found
-    directives = found["_aws"]["CloudWatchMetrics"]
-    assert [len(each["Metrics"]) for each in directives] == [100, 100, 6]
+    assert len(found["bins"]) == count
+    assert {len(numbers) for numbers in found["bins"]} == {found["sampled_rows"]} == {30}
+    one = record(capsys, Settings(directory), rows[:1])
+    assert len(json.dumps(one["bins"], separators=(",", ":"))) < 3 * count + 10
 
 
 def test_settings_are_read_from_the_environment() -> None:
@@ -197,16 +200,16 @@ def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -
 
 
 @pytest.mark.fault(
-    "Drift ranks cannot be computed",
+    "Drift bins cannot be computed",
     "The answer goes out, the record says `drift_error`",
 )
-def test_ranks_that_fail_do_not_fail_the_request(
+def test_bins_that_fail_do_not_fail_the_request(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(*_: Any) -> Any:
         raise ValueError("SENTINEL")
 
-    monkeypatch.setattr(bins.Binner, "rank", explode)
+    monkeypatch.setattr(bins.Binner, "bin", explode)
     found = record(capsys, Settings(DIABETES), [GOLDEN])
     assert found["drift_error"] == "ValueError"
     assert "SENTINEL" not in json.dumps(found)
