@@ -8,12 +8,14 @@ STAGE ?= dev
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
-DEPLOY = $(BIN)/python -m answerable $@ $(STAGE) $(if $(MODEL),--model $(notdir $(MODEL))) $(ARGS)
+CHOSEN = $(if $(MODEL),--model $(MODEL))
+DEPLOY = $(BIN)/python -m answerable $@ $(STAGE) $(CHOSEN) $(ARGS)
+PYTEST := $(BIN)/python -m pytest -n auto
 
 FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
 SECONDS ?= 600
 
-.PHONY: help run rehearse test check fuzz audit reference e2e bench bench-image power example image
+.PHONY: help run rehearse test coverage check fuzz audit reference e2e bench bench-image power example image
 .PHONY: synth bootstrap deploy destroy sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -25,22 +27,26 @@ $(READY): requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
 	@touch $(READY)
 
-run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=folder, PORT=8000)
-	$(BIN)/python -m answerable serve $(MODEL) --port $(PORT)
+run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=name PORT=8000)
+	$(BIN)/python -m answerable serve $(CHOSEN) --port $(PORT)
 
-rehearse: $(READY) ## simulate a release (MODEL=folder, NEW=folder, ARGS="-c bake_minutes=15")
+rehearse: $(READY) ## simulate a release (MODEL=name NEW=name ARGS="-c bake_minutes=15")
 	$(BIN)/python -m answerable simulate-release $(if $(MODEL),--current $(MODEL)) $(if $(NEW),--candidate $(NEW)) $(ARGS)
 
-test: $(READY)   ## the tests that need nothing but Python; tests/runtime is 20 s of it
-	$(BIN)/python -m pytest tests/unit tests/runtime
+test: $(READY)   ## the tests that need nothing but Python
+	$(PYTEST) tests/unit tests/runtime tests/zoo
+
+coverage: $(READY) ## the same tests, and the lines that they do not reach; no gate
+	$(PYTEST) tests/unit tests/runtime tests/zoo --cov=handler --cov=answerable --cov=infra \
+	  --cov-report=html:build/coverage --cov-report=term:skip-covered
 
 check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.reliability --check
-	$(BIN)/python -m pytest tests/infra
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) --dist loadfile tests/infra
+	$(PYTEST) -m slow
 
 fuzz: build/fuzz-env/ready ## look for inputs that break a promise (FUZZ="wire feedback" SECONDS=600); keeps a corpus
 	for name in $(FUZZ); do \
@@ -56,7 +62,7 @@ build/%-env/ready: requirements/%.txt
 	build/$*-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
-reference: $(READY) ## write docs/reference.md and the shipped openapi.json
+reference: $(READY) ## write docs/reference/ and the shipped openapi.json
 	$(BIN)/python -m tests.reference
 
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)
@@ -76,10 +82,12 @@ example: $(READY) ## train and pack the shipped model again
 	$(BIN)/python -m answerable pack build/diabetes/model.onnx --reference build/diabetes/reference.csv \
 	  --contract examples/diabetes/contract.toml --metrics build/diabetes/metrics.json \
 	  --name diabetes --version 1.0.0 --owner "Answerable's maintainers" \
-	  --why "the first version: boosted trees on the diabetes study" --replace
+	  --reason "the first version: boosted trees on the diabetes study" --replace
+	rm -rf tests/project/model_artifacts/diabetes
+	cp -r model_artifacts/diabetes tests/project/model_artifacts
 
-image: $(READY)  ## build the function's image and print its size (MODEL=folder)
-	$(BIN)/python -m infra.image $(if $(MODEL),--model $(notdir $(MODEL)))
+image: $(READY)  ## build the function's image and print its size (MODEL=name)
+	$(BIN)/python -m answerable image $(CHOSEN)
 
 synth deploy destroy: $(READY)
 synth:           ## the CloudFormation template, in cdk.out/ (STAGE=prod MODEL=name ARGS="-c memory=3008")
@@ -97,10 +105,11 @@ destroy:         ## delete the stack; log groups and buckets stay (STAGE=prod MO
 sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-one-row), or with all
 	$(BIN)/python -m tests.e2e.sam $(EVENT)
 
-lock: $(READY)   ## compile requirements/*.in to hashed *.txt
+lock: $(READY)   ## compile requirements/*.in, and pyproject.toml's extras, to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
 	cd requirements && for name in dev function fuzz audit ministack sam clients; do \
-	  case $$name in dev | function | fuzz) with="-c dev.txt" ;; *) with= ;; esac; \
+	  case $$name in dev) with="../pyproject.toml --all-extras" ;; \
+	    function | fuzz) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done
 

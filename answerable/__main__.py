@@ -9,7 +9,11 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from handler import __version__
+
 COMMANDS = {
+    "new": "make a folder for a model's project: settings, CI workflow, model_artifacts",
+    "upgrade": "say what another version of answerable changes in this project",
     "pack": "turn a model and a sample of its data into an artifact with a contract",
     "diff": "explain the differences of two versions: contract, answers, baseline, lineage",
     "conformance": "whether what a contract forbids is refused, here or at a URL",
@@ -18,6 +22,7 @@ COMMANDS = {
     "report": "draw what records say: drift, rejects, latency, outcomes",
     "redrive": "have the dead letters of a stack's jobs tried again",
     "simulate-release": "simulate a release: what each version answers, which alarm fires",
+    "image": "build the function's image and print its size",
     "bootstrap": "prepare an AWS account and region for CDK, once",
     "synth": "write the CloudFormation template of a stage",
     "deploy": "deploy a model to a stage",
@@ -27,26 +32,41 @@ COMMANDS = {
 }
 
 
+EXTRAS = {"serve": "serve"}  # what a command needs beside the dependencies; others need deploy
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code."""
+    """Run one command and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="answerable")
-    parser.description = "The developer's side of Answerable."
+    parser.description = "Pack, serve and deploy ONNX models that you can answer for."
+    parser.add_argument("--version", action="version", version=f"answerable {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((word for word in argv if not word.startswith("-")), None)
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+    chosen = next((word for word in argv if not word.startswith("-")), "")
+    try:
+        for name, summary in COMMANDS.items():
+            command = commands.add_parser(
+                name,
+                help=summary,
+                description=summary[0].upper() + summary[1:] + ".",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            if name == chosen:
+                module = importlib.import_module(f"answerable.commands.{name.replace('-', '_')}")
+                module.add_arguments(command)
+                command.set_defaults(run=module.main)
+        args = parser.parse_args(argv)
+        code: int = args.run(args)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "answerable", "handler", "infra"):
+            raise
+        extra = EXTRAS.get(chosen, "deploy")
+        print(
+            f"{chosen} needs {package}, which is not installed: pip install 'answerable[{extra}]'",
+            file=sys.stderr,
         )
-        if name == chosen:
-            module = importlib.import_module(f"answerable.commands.{name.replace('-', '_')}")
-            module.add_arguments(command)
-            command.set_defaults(run=module.main)
-    args = parser.parse_args(argv)
-    code: int = args.run(args)
+        return 2
     return code
 
 

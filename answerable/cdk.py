@@ -16,7 +16,9 @@ from infra import settings
 from infra.project import find_model
 from infra.settings import Settings
 
-VERSION = "2.1148.1"  # npm's untagged latest is not a release
+# npm's untagged latest is not a release, so the version is pinned
+PACKAGE = json.loads(Path(settings.__file__).with_name("package.json").read_text())
+VERSION = PACKAGE["dependencies"]["aws-cdk"]
 FOLDER = Path(sys.prefix, "cdk")  # beside this Python, as the locked node is
 OUTPUT = Path("cdk.out")
 Run = Callable[[Sequence[str]], int]

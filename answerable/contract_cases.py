@@ -22,6 +22,7 @@ import orjson
 from handler import errors
 from handler.contract import EXACT, example, feature_bounds, number_bounds
 from handler.errors import MAX_VIOLATIONS, pointer, problem_type
+from handler.feedback import MAX_BODY_BYTES
 from handler.http import INFERENCE_HEADER_LENGTH
 from handler.manifest import Feature, Manifest
 from handler.model_inputs import dtype
@@ -93,8 +94,12 @@ class BadValue(NamedTuple):
 def cases(manifest: Manifest, jobs: bool) -> Iterator[Case]:
     """Yield every case, accepted ones first; `jobs`: whether the deployment has jobs."""
     for case in chain(accepted(manifest), _refused(manifest, jobs)):
-        if len(case.body) <= manifest.limits.body_bytes or case.status == 413:
+        if len(case.body) <= _max_body_bytes(manifest, case.path) or case.status == 413:
             yield case
+
+
+def _max_body_bytes(manifest: Manifest, path: str) -> int:
+    return MAX_BODY_BYTES if path == "/feedback" else manifest.limits.body_bytes
 
 
 def body(*instances: bytes, form: str = "instances") -> bytes:
@@ -426,7 +431,7 @@ def _bad_rows(
 
 def _malformed(manifest: Manifest, path: str, good: bytes) -> Iterator[Case]:
     """Yield bodies that no parser takes; `good` is one that the path takes."""
-    limit, packed = manifest.limits.body_bytes, gzip.compress(good)
+    limit, packed = _max_body_bytes(manifest, path), gzip.compress(good)
     bodies: dict[str, Iterable[bytes]] = {
         "empty": [b""],
         "not JSON": [b"{"],
@@ -455,7 +460,7 @@ def _malformed(manifest: Manifest, path: str, good: bytes) -> Iterator[Case]:
     yield Case("gzip in gzip", path, bomb, 400, headers=GZIP)
     for text in (packed[:-1], packed[:-8], packed + TEXT, packed * 2, good, b"", packed[:9]):
         yield Case("broken gzip", path, text, 400, headers=GZIP)
-    for coding in ("br", "deflate", "gzip, gzip", CLIENT_TEXT):
+    for coding in ("br", "gzip, gzip", CLIENT_TEXT):
         headers = {**JSON, "content-encoding": coding}
         yield Case("coding", path, good, 415, headers=headers)
     types = (
@@ -514,21 +519,24 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
         yield _422(kind, path, document, violation)
     for i, tensor in enumerate(manifest.inputs):
         location, shape, data = pointer("inputs", i), good[i]["shape"], good[i]["data"]
-        other = "FP32" if tensor.dtype != "float32" else "FP64"
+        other = "FP32" if not tensor.dtype.startswith("float") else "INT64"
         rest = shape[1:]
+        fewer_axes = [rest] if shape and tensor.shape[-1] != 1 else []  # [N] may be [N, 1]
+        texts = [] if tensor.dtype == "string" else [CLIENT_TEXT]
         bad: dict[tuple[str, str, str], list[Any]] = {  # by kind, location and code
             ("datatype", "datatype", "type"): ["BF16", "FP8", CLIENT_TEXT, other],
-            ("rank", "shape", "shape"): [[*shape, 1], *([rest] if shape else ()), [*shape, 0]],
+            ("rank", "shape", "shape"): [[*shape, 1], *fewer_axes, [*shape, 0]],
             ("negative axis", "shape/0", "out_of_range"): [[n, *rest] for n in (-1, -(2**63))],
             ("shape", "shape", "type"): [CLIENT_TEXT],
             ("shape", "shape/0", "type"): [[1.5, *rest]],
             ("shape and data differ", "data", "wrong_length"): [data[1:], [*data, data[0]], []],
-            ("no list of data", "data", "type"): [None, {}, CLIENT_TEXT, 1],
+            ("no list of data", "data", "type"): [None, {}, 1, *texts],
             ("ragged", "data", "ragged"): [[data[:1], data]] * (len(data) > 1),
         }
         if manifest.execution.batch != "none" and len(good) == 1:
             counts = (0, manifest.limits.rows + 1, 2**63)
-            bad["rows", "shape", "wrong_length"] = [[n, *rest] for n in counts]
+            code = "wrong_length" if tensor.shape[0] is None else "shape"
+            bad["rows", "shape", code] = [[n, *rest] for n in counts]
             bad["rows", "shape/0", "type"] = [[orjson.Fragment(str(2**64)), *rest]]
         for (kind, at, code), values in bad.items():
             for value in values:

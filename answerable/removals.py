@@ -18,7 +18,13 @@ STATEFUL = {
 # settings that, once deployed, are not changed by a slip
 GUARDED = ("auth", "user_pool_arn", "user_pool_scope", "jobs", "archive")
 # the setting that makes a resource, by how its logical id begins
-SETTING_OF = {"Api": "auth", "Archive": "archive", "Jobs": "jobs", "Topic": "alarm_destination"}
+SETTING_OF = {
+    "Api": "auth",
+    "Archive": "archive",
+    "Jobs": "jobs",
+    "TicketTopic": "ticket_destination",
+    "Topic": "alarm_destination",
+}
 
 
 class Removal(NamedTuple):
@@ -41,5 +47,5 @@ def removals(deployed: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Re
     for logical_id, resource in deployed["Resources"].items():
         if resource["Type"] in STATEFUL and logical_id not in new["Resources"]:
             names = (SETTING_OF[begin] for begin in SETTING_OF if logical_id.startswith(begin))
-            stays = " (it stays in the account)" * (resource.get("DeletionPolicy") == "Retain")
+            stays = " (it stays in the account)" * ("Retain" in resource.get("DeletionPolicy", ""))
             yield Removal(next(names, logical_id), f"{resource['Type']} {logical_id}{stays}")

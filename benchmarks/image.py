@@ -40,7 +40,7 @@ UNUSED = {"sympy", "protobuf", "flatbuffers"}
 def build(answerable: Tools, scratch: Path) -> None:
     """Both images. The peer's code goes where the Dockerfile expects the handler."""
     environment = emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base)
-    ours = [sys.executable, "-m", "infra.image", "--model", "diabetes", "--tag", OURS]
+    ours = [sys.executable, "-m", "answerable", "image", "--model", "diabetes", "--tag", OURS]
     environment["PYTHONPATH"] = str(ROOT)
     subprocess.run(ours, cwd=PROJECT, env=environment, check=True, stdout=sys.stderr)
     shutil.copy(ROOT / "Dockerfile", scratch)

@@ -17,7 +17,7 @@ def prepare(scratch: Path) -> tuple[Path, Path]:
     original = scratch / "cnn.onnx"
     original.write_bytes(large_image_classifier())
     command = [sys.executable, "-m", "answerable", "pack", str(original), "--name", "cnn"]
-    command += ["--version", "1.0.0", "--owner", "benchmarks", "--why", "to be timed"]
+    command += ["--version", "1.0.0", "--owner", "benchmarks", "--reason", "to be timed"]
     command += ["--output", str(scratch / "packed")]
     subprocess.run(command, check=True, cwd=cases.ROOT, stdout=subprocess.DEVNULL)
     return original, next((scratch / "packed").rglob("manifest.json")).parent

@@ -117,7 +117,7 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
     unbatched = scorer.manifest.execution.batch == "none"  # the outputs have no axis for rows
     outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]
     rows, log_fields = len(inference.columns[0]), dict[str, Any](scored=scored)
-    if any(i == len(outputs) for i, _ in inference.outputs):
+    if any(requested.output == len(outputs) for requested in inference.outputs):
         ids = state.make_prediction_ids(scored.outputs, [prediction_id.new_request(rows)])
         outputs.append(open_inference.string_tensor(ids))
         log_fields["prediction_id_prefix"] = _id_prefix(ids)
@@ -205,7 +205,7 @@ def server_version(state: AppState, request: Request, deadline: float | None) ->
 
 def server_metadata(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`GET /v2`."""
-    extensions = ["binary_tensor_data"]
+    extensions = ["binary_tensor_data", "classification"]
     return _json_result({"name": "answerable", "version": __version__, "extensions": extensions})
 
 
@@ -315,6 +315,11 @@ def create(config: settings.Settings) -> Handler:
             problem = ServerError("an unexpected error occurred; it has been logged")
         if problem is not None:
             result = HandlerResult(_problem_response(problem, request_id, request))
+        response, log_error = result.response, ""
+        try:
+            response = http_body.maybe_gzip(request, response)
+        except Exception as error:  # the response is ready: send it as it is
+            log_error = type(error).__name__
         record(
             request_id=request_id,
             route=route_label(request, route),
@@ -327,10 +332,12 @@ def create(config: settings.Settings) -> Handler:
             out_of_range_counts=result.out_of_range_counts,
             **result.log_fields,
             synthetic=request is not None and request.synthetic,
+            log_error=log_error,
         )
         is_cold = False
-        response = result.response._replace(body=b"") if is_head else result.response
-        return gateway_events.to_gateway_response(event, http_body.maybe_gzip(request, response))
+        if is_head:
+            response = response._replace(body=b"")
+        return gateway_events.to_gateway_response(event, response)
 
     def lambda_handler(event: Any, context: Any) -> Event:
         gc.disable()  # a large body makes millions of objects, which repeated scans would visit

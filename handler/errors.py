@@ -171,12 +171,6 @@ class Unavailable(ServerError):
         super().__init__(detail, headers={"retry-after": "5"})
 
 
-class UnknownMessage(ServerError):
-    """A message of the queue from another service, without a body of ours; it stays a message."""
-
-    slug, title = "unknown-message", "The message holds no job"
-
-
 class DeadlineExceeded(ServerError):
     """The model did not finish before the function's deadline."""
 

@@ -11,6 +11,7 @@ from handler.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from handler.http import JSON, OCTET_STREAM, Request, Response
 
 GZIP_MIN_BYTES = 4096  # infra sets the same for the REST API
+NESTING_CHECK_MIN_CHARS = 250_000  # a smaller body cannot nest enough
 FAST_BASE64_MIN_CHARS = 100_000  # from this length on, numpy is faster
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE).search
 
@@ -28,7 +29,24 @@ def read_json(request: Request, limit: int) -> str | bytes:
     charset = _CHARSET(request.headers.get("content-type", ""))
     if charset and charset[1].lower() not in ("utf-8", "utf8"):
         raise UnsupportedMediaType("send JSON as UTF-8")
-    return read(request, limit)
+    body = read(request, limit)
+    check_nesting(body)
+    return body
+
+
+def check_nesting(body: str | bytes) -> None:
+    """Raise PayloadTooLarge if the arrays and objects of a JSON text would take too much memory.
+
+    Each takes about 100 bytes, and a validator copies it. Ten times the body and 40 MB are allowed.
+    """
+    if len(body) < NESTING_CHECK_MIN_CHARS:
+        return
+    if isinstance(body, str):
+        count = body.count("[") + body.count("{")
+    else:
+        count = body.count(b"[") + body.count(b"{")
+    if count * 200 > 10 * len(body) + 40_000_000:
+        raise PayloadTooLarge("the body has too many arrays and objects; send fewer rows")
 
 
 def content_type(request: Request) -> str:
@@ -46,14 +64,14 @@ def read_binary(request: Request, limit: int) -> bytes:
 
 
 def read(request: Request, limit: int) -> str | bytes:
-    """Return the body without base64 and gzip, at most `limit` bytes."""
+    """Return the body without base64 and compression, at most `limit` bytes."""
     coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("identity", "gzip"):
-        raise UnsupportedMediaType("the only supported content coding is gzip")
+    if coding not in ("identity", "gzip", "deflate"):
+        raise UnsupportedMediaType("the supported content codings are gzip and deflate")
     text = request.body
     if not request.is_base64:
-        if coding == "gzip":
-            raise BadRequest("a gzip body did not reach the function as binary")
+        if coding != "identity":
+            raise BadRequest(f"a {coding} body did not reach the function as binary")
         return check_size(text, limit)
     if len(text) > (limit + 2) // 3 * 4:
         raise PayloadTooLarge.request(limit)
@@ -61,8 +79,8 @@ def read(request: Request, limit: int) -> str | bytes:
         data = decode_base64(text)
     except ValueError:
         raise BadRequest("the body is not valid base64") from None
-    if coding == "gzip":
-        data = _gunzip(data, limit)
+    if coding != "identity":
+        data = _decompress(data, coding, limit)
     if len(data) > limit:
         raise PayloadTooLarge.request(limit)
     return data
@@ -89,15 +107,15 @@ def decode_base64(text: str) -> bytes:
     return fast_base64.decode(text)
 
 
-def _gunzip(data: bytes, limit: int) -> bytes:
-    """Decompress one gzip member, to at most one byte over the limit."""
-    decompressor = zlib.decompressobj(wbits=31)
+def _decompress(data: bytes, coding: str, limit: int) -> bytes:
+    """Decompress one gzip member or zlib stream, to at most one byte over the limit."""
+    decompressor = zlib.decompressobj(wbits=31 if coding == "gzip" else 15)
     try:
         content = decompressor.decompress(data, limit + 1)
     except zlib.error:
-        raise BadRequest("the body is not valid gzip") from None
+        raise BadRequest(f"the body is not valid {coding}") from None
     if len(content) <= limit and (not decompressor.eof or decompressor.unused_data):
-        raise BadRequest("the gzip body is truncated or has trailing data")
+        raise BadRequest(f"the {coding} body is truncated or has trailing data")
     return content
 
 

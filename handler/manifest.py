@@ -5,10 +5,13 @@ cold start. They are validated by pydantic-core, strictly, from their own annota
 or misspelt manifest stops the function at init instead of in the middle of a request.
 """
 
+import errno
+import os
+import stat
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from handler import core_schema as cs
 from handler.core_schema import SchemaValidator, ValidationError, from_json
@@ -36,11 +39,21 @@ class File(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """An ONNX graph input. `dtype` is numpy's name, or "string"; None in `shape` is a free axis."""
+    """An ONNX graph input. `dtype` is numpy's name, or "string"; None in `shape` is a free axis.
+
+    `axes` names the axes, "" for one without a name. Free axes of one name have one length, in all
+    inputs of a request. `minimum` and `maximum` are inclusive bounds of the elements, `min_shape`
+    and `max_shape` of the lengths of free axes; None and () are no bound.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    axes: tuple[str, ...] = ()
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    min_shape: tuple[int | None, ...] = ()
+    max_shape: tuple[int | None, ...] = ()
 
 
 class Feature(NamedTuple):
@@ -302,21 +315,30 @@ def _check(manifest: Manifest) -> None:
         raise ArtifactError(f"{FILE_NAME}: {problem}")
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading. Raise OSError for a FIFO or a device, which could block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return open(descriptor, "rb")
+
+
 def read(directory: Path | str) -> Manifest:
     """The manifest of the artifact in `directory`. Raises ArtifactError if it cannot be had."""
     try:
-        text = Path(directory, FILE_NAME).read_bytes()
-        seal = (
-            Path(directory, DIGEST_FILE_NAME).read_bytes()
-            if Path(directory, DIGEST_FILE_NAME).exists()
-            else None
-        )
+        with open_regular(Path(directory, FILE_NAME)) as file:
+            text = file.read()
+        digest = None
+        if Path(directory, DIGEST_FILE_NAME).exists():
+            with open_regular(Path(directory, DIGEST_FILE_NAME)) as file:
+                digest = file.read()
     except OSError as error:
         raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
-    if seal is not None:
+    if digest is not None:
         from hashlib import sha256  # as `model` does: what only parses manifests goes without
 
-        if sha256(text).hexdigest().encode() + b"\n" != seal:
+        if sha256(text).hexdigest().encode() + b"\n" != digest:
             raise ArtifactError(
                 f"{FILE_NAME}: it is not the one that was packed ({DIGEST_FILE_NAME})"
             )

@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import ArtifactError, DeadlineExceeded, ServerError
-from handler.manifest import Manifest
+from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, Manifest, open_regular
 from handler.model_inputs import Array
 
 # A shorter run is repeated without a thread, because starting one takes 0.1 ms. Its time depends on
@@ -43,20 +44,22 @@ class _BackgroundHash:
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         from hashlib import sha256
 
-        self._contents: dict[str, mmap.mmap] = {}
+        self.contents: dict[str, mmap.mmap] = {}
         for name, expected in manifest.files.items():
+            if os.path.basename(name) != name:
+                raise ArtifactError(f"{name}: is not a file of the artifact")
             try:
-                with open(directory / name, "rb") as file:
+                with open_regular(directory / name) as file:
                     if file.seek(0, 2) != expected.bytes:
                         raise ArtifactError(f"{name}: its size differs from the manifest")
-                    self._contents[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    self.contents[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise ArtifactError(f"{name}: cannot be read ({type(error).__name__})") from None
         self._expected = {name: file.sha256 for name, file in manifest.files.items()}
         self._actual: dict[str, str] = {}
 
         def hash_files() -> None:
-            for name, content in self._contents.items():
+            for name, content in self.contents.items():
                 self._actual[name] = sha256(content).hexdigest()
 
         self._thread = threading.Thread(target=hash_files)
@@ -65,7 +68,7 @@ class _BackgroundHash:
     def verify(self) -> None:
         """Wait for the hashes. Raise ArtifactError if one differs from the manifest."""
         self._thread.join()
-        for name, content in self._contents.items():
+        for name, content in self.contents.items():
             content.close()
             if self._actual.get(name) != self._expected[name]:
                 raise ArtifactError(f"{name}: its SHA-256 differs from the manifest")
@@ -77,6 +80,9 @@ class Session:
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         hashes = _BackgroundHash(directory, manifest)
         try:
+            model = hashes.contents[MODEL]
+            _check_external_data(directory, manifest, model)
+            self._may_be_quick = not _has_value_dependent_shapes(model)
             session = _open(directory / MODEL, manifest)
         finally:
             hashes.verify()  # of a damaged file, report the hash rather than onnxruntime's error
@@ -85,7 +91,6 @@ class Session:
         self._unbatched = manifest.execution.batch == "none"
         self._watchdog = _Watchdog()
         self._has_features = bool(manifest.features)
-        self._may_be_quick = not _has_value_dependent_shapes(directory / MODEL)
         self._quick_shapes: set[tuple[Any, ...]] = set()
         self._unfinished: threading.Thread | None = None
 
@@ -158,11 +163,22 @@ class Session:
             self._quick_shapes.add(shapes)
 
 
-def _has_value_dependent_shapes(path: Path) -> bool:
+def _check_external_data(directory: Path, manifest: Manifest, model: mmap.mmap) -> None:
+    """Raise ArtifactError if the graph may load weights that the manifest does not name.
+
+    onnxruntime takes the files from the graph's `location` entries, inside the directory.
+    """
+    if model.find(b"location") < 0:
+        return
+    unnamed = set(os.listdir(directory)) - {FILE_NAME, DIGEST_FILE_NAME, *manifest.files}
+    for name in sorted(unnamed):
+        raise ArtifactError(f"{name}: is not in the manifest")
+
+
+def _has_value_dependent_shapes(model: mmap.mmap) -> bool:
     """Return whether the graph has an operator whose output size depends on its inputs' values."""
-    model = path.read_bytes()
     # `op_type` is field 4 of a node: tag, length, name
-    return any(b'"%c%b' % (len(op), op.encode()) in model for op in VALUE_DEPENDENT_SHAPES)
+    return any(model.find(b'"%c%b' % (len(op), op.encode())) >= 0 for op in VALUE_DEPENDENT_SHAPES)
 
 
 def _deadline_exceeded() -> DeadlineExceeded:

@@ -1,4 +1,4 @@
-"""One page for 3 a.m.: is it broken, for whom, since which version, and who knows more."""
+"""The CloudWatch dashboard: alarms, traffic, latency, drift, outcomes and recent server errors."""
 
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -11,20 +11,20 @@ WIDTH = 24
 
 
 class Dashboard(Construct):
-    """From the top: alarms, callers' view, the function, versions, the latest faults."""
+    """From the top: alarms, what clients see, the function, versions, drift, server errors."""
 
     def __init__(
-        self, scope: Construct, id: str, watched: MonitoringContext, alarms: list[cloudwatch.IAlarm]
+        self, scope: Construct, id: str, context: MonitoringContext, alarms: list[cloudwatch.IAlarm]
     ) -> None:
         super().__init__(scope, id)
         board = cloudwatch.Dashboard(
             self,
             "Board",
-            dashboard_name=watched.settings.service,
+            dashboard_name=context.settings.service,
             default_interval=cdk.Duration.hours(3),
             period_override=cloudwatch.PeriodOverride.AUTO,
         )
-        board.add_widgets(cloudwatch.TextWidget(markdown=_header(watched), width=WIDTH, height=3))
+        board.add_widgets(cloudwatch.TextWidget(markdown=_header(context), width=WIDTH, height=3))
         board.add_widgets(
             cloudwatch.AlarmStatusWidget(
                 title="Alarms",
@@ -34,48 +34,48 @@ class Dashboard(Construct):
             )
         )
         board.add_widgets(
-            _graph("Traffic", [watched.gateway("Count").with_(label="requests")]),
+            _graph("Traffic", [context.gateway("Count").with_(label="requests")]),
             _graph(
                 "Refused and failed",
                 [
-                    watched.gateway("4XXError").with_(label="4xx", color=cloudwatch.Color.ORANGE),
-                    watched.gateway("5XXError").with_(label="5xx", color=cloudwatch.Color.RED),
+                    context.gateway("4XXError").with_(label="4xx", color=cloudwatch.Color.ORANGE),
+                    context.gateway("5XXError").with_(label="5xx", color=cloudwatch.Color.RED),
                 ],
             ),
             _graph(
-                "Latency for callers, ms",
-                [watched.gateway("Latency", p).with_(label=p) for p in ("p50", "p90", "p99")],
-                limit=watched.manifest.alarms.latency_ms,
+                "Latency for clients, ms",
+                [context.gateway("Latency", p).with_(label=p) for p in ("p50", "p90", "p99")],
+                limit=context.manifest.alarms.latency_ms,
             ),
         )
         board.add_widgets(
             _graph(
                 "Function: crashes and throttles",
-                [watched.function("Errors"), watched.function("Throttles")],
+                [context.function("Errors"), context.function("Throttles")],
             ),
             _graph(
                 "Function: duration, ms",
-                [watched.function("Duration", statistic=p).with_(label=p) for p in ("p50", "p99")],
+                [context.function("Duration", statistic=p).with_(label=p) for p in ("p50", "p99")],
             ),
             _graph(
                 "Function: concurrent executions",
-                [watched.function("ConcurrentExecutions", statistic="Maximum")],
+                [context.function("ConcurrentExecutions", statistic="Maximum")],
             ),
         )
         board.add_widgets(
-            _by_version(watched, "Rows scored", metrics.ROWS, "Sum"),
-            _by_version(watched, "Server errors", metrics.SERVER_ERRORS, "Sum"),
-            _by_version(watched, "Latency p99, ms", metrics.LATENCY, "p99"),
+            _by_version(context, "Rows scored", metrics.ROWS, "Sum"),
+            _by_version(context, "Server errors", metrics.SERVER_ERRORS, "Sum"),
+            _by_version(context, "Latency p99, ms", metrics.LATENCY, "p99"),
         )
         board.add_widgets(
-            _by_version(watched, "Outcomes", metrics.OUTCOMES, "Sum"),
-            _by_version(watched, "Absolute error, mean", metrics.ABSOLUTE_ERROR, "Average"),
-            _by_version(watched, "Impact, mean", metrics.IMPACT, "Average"),
+            _by_version(context, "Outcomes", metrics.OUTCOMES, "Sum"),
+            _by_version(context, "Absolute error, mean", metrics.ABSOLUTE_ERROR, "Average"),
+            _by_version(context, "Impact, mean", metrics.IMPACT, "Average"),
         )
         board.add_widgets(
             cloudwatch.LogQueryWidget(
-                title="The latest faults (request id, problem, version)",
-                log_group_names=[watched.scoring.log_group.log_group_name],
+                title="The latest server errors",
+                log_group_names=[context.scoring.log_group.log_group_name],
                 query_lines=[
                     "fields @timestamp, request_id, status, problem, version, message",
                     'filter level = "ERROR"',
@@ -88,10 +88,10 @@ class Dashboard(Construct):
         )
 
 
-def _header(watched: MonitoringContext) -> str:
-    """Whose it is and where to read on, then a link to every alarm through the console's list."""
-    manifest, settings = watched.manifest, watched.settings
-    region = cdk.Stack.of(watched.scoring).region
+def _header(context: MonitoringContext) -> str:
+    """Return the title with owner, runbook and the console's list of alarms."""
+    manifest, settings = context.manifest, context.settings
+    region = cdk.Stack.of(context.scoring).region
     alarms = (
         f"https://console.aws.amazon.com/cloudwatch/home?region={region}"
         f"#alarmsV2:?search={settings.service}-"
@@ -107,26 +107,26 @@ def _header(watched: MonitoringContext) -> str:
 def _graph(
     title: str, metrics: list[cloudwatch.Metric], limit: float | None = None
 ) -> cloudwatch.GraphWidget:
-    marks = []
+    annotations = []
     if limit:
         red = cloudwatch.Color.RED
-        marks.append(cloudwatch.HorizontalAnnotation(value=limit, label="alarm", color=red))
+        annotations.append(cloudwatch.HorizontalAnnotation(value=limit, label="alarm", color=red))
     return cloudwatch.GraphWidget(
         title=title,
         left=metrics,
         left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
-        left_annotations=marks,
+        left_annotations=annotations,
         width=WIDTH // 3,
         height=6,
     )
 
 
 def _by_version(
-    watched: MonitoringContext, title: str, metric: str, statistic: str
+    context: MonitoringContext, title: str, metric: str, statistic: str
 ) -> cloudwatch.GraphWidget:
-    """A line for every version that has data, found when the page is opened."""
-    what = f'{{{metrics.NAMESPACE},service,version}} service="{watched.settings.service}"'
-    search = f"""SEARCH('{what} MetricName="{metric}"', '{statistic}')"""
+    """Return a graph with a line for every version that has data when the page is opened."""
+    dimensions = f'{{{metrics.NAMESPACE},service,version}} service="{context.settings.service}"'
+    search = f"""SEARCH('{dimensions} MetricName="{metric}"', '{statistic}')"""
     return cloudwatch.GraphWidget(
         title=f"{title}, by version",
         left=[cloudwatch.MathExpression(expression=search, label="v${PROP('Dim.version')}")],

@@ -8,11 +8,10 @@ import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
-from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from handler import metrics
-from infra.alarms import MonitoringContext, alarm
+from infra.alarms import Missing, MonitoringContext
 from infra.function import ModelFunction, allow, any_version, ops_function
 from infra.suppress_nag import suppress_nag
 
@@ -25,100 +24,84 @@ class DriftMonitor(Construct):
     """`outputs` is the alarm that may roll a version back (infra/rollback.py)."""
 
     def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        watched: MonitoringContext,
-        notify: sns.ITopic,
-        worker: ModelFunction | None,
+        self, scope: Construct, id: str, context: MonitoringContext, worker: ModelFunction | None
     ) -> None:
         super().__init__(scope, id)
-        self._watched, settings, scoring = watched, watched.settings, watched.scoring
+        self._context, scoring = context, context.scoring
         records = [scoring.log_group, *([worker.log_group] if worker else [])]
         self.function = ops_function(
             self,
-            settings=settings,
-            manifest=watched.manifest,
+            settings=context.settings,
+            manifest=context.manifest,
             scoring=scoring,
             entry_point="handler.drift.monitor.on_schedule",
             description="drift monitor",
             environment={
                 "FUNCTION_NAME": scoring.function.function_name,
                 "RECORD_LOG_GROUPS": cdk.Fn.join(",", [g.log_group_name for g in records]),
-                "TOPIC_ARN": notify.topic_arn,
+                "TOPIC_ARN": context.ticket.topic_arn,
             },
-            retention_days=settings.drift_history_days,
+            retention_days=context.settings.drift_history_days,
         )
         self.log_group = self.function.log_group
         self.function.add_environment("MONITOR_LOG_GROUP", self.log_group.log_group_name)
-        arn = scoring.function.function_arn
         groups = [group.log_group_arn for group in (*records, self.log_group)]
+        versions = f"{scoring.function.function_arn}:*"
         allow(self.function, ["logs:FilterLogEvents"], *groups)
-        allow(self.function, ["lambda:GetAlias", "lambda:InvokeFunction"], f"{arn}:*")
-        allow(self.function, ["sns:Publish"], notify.topic_arn)
+        allow(self.function, ["lambda:GetAlias", "lambda:InvokeFunction"], versions)
+        allow(self.function, ["sns:Publish"], context.ticket.topic_arn)
         suppress_nag(self, {any_version(scoring.function): "Any version may be the live one."})
         rule = events.Rule(self, "Schedule", schedule=events.Schedule.cron(minute=MINUTE))
         rule.add_target(targets.LambdaFunction(self.function))
-        suppress_nag(rule, {"Serverless-EventBusDLQ": "The silence alarm sees what is missing."})
-        self.outputs = self._drift(
-            "drift-outputs", metrics.DRIFTED_OUTPUTS, "Outputs have drifted from the baseline."
-        )
+        suppress_nag(rule, {"Serverless-EventBusDLQ": "An alarm sees the run that is missing."})
+        percent = context.manifest.alarms.unseen_max_percent
+        self.outputs = self._alarm("outputs", metrics.DRIFTED_OUTPUTS, "Outputs have drifted.")
         self.alarms = [
             self.outputs,
-            self._drift(
-                "drift-inputs", metrics.DRIFTED_INPUTS, "Inputs have drifted from the baseline."
-            ),
-            self._drift(
-                "drift-unseen",
+            self._alarm("inputs", metrics.DRIFTED_INPUTS, "Inputs have drifted."),
+            self._alarm(
+                "unseen",
                 metrics.UNSEEN_INPUTS,
-                f"Over {watched.manifest.alarms.unseen_max_percent:g} % of rows have a category, "
-                "or a gap, that the baseline does not have.",
+                f"Over {percent:g} % of rows have a category, or a gap, that the baseline does not "
+                "have.",
             ),
-            alarm(
+            context.alarm(
                 self,
-                watched,
                 "drift-silent",
                 f"The drift monitor has not succeeded for {SILENT_HOURS} hours.",
                 cloudwatch.MathExpression(
-                    expression="runs - errors",
-                    using_metrics={
-                        "runs": self._lambda("Invocations"),
-                        "errors": self._lambda("Errors"),
-                    },
+                    expression="errors - runs",
+                    using_metrics={name: self._lambda(name) for name in ("errors", "runs")},
                     period=cdk.Duration.minutes(HOUR_MINUTES),
-                    label="Runs that succeeded",
+                    label="Runs that failed, less all runs",
                 ),
-                threshold=1,
+                threshold=-1,
                 periods=SILENT_HOURS,
-                missing=cloudwatch.TreatMissingData.BREACHING,
-                below=True,
-                notify=notify,
+                missing=Missing.MISSING,
+                notify=context.ticket,
             ),
         ]
         cdk.CfnOutput(cdk.Stack.of(self), "DriftLogGroup", value=self.log_group.log_group_name)
 
-    def _drift(self, name: str, metric: str, summary: str) -> cloudwatch.Alarm:
-        return alarm(
+    def _alarm(self, name: str, metric: str, summary: str) -> cloudwatch.Alarm:
+        """Return an alarm that no action has: the monitor's message names the features."""
+        return self._context.alarm(
             self,
-            self._watched,
-            name,
+            f"drift-{name}",
             f"{summary} The message of the drift monitor names them.",
-            cloudwatch.Metric(
-                namespace=metrics.NAMESPACE,
-                metric_name=metric,
-                dimensions_map={"service": self._watched.settings.service},
-                statistic="Maximum",
-                period=cdk.Duration.minutes(HOUR_MINUTES),
+            self._context.record(
+                metric, "Maximum", HOUR_MINUTES, {"service": self._context.settings.service}
             ),
             periods=2,  # a run may be some minutes later than the one before
             breaching=1,
+            notify=None,
         )
 
     def _lambda(self, name: str) -> cloudwatch.Metric:
         """Return a metric that Lambda itself writes, at no cost."""
         return cloudwatch.Metric(
             namespace="AWS/Lambda",
-            metric_name=name,
+            metric_name={"errors": "Errors", "runs": "Invocations"}[name],
             dimensions_map={"FunctionName": self.function.function_name},
             statistic="Sum",
             period=cdk.Duration.minutes(HOUR_MINUTES),

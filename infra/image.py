@@ -1,16 +1,10 @@
-"""The function's image: its build context, and where the stack takes it from.
+"""The function's image: its build context, and where the stack takes it from."""
 
-`python -m infra.image [--model NAME] [--tag TAG]` builds it by hand and prints its size.
-"""
-
-import argparse
 import contextlib
 import io
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import zlib
@@ -19,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handler.manifest import Manifest
-from infra import settings
-from infra.project import find_model
+from infra.project import SOURCE, find_model
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +21,6 @@ if TYPE_CHECKING:
     from aws_cdk import aws_lambda as lambda_
     from constructs import Construct
 
-SOURCE = Path(__file__).parent.parent  # the checkout, or what the wheel carries of it
 FILES = ("Dockerfile", "requirements/function.txt")
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"  # the Dockerfile's default
 MOVES = "{} is a tag, which moves: pin the base image by its digest, …/python@sha256:…"
@@ -138,54 +130,3 @@ def inspected(docker: str, name: str, form: str) -> Any:
     """What Docker knows of an image."""
     show = [docker, "image", "inspect", "--format", form, name]
     return json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
-
-
-def main() -> int:
-    """Build the image with `docker` (or $DOCKER), print its size, and write its SBOM to build/."""
-    parser = argparse.ArgumentParser(prog="python -m infra.image", description=main.__doc__)
-    parser.add_argument("--model", help="a folder of model_artifacts (default: the only one)")
-    parser.add_argument("--tag", help="default: answerable:<model>-<version>")
-    parser.add_argument("--base-image", default=os.environ.get("BASE_IMAGE", ""))
-    parser.add_argument("--platform", choices=["linux/amd64", "linux/arm64"])
-    args = parser.parse_args()
-    try:
-        chosen, manifest = settings.read({"model": args.model} if args.model else {})
-    except settings.SettingsError as error:
-        print(f"infra.image: {error}", file=sys.stderr)
-        return 2
-    tag = args.tag or f"answerable:{chosen.model}-{manifest.version}"
-    docker = os.environ.get("DOCKER", "docker")
-    base = args.base_image or BASE_IMAGE
-    if not pinned(base):
-        print(f"infra.image: {MOVES.format(base)}", file=sys.stderr)
-    command = [docker, "build", "--tag", tag]
-    if args.platform:
-        command += ["--platform", args.platform]
-    for name, value in build_args(chosen.model, manifest, args.base_image).items():
-        command += ["--build-arg", f"{name}={value}"]
-    try:
-        with build_context(find_model(chosen.model)) as context:
-            built = subprocess.run(
-                [*command, str(context)], env=os.environ | ENVIRONMENT, check=False
-            )
-    except FileNotFoundError:
-        print(f"infra.image: there is no {docker} here; install Docker", file=sys.stderr)
-        return 1
-    if built.returncode:
-        return built.returncode
-    over = size(docker, tag, base)
-    print(f"{tag}: {over / 1e6:.1f} MB compressed over its base image")
-    from infra import sbom
-
-    bill = Path("build") / f"sbom-{chosen.model}-{manifest.version}.cdx.json"
-    bill.parent.mkdir(exist_ok=True)
-    found = sbom.packages(docker, tag)
-    image_id = inspected(docker, tag, "{{json .Id}}")
-    told = sbom.document(found, chosen.model, manifest, base, image_id)
-    bill.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(f"{bill}: {len(found)} packages, the model and the base image")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

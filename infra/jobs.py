@@ -1,34 +1,31 @@
-"""Jobs: the bucket that holds them, the queue, the worker behind it, and what watches these.
+"""Jobs: their bucket, their queue, the worker, and the alarms of these; only if `jobs` is set.
 
-Off unless `jobs` is set: the event source mapping asks the queue day and night, which is a million
-requests in a month, if few cents.
+The event source mapping polls the queue all the time: a million requests a month, some cents.
 """
 
 from typing import cast
 
 import aws_cdk as cdk
-from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda_event_sources as sources
 from aws_cdk import aws_s3 as s3
-from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from handler import metrics
 from handler.manifest import Manifest
 from handler.settings import MAX_RECEIVE_COUNT
-from infra.alarms import MonitoringContext, alarm
+from infra.alarms import MonitoringContext, excess
 from infra.function import ModelFunction
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
-BATCH, WINDOW_SECONDS = 100, 1
-FEW = 3  # failed results in an hour that are no reason to call anybody
+BATCH_SIZE, WINDOW_SECONDS = 100, 1
+TOLERATED_FAILURES = 3  # in an hour, before anybody is notified
 
 
 class Jobs(Construct):
-    """`scoring` is the function that takes jobs; the worker is another, on the same image."""
+    """`scoring` accepts jobs; the worker, a function of the same image, runs them."""
 
     def __init__(
         self,
@@ -51,14 +48,14 @@ class Jobs(Construct):
         )
         suppress_nag(
             self.dead_letters,
-            {"Serverless-SQSRedrivePolicy": "This is where messages go that were given up."},
+            {"Serverless-SQSRedrivePolicy": "This is the dead-letter queue."},
         )
         self.queue = sqs.Queue(
             self,
             "Queue",
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
-            # AWS's rule for Lambda: six of the function's timeouts and the batching window
+            # AWS's rule for Lambda: six timeouts of the function and the batching window
             visibility_timeout=cdk.Duration.seconds(6 * settings.job_timeout + WINDOW_SECONDS),
             # a message that outlives its job could only fail
             retention_period=cdk.Duration.days(settings.job_retention_days),
@@ -66,7 +63,7 @@ class Jobs(Construct):
                 queue=self.dead_letters, max_receive_count=MAX_RECEIVE_COUNT
             ),
         )
-        own = {
+        changed = {
             "max_concurrency": None,
             "provisioned_concurrency": 0,
             "snapstart": False,
@@ -75,7 +72,7 @@ class Jobs(Construct):
         self.worker = ModelFunction(
             self,
             "Worker",
-            settings=settings.model_copy(update=own),
+            settings=settings.model_copy(update=changed),
             manifest=manifest,
             entry_point="handler.jobs.function.lambda_handler",
             timeout=timeout,
@@ -85,11 +82,11 @@ class Jobs(Construct):
         self.worker.alias.add_event_source(
             sources.SqsEventSource(
                 self.queue,
-                batch_size=BATCH,
+                batch_size=BATCH_SIZE,
                 max_batching_window=cdk.Duration.seconds(WINDOW_SECONDS),
                 report_batch_item_failures=True,
-                # of the mapping and not of the function: that would throttle after a message was
-                # received, and good messages would become dead letters
+                # A limit of the function would throttle after a message was received, and good
+                # messages would become dead letters.
                 max_concurrency=settings.job_concurrency,
             )
         )
@@ -97,7 +94,7 @@ class Jobs(Construct):
             self.worker.alias,
             {
                 "Serverless-LambdaEventSourceMappingDestination": (
-                    "Of streams; what a queue's function fails on goes to the queue's dead letters."
+                    "It is for streams; a queue has its own dead-letter queue."
                 ),
             },
         )
@@ -119,15 +116,15 @@ class Jobs(Construct):
             enforce_ssl=True,
             lifecycle_rules=[
                 s3.LifecycleRule(
-                    prefix="jobs/",  # not the secret that ids are made with
+                    prefix="jobs/",  # not the secret of job ids
                     expiration=cdk.Duration.days(settings.job_retention_days),
                     abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
                 )
             ],
             removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
         )
-        # Whoever waits for results makes a rule on `jobs/*/result.json`. By hand: CDK's own
-        # property brings a function that may change the notifications of every bucket.
+        # Clients that wait for results make a rule on `jobs/*/result.json`. CDK's own property
+        # would add a function that may change the notifications of every bucket.
         template = cast(s3.CfnBucket, bucket.node.default_child)
         template.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
             event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(
@@ -138,8 +135,8 @@ class Jobs(Construct):
             bucket,
             {
                 "AwsSolutions-S1": (
-                    "Two functions of this stack are all that uses it, and each request leaves a "
-                    "record; CloudTrail's data events are the account's to switch on."
+                    "Only two functions of this stack use it, and each request has a record; "
+                    "CloudTrail's data events are a setting of the account."
                 ),
             },
         )
@@ -151,9 +148,9 @@ class Jobs(Construct):
             "JOBS_QUEUE_URL": self.queue.queue_url,
             "JOB_RETENTION_DAYS": str(settings.job_retention_days),
         }
-        # a name of its own, because both functions count their versions from 1
+        # a service of its own, because both functions count their versions from 1
         own = {
-            "SERVICE_NAME": jobs_service(settings),
+            "SERVICE_NAME": metrics.jobs_service(settings.service),
             "JOBS_MAX_RECEIVE_COUNT": str(MAX_RECEIVE_COUNT),
         }
         for function, variables in ((scoring, common), (self.worker, common | own)):
@@ -169,7 +166,7 @@ class Jobs(Construct):
             function.role.add_to_policy(
                 iam.PolicyStatement(actions=["s3:GetObject", "s3:PutObject"], resources=objects)
             )
-            # without it S3 answers 403, and not 404, for an object that is not there
+            # without it S3 answers 403 instead of 404 for a missing object
             function.role.add_to_policy(
                 iam.PolicyStatement(actions=["s3:ListBucket"], resources=[self.bucket.bucket_arn])
             )
@@ -177,7 +174,7 @@ class Jobs(Construct):
                 function.role,
                 {
                     f"AwsSolutions-IAM5[Resource::<{name}.Arn>/jobs/*]": (
-                        "Jobs are named when they come; nothing else lies under jobs/."
+                        "A job is named when it is submitted; jobs/ has nothing else."
                     ),
                 },
             )
@@ -187,71 +184,47 @@ class Jobs(Construct):
 
 
 class JobsAlarms(Construct):
-    """Dead letters, a queue that does not move, and results that fail."""
+    """Dead letters, a queue that does not move, and jobs that fail."""
 
-    def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        watched: MonitoringContext,
-        jobs: Jobs,
-        notify: sns.ITopic,
-    ) -> None:
+    def __init__(self, scope: Construct, id: str, context: MonitoringContext, jobs: Jobs) -> None:
         super().__init__(scope, id)
-        wanted = watched.manifest.alarms
-        hour = cdk.Duration.hours(1)
-
-        def record(name: str) -> cloudwatch.Metric:
-            version = jobs.worker.version.version
-            return cloudwatch.Metric(
-                namespace=metrics.NAMESPACE,
-                metric_name=name,
-                dimensions_map={"service": jobs_service(watched.settings), "version": version},
-                statistic="Sum",
-                period=hour,
-            )
-
-        allowed = f"done * {wanted.client_error_max_percent / 100:.6g}"
-        self.alarms: list[cloudwatch.IAlarm] = []
-        for name, what, metric, threshold in (
-            (
+        limits = context.manifest.alarms
+        worker = {
+            "service": metrics.jobs_service(context.settings.service),
+            "version": jobs.worker.version.version,
+        }
+        self.alarms = [
+            context.alarm(
+                self,
                 "dead-letters",
-                f"Messages were given up after {MAX_RECEIVE_COUNT} tries. Their jobs stay queued until "
+                f"Messages failed {MAX_RECEIVE_COUNT} times. Their jobs stay queued until "
                 "`answerable redrive` sends them again.",
                 jobs.dead_letters.metric_approximate_number_of_messages_visible(
                     statistic="Maximum", period=cdk.Duration.minutes(5)
                 ),
-                0.0,
+                notify=context.ticket,
             ),
-            (
+            context.alarm(
+                self,
                 "queue-age",
-                f"The oldest message has waited for over {wanted.queue_minutes:g} minutes.",
+                f"The oldest message has waited for over {limits.queue_minutes:g} minutes.",
                 jobs.queue.metric_approximate_age_of_oldest_message(
                     statistic="Maximum", period=cdk.Duration.minutes(5)
                 ),
-                wanted.queue_minutes * 60,
+                threshold=limits.queue_minutes * 60,
+                notify=context.page,
             ),
-            (
+            context.alarm(
+                self,
                 "failed-results",
-                f"Over {wanted.client_error_max_percent:g} % of an hour's jobs break the contract: "
-                "producers and contract no longer agree.",
-                cloudwatch.MathExpression(
-                    expression=f"failed - IF({allowed} > {FEW}, {allowed}, {FEW})",
-                    using_metrics={
-                        "failed": record(metrics.FAILED_JOBS),
-                        "done": record(metrics.JOBS),
-                    },
-                    period=hour,
-                    label="Failed results over what is allowed",
+                f"Over {limits.client_error_max_percent:g} % of an hour's jobs break the contract: "
+                "producers and contract do not agree.",
+                excess(
+                    context.record(metrics.FAILED_JOBS, minutes=60, dimensions=worker),
+                    context.record(metrics.JOBS, minutes=60, dimensions=worker),
+                    limits.client_error_max_percent / 100,
+                    at_least=TOLERATED_FAILURES,
                 ),
-                0.0,
+                notify=context.ticket,
             ),
-        ):
-            self.alarms.append(
-                alarm(self, watched, name, what, metric, threshold=threshold, notify=notify)
-            )
-
-
-def jobs_service(settings: Settings) -> str:
-    """The name that the worker's metrics are filed under."""
-    return metrics.jobs_service(settings.service)
+        ]

@@ -1,25 +1,25 @@
-"""The way back, watched: a probe of the version before, an alarm where it would not do, and, where
-`auto_rollback_on` says so, the function that goes back by itself. See handler/release/auto_rollback.py.
+"""Rollback: a probe of the previous version, its alarm, and the automatic rollback.
+
+See handler/release/auto_rollback.py. The automatic rollback exists only if `auto_rollback_on` names
+alarms.
 """
 
 import aws_cdk as cdk
-from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from handler import metrics
-from infra.alarms import MonitoringContext, OutcomeAlarms, alarm
+from infra.alarms import Missing, MonitoringContext, OutcomeAlarms
 from infra.drift import DriftMonitor
 from infra.function import ALIAS, ModelFunction, allow, any_version, ops_function
 from infra.rollout import Rollout
 from infra.settings import SettingsError
 from infra.suppress_nag import suppress_nag
 
-# a day that the alarm looks at must have an answer, even if one of them is late
-HOURS = 12
+# half of the alarm's period, so that a late probe leaves no period empty
+PROBE_HOURS = 12
 
 
 class Rollback(Construct):
@@ -29,23 +29,22 @@ class Rollback(Construct):
         self,
         scope: Construct,
         id: str,
-        watched: MonitoringContext,
-        notify: sns.ITopic,
+        context: MonitoringContext,
         drift: DriftMonitor,
         outcomes: OutcomeAlarms,
         worker: ModelFunction | None,
         rollout: Rollout | None,
     ) -> None:
         super().__init__(scope, id)
-        self._watched, self._rollout = watched, rollout
-        self._functions = [watched.scoring, *([worker] if worker else [])]
-        settings, stack = watched.settings, cdk.Stack.of(self)
+        self._context, self._rollout = context, rollout
+        self._functions = [context.scoring, *([worker] if worker else [])]
+        settings, stack = context.settings, cdk.Stack.of(self)
         self._target(
-            # after each deployment, whichever way it went, and in between
+            # twice a day, and after each deployment, failed ones too
             events.Rule(
                 self,
                 "Schedule",
-                schedule=events.Schedule.rate(cdk.Duration.hours(HOURS)),
+                schedule=events.Schedule.rate(cdk.Duration.hours(PROBE_HOURS)),
                 event_pattern=events.EventPattern(
                     source=["aws.cloudformation"],
                     detail_type=["CloudFormation Stack Status Change"],
@@ -55,60 +54,57 @@ class Rollback(Construct):
                     },
                 ),
             ),
-            self._helper("Probe", "on_schedule", "whether the version before would do"),
+            self._ops_function("Probe", "on_schedule", "whether the previous version still works"),
         )
-        metric = cloudwatch.Metric(
-            namespace=metrics.NAMESPACE,
-            metric_name=metrics.ROLLBACK_UNAVAILABLE,
-            dimensions_map={"service": settings.service},
-            statistic="Maximum",
-            period=cdk.Duration.days(1),
-        )
-        self.alarm = alarm(
+        self.alarm = context.alarm(
             self,
-            watched,
-            "way-back",
-            "There is no going back: the version before would not do, or the probe is dead.",
-            metric,
-            missing=cloudwatch.TreatMissingData.BREACHING,
-            notify=notify,
+            "rollback-unavailable",
+            "No rollback is possible: the previous version does not work, or the probe does not "
+            "run.",
+            context.record(
+                metrics.ROLLBACK_UNAVAILABLE,
+                "Maximum",
+                minutes=24 * 60,
+                dimensions={"service": settings.service},
+            ),
+            missing=Missing.MISSING,
+            notify=context.ticket,
         )
         if settings.auto_rollback_on != "none":
-            self._rollback(notify, drift, outcomes)
+            self._auto_rollback(drift, outcomes)
 
-    def _rollback(
-        self, notify: sns.ITopic, drift: DriftMonitor, outcomes: OutcomeAlarms
-    ) -> None:
-        settings, baseline = self._watched.settings, self._watched.manifest.baseline
+    def _auto_rollback(self, drift: DriftMonitor, outcomes: OutcomeAlarms) -> None:
+        settings, baseline = self._context.settings, self._context.manifest.baseline
         has_outputs = bool(baseline and baseline.outputs)
-        known = {"impact": outcomes.impact, "drift": [drift.outputs] if has_outputs else []}
-        chosen = [*known] if settings.auto_rollback_on == "both" else [settings.auto_rollback_on]
-        for name in chosen:
-            if not known[name]:
+        alarms = {"impact": outcomes.impact, "drift": [drift.outputs] if has_outputs else []}
+        both = settings.auto_rollback_on == "both"
+        names = [*alarms] if both else [settings.auto_rollback_on]
+        for name in names:
+            if not alarms[name]:
                 raise SettingsError(f"auto_rollback_on: the stack has no alarm of {name}")
-        function = self._helper(
-            "Rollback",
+        function = self._ops_function(
+            "OnAlarm",
             "on_alarm",
-            "goes back when an alarm says so",
+            "rolls back on an alarm",
             {
-                "TOPIC_ARN": notify.topic_arn,
+                "TOPIC_ARN": self._context.ticket.topic_arn,
                 "COOLDOWN_HOURS": str(settings.rollback_cooldown_hours),
                 "MONITOR_LOG_GROUP": drift.log_group.log_group_name,
             },
         )
         allow(function, ["logs:FilterLogEvents"], drift.log_group.log_group_arn)
-        for each in self._functions:
-            arn = each.function.function_arn
+        for model_function in self._functions:
+            arn = model_function.function.function_arn
             allow(function, ["lambda:UpdateAlias"], arn, f"{arn}:{ALIAS}")
-        allow(function, ["sns:Publish"], notify.topic_arn)
+        allow(function, ["sns:Publish"], self._context.ticket.topic_arn)
         self._target(
             events.Rule(
                 self,
-                "OnAlarm",
+                "AlarmState",
                 event_pattern=events.EventPattern(
                     source=["aws.cloudwatch"],
                     detail_type=["CloudWatch Alarm State Change"],
-                    resources=[each.alarm_arn for name in chosen for each in known[name]],
+                    resources=[alarm.alarm_arn for name in names for alarm in alarms[name]],
                     detail={"state": {"value": ["ALARM"]}},
                 ),
             ),
@@ -117,37 +113,35 @@ class Rollback(Construct):
 
     def _target(self, rule: events.Rule, function: lambda_.IFunction) -> None:
         rule.add_target(targets.LambdaFunction(function))
-        suppress_nag(
-            rule,
-            {"Serverless-EventBusDLQ": "The alarm sees what did not arrive; people come next."},
-        )
+        reason = "The alarm notices a missing probe; a missed alarm has notified people already."
+        suppress_nag(rule, {"Serverless-EventBusDLQ": reason})
 
-    def _helper(
+    def _ops_function(
         self, id: str, entry_point: str, description: str, environment: dict[str, str] | None = None
     ) -> lambda_.DockerImageFunction:
-        """A function that may look at versions, and ask them."""
+        """Return a function that may read and invoke versions."""
         scope, (scoring, *workers) = Construct(self, id), self._functions
-        told = {"FUNCTION_NAME": scoring.function.function_name, **(environment or {})}
+        variables = {"FUNCTION_NAME": scoring.function.function_name, **(environment or {})}
         for worker in workers:
-            told["WORKER_NAME"] = worker.function.function_name
+            variables["WORKER_NAME"] = worker.function.function_name
         group = self._rollout and self._rollout.group
         if group:
-            told["APPLICATION"] = group.application.application_name
-            told["DEPLOYMENT_GROUP"] = group.deployment_group_name
+            variables["APPLICATION"] = group.application.application_name
+            variables["DEPLOYMENT_GROUP"] = group.deployment_group_name
         function = ops_function(
             scope,
-            settings=self._watched.settings,
-            manifest=self._watched.manifest,
+            settings=self._context.settings,
+            manifest=self._context.manifest,
             scoring=scoring,
             entry_point=f"handler.release.auto_rollback.{entry_point}",
             description=description,
-            environment=told,
+            environment=variables,
         )
-        asked = ["GetAlias", "GetFunction", "GetFunctionConfiguration", "InvokeFunction"]
-        asked.append("ListVersionsByFunction")
-        for each in self._functions:
-            arn = each.function.function_arn
-            allow(function, [f"lambda:{action}" for action in asked], arn, f"{arn}:*")
+        verbs = ["GetAlias", "GetFunction", "GetFunctionConfiguration", "InvokeFunction"]
+        verbs.append("ListVersionsByFunction")
+        for model_function in self._functions:
+            arn = model_function.function.function_arn
+            allow(function, [f"lambda:{verb}" for verb in verbs], arn, f"{arn}:*")
         images = cdk.Stack.of(self).format_arn(
             service="ecr", resource="repository", resource_name="*"
         )
@@ -160,12 +154,12 @@ class Rollback(Construct):
             scope,
             {
                 f"AwsSolutions-IAM5[Resource::{arn}]": (
-                    "An earlier version may be of another repository; it asks whether an image is "
-                    "there, no more."
+                    "An earlier version may have its image in another repository; the function "
+                    "only asks whether the image exists."
                 ),
                 **{
-                    any_version(each.function): "Any version may be the one before."
-                    for each in self._functions
+                    any_version(model_function.function): "Any version may be the previous one."
+                    for model_function in self._functions
                 },
             },
         )

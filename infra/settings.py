@@ -27,6 +27,10 @@ PAYLOAD_BYTES = 6 * 1024 * 1024
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 
+Destination = Annotated[
+    str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|https://\S+|arn:[\w-]+:sns:\S+)?$")
+]
+
 
 class SettingsError(Exception):
     """Settings that cannot be deployed: one line per fault."""
@@ -104,10 +108,10 @@ class Settings(BaseModel):
     # send records to S3 through Firehose, partitioned by date, model and version
     archive: bool = False
 
-    # an e-mail address, an https URL, or the ARN of an SNS topic
-    alarm_destination: Annotated[
-        str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|https://\S+|arn:[\w-]+:sns:\S+)?$")
-    ] = ""
+    # who is notified of alarms: an e-mail address, an https URL, or the ARN of an SNS topic
+    alarm_destination: Destination = ""
+    # the same for alarms that can wait until morning, if they are to go elsewhere
+    ticket_destination: Destination = ""
     # of every log group
     log_retention_days: int = 30
     # of the drift monitor's records, which `answerable report` draws months from
@@ -144,6 +148,14 @@ class Settings(BaseModel):
             if getattr(self, name) not in RETENTIONS:
                 raise ValueError(f"{name} is one of {', '.join(map(str, RETENTIONS))}")
         return self
+
+
+def stages(file: Path = FILE) -> list[str]:
+    """Return the names of deploy.toml's stages. Raises SettingsError."""
+    try:
+        return list(tomllib.loads(file.read_text(encoding="utf-8")).get("stage", {}))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file.name}: {error}") from None
 
 
 def read(

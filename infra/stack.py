@@ -9,7 +9,13 @@ from constructs import Construct
 
 from handler.manifest import Manifest
 from infra import image
-from infra.alarms import CanaryAlarms, MonitoringContext, OutcomeAlarms, ServiceAlarms, topic
+from infra.alarms import (
+    CanaryAlarms,
+    MonitoringContext,
+    OutcomeAlarms,
+    ServiceAlarms,
+    topic,
+)
 from infra.api import Api
 from infra.archive import Archive
 from infra.dashboard import Dashboard
@@ -59,13 +65,15 @@ class ModelStack(cdk.Stack):
         secret = Secret(self, "Secret", settings)
         scoring.function.add_environment("PREDICTION_ID_SECRET", secret.value)
         api = Api(self, "Api", settings=settings, alias=scoring.alias)
-        watched = MonitoringContext(settings, manifest, scoring, api.stage, settings.service)
-        notify = topic(self, settings)
-        service_alarms = ServiceAlarms(self, "Alarms", watched, notify)
-        alarms: list[cloudwatch.IAlarm] = [*service_alarms.alarms]
+        page = topic(self, "Topic", settings, settings.alarm_destination)
+        ticket = page
+        if settings.ticket_destination:
+            ticket = topic(self, "TicketTopic", settings, settings.ticket_destination)
+        context = MonitoringContext(settings, manifest, scoring, page, ticket)
+        alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]
         rollout, worker = None, None
         if settings.rollout != "all-at-once" and not settings.pinned_version:
-            canary = CanaryAlarms(self, "Canary", watched)
+            canary = CanaryAlarms(self, "Canary", context)
             rollout = Rollout(
                 self,
                 "Rollout",
@@ -74,21 +82,21 @@ class ModelStack(cdk.Stack):
                 scoring=scoring,
                 alarms=canary.alarms,
             )
-            alarms = [*alarms, *canary.alarms]
+            alarms += canary.alarms
             cdk.CfnOutput(self, "Application", value=rollout.group.application.application_name)
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
         if settings.jobs:
             jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
-            jobs.worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
             worker = jobs.worker
-            alarms = [*alarms, *JobsAlarms(self, "JobsAlarms", watched, jobs, notify).alarms]
-        drift = DriftMonitor(self, "Drift", watched, notify, worker)
-        outcomes = OutcomeAlarms(self, "Outcomes", watched, notify)
-        way_back = Rollback(self, "WayBack", watched, notify, drift, outcomes, worker, rollout)
+            worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
+            alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
+        drift = DriftMonitor(self, "Drift", context, worker)
+        outcomes = OutcomeAlarms(self, "Outcomes", context)
+        rollback = Rollback(self, "Rollback", context, drift, outcomes, worker, rollout)
         if settings.archive:
             Archive(self, "Archive", [scoring, *([worker] if worker else [])])
-        alarms = [*alarms, way_back.alarm, *drift.alarms, *outcomes.alarms]
-        Dashboard(self, "Dashboard", watched, alarms)
+        alarms += [rollback.alarm, *drift.alarms, *outcomes.alarms]
+        Dashboard(self, "Dashboard", context, alarms)
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
         cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)

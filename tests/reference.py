@@ -1,7 +1,6 @@
-"""docs/reference.md and the shipped artifact's manifest and OpenAPI document, from the code.
+"""Write docs/reference/ and the shipped artifact's manifest and OpenAPI document, from the code.
 
-`python -m tests.reference` writes them.
-tests/unit/test_reference.py holds the files to what this would write.
+`python -m tests.reference` does it. tests/unit/test_reference.py compares the files with it.
 """
 
 import argparse
@@ -19,22 +18,24 @@ from infra.settings import Settings
 from tests.fixtures.artifact import DIABETES
 
 ROOT = Path(__file__).parents[1]
-HEAD = """# Reference
+HEAD = """# {title}
 
-Written by `make reference` from the code; a test holds this page to it.
-The HTTP interface of the shipped model is in
-[openapi.json](../model_artifacts/diabetes/openapi.json).
+`make reference` writes this page from the code.
 """
 
 
 def files() -> dict[Path, str]:
     """Return the content of each generated file."""
-    text = "\n".join([HEAD, *_commands(), *_settings()])
     artifacts = [ROOT / "model_artifacts/diabetes", DIABETES]
     return {
-        ROOT / "docs/reference.md": text + "\n",
+        ROOT / "docs/reference/commands.md": _page("Commands", _commands()),
+        ROOT / "docs/reference/settings.md": _page("Settings of deploy.toml", _settings()),
         **{path: content for a in artifacts if a.exists() for path, content in _artifact(a)},
     }
+
+
+def _page(title: str, lines: Iterator[str]) -> str:
+    return "\n".join([HEAD.format(title=title), *lines]) + "\n"
 
 
 def _artifact(directory: Path) -> Iterator[tuple[Path, str]]:
@@ -50,13 +51,12 @@ def _row(*cells: str) -> str:
 
 def _commands() -> Iterator[str]:
     """Not argparse's own help, which looks another way in each version of Python."""
-    yield "## Commands: `answerable …`"
     for name, summary in COMMANDS.items():
         parser = argparse.ArgumentParser()
         importlib.import_module(f"answerable.commands.{name.replace('-', '_')}").add_arguments(
             parser
         )
-        yield f"\n### `{name}`\n\n{summary[0].upper()}{summary[1:]}.\n"
+        yield f"\n## `answerable {name}`\n\n{summary[0].upper()}{summary[1:]}.\n"
         yield from _arguments(parser, "")
 
 
@@ -84,7 +84,6 @@ def _help(action: argparse.Action) -> str:
 
 def _settings() -> Iterator[str]:
     """The settings of a deployment, with the comments above them in infra/settings.py."""
-    yield "\n## Settings: `deploy.toml`\n"
     yield from (_row("setting", "default", "values", "meaning"), "|---|---|---|---|")
     lines = (ROOT / "infra/settings.py").read_text().splitlines()
     classes = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef)]

@@ -34,8 +34,9 @@ from starlette.types import Receive, Scope, Send
 
 from answerable.commands import add_model, report
 from answerable.local import event_sources, local_sqs
-from answerable.local.event_sources import HttpRequest
+from answerable.local.event_sources import HttpRequest, HttpResponse
 from answerable.local.local_lambda import LocalLambda, error_response
+from answerable.local.same_origin import refusal
 from handler import manifest as manifests
 from handler.errors import ArtifactError, PayloadTooLarge
 from infra.project import find_model
@@ -79,9 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def create_app(
-    environment: LocalLambda, say: Callable[[str], None], poll_seconds: float = 1.0
+    environment: LocalLambda,
+    say: Callable[[str], None],
+    poll_seconds: float = 1.0,
+    host: str = "127.0.0.1",
 ) -> Starlette:
-    """The ASGI application."""
+    """Return the ASGI application. `host` is the address that it listens on."""
     worker = ThreadPoolExecutor(1, "function")  # one call at a time, in their order
 
     @contextlib.asynccontextmanager
@@ -93,6 +97,9 @@ def create_app(
 
     async def forward(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        if problem := refusal(request, host):
+            answer = error_response(problem, str(uuid.uuid4()), 403)
+            return await _response(answer)(scope, receive, send)
         wants_page = "text/html" in request.headers.get("accept", "")
         if request.method == "GET" and request.url.path == "/" and wants_page:
             return await _file(PAGES / "start.html")(scope, receive, send)
@@ -115,12 +122,11 @@ def create_app(
             )
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(worker, environment.invoke, call)
-        response = Response(answer.body, answer.status)
-        for name, value in answer.headers:
-            response.headers.append(name, value)
-        await response(scope, receive, send)
+        await _response(answer)(scope, receive, send)
 
     def page(request: Request) -> Response:
+        if problem := refusal(request, host):
+            return _response(error_response(problem, str(uuid.uuid4()), 403))
         name = request.path_params.get("name", "docs.html")
         if name in FILES:
             return _file(FILES[name])
@@ -189,6 +195,13 @@ def _example(environment: LocalLambda) -> bytes:
 DATA = {"start.json": _start, "example.json": _example}
 
 
+def _response(answer: HttpResponse) -> Response:
+    response = Response(answer.body, answer.status)
+    for name, value in answer.headers:
+        response.headers.append(name, value)
+    return response
+
+
 def _file(path: Path) -> FileResponse:
     return FileResponse(path, headers=SECURITY)
 
@@ -253,11 +266,12 @@ def main(args: argparse.Namespace) -> int:
                 directory.absolute(), args.event_source, args.timeout, jobs.start if jobs else None
             )
         except ArtifactError as error:
-            say(f"{args.model or 'no model to serve'}: {error}", "red")
-            return 1
-        except OSError as error:
-            say(f"{args.host} port {args.port} cannot be had: {error.strerror}", "red")
-            return 1
+            say(f"serve: {error}", "red")
+            return 2
+        except (OSError, OverflowError) as error:  # a port over 65535 overflows
+            reason = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
+            say(f"serve: {args.host} port {args.port}: {reason}", "red")
+            return 2
         host = "localhost" if args.host in LOCAL else args.host
         _greet(console, environment, f"http://{host}:{listener.getsockname()[1]}")
         records: TextIO = sys.stdout
@@ -268,7 +282,7 @@ def main(args: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it is done
             signal.signal(number, lambda *_: sys.exit(0))
         config = uvicorn.Config(
-            create_app(environment, say),
+            create_app(environment, say, host=args.host),
             log_level="warning",
             access_log=False,
             server_header=False,

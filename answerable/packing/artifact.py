@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 from answerable.packing import openapi
 from answerable.packing.errors import PackError
+from handler import manifest as manifests
+from handler.errors import ArtifactError
 from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, OPENAPI_FILE_NAME, File, Manifest
+from infra.project import previous_dir
 
 WIDTH = 100
 
@@ -31,18 +35,24 @@ def files(directory: Path) -> dict[str, File]:
 
 @contextlib.contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """A new folder that becomes `target` when the block ends well; else nothing has changed.
+    """Yield a new folder that becomes `target` when the block ends well; else nothing changes.
 
-    It lies two levels below target's parent, where no glob for "*/manifest.json" finds it.
+    An artifact of another version in `target` is kept, where `find_model("NAME@VERSION")` finds it.
     """
     if target.exists() and not (target / FILE_NAME).is_file() and any(target.iterdir()):
         raise PackError(f"{target} is there and is not an artifact; it is left alone")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # two levels below: no glob for */manifest.json finds it
         with tempfile.TemporaryDirectory(prefix=".packing-", dir=target.parent) as folder:
             fresh, old = Path(folder, target.name), Path(folder, "old")
             fresh.mkdir()
             yield fresh
+            version = packed_version(target)
+            if version and version != packed_version(fresh):
+                old = previous_dir(target, version)
+                old.parent.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(old, ignore_errors=True)
             if target.exists():
                 target.rename(old)
             try:
@@ -52,6 +62,14 @@ def staged(target: Path) -> Iterator[Path]:
                 raise
     except OSError as error:
         raise PackError(f"{target}: {error.strerror or error}") from None
+
+
+def packed_version(directory: Path) -> str:
+    """Return the version of the artifact in `directory`; "" if there is none."""
+    try:
+        return manifests.read(directory).version
+    except ArtifactError:
+        return ""
 
 
 def write(directory: Path, manifest: Manifest) -> None:

@@ -178,7 +178,8 @@ def describe(value: onnx.ValueInfoProto) -> Tensor:
     sizes = [axis.dim_value if axis.HasField("dim_value") else None for axis in kind.shape.dim]
     # some exporters write a free axis as 0 or -1
     shape = tuple(size if size and size > 0 else None for size in sizes)
-    return Tensor(value.name, DTYPES[kind.elem_type], shape)
+    axes = tuple(axis.dim_param for axis in kind.shape.dim)
+    return Tensor(value.name, DTYPES[kind.elem_type], shape, axes if any(axes) else ())
 
 
 def optimise(model: ModelProto, level: str) -> ModelProto:

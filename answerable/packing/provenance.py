@@ -4,10 +4,10 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 import onnxruntime
@@ -17,15 +17,17 @@ from answerable.packing.errors import PackError
 from handler.manifest import Lineage
 
 
+class Sources(NamedTuple):
+    """The files that a model is packed from."""
+
+    model: Path
+    sample: Path | None
+
+
 def lineage(
-    why: str,
-    source: Path,
-    producer: str,
-    reference: Path | None,
-    metrics: dict[str, float],
-    target: Path,
+    reason: str, sources: Sources, producer: str, metrics: Mapping[str, float], target: Path
 ) -> Lineage:
-    """The lineage of a model that is being packed now, from this working tree, into `target`."""
+    """Return the lineage of a model that is packed now, from this working tree, into `target`."""
     versions = {
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
@@ -33,13 +35,13 @@ def lineage(
     }
     name, _, version = producer.partition(" ")
     return Lineage(
-        reason=why,
+        reason=reason,
         packed_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        source_sha256=sha256(source),
-        data_sha256=sha256(reference) if reference else None,
+        source_sha256=sha256(sources.model),
+        data_sha256=sha256(sources.sample) if sources.sample else None,
         git_commit=commit(target),
         versions=versions | ({name: version} if name and version else {}),
-        metrics=metrics,
+        metrics=dict(metrics),
     )
 
 

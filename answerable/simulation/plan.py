@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from handler import metrics
+from infra.project import SOURCE
 
 DRIFT_METRICS = (metrics.DRIFTED_OUTPUTS, metrics.DRIFTED_INPUTS, metrics.UNSEEN_INPUTS)
 CURRENT, CANDIDATE = "1", "2"  # the function's versions
@@ -74,7 +75,6 @@ def synthesise(artifacts: Path, model: str, context: Mapping[str, str]) -> dict[
     import aws_cdk as cdk
 
     from infra import settings
-    from infra.image import SOURCE
     from infra.stack import ModelStack
 
     flags = json.loads((SOURCE / "cdk.json").read_text())["context"]

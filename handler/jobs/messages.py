@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from handler.errors import ApiError, UnknownMessage
+from handler.errors import ApiError, ServerError
 from handler.jobs import storage
 
 _is_instances = re.compile(r'\s*\{\s*"instances"').match
@@ -95,7 +95,8 @@ def _unwrap(message: str, text: str) -> tuple[str, str | None, ApiError | None]:
         source, inner_id, inner = _envelope(text)
         if not source:
             break
-        error = UnknownMessage(f"an envelope of {source} holds no body of this service")
+        error = ServerError(f"an envelope of {source} holds no body of this service")
+        error.slug = "unknown-message"
         if not isinstance(inner, str) or not isinstance(inner_id, str) or not _is_uuid(inner_id):
             break
         id, text = inner_id, inner

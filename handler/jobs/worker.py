@@ -25,7 +25,7 @@ import orjson
 
 from handler import http_body, prediction_id, request_log, scoring, settings
 from handler.contract import Row, rows_to_columns
-from handler.errors import ApiError, JobInputExpired, ServerError, Unavailable, UnknownMessage
+from handler.errors import ApiError, JobInputExpired, ServerError, Unavailable
 from handler.jobs import storage
 from handler.jobs.messages import Job, parse_sqs_event
 from handler.jobs.storage import JobStore
@@ -192,7 +192,7 @@ class SqsBatch:
 
     def _is_retry(self, job: Job, outcome: ApiError | list[bytes]) -> bool:
         """Return whether a job's messages must be delivered again."""
-        if isinstance(outcome, Unavailable | UnknownMessage):
+        if job.error or isinstance(outcome, Unavailable):
             return True
         return isinstance(outcome, ServerError) and not self._is_last_receive(job)
 

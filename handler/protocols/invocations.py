@@ -29,8 +29,14 @@ from handler.errors import (
 )
 from handler.http import CSV, NPY, Request
 from handler.manifest import Feature, Tensor
-from handler.model_inputs import Array, Columns
-from handler.protocols.tensor_columns import Values, flatten, to_array, violation_error
+from handler.model_inputs import Array, Columns, dtype
+from handler.protocols.tensor_columns import (
+    Values,
+    convert,
+    flatten,
+    to_array,
+    violation_error,
+)
 from handler.scoring import Scorer
 
 # the JSON pointer of a value, by the indices of its feature and its row
@@ -63,6 +69,8 @@ def _instances(format_name: str) -> Callable[[Scorer, Any], Columns]:
         features, inputs = scorer.manifest.features, scorer.manifest.inputs
         if isinstance(rows, list):
             _check_row_count(scorer, [rows], pointer(format_name))
+            if format_name == "dataframe_records":
+                rows = _matrix_rows(scorer, rows)
         if isinstance(rows, list) and not isinstance(rows[0], dict):
             if features:
                 return _unnamed_rows(scorer, rows, format_name)
@@ -83,15 +91,45 @@ def _instances(format_name: str) -> Callable[[Scorer, Any], Columns]:
     return parse
 
 
+def _is_matrix(scorer: Scorer) -> bool:
+    """Return whether the model's only input is a matrix, whose columns have no names."""
+    manifest = scorer.manifest
+    return (
+        not manifest.features
+        and manifest.execution.batch != "none"
+        and [len(tensor.shape) for tensor in manifest.inputs] == [2]
+    )
+
+
+def _matrix_rows(scorer: Scorer, records: list[Any]) -> list[Any]:
+    """Return a pandas frame's records as rows, if the model's only input is a matrix."""
+    tensor = scorer.manifest.inputs[0]
+    if not _is_matrix(scorer) or not isinstance(records[0], dict) or tensor.name in records[0]:
+        return records
+    names = list(records[0])
+    if not names or tensor.shape[1] not in (None, len(names)):
+        return records
+    if any(not isinstance(record, dict) or list(record) != names for record in records):
+        raise violation_error("/dataframe_records", "ragged", "the records differ in their names")
+    return [list(record.values()) for record in records]
+
+
 def _dataframe_split(scorer: Scorer, frame: Any) -> Columns:
     """Parse a pandas frame of `orient="split"`. Its index is ignored."""
     where = ("dataframe_split", "data")
     if not isinstance(frame, dict) or not isinstance(frame.get("data"), list):
         raise violation_error(pointer(*where), "type", "must be an array")
     names = frame.get("columns")
+    if _is_matrix(scorer):
+        return [_tensor_rows(scorer, scorer.manifest.inputs[0], frame["data"], *where)]
     if names is None:
         return _unnamed_rows(scorer, frame["data"], *where)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    types = set(map(type, names)) if isinstance(names, list) else set()
+    if types == {int} and names == list(
+        range(len(scorer.manifest.features))
+    ):  # pandas' default names
+        return _unnamed_rows(scorer, frame["data"], *where)
+    if types - {str} or not isinstance(names, list):
         raise violation_error(pointer(where[0], "columns"), "type", "must be an array of strings")
     return _rows_of_columns(scorer, names, frame["data"], *where)
 
@@ -103,7 +141,8 @@ def _inputs(scorer: Scorer, data: Any) -> Columns:
         rows = data if isinstance(data, list) else [data]
         if features:
             return _unnamed_rows(scorer, rows, "inputs")
-        return [_tensor_rows(scorer, _only_input(scorer, "inputs"), rows, "inputs")]
+        tensor = _only_input(scorer, "inputs")
+        return [_tensor_rows(scorer, tensor, rows if tensor.shape else data, "inputs")]
     if features:  # numpy users send columns as [rows, 1]
         named = {name: flatten(values, "/inputs")[0] for name, values in data.items()}
         return _named_columns(
@@ -204,33 +243,44 @@ def _only_input(scorer: Scorer, *where: str) -> Tensor:
 
 def _tensor_rows(scorer: Scorer, tensor: Tensor, data: Any, *where: str) -> Values:
     """Return all rows of one input of a tensor contract, from nested lists or an array."""
-    limit = scorer.manifest.limits.elements
     if isinstance(data, np.ndarray):
-        if data.dtype.name != tensor.dtype:
+        kinds = "iu" if data.dtype.kind in "iu" else data.dtype.kind
+        if dtype(tensor.dtype).kind not in kinds:
             raise violation_error(pointer(*where), "type", f"must be an array of {tensor.dtype}")
+        data = convert(data, tensor.dtype, pointer(*where))
         if data.dtype.kind == "f" and not np.isfinite(data).all():
             raise violation_error(pointer(*where), *MESSAGES["finite_number"])
-        array: Array = data
+        array = data.reshape(_check_shape(scorer, tensor, data.shape, pointer(*where)))
     else:
-        values, shape = flatten(data, pointer(*where))
+        values, sent_shape = flatten(data, pointer(*where))
+        shape = _check_shape(scorer, tensor, sent_shape, pointer(*where))
 
         def pointer_for(k: int) -> str:
-            return pointer(*where, *(int(i) for i in np.unravel_index(k, shape)))
+            return pointer(*where, *(int(i) for i in np.unravel_index(k, sent_shape)))
 
         array = to_array(values, tensor.dtype, pointer_for).reshape(shape)
-    unbatched = scorer.manifest.execution.batch == "none"
+    rows: Values = [array] if scorer.manifest.execution.batch == "none" else array
+    _check_row_count(scorer, [rows], pointer(*where))
+    return rows
+
+
+def _check_shape(
+    scorer: Scorer, tensor: Tensor, shape: tuple[int, ...], where: str
+) -> tuple[int, ...]:
+    """Return the shape of an input, [N] as [N, 1]. Raise ContractViolation if it is another's."""
+    unbatched, limit = scorer.manifest.execution.batch == "none", scorer.manifest.limits.elements
     axes = tensor.shape if unbatched else (None, *tensor.shape[1:])
-    if array.ndim != len(axes) or any(
-        size not in (None, n) for size, n in zip(axes, array.shape, strict=True)
+    missing_axes = axes[len(shape) :]
+    if missing_axes and set(missing_axes) == {1}:
+        shape += (1,) * len(missing_axes)
+    if len(shape) != len(axes) or any(
+        size not in (None, n) for size, n in zip(axes, shape, strict=True)
     ):
         sizes = ", ".join("any" if size is None else str(size) for size in axes)
-        raise violation_error(pointer(*where), "shape", f"must be an array of the shape [{sizes}]")
-    rows: Values = [array] if unbatched else array
-    _check_row_count(scorer, [rows], pointer(*where))
-    if math.prod(array.shape if unbatched else array.shape[1:]) > limit:
-        message = f"a tensor has at most {limit} elements"
-        raise violation_error(pointer(*where), "too_many_elements", message)
-    return rows
+        raise violation_error(where, "shape", f"must be an array of the shape [{sizes}]")
+    if math.prod(shape if unbatched else shape[1:]) > limit:
+        raise violation_error(where, "too_many_elements", f"a tensor has at most {limit} elements")
+    return shape
 
 
 def _array_columns(scorer: Scorer, array: Array) -> Columns:
@@ -250,17 +300,19 @@ def _parse_npy(data: bytes) -> Array:
     try:
         is_version_1 = np.lib.format.read_magic(file) == (1, 0)
         reader = "read_array_header_1_0" if is_version_1 else "read_array_header_2_0"
-        shape, fortran_order, dtype = getattr(np.lib.format, reader)(file)
+        shape, fortran_order, npy_dtype = getattr(np.lib.format, reader)(file)
     except Exception:  # the parser of the header, a Python literal, raises many exceptions
         raise BadRequest("the body is not an .npy file") from None
-    if dtype.kind not in "biuf":
+    if not all(type(size) is int and size >= 0 for size in shape):  # True is an int, too
+        raise BadRequest("the body is not an .npy file")
+    if npy_dtype.kind not in "biuf":
         raise UnsupportedMediaType("an .npy body must hold numbers or booleans")
     try:
-        array = np.frombuffer(memoryview(data)[file.tell() :], dtype)
+        array = np.frombuffer(memoryview(data)[file.tell() :], npy_dtype)
         array = array.reshape(shape, order="F" if fortran_order else "C")
     except ValueError:
         raise BadRequest("the size of the .npy body does not match its header") from None
-    return array.astype(dtype.newbyteorder("="), "C")
+    return array.astype(npy_dtype.newbyteorder("="), "C")
 
 
 def _parse_csv(scorer: Scorer, body: bytes) -> Columns:

@@ -29,7 +29,13 @@ from handler.http import INFERENCE_HEADER_LENGTH, JSON, OCTET_STREAM, Request, R
 from handler.manifest import Manifest, Tensor
 from handler.model_inputs import Array, Columns
 from handler.protocols import binary
-from handler.protocols.tensor_columns import Values, flatten, to_array, violation_error
+from handler.protocols.tensor_columns import (
+    Values,
+    convert,
+    flatten,
+    to_array,
+    violation_error,
+)
 from handler.scoring import Scorer
 
 # the protocol's datatype by the manifest's dtype
@@ -79,14 +85,23 @@ _REQUEST = SchemaValidator(
 )
 
 
-class InferenceRequest(NamedTuple):
-    """A valid request.
+class RequestedOutput(NamedTuple):
+    """An output of the response.
 
-    `outputs`: indices into `output_names`, and whether the output is sent as bytes.
+    `output`: the index in `output_names`. `as_bytes`: binary data where the client gets it.
+    `top_k`: the number of classes of Triton's classification extension, 0 for the tensor itself.
     """
 
+    output: int
+    as_bytes: bool
+    top_k: int = 0
+
+
+class InferenceRequest(NamedTuple):
+    """A valid request."""
+
     columns: Columns
-    outputs: list[tuple[int, bool]]
+    outputs: list[RequestedOutput]
     id: str | None
 
 
@@ -132,26 +147,42 @@ def _split_body(request: Request, limit: int) -> tuple[str | bytes, memoryview |
         return http_body.read_json(request, limit), None
     data = http_body.read_binary(request, limit)
     if length is None:
+        http_body.check_nesting(data)
         return data, None
     if not (length.isascii() and length.isdigit() and 0 < int(length[:20]) <= len(data)):
         raise BadRequest(f"{INFERENCE_HEADER_LENGTH} is not the length of the leading JSON")
     size = int(length[:20])
+    http_body.check_nesting(data[:size])
     return data[:size], memoryview(data)[size:]
 
 
-def _parse_outputs(manifest: Manifest, document: Any) -> list[tuple[int, bool]]:
+def _parse_outputs(manifest: Manifest, document: Any) -> list[RequestedOutput]:
     default = bool((document.get("parameters") or {}).get("binary_data_output"))
     if not document.get("outputs"):
-        return [(i, default) for i in range(len(manifest.outputs))]
+        return [RequestedOutput(i, default) for i in range(len(manifest.outputs))]
     names = output_names(manifest)
-    outputs = []
-    for i, output in enumerate(document["outputs"]):
-        if output["name"] not in names:
-            message = "must be one of the model's outputs"
+    numeric = [*(output.dtype != "string" for output in manifest.outputs), False]
+    outputs: dict[int, RequestedOutput] = {}
+    for i, sent in enumerate(document["outputs"]):
+        index = names.index(sent["name"]) if sent["name"] in names else None
+        if index is None or index in outputs:
+            message = "must be one of the model's outputs, each of them once"
             raise violation_error(pointer("outputs", i, "name"), "unknown_output", message)
-        binary_data = (output.get("parameters") or {}).get("binary_data", default)
-        outputs.append((names.index(output["name"]), bool(binary_data)))
-    return outputs
+        parameters = sent.get("parameters") or {}
+        _refuse_shared_memory(parameters, "outputs", i)
+        top_k = parameters.get("classification", 0)
+        if type(top_k) is not int or top_k < 0 or (top_k and not numeric[index]):
+            where = pointer("outputs", i, "parameters", "classification")
+            raise violation_error(where, "type", "must be a number of classes of a numeric output")
+        as_bytes = bool(parameters.get("binary_data", default))
+        outputs[index] = RequestedOutput(index, as_bytes, top_k)
+    return [*outputs.values()]
+
+
+def _refuse_shared_memory(parameters: dict[str, Any], kind: str, i: int) -> None:
+    if "shared_memory_region" in parameters:
+        where = pointer(kind, i, "parameters", "shared_memory_region")
+        raise violation_error(where, "unsupported", "is not supported: send the data itself")
 
 
 def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) -> Columns:
@@ -166,6 +197,7 @@ def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) ->
     nested_shapes: dict[str, list[int]] = {}
     rows: int | None = None
     for name, i in index.items():
+        _refuse_shared_memory(inputs[i].get("parameters") or {}, "inputs", i)
         rows = _check_shape(manifest, expected[name], inputs[i], i, rows)
         tensors[name], is_nested = _parse_data(inputs[i], expected[name].dtype, i, chunks.get(i))
         if is_nested:
@@ -200,12 +232,14 @@ def _check_shape(
 
     Raise ContractViolation if datatype or shape are not the model's.
     """
-    datatype, shape, limits = DATATYPES[tensor.dtype], sent["shape"], manifest.limits
-    if sent["datatype"] != datatype:
+    if _dtype(sent["datatype"], tensor.dtype) is None:
         unsupported = "BF16 is not supported: it " if sent["datatype"] == "BF16" else ""
-        raise violation_error(
-            pointer("inputs", i, "datatype"), "type", f"{unsupported}must be {datatype}"
-        )
+        message = f"{unsupported}must be {DATATYPES[tensor.dtype]}"
+        raise violation_error(pointer("inputs", i, "datatype"), "type", message)
+    missing_axes = tensor.shape[len(sent["shape"]) :]
+    if missing_axes and set(missing_axes) == {1}:  # [N] for [N, 1]
+        sent["shape"] = [*sent["shape"], *missing_axes]
+    shape, limits = sent["shape"], manifest.limits
     where = pointer("inputs", i, "shape")
     is_batched = manifest.execution.batch != "none"
     if (
@@ -225,13 +259,29 @@ def _check_shape(
     return shape[0] if is_batched else None
 
 
+def _dtype(datatype: str, expected: str) -> str | None:
+    """Return the dtype of a datatype that is accepted for the expected dtype.
+
+    Floats of another width are rounded, integers of another width have to fit.
+    """
+    for dtype, name in DATATYPES.items():
+        if name == datatype and dtype.strip("u0123456789") == expected.strip("u0123456789"):
+            return dtype
+    return None
+
+
 def _parse_data(sent: Any, dtype: str, i: int, chunk: memoryview | None) -> tuple[Values, bool]:
     """Return an input's values in row-major order, and whether they came as nested lists."""
     data, shape, where = sent.get("data"), sent["shape"], pointer("inputs", i, "data")
-    if chunk is not None:
-        return binary.parse(chunk, dtype, prod(shape), i), False
-    if (sent.get("parameters") or {}).get("content_type") == "base64":
-        return binary.parse_base64(data, dtype, prod(shape), i), False
+    is_base64 = (sent.get("parameters") or {}).get("content_type") == "base64"
+    if chunk is not None or is_base64:
+        sent_dtype = _dtype(sent["datatype"], dtype) or dtype
+        parse, content = (binary.parse_base64, data) if chunk is None else (binary.parse, chunk)
+        return convert(
+            parse(content, sent_dtype, prod(shape), i), dtype, pointer("inputs", i)
+        ), False
+    if isinstance(data, str) and dtype == "string":  # a client's tensor of one string
+        data = [data]
     if not isinstance(data, list):
         raise violation_error(where, "type", "must be an array")
     values, data_shape = flatten(data, where)
@@ -264,14 +314,23 @@ def render_response(
     manifest: Manifest, request: Request, inference: InferenceRequest, outputs: Sequence[Array]
 ) -> Response:
     """Return the response. Raise PayloadTooLarge if it is over the contract's limit."""
+    limit, names = manifest.limits.response_bytes, output_names(manifest)
+    accepts_binary = http_body.client_accepts_binary(request)
+    as_bytes = [requested.as_bytes and accepts_binary for requested in inference.outputs]
+    min_size = 0
+    for requested, is_binary in zip(inference.outputs, as_bytes, strict=True):
+        min_size += _min_bytes(outputs[requested.output], requested.top_k, is_binary)
+    if min_size > limit:
+        raise PayloadTooLarge.response(limit)
     chunks: list[bytes] = []
     tensors: list[dict[str, Any]] = []
-    names = output_names(manifest)
-    for i, as_bytes in inference.outputs:
-        array = outputs[i]
+    for requested, is_binary in zip(inference.outputs, as_bytes, strict=True):
+        array = outputs[requested.output]
+        if requested.top_k:
+            array = _classify(manifest, requested, array)
         datatype = DATATYPES[array.dtype.name]
-        tensor = {"name": names[i], "datatype": datatype, "shape": array.shape}
-        if as_bytes and http_body.client_accepts_binary(request):
+        tensor = {"name": names[requested.output], "datatype": datatype, "shape": array.shape}
+        if is_binary:
             chunks.append(binary.dump(array))
             tensors.append({**tensor, "parameters": {"binary_data_size": len(chunks[-1])}})
         else:
@@ -282,9 +341,38 @@ def render_response(
         document["id"] = inference.id
     head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     size = len(head) if not chunks else (len(head) + sum(map(len, chunks))) * 4 // 3  # as base64
-    if size > manifest.limits.response_bytes:
-        raise PayloadTooLarge.response(manifest.limits.response_bytes)
+    if size > limit:
+        raise PayloadTooLarge.response(limit)
     if not chunks:
         return Response(200, head, {"content-type": JSON})
     headers = {"content-type": OCTET_STREAM, INFERENCE_HEADER_LENGTH: str(len(head))}
     return Response(200, b"".join([head, *chunks]), headers)
+
+
+def _min_bytes(array: Array, top_k: int, is_binary: bool) -> int:
+    """Return the least number of bytes of an output in a response."""
+    if top_k:
+        rows = len(array) if array.ndim else 1
+        return min(rows * top_k, array.size) * len('"0:0",')
+    if is_binary and array.dtype.kind != "O":
+        return array.nbytes * 4 // 3
+    return array.size * len("0,")
+
+
+def _classify(manifest: Manifest, requested: RequestedOutput, array: Array) -> Array:
+    """Return the top classes of each row as "value:index" or "value:index:label", the best first.
+
+    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
+    """
+    is_batched = manifest.execution.batch != "none"
+    scores = array.reshape(len(array) if is_batched else 1, -1)
+    classes = manifest.outputs[requested.output].classes
+    labels = [f":{label}" for label in classes] if len(classes) == scores.shape[1] else None
+    order = np.argsort(-scores.astype(float), axis=1, kind="stable")[:, : requested.top_k]
+    number = "{:f}:{}{}" if scores.dtype.kind == "f" else "{:d}:{}{}"
+    texts = [
+        number.format(row[k], k, labels[k] if labels else "")
+        for row, indices in zip(scores.tolist(), order.tolist(), strict=True)
+        for k in indices
+    ]
+    return np.array(texts, object).reshape(order.shape if is_batched else order.shape[1:])

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from handler import core_schema as cs
-from handler.contract import EXACT, Contract, element_schema, iter_violations, number_bounds
+from handler.contract import (
+    EXACT,
+    MESSAGES,
+    Contract,
+    element_schema,
+    iter_violations,
+    number_bounds,
+)
 from handler.core_schema import SchemaValidator
 from handler.errors import MAX_VIOLATIONS, ContractViolation, Violation
 from handler.manifest import Feature, Manifest
@@ -94,6 +101,27 @@ def _packed(values: list[Any], made: np.dtype[Any]) -> Array | None:
 
 _CODES = {"float16": "e", "float32": "f", "float64": "d", "int8": "b", "uint8": "B", "int16": "h",
           "uint16": "H", "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q"}  # fmt: skip
+
+
+def convert(values: Array, kind: str, where: str) -> Array:
+    """Return an array of the same kind of values as the manifest's dtype `kind`.
+
+    Floats are rounded. Raise ContractViolation if an integer does not fit.
+    """
+    if values.dtype.kind == "O" or values.dtype == dtype(kind):
+        return values
+    if values.dtype.kind in "iu" and values.size:
+        bounds = np.iinfo(kind)
+        for code, is_outside in (
+            ("greater_than_equal", int(values.min()) < bounds.min),
+            ("less_than_equal", int(values.max()) > bounds.max),
+        ):
+            if is_outside:
+                name, message = MESSAGES[code]
+                message = message.format(ge=bounds.min, le=bounds.max)
+                raise violation_error(where, name, message)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused
+        return values.astype(kind)
 
 
 class TensorValidator:

@@ -47,7 +47,7 @@ def images(answerable: Tools, tmp_path_factory: pytest.TempPathFactory) -> Image
     images = Images(trees["first"], trees["second"])
     for tag, tree in trees.items():
         subprocess.run(
-            [sys.executable, "-m", "infra.image", "--tag", images.name(tag)],
+            [sys.executable, "-m", "answerable", "image", "--tag", images.name(tag)],
             cwd=tree,
             env=emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base),
             check=True,

@@ -61,7 +61,7 @@ def tree(directory: Path, version: str | None = None) -> Path:
     """A copy of what is deployed, its model at another version if one is given."""
     for name in ("Dockerfile", "cdk.json"):
         shutil.copy(ROOT / name, directory)
-    for name in ("handler", "infra", "requirements", "tests"):
+    for name in ("answerable", "handler", "infra", "requirements", "tests"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, directory / name, ignore=ignore)
     shutil.copytree(PROJECT / "model_artifacts", directory / "model_artifacts")

@@ -9,7 +9,7 @@ root=$(dirname "$(dirname "$here")")
 home=${E2E_HOME:-$HOME/.cache/answerable-e2e}
 python=${PYTHON:-$root/.venv/bin/python}
 base=${BASE_IMAGE:-public.ecr.aws/lambda/python:3.13}
-cdk_version=2.1148.1 # npm's untagged latest is a stray 3.0.0
+cdk_version=$(sed -n 's/.*"aws-cdk": "\(.*\)".*/\1/p' "$root/infra/package.json")
 mkdir -p "$home"
 
 say() { echo "e2e: $*" >&2; }

@@ -70,7 +70,7 @@ def main() -> int:
     names = [f"good/{name}" for name in sys.argv[1:]] or expected_answers.names("good")
     answerable = emulator.prepare()
     subprocess.run(
-        [sys.executable, "-m", "infra.image", "--tag", image()],
+        [sys.executable, "-m", "answerable", "image", "--tag", image()],
         cwd=ROOT,
         env=emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base),
         check=True,

@@ -113,7 +113,7 @@ class Releases(Cloud):
         (name,) = [
             found["FunctionName"]
             for found in functions.list_functions()["Functions"]
-            if f"WayBack{part}" in found["FunctionName"]
+            if f"Rollback{part}" in found["FunctionName"]
         ]
         reply = functions.invoke(FunctionName=name, Payload=json.dumps(event), LogType="Tail")
         assert "FunctionError" not in reply, reply["Payload"].read()
@@ -161,7 +161,7 @@ def build(answerable: Tools, directory: Path, version: str) -> Path:
         manifest.write_text(json.dumps(content))
     name = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{REPOSITORY}:{version}"
     subprocess.run(
-        [sys.executable, "-m", "infra.image", "--tag", name],
+        [sys.executable, "-m", "answerable", "image", "--tag", name],
         cwd=tree,
         env=emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base),
         check=True,
@@ -239,17 +239,17 @@ def test_there_and_back_and_on(
 
     # its outputs drift: back to what was live before it, which is not the number before it
     alarm = in_alarm(latest)
-    assert "-c pinned_version=1" in cloud.ask("Rollback", alarm)["said"][-1]
+    assert "-c pinned_version=1" in cloud.ask("OnAlarm", alarm)["said"][-1]
     assert live(cloud, outputs) == "1"
     assert predict(cloud, outputs)["model"]["version"] == "1.0.0"
-    assert cloud.ask("Rollback", alarm)["said"] == [
+    assert cloud.ask("OnAlarm", alarm)["said"] == [
         f"stopped: the alarm is about version {latest}, and 1 is live"
     ]
 
     # and on: the same image goes on top, and for a day it is a person's to take it back
     cloud.publish("1.1.0", at="1")
     assert cloud.shift(outputs, latest) == ["Succeeded", "Succeeded"]
-    assert "already; the next time is yours" in cloud.ask("Rollback", alarm)["said"][-1]
+    assert "already; the next time is yours" in cloud.ask("OnAlarm", alarm)["said"][-1]
     assert live(cloud, outputs) == latest
 
     # old versions go, and those that may be needed stay

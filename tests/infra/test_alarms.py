@@ -12,9 +12,9 @@ from tests.fixtures.artifact import DIABETES
 from tests.infra.conftest import ROOT, Synth, Template
 
 ALARMS = manifest.read(DIABETES).alarms
-SERVICE = {"availability", "availabilityslow", "rejects", "latency", "throttles"}
-CANARY = {"Canarycrashes", "Canaryfaults", "Canaryrejects", "Canarylatency"}
-WAY_BACK = "WayBackwayback"
+SERVICE = {"availability", "availabilityslow", "clienterrors", "latency", "throttles"}
+CANARY = {"Canarycrashes", "Canaryservererrors", "Canaryclienterrors", "Canarylatency"}
+ROLLBACK = "Rollbackrollbackunavailable"
 
 
 def metrics(alarm: dict[str, Any]) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def breaches(alarm: dict[str, Any], bad: float, requests: float) -> bool:
 
 def test_these_are_the_alarms(template: Template) -> None:
     found = {name for name in template.alarms() if not name.startswith("Drift")}
-    assert found == SERVICE | CANARY | {WAY_BACK}  # test_drift.py has the others
+    assert found == SERVICE | CANARY | {ROLLBACK}  # test_drift.py has the others
 
 
 def test_each_names_owner_and_runbook(template: Template) -> None:
@@ -69,16 +69,36 @@ def test_each_alarm_has_its_section_of_the_runbook_and_vice_versa(
 
 def test_missing_data_is_treated_on_purpose(template: Template) -> None:
     for name, alarm in template.alarms().items():
-        # a probe or a monitor that says nothing does not work
-        silent = dict.fromkeys((WAY_BACK, "Driftdriftsilent"), "breaching")
+        # a probe that has stopped notifies, and one that has not run yet does not
+        silent = dict.fromkeys((ROLLBACK, "Driftdriftsilent"), "missing")
         expected = {"latency": "ignore", **silent}.get(name, "notBreaching")
         assert alarm["TreatMissingData"] == expected, name
+
+
+def test_data_that_stops_coming_notifies_only_where_it_has_to_come(template: Template) -> None:
+    notifying = [name for name, a in template.alarms().items() if "InsufficientDataActions" in a]
+    assert set(notifying) == {ROLLBACK, "Driftdriftsilent"}
+
+
+def test_pages_and_tickets_go_to_their_own_destinations(synth: Synth) -> None:
+    page, ticket = (f"arn:aws:sns:eu-west-1:123456789012:{name}" for name in ("page", "ticket"))
+    settings = f"alarm_destination={page}", f"ticket_destination={ticket}"
+    template = synth.template(*settings, "jobs=true")
+    by_topic: dict[str, set[str]] = {page: set(), ticket: set()}
+    for alarm in template.alarms().values():
+        for topic in alarm.get("AlarmActions", ()):
+            by_topic[topic].add(str(alarm["AlarmName"]).removeprefix("diabetes-dev-"))
+    assert by_topic[page] == {"availability", "throttles", "queue-age"}
+    assert {"availability-slow", "client-errors", "latency", "dead-letters"} <= by_topic[ticket]
+    assert not template.all("AWS::SNS::Topic")
+    one = synth.template("ticket_destination=team@example.org").all("AWS::SNS::Topic")
+    assert len(one) == 2  # the other has no subscriber yet
 
 
 def test_a_person_is_told_and_told_again_when_it_is_over(synth: Synth) -> None:
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
     alarms = synth.template(f"alarm_destination={topic}").alarms()
-    for name in SERVICE | {WAY_BACK}:
+    for name in SERVICE | {ROLLBACK}:
         assert alarms[name]["AlarmActions"] == alarms[name]["OKActions"] == [topic]
     for name in CANARY:  # CodeDeploy's to act on
         assert "AlarmActions" not in alarms[name]
@@ -102,6 +122,15 @@ def test_the_canary_is_measured_alone(template: Template) -> None:
                 assert found == {"service": "diabetes-dev", "version": number}
 
 
+def test_client_errors_are_the_function_s_own(template: Template) -> None:
+    """A scanner without credentials gets the gateway's 403s, and rings no alarm."""
+    (version,) = template.all("AWS::Lambda::Version")
+    for metric in metrics(template.alarms()["clienterrors"]):
+        assert metric["Namespace"] == "Answerable"
+        number = {"Fn::GetAtt": [version, "Version"]}
+        assert dimensions(metric) == {"service": "diabetes-dev", "version": number}
+
+
 def test_a_new_version_gets_new_alarms(template: Template) -> None:
     """An alarm's name is its identity: the number in it keeps old ALARM states from the new one."""
     (version,) = template.all("AWS::Lambda::Version")
@@ -112,7 +141,7 @@ def test_a_new_version_gets_new_alarms(template: Template) -> None:
 
 
 def test_callers_are_measured_at_the_gateway(template: Template) -> None:
-    for name in SERVICE - {"throttles"}:
+    for name in SERVICE - {"throttles", "clienterrors"}:
         for metric in metrics(template.alarms()[name]):
             assert metric["Namespace"] == "AWS/ApiGateway"
             assert dimensions(metric) == {"ApiName": "diabetes-dev", "Stage": "dev"}
@@ -131,19 +160,19 @@ def test_callers_are_measured_at_the_gateway(template: Template) -> None:
         ("availabilityslow", 0, 0, False),
         ("availabilityslow", 5, 1_000, False),
         # a client that sends nonsense, beside a contract that fits nobody
-        ("rejects", 10, 10, False),
-        ("rejects", 30, 100, True),
-        ("rejects", 30, 1_000, False),
+        ("clienterrors", 10, 10, False),
+        ("clienterrors", 30, 100, True),
+        ("clienterrors", 30, 1_000, False),
         # the new version: one fault at a canary's low traffic is enough
-        ("Canaryfaults", 1, 5, True),
-        ("Canaryfaults", 0, 0, False),
-        ("Canaryfaults", 10, 1_000, False),
-        ("Canaryfaults", 20, 1_000, True),
+        ("Canaryservererrors", 1, 5, True),
+        ("Canaryservererrors", 0, 0, False),
+        ("Canaryservererrors", 10, 1_000, False),
+        ("Canaryservererrors", 20, 1_000, True),
         ("Canarycrashes", 1, 1, True),
         ("Canarycrashes", 0, 100, False),
-        ("Canaryrejects", 5, 5, False),
-        ("Canaryrejects", 6, 6, True),
-        ("Canaryrejects", 6, 100, False),
+        ("Canaryclienterrors", 5, 5, False),
+        ("Canaryclienterrors", 6, 6, True),
+        ("Canaryclienterrors", 6, 100, False),
     ],
 )
 def test_what_breaches(
@@ -155,7 +184,7 @@ def test_what_breaches(
 
 def test_one_bad_minute_stays_visible_for_the_whole_bake(synth: Synth) -> None:
     alarms = synth.template("bake_minutes=15").alarms()
-    for name in ("Canarycrashes", "Canaryfaults"):
+    for name in ("Canarycrashes", "Canaryservererrors"):
         assert (alarms[name]["EvaluationPeriods"], alarms[name]["DatapointsToAlarm"]) == (15, 1)
 
 
@@ -175,4 +204,4 @@ def test_thresholds_are_the_manifest_s(template: Template) -> None:
     assert alarms["latency"]["Threshold"] == alarms["Canarylatency"]["Threshold"]
     assert alarms["latency"]["Threshold"] == ALARMS.latency_ms
     allowance = f"{FAST_BURN * (1 - ALARMS.availability / 100):.6g}"
-    assert allowance in json.dumps(alarms["Canaryfaults"])
+    assert allowance in json.dumps(alarms["Canaryservererrors"])

@@ -61,6 +61,6 @@ def test_only_this_api_invokes_the_alias(synth: Synth, auth: str) -> None:
     assert permissions
     for permission in permissions:
         assert "SourceArn" in permission["Properties"]
-        callers = {"apigateway.amazonaws.com": "Live", "events.amazonaws.com": "WayBackProbe"}
+        callers = {"apigateway.amazonaws.com": "Live", "events.amazonaws.com": "RollbackProbe"}
         whose = callers[permission["Properties"]["Principal"]]
         assert whose in json.dumps(permission["Properties"]["FunctionName"])

@@ -61,7 +61,8 @@ def test_four_alarms(template: Template) -> None:
     for name in DRIFT - {"drift-silent"}:
         assert "AlarmActions" not in found[name]  # the monitor's own message names the features
         assert found[name]["Dimensions"] == [{"Name": "service", "Value": "diabetes-dev"}]
-    assert found["drift-silent"]["AlarmActions"]
+    silent = found["drift-silent"]
+    assert silent["AlarmActions"] == silent["InsufficientDataActions"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_silent_monitor_is_an_alarm(template: Template) -> None:
         for name, value in (("Invocations", 1), ("Errors", errors)):
             found.add_value(("AWS/Lambda", name, dimensions), hour * HOUR + 600_000, value)
     # it runs, fails three times, runs once more and is gone
-    expected = [*["OK"] * 4, "ALARM", *["OK"] * 5, *["ALARM"] * 2]
+    expected = [*["OK"] * 4, "ALARM", *["OK"] * 5, *["INSUFFICIENT_DATA"] * 2]
     assert states(alarm, found, 12) == expected
 
 
@@ -182,9 +183,9 @@ def outcome_alarms(tmp_path: Path) -> dict[str, dict[str, Any]]:
     deployment = Deployment(model="diabetes")
     version = type("V", (), {"version": VERSION})()
     scoring: Any = type("F", (), {"alias": type("A", (), {"version": version})()})()
-    stage: Any = None
-    watched = service.MonitoringContext(deployment, stated, scoring, stage, "api")
-    outcomes = OutcomeAlarms(stack, "Outcomes", watched, service.topic(stack, deployment))
+    topic = service.topic(stack, "Topic", deployment, "")
+    context = service.MonitoringContext(deployment, stated, scoring, topic, topic)
+    outcomes = OutcomeAlarms(stack, "Outcomes", context)
     assert len(outcomes.impact) == 1
     found = assertions.Template.from_stack(stack).find_resources("AWS::CloudWatch::Alarm")
     return {

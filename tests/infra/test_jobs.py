@@ -82,7 +82,7 @@ def test_the_bucket_is_encrypted_private_and_forgets(template: Template) -> None
     assert bucket["NotificationConfiguration"] == {
         "EventBridgeConfiguration": {"EventBridgeEnabled": True}
     }
-    assert body["DeletionPolicy"] == "Retain"
+    assert body["DeletionPolicy"] == "RetainExceptOnCreate"
     (statement,) = template.one("AWS::S3::BucketPolicy")["Properties"]["PolicyDocument"][
         "Statement"
     ]

@@ -21,7 +21,9 @@ DEPLOYMENTS = {"codedeploy:ListDeployments", "codedeploy:BatchGetDeployments"}
 def rules(template: Template) -> dict[str, dict[str, Any]]:
     found = template.all("AWS::Events::Rule").items()
     return {
-        name[7:-8]: item["Properties"] for name, item in found if name.startswith("WayBack")
+        name.removeprefix("Rollback")[:-8]: item["Properties"]
+        for name, item in found
+        if name.startswith("Rollback")
     }
 
 
@@ -66,25 +68,26 @@ def test_without_codedeploy_it_asks_codedeploy_nothing(synth: Synth) -> None:
     template = synth.template("rollout=all-at-once")
     probe = template.function("handler.release.auto_rollback.on_schedule")
     assert "DEPLOYMENT_GROUP" not in probe["Environment"]["Variables"]
-    assert allowed(template, "WayBackProbeRole").keys() == LOGS | LOOK
+    assert allowed(template, "RollbackProbeRole").keys() == LOGS | LOOK
 
 
 def test_the_probe_may_look_and_ask_and_nothing_else(synth: Synth) -> None:
-    assert allowed(synth.template(), "WayBackProbeRole").keys() == LOGS | LOOK | DEPLOYMENTS
+    assert allowed(synth.template(), "RollbackProbeRole").keys() == LOGS | LOOK | DEPLOYMENTS
     template = synth.template("jobs=true")
     worker = template.function("handler.release.auto_rollback.on_schedule")["Environment"][
         "Variables"
     ]
     assert "JobsWorker" in json.dumps(worker["WORKER_NAME"])
-    assert "JobsWorker" in allowed(template, "WayBackProbeRole")["lambda:InvokeFunction"]
+    assert "JobsWorker" in allowed(template, "RollbackProbeRole")["lambda:InvokeFunction"]
 
 
-def test_the_alarm_rings_for_a_probe_that_is_dead(template: Template) -> None:
-    alarm = template.alarms()["WayBackwayback"]
-    assert alarm["AlarmName"] == "diabetes-dev-way-back"
+def test_the_alarm_notifies_of_a_probe_that_stopped(template: Template) -> None:
+    alarm = template.alarms()["Rollbackrollbackunavailable"]
+    assert alarm["AlarmName"] == "diabetes-dev-rollback-unavailable"
     assert (alarm["MetricName"], alarm["Statistic"]) == ("RollbackUnavailable", "Maximum")
     assert alarm["Dimensions"] == [{"Name": "service", "Value": "diabetes-dev"}]
-    assert (alarm["Threshold"], alarm["TreatMissingData"]) == (0, "breaching")
+    assert (alarm["Threshold"], alarm["TreatMissingData"]) == (0, "missing")
+    assert alarm["InsufficientDataActions"] == alarm["AlarmActions"]
     assert alarm["Period"] == 86_400  # twice the schedule's
 
 
@@ -104,7 +107,7 @@ READ = "logs:FilterLogEvents"  # of the drift monitor's records
 
 def test_drift_of_outputs_calls_the_rollback(synth: Synth) -> None:
     template = synth.template("auto_rollback_on=drift", "rollback_cooldown_hours=6", "jobs=true")
-    rule = rules(template)["OnAlarm"]
+    rule = rules(template)["AlarmState"]
     (alarm,) = [
         name
         for name, item in template.all("AWS::CloudWatch::Alarm").items()
@@ -121,7 +124,7 @@ def test_drift_of_outputs_calls_the_rollback(synth: Synth) -> None:
     variables = function["Environment"]["Variables"]
     (topic,) = template.all("AWS::SNS::Topic")
     assert (variables["COOLDOWN_HOURS"], variables["TOPIC_ARN"]) == ("6", {"Ref": topic})
-    may = allowed(template, "WayBackRollbackRole")
+    may = allowed(template, "RollbackOnAlarmRole")
     assert may.keys() == LOGS | LOOK | DEPLOYMENTS | {"lambda:UpdateAlias", "sns:Publish", READ}
     assert json.loads(may["sns:Publish"]) == {"Ref": topic}
     assert "*" not in may["lambda:UpdateAlias"]

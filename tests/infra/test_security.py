@@ -88,18 +88,18 @@ WORKER = "AwsSolutions-IAM5[Resource::<JobsWorkerFunctionD9840A42.Arn>:*]"
 REPOSITORIES = "arn:<AWS::Partition>:ecr:<AWS::Region>:<AWS::AccountId>:repository/*"
 
 
-def way_back(part: str, rule: str, *functions: str) -> set[tuple[str, str]]:
-    """What is accepted of one of the way back's functions and the rule that calls it."""
-    role = f"WayBack/{part}/Role/DefaultPolicy"
+def rollback(part: str, rule: str, *functions: str) -> set[tuple[str, str]]:
+    """What is accepted of one of the rollback functions and the rule that calls it."""
+    role = f"Rollback/{part}/Role/DefaultPolicy"
     return {
-        (f"WayBack/{rule}", "Serverless-EventBusDLQ"),
-        *((f"WayBack/{part}/Function", f"Serverless-Lambda{rule}") for rule in ("DLQ", "Tracing")),
+        (f"Rollback/{rule}", "Serverless-EventBusDLQ"),
+        *((f"Rollback/{part}/Function", f"Serverless-Lambda{rule}") for rule in ("DLQ", "Tracing")),
         (role, f"AwsSolutions-IAM5[Resource::{REPOSITORIES}]"),
         *((role, finding) for finding in functions),
     }
 
 
-PROBE = way_back("Probe", "Schedule", SCORING)
+PROBE = rollback("Probe", "Schedule", SCORING)
 ACCEPTED = {
     "defaults": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | PROBE,
     "api-key": ALWAYS
@@ -117,8 +117,8 @@ ACCEPTED = {
     | LOG_ROLE
     | CODEDEPLOY
     | JOBS
-    | way_back("Probe", "Schedule", SCORING, WORKER)
-    | way_back("Rollback", "OnAlarm", SCORING, WORKER),
+    | rollback("Probe", "Schedule", SCORING, WORKER)
+    | rollback("OnAlarm", "AlarmState", SCORING, WORKER),
     "archive": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | ARCHIVE | PROBE,
 }
 

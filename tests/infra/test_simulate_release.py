@@ -7,7 +7,7 @@ from answerable.simulation.plan import SimulationError
 from tests.fixtures.artifact import DIABETES
 from tests.infra.conftest import Synth, Template
 
-CANARY = {"crashes", "faults", "rejects", "latency"}
+CANARY = {"crashes", "server-errors", "client-errors", "latency"}
 
 
 def test_the_defaults(template: Template) -> None:

@@ -229,6 +229,32 @@ def test_an_unexpected_error_is_answered_and_logged_without_its_text(
     assert record["ServerErrors"] == 1
 
 
+@pytest.mark.fault(
+    "Whatever is done with a response that is ready (compression, the record) fails",
+    "The caller gets the response, and the failure is counted",
+)
+@pytest.mark.parametrize(
+    "name", ["handler.http_body.maybe_gzip", "handler.request_log._round_3", "orjson.Fragment"]
+)
+def test_nothing_fails_after_the_response(
+    echo_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, name: str
+) -> None:
+    handler = app.create(Settings(echo_dir, log_payloads="full"))
+    failures = iter([ValueError("SENTINEL")])
+
+    def explode(*args: Any) -> Any:
+        for error in failures:
+            raise error
+        return args[-1]
+
+    monkeypatch.setattr(name, explode)
+    answer = handler(events.rest(BODY), Context())
+    assert answer["statusCode"] == 200
+    (record,) = lines(capsys)
+    assert (record["status"], record["LogErrors"], record["log_error"]) == (200, 1, "ValueError")
+    assert "SENTINEL" not in json.dumps(record)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (

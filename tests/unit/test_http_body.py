@@ -1,6 +1,7 @@
 import base64
 import contextlib
 import gzip
+import zlib
 
 import pytest
 from hypothesis import given
@@ -109,6 +110,31 @@ def test_broken_gzip_is_refused(data: bytes) -> None:
 def test_broken_base64_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
         http_body.read(request(text, base64=True), 1000)
+
+
+def test_deflate_is_a_zlib_stream_up_to_the_cap() -> None:
+    data = b"x" * 1000
+    sent = encoded(zlib.compress(data), content_encoding="deflate")
+    assert http_body.read(sent, 1000) == data
+    with pytest.raises(PayloadTooLarge):
+        http_body.read(sent, 999)
+    for broken in (b"", b"x", zlib.compress(data)[:-1], zlib.compress(data) + b"x"):
+        with pytest.raises(BadRequest):
+            http_body.read(encoded(broken, content_encoding="deflate"), 1000)
+
+
+@pytest.mark.fault(
+    "Millions of empty arrays and objects, which take more memory than the body may cost",
+    "413 before they are parsed",
+)
+@pytest.mark.parametrize("item", ["[],", "[[[[]]]],", "{},", '{"a":1},'])
+def test_more_arrays_than_memory_allows_are_refused(item: str) -> None:
+    text = f"[{item * (6_000_000 // len(item))}0]"
+    for sent in (request(text), encoded(text.encode())):
+        with pytest.raises(PayloadTooLarge):
+            http_body.read_json(sent, 6_000_100)
+    rows = "[" + '{"a":[0.125,1.5,2.25]},' * 100_000 + "0]"
+    assert http_body.read_json(request(rows), 6_000_100) == rows
 
 
 def test_gzip_that_came_as_text_is_refused() -> None:

@@ -57,6 +57,11 @@ def npy(array: Any) -> bytes:
     return file.getvalue()
 
 
+def nested(document: Any, depth: int) -> str:
+    """Return the JSON of a document, its "DEEP" replaced by a list that nests `depth` times."""
+    return json.dumps(document).replace('"DEEP"', "[" * depth + "1" + "]" * depth)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -280,10 +285,8 @@ def test_a_tensor_contract(tensors: tuple[str, app.Handler]) -> None:
         ({"inputs": {"y": [1]}}, "application/json", "/inputs/x", "missing"),
         ({"dataframe_split": {"columns": ["x"], "data": [[1]]}}, "application/json",
          "/dataframe_split/data", "type"),
-        (npy(np.zeros((1, 2, 3))), "application/x-npy", "", "type"),
-        (npy(np.full((2, 2, 3), np.nan, np.float32)), "application/x-npy", "", "non_finite"),
-        (npy(np.zeros(3, np.float32)), "application/x-npy", "", "shape"),
-        (npy(np.zeros((1, 2, 20_000), np.float32)), "application/x-npy", "", "too_many_elements"),
+        (npy(np.zeros((1, 2, 3), int)), "application/x-npy", "", "type"),
+        (npy(np.full((1, 2, 3), 1e300)), "application/x-npy", "", "non_finite"),
     ],
 )  # fmt: skip
 def test_what_a_tensor_contract_refuses(
@@ -294,6 +297,68 @@ def test_what_a_tensor_contract_refuses(
         body = npy(np.zeros((2, 20_000), np.float32))
     status, problem = post(handler, body, kind)
     assert (status, told(problem)) == (422, [(pointer, code)])
+
+
+@pytest.mark.parametrize("form", ["dataframe_split", "dataframe_records", "instances", "inputs"])
+@pytest.mark.parametrize("depth", [63, 253, 254, 255, 300, 1000])
+def test_a_value_that_nests_too_deep_violates_the_contract(
+    handler: app.Handler,
+    numbers: app.Handler,
+    tensors: tuple[str, app.Handler],
+    form: str,
+    depth: int,
+) -> None:
+    objects = [{**ROWS[0], "ratio": "DEEP"}]
+    for served, rows in (
+        (handler, objects), (numbers, [["DEEP", 1, 2]]), (tensors[1], ["DEEP"])
+    ):  # fmt: skip
+        document = {form: {"data": rows} if form == "dataframe_split" else rows}
+        status, problem = post(served, nested(document, depth))
+        assert status == 422, problem
+
+
+@pytest.mark.parametrize("shape", ["(True, 3)", "(-1, 3)", "(1.0, 3)", "(False,)"])
+def test_an_npy_header_with_another_kind_of_size_is_refused(
+    numbers: app.Handler, shape: str
+) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(12)
+    assert post(numbers, data, "application/x-npy")[0] == 400
+
+
+def test_default_column_names_of_pandas_are_positions(numbers: app.Handler) -> None:
+    frame = {"columns": [0, 1, 2], "index": [7], "data": [[1, 2, 3]]}
+    status, answer = post(numbers, {"dataframe_split": frame})
+    assert status == 200, answer
+    assert answer["predictions"][0]["y"] == [3, 1, 2]
+    for names in ([1, 2, 3], [0, 1, "2"], [0, 1], [False, True, 2]):
+        frame = {"columns": names, "data": [[1, 2, 3]]}
+        assert post(numbers, {"dataframe_split": frame})[0] == 422
+
+
+def test_a_data_frame_is_the_matrix_of_a_tensor_contract(tmp_path: Path) -> None:
+    value, node = ("x", FLOAT, [None, 3]), helper.make_node("Identity", ["x"], ["y"])
+    output = {"name": "y", "tensor": "y", "dtype": "float32", "shape": [None, 3], "kind": "tensor"}
+    directory = artifact.write(
+        tmp_path,
+        artifact.graph([node], [value], [("y", FLOAT, [None, 3])]),
+        inputs=artifact.tensors([value]),
+        outputs=[output],
+    )
+    handler = app.create(Settings(directory))
+    rows = [[1, 2, 3], [4, 5, 6]]
+    for body in (
+        {"dataframe_split": {"columns": ["a", "b", "c"], "data": rows}},
+        {"dataframe_split": {"columns": [0, 1, 2], "data": rows}},
+        {"dataframe_records": [dict(zip("abc", row, strict=True)) for row in rows]},
+        {"dataframe_records": [{"x": row} for row in rows]},
+    ):
+        status, answer = post(handler, body)
+        assert status == 200, answer
+        assert [row["y"] for row in answer["predictions"]] == rows
+    assert post(handler, npy(np.array(rows, float)), "application/x-npy")[1] == answer
+    records = [{"a": 1, "b": 2, "c": 3}, {"b": 1, "a": 2, "c": 3}]
+    assert post(handler, {"dataframe_records": records})[0] == 422
 
 
 @pytest.mark.fault(

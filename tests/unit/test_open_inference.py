@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from onnx import helper
 
 from handler import app, prediction_id
 from handler.settings import Settings
@@ -64,7 +66,14 @@ def changed(**inputs: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "document"),
     [
-        ("/v2", {"name": "answerable", "version": "0.1.0", "extensions": ["binary_tensor_data"]}),
+        (
+            "/v2",
+            {
+                "name": "answerable",
+                "version": "0.1.0",
+                "extensions": ["binary_tensor_data", "classification"],
+            },
+        ),
         ("/v2/health/live", {"live": True}),
         ("/v2/health/ready", {"ready": True}),
         ("/v2/models/test/ready", {"name": "test", "ready": True}),
@@ -79,10 +88,11 @@ def test_what_the_server_says_of_itself(handler: app.Handler, path: str, documen
 
 
 def test_the_version_is_the_project_s() -> None:
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    source = (Path(__file__).parents[2] / project["tool"]["hatch"]["version"]["path"]).read_text()
     from handler import __version__
 
-    assert f'version = "{__version__}"' in text
+    assert f'__version__ = "{__version__}"' in source
 
 
 @pytest.mark.parametrize("path", ["/v2/models/test", "/v2/models/test/versions/1.2.3"])
@@ -220,8 +230,6 @@ MATRIX: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> app.Handler:
-    from onnx import helper
-
     shape = [None, 5]
     node = helper.make_node("Identity", ["x"], ["y"])
     value = ("x", artifact.FLOAT, shape)
@@ -313,7 +321,21 @@ def one(**fields: Any) -> dict[str, Any]:
         ({"inputs": [one(data=["1", 0, 2, 0, 0])]}, "/inputs/0/data/0", "type"),
         ({"inputs": [one(data=[1, 0, 2, 0, {}])]}, "/inputs/0/data/4", "type"),
         ({"inputs": [one(data=[1, 1e39, 2, 0, 0])]}, "/inputs/0/data/1", "out_of_range"),
-        ({"inputs": [one(datatype="FP64")]}, "/inputs/0/datatype", "type"),
+        ({"inputs": [one(datatype="INT64")]}, "/inputs/0/datatype", "type"),
+        ({"inputs": [one(datatype="BYTES")]}, "/inputs/0/datatype", "type"),
+        ({"inputs": [one(parameters={"shared_memory_region": "secret"})]},
+         "/inputs/0/parameters/shared_memory_region", "unsupported"),
+        ({"inputs": [one()],
+          "outputs": [{"name": "y", "parameters": {"shared_memory_region": "secret"}}]},
+         "/outputs/0/parameters/shared_memory_region", "unsupported"),
+        ({"inputs": [one()], "outputs": [{"name": "y"}, {"name": "y"}]},
+         "/outputs/1/name", "unknown_output"),
+        *(
+            ({"inputs": [one()],
+              "outputs": [{"name": name, "parameters": {"classification": count}}]},
+             "/outputs/0/parameters/classification", "type")
+            for name, count in (("y", -1), ("y", True), ("y", "1"), ("prediction_id", 1))
+        ),
         ({"inputs": [one(datatype="BF16")]}, "/inputs/0/datatype", "type"),
         ({"inputs": [one()], "outputs": [{"name": "z"}]}, "/outputs/0/name", "unknown_output"),
         ({"inputs": [one()], "id": 7}, "/id", "type"),
@@ -331,6 +353,89 @@ def test_what_is_not_a_request_is_refused(
     assert (status, told(problem)) == (422, [(pointer, code)])
     if "BF16" in json.dumps(document):
         assert "BF16 is not supported" in problem["error"]
+
+
+@pytest.mark.parametrize("made", [as_json, as_binary])
+def test_floats_of_another_width_are_rounded(matrix: app.Handler, made: Any) -> None:
+    x = np.array([[1, 0.1, 2, 0, 7.1]])
+    for dtype in (np.float64, np.float16):
+        status, document, arrays = ask(matrix, made({"x": x.astype(dtype)}))
+        assert status == 200, document
+        assert arrays["y"].tobytes() == x.astype(dtype).astype(np.float32).tobytes()
+
+
+def test_a_float_that_overflows_is_not_finite(matrix: app.Handler) -> None:
+    status, problem, _ = ask(matrix, as_binary({"x": np.array([[1e300, 0, 2, 0, 0]])}))
+    assert (status, told(problem)) == (422, [("/inputs/0/data/0", "non_finite")])
+
+
+def test_integers_of_another_width_have_to_fit(tmp_path: Path) -> None:
+    value, node = ("x", artifact.INT64, [None, 1]), helper.make_node("Identity", ["x"], ["y"])
+    output = {"name": "y", "tensor": "y", "dtype": "int64", "shape": [None, 1], "kind": "tensor"}
+    directory = artifact.write(
+        tmp_path,
+        artifact.graph([node], [value], [("y", artifact.INT64, [None, 1])]),
+        inputs=artifact.tensors([value]),
+        outputs=[output],
+    )
+    handler = app.create(Settings(directory))
+    for made in (as_json, as_binary):
+        status, _, arrays = ask(handler, made({"x": np.array([[7], [-8]], np.int16)}))
+        assert (status, arrays["y"].tolist()) == (200, [[7], [-8]])
+        # a tensor of one column without its second axis
+        status, _, arrays = ask(handler, made({"x": np.array([7, 8])}))
+        assert (status, arrays["y"].tolist()) == (200, [[7], [8]])
+        status, problem, _ = ask(handler, made({"x": np.array([[1], [2**63]], np.uint64)}))
+        assert (status, told(problem)[0][1]) == (422, "out_of_range")
+
+
+def test_one_string_may_be_bare(handler: app.Handler) -> None:
+    document = json.loads(as_json({name: array[:1] for name, array in ARRAYS.items()})["body"])
+    for tensor in document["inputs"]:
+        if tensor["datatype"] == "BYTES":
+            (tensor["data"],) = tensor["data"]
+    status, answer, _ = ask(handler, protocols.event(json.dumps(document)))
+    assert status == 200, answer
+
+
+def test_classification_is_the_top_classes_of_each_row(tmp_path: Path) -> None:
+    handler = app.create(Settings(artifact.classifier(tmp_path)))
+    x = np.array([[0.5, 1, 1, 2.5], [3.0, 1, 0, 1]], np.float32)
+    odds = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    for made in (as_json, as_binary):
+        outputs = [{"name": "odds", "parameters": {"classification": 2}}, {"name": "label"}]
+        status, document, arrays = ask(handler, made({"x": x}, outputs=outputs))
+        assert status == 200, document
+        assert document["outputs"][0]["datatype"] == "BYTES"
+        assert arrays["label"].tolist() == odds.argmax(axis=1).tolist()
+        for row, texts in zip(odds, arrays["odds"].tolist(), strict=True):
+            best = sorted(range(4), key=lambda k: -row[k])[:2]
+            for text, index in zip(texts, best, strict=True):
+                score, *rest = text.split(":")
+                assert rest == [str(index), str(index)]  # the classes are 0 to 3
+                assert float(score) == pytest.approx(row[index], abs=2e-6)
+    outputs = [{"name": "odds", "parameters": {"classification": 9}}]
+    assert ask(handler, as_json({"x": x}, outputs=outputs))[2]["odds"].shape == (2, 4)
+    # of the label itself there is one class in a row
+    outputs = [{"name": "label", "parameters": {"classification": 9}}]
+    _, _, arrays = ask(handler, as_json({"x": x}, outputs=outputs))
+    assert arrays["label"].tolist() == [[f"{label}:0"] for label in odds.argmax(axis=1)]
+
+
+def test_a_response_over_the_limit_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"rows": 1000, "body_bytes": 10**6, "response_bytes": 2000, "elements": 10}
+    handler = app.create(Settings(artifact.classifier(tmp_path, limits=limits)))
+    x = np.array([[0.5, 1, 1, 2.5]] * 300, np.float32)
+    monkeypatch.setattr("handler.protocols.binary.dump", pytest.fail)
+    monkeypatch.setattr("handler.protocols.open_inference._classify", pytest.fail)
+    for outputs in (
+        None,
+        [{"name": "odds", "parameters": {"classification": 4}}],
+    ):
+        status, problem, _ = ask(handler, as_binary({"x": x}, outputs=outputs))
+        assert (status, problem["type"]) == (413, "urn:answerable:problem:payload-too-large")
 
 
 def test_extensions_of_others_are_let_through(matrix: app.Handler) -> None:

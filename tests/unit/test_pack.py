@@ -16,15 +16,16 @@ import pytest
 from onnx import TensorProto, helper
 
 from answerable.__main__ import main
-from answerable.commands import pack
+from answerable.commands import pack as command
 from answerable.packing import execution, graph
 from answerable.packing.errors import PackError
+from answerable.packing.pack import pack
 from handler import manifest as manifests
 from handler import scoring
 from handler.manifest import Alarms, Manifest, OutcomeValue
 from tests.fixtures import models
 
-WORDS = ["--name", "model", "--version", "1.0.0", "--owner", "tests", "--why", "a test"]
+WORDS = ["--name", "model", "--version", "1.0.0", "--owner", "tests", "--reason", "a test"]
 Packer = Callable[..., Manifest]
 
 
@@ -53,9 +54,9 @@ def packed(place: Path) -> Packer:
             np.savez("data.npz", **sample)
             words = (*words, "--reference", "data.npz")
         parser = argparse.ArgumentParser()
-        pack.add_arguments(parser)
-        manifest, _ = pack.pack(parser.parse_args(["model.onnx", *words]))
-        return manifest
+        command.add_arguments(parser)
+        args = parser.parse_args(["model.onnx", *words])
+        return pack(**command.arguments(args)).manifest
 
     return run
 
@@ -481,8 +482,8 @@ def test_samples_that_are_none(packed: Packer) -> None:
     [
         (["--version", "1.0"], "semantic version"),
         (["--version", "v1.0.0"], "semantic version"),
-        (["--name", "My_Model"], "--name"),
-        (["--owner", " "], "--owner"),
+        (["--name", "My_Model"], "name: "),
+        (["--owner", " "], "owner: "),
         (["--metric", "mae"], "metric"),
         (["--metric", "mae=nan"], "metric"),
     ],

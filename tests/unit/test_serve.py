@@ -380,19 +380,57 @@ def test_what_cannot_be_served_is_said_in_one_line(echo_dir: Path, tmp_path: Pat
         cases: list[tuple[tuple[str | Path, ...], str]] = [
             (
                 (echo_dir, "--port", port[1]),
-                f"port {port[1]} cannot be had: Address already in use",
+                f"serve: 127.0.0.1 port {port[1]}: Address already in use",
             ),
+            ((echo_dir, "--port", "99999"), "serve: 127.0.0.1 port 99999: ports are 0 to 65535"),
             ((tmp_path, "--port", "0"), "manifest.json: No such file or directory"),
             ((broken, "--port", "0"), "model.onnx: its size differs from the manifest"),
         ]
         for arguments, told in cases:
             with process(*arguments) as second:
                 out, errors = second.communicate(timeout=20)
-            assert (second.returncode, out) == (1, "")
+            assert (second.returncode, out) == (2, "")
             assert told in errors
             assert len(errors.splitlines()) == 1
         first.send_signal(signal.SIGINT)
         assert first.communicate(timeout=20)[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost:8000"}, 200),
+        ({"host": "churn.localhost"}, 200),
+        ({"host": "[::1]:8000"}, 200),
+        ({"host": "192.168.1.9:8000"}, 200),
+        ({"host": "rebound.example"}, 403),
+        ({"host": "localhost.example"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"host": "localhost:8000", "origin": "http://localhost:8000"}, 200),
+        ({"host": "localhost:8000", "origin": "http://localhost:3000"}, 403),
+        ({"host": "localhost:8000", "origin": "null"}, 403),
+    ],
+)
+def test_a_page_of_another_site_reaches_nothing(
+    client: httpx.Client, headers: dict[str, str], status: int
+) -> None:
+    body = {"instances": [ROW]}
+    assert client.post("/predict", json=body, headers=headers).status_code == status
+    foreign = headers.get("host", "").endswith(".example")
+    for path in ("/docs", "/docs/start.json", "/model"):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == (403 if foreign else 200)
+        if foreign:
+            assert answer.json()["status"] == 403
+
+
+def test_the_root_says_where_to_look(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert {"predict", "openapi.json", "model"} <= set(answer.json()["links"].values())
 
 
 def test_records_may_go_to_a_file(echo_dir: Path, tmp_path: Path) -> None:

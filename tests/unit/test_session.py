@@ -1,13 +1,17 @@
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from handler import manifest
 from handler.errors import ArtifactError, DeadlineExceeded, ServerError
@@ -56,6 +60,79 @@ def test_every_file_of_the_manifest_is_verified(tmp_path: Path) -> None:
     files = {**read.files, "golden.jsonl": manifest.File("0" * 64, 3)}
     with pytest.raises(ArtifactError, match=r"golden\.jsonl: its SHA-256"):
         Session(directory, read._replace(files=files))
+
+
+@pytest.mark.fault(
+    "A manifest that names a file outside of its artifact",
+    "The init fails and names it, whatever the file holds",
+)
+@pytest.mark.parametrize("is_absolute", [True, False])
+def test_a_file_outside_of_the_artifact_is_refused(tmp_path: Path, is_absolute: bool) -> None:
+    directory = artifact.ratio(tmp_path / "a", helper.make_node("Neg", ["x"], ["y"]))
+    (tmp_path / "b").write_bytes(b"outside")
+    read = manifest.read(directory)
+    entry = manifest.File(sha256(b"outside").hexdigest(), 7)
+    name = str(tmp_path / "b") if is_absolute else "../b"
+    with pytest.raises(ArtifactError, match="is not a file of the artifact"):
+        Session(directory, read._replace(files={**read.files, name: entry}))
+
+
+@pytest.mark.fault(
+    "A graph whose weights the manifest does not name",
+    "The init fails and names the file",
+)
+def test_weights_that_the_manifest_does_not_name_are_refused(tmp_path: Path) -> None:
+    model = onnx.load_from_string(
+        artifact.graph(
+            [helper.make_node("Mul", ["x", "w"], ["y"])],
+            [("x", artifact.FLOAT, [None, 1])],
+            [("y", artifact.FLOAT, [None, 1])],
+        )
+    )
+    weight = numpy_helper.from_array(np.full((1, 1000), 3, np.float32), "w")
+    model.graph.initializer.append(weight)
+    onnx.save(
+        model,
+        tmp_path / "saved.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    directory = artifact.ratio(tmp_path, helper.make_node("Neg", ["x"], ["y"]))
+    content = (tmp_path / "saved.onnx").read_bytes()
+    (tmp_path / "saved.onnx").unlink()
+    (directory / "model.onnx").write_bytes(content)
+    read = manifest.read(directory)
+    files = {**read.files, "model.onnx": manifest.File(sha256(content).hexdigest(), len(content))}
+    with pytest.raises(ArtifactError, match=r"weights\.bin: is not in the manifest"):
+        Session(directory, read._replace(files=files))
+    weights = (directory / "weights.bin").read_bytes()
+    files["weights.bin"] = manifest.File(sha256(weights).hexdigest(), len(weights))
+    Session(directory, read._replace(files=files))
+
+
+@pytest.mark.fault(
+    "A FIFO in the place of a file of the artifact",
+    "The init fails and names it, instead of waiting for a writer",
+)
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json", "manifest.sha256"])
+def test_a_fifo_does_not_block_the_init(tmp_path: Path, name: str) -> None:
+    directory = artifact.ratio(tmp_path, helper.make_node("Neg", ["x"], ["y"]))
+    (directory / name).unlink(missing_ok=True)
+    os.mkfifo(directory / name)
+    script = f"""
+from pathlib import Path
+from handler import scoring
+from handler.errors import ArtifactError
+try:
+    scoring.load(Path({str(directory)!r}))
+except ArtifactError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith(name.replace("sha256", "json")), done.stderr
 
 
 @pytest.mark.fault(

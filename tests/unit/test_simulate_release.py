@@ -91,7 +91,7 @@ def template(
             "CodeDeploy::DeploymentGroup",
             {"AlarmConfiguration": {"Alarms": [{"Name": {"Ref": id}} for id in ("F", "C")]}},
         ),
-        "F": ("CloudWatch::Alarm", over("ServerErrors", "Requests", OURS, "-faults")),
+        "F": ("CloudWatch::Alarm", over("ServerErrors", "Requests", OURS, "-server-errors")),
         "C": ("CloudWatch::Alarm", over("Errors", "Invocations", LAMBDA, "-crashes")),
     }
     for name, metric in (("outputs", "DriftedOutputs"), ("inputs", "DriftedInputs")):
@@ -179,16 +179,16 @@ def simulate(capsys: Capture, *words: str, rate: str = "20", hours: str = "0.5")
 def test_healthy_scenario_stays_live(capsys: Capture, given: dict[str, Any]) -> None:
     shown = simulate(capsys, "--scenario", "healthy", hours="1.2")
     assert "gets 30 % of the traffic for 4 minutes, then all of it" in shown
-    assert "CodeDeploy alarms v2-faults, v2-crashes" in shown
+    assert "CodeDeploy alarms v2-server-errors, v2-crashes" in shown
     assert "▲" not in shown
     assert "This version would be live, without any alarm: 0 of" in shown
 
 
 def test_crash_scenario_rolls_back_during_the_shift(capsys: Capture, given: dict[str, Any]) -> None:
     shown = simulate(capsys, "--scenario", "crash")
-    assert "▲ v2-faults is in ALARM → CodeDeploy rolls back to version 1" in shown
+    assert "▲ v2-server-errors is in ALARM → CodeDeploy rolls back to version 1" in shown
     assert re.search(
-        r"rolled back at minute [1-4] by v2-faults, with \d of \d+ answers wrong", shown
+        r"rolled back at minute [1-4] by v2-server-errors, with \d of \d+ answers wrong", shown
     )
 
 
@@ -231,7 +231,7 @@ def test_candidate_that_fails_the_hook_gets_no_traffic(
     assert "would have been refused before it got any traffic: GET /model: " in shown
     assert "0:01" not in shown
     shown = simulate(capsys, "--skip-hook", *broken)
-    assert "▲ v2-faults is in ALARM" in shown
+    assert "▲ v2-server-errors is in ALARM" in shown
 
 
 def test_too_little_traffic_fails_the_hook_after_traffic(

@@ -1,0 +1,315 @@
+"""Pack a model: an ONNX graph and a sample of its inputs become an artifact with a contract.
+
+The artifact is put into place only when the handler's own code answers the sample and the golden
+rows as plain onnxruntime answers them with the original file.
+"""
+
+import csv
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+
+from answerable.packing import (
+    artifact,
+    baseline,
+    contract_file,
+    execution,
+    golden,
+    graph,
+    limits,
+    output_fields,
+    probing,
+    provenance,
+    table,
+    verification,
+    version_check,
+)
+from answerable.packing import sample as samples
+from answerable.packing.errors import PackError
+from handler import manifest as manifests
+from handler import scoring
+from handler.errors import ArtifactError
+from handler.manifest import Alarms, Execution, Manifest, OutcomeValue, Output, Tensor
+from infra.project import ARTIFACTS
+
+GOLDEN = "golden.jsonl"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+# https://semver.org
+VERSION = re.compile(
+    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
+    r"(-(0|[1-9]\d*|\d*[A-Za-z-][\dA-Za-z-]*)(\.(0|[1-9]\d*|\d*[A-Za-z-][\dA-Za-z-]*))*)?"
+    r"(\+[\dA-Za-z-]+(\.[\dA-Za-z-]+)*)?"
+)
+Progress = Callable[[str], None]
+
+
+class Packed(NamedTuple):
+    """A packed model. `facts`: what was measured and compared, in words."""
+
+    manifest: Manifest
+    directory: Path
+    facts: dict[str, str]
+
+
+def pack(
+    model: "Path | str | bytes | onnx.ModelProto",
+    X: Any = None,
+    *,
+    name: str,
+    version: str,
+    owner: str,
+    reason: str,
+    contract: Path | str | Mapping[str, Any] | None = None,
+    ignore: Sequence[str] = (),
+    metrics: Mapping[str, float] | None = None,
+    optimize: str = "extended",
+    tolerance: float | None = None,
+    threads: int | None = None,
+    replace: bool = False,
+    artifacts: Path | str = ARTIFACTS,
+    progress: Progress = lambda step: None,
+) -> Packed:
+    """Write the artifact `artifacts/name` and return it. Raise PackError if it is refused.
+
+    `model`: an ONNX file, its bytes, or a ModelProto. `X`: a sample of the inputs, as a file (.csv
+    or .npz), a DataFrame, or a dict of arrays; a tensor contract needs none. `contract`: the
+    contract file, or its content. The other parameters are the command's options.
+    """
+    _check_words(name, version, owner, reason, threads)
+    target = Path(artifacts, name)
+    with tempfile.TemporaryDirectory() as folder:
+        model_file = _model_file(model, Path(folder))
+        progress("Reading the graph")
+        source = graph.read(model_file)
+        inputs = graph.inputs(source.model)
+        originals, notes = _originals(model_file, source, optimize)
+        statement = _statement(contract, Path(folder))
+        progress("Reading the sample")
+        sample_file = _sample_file(X, inputs, Path(folder))
+        sample = samples.read(
+            sample_file,
+            ignore,
+            inputs,
+            statement.features,
+            graph.rows_share_name(source.model),
+        )
+        sources = provenance.Sources(model_file, sample_file)
+        lineage = provenance.lineage(reason, sources, _producer(source), metrics or {}, target)
+
+    with artifact.staged(target) as directory:
+        progress("Optimising the graph")
+        optimised = graph.optimise(source.model, optimize)
+        graph.save(optimised, directory)
+
+        progress("Running the sample")
+        run = execution.runner(graph.session(directory / graph.MODEL, graph.as_packed()))
+        quantised = graph.quantises_dynamically(source.model)
+        batch = execution.batch(run, sample.batch, sample.feeds, quantised)
+        if batch == "none" != sample.batch:
+            sample = samples.as_whole(sample, inputs)
+        execution.check_repeatable(run, sample.feeds, batch)
+        results = execution.run_sample(run, sample.feeds, batch)
+
+        progress("Probing what the graph takes")
+        prober = probing.Prober(run, batch)
+        if sample.features:
+            probed, found = probing.features(prober, sample, inputs, statement.features)
+            sample = sample._replace(features=probed)
+        else:
+            inputs, found = probing.tensors(prober, sample, inputs, batch)
+        if not prober.complete:
+            found.append("the model is slow, so not all was probed")
+
+        tensors = graph.outputs(optimised)
+        outputs = output_fields.describe(
+            tensors, results, batch, source.classes, statement.outputs, bool(sample.features)
+        )
+        _check_finite(outputs, results, sample)
+
+        value = statement.outcome_value
+        draft = Manifest(
+            format=manifests.FORMAT,
+            name=name,
+            version=version,
+            owner=owner,
+            contract="tabular" if sample.features else "tensor",
+            files=artifact.files(directory),
+            opset={entry.domain or "ai.onnx": entry.version for entry in source.model.opset_import},
+            inputs=tuple(_batched(tensor, batch) for tensor in inputs),
+            outputs=outputs,
+            limits=limits.default(
+                sample.features, inputs, outputs, (sample.feeds, results), batch, statement.limits
+            ),
+            execution=Execution(threads or 1, batch),
+            lineage=lineage,
+            description=statement.description,
+            runbook=statement.runbook,
+            alarms=Alarms(**statement.alarms),
+            outcome_value=OutcomeValue(**value) if value else None,
+            producer=_producer(source),
+            features=sample.features,
+            baseline=baseline.measure(sample.features, sample.columns, outputs, results),
+        )
+        _load(directory, draft)  # before anything is measured: is what is stated well-formed?
+        version_check.check(target, draft, replace=True)  # its files, its content, come later
+
+        measured = f"{draft.execution.intra_op_threads}, as stated"
+        if threads is None:
+            progress("Measuring threads")
+            times = execution.threads(directory, draft, sample.feeds)
+            number = execution.choose_threads(times)
+            draft = draft._replace(execution=Execution(number, batch))
+            many = min(execution.MEASURED_ROWS, draft.limits.rows, execution.n_rows(sample.feeds))
+            measured = f"{number} ({_times(times, many)})"
+
+        progress("Writing golden rows")
+        rows = golden.choose(sample)
+        verification.write_golden(directory / GOLDEN, _load(directory, draft), rows)
+        manifest = draft._replace(files=artifact.files(directory))
+
+        progress("Comparing with the original")
+        scorer = _load(directory, manifest)
+        compared, same_level, unoptimised = verification.verify(
+            scorer, originals, sample, [row for _, row in rows], tolerance
+        )
+        version_check.check(target, manifest, replace)
+    facts = {
+        "threads": measured,
+        "golden": _rows(len(rows)),
+        "verified": f"{_rows(compared)}, at most {same_level:.1g} from onnxruntime's answers at "
+        f"this optimisation, and {unoptimised:.1g} without any",
+        "found by probing": "; ".join(found) or "the graph takes what the contract accepts",
+    }
+    return Packed(manifest, target, facts | ({"note": "; ".join(notes)} if notes else {}))
+
+
+def _check_words(name: str, version: str, owner: str, reason: str, threads: int | None) -> None:
+    if not NAME.fullmatch(name):
+        raise PackError("name: lower-case letters, digits and hyphens only, as in credit-risk")
+    if not VERSION.fullmatch(version):
+        raise PackError("version: a semantic version is needed, as 1.0.0 or 2.1.0-rc.1")
+    for option, text in (("owner", owner), ("reason", reason)):
+        if not text.strip():
+            raise PackError(f"{option}: empty")
+    if threads is not None and threads < 1:
+        raise PackError("threads: at least 1")
+
+
+def _model_file(model: "Path | str | bytes | onnx.ModelProto", folder: Path) -> Path:
+    """Return the model's file, written to `folder` where the model is not a file."""
+    if isinstance(model, (Path, str)):
+        return Path(model)
+    file = folder / graph.MODEL
+    file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    return file
+
+
+def _statement(
+    contract: Path | str | Mapping[str, Any] | None, folder: Path
+) -> contract_file.ContractFile:
+    if contract is None:
+        return contract_file.ContractFile()
+    if isinstance(contract, (Path, str)):
+        return contract_file.read(Path(contract))
+    file = folder / "contract.yaml"  # JSON is YAML
+    file.write_text(json.dumps(contract), encoding="utf-8")
+    return contract_file.read(file)
+
+
+def _sample_file(X: Any, inputs: Sequence[Tensor], folder: Path) -> Path | None:
+    """Return the sample's file, written to `folder` for a DataFrame or a dict of arrays.
+
+    A dict is a table if the graph takes a table and each value is one-dimensional.
+    """
+    if X is None:
+        return None
+    if isinstance(X, (Path, str)):
+        return Path(X)
+    if hasattr(X, "to_csv"):  # pandas
+        X.to_csv(folder / "sample.csv", index=False)
+        return folder / "sample.csv"
+    if not isinstance(X, Mapping):
+        raise PackError(f"X is a path, a DataFrame or a dict of arrays, not {type(X).__name__}")
+    if table.is_tabular(inputs) and all(np.ndim(column) == 1 for column in X.values()):
+        columns = [np.asarray(column, object).tolist() for column in X.values()]
+        with open(folder / "sample.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(X)
+            writer.writerows(zip(*columns, strict=True))
+        return folder / "sample.csv"
+    np.savez(folder / "sample.npz", allow_pickle=False, **X)
+    return folder / "sample.npz"
+
+
+def _producer(source: graph.Source) -> str:
+    return f"{source.model.producer_name} {source.model.producer_version}".strip()
+
+
+def _originals(
+    path: Path, source: graph.Source, level: str
+) -> tuple[verification.Originals, list[str]]:
+    """Return the runs of the file as it came, and what the summary notes about them."""
+    notes: list[str] = list(source.notes)
+    model: Path | bytes = path
+    try:
+        optimised = graph.session(model, graph.optimising(level))
+    except PackError:
+        if not notes:
+            raise
+        model = source.model.SerializeToString()
+        optimised = graph.session(model, graph.optimising(level))
+        notes.append("the original does not load here, so it was compared with that mended")
+    plain = graph.session(model, graph.as_packed())
+    runs = execution.runner(optimised), execution.runner(plain)
+    return verification.Originals(*runs, source.classes), notes
+
+
+def _batched(tensor: Tensor, batch: execution.Batch) -> Tensor:
+    """Return the tensor with a leading axis of 1 where it holds only one row."""
+    return tensor._replace(shape=(1, *tensor.shape[1:])) if batch == "single" else tensor
+
+
+def _check_finite(
+    outputs: Sequence[Output], results: Sequence[table.Array], sample: samples.Sample
+) -> None:
+    for output, array in zip(outputs, results, strict=True):
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        row = int(np.argwhere(~np.isfinite(array))[0][0])
+        holes = [name for name, column in sample.columns.items() if column[row] is None]
+        hint = f"; {', '.join(holes)} is missing there: state what it becomes, as `missing`"
+        raise PackError(
+            f"{output.name} is not finite in row {row + 1} of the sample{hint if holes else ''}"
+        )
+
+
+def _load(directory: Path, manifest: Manifest) -> scoring.Scorer:
+    """Write the manifest and load the artifact as the function will."""
+    artifact.write(directory, manifest)
+    try:
+        return scoring.load(directory)
+    except ArtifactError as error:
+        message = re.sub(
+            r"features/(\d+)", lambda m: f"feature {manifest.features[int(m[1])].name}", str(error)
+        )
+        raise PackError(f"the handler does not take the artifact: {message}") from None
+
+
+def _times(times: dict[int, list[float]], rows: int) -> str:
+    """What was measured, in words."""
+    sizes = " / ".join(["1 row", _rows(rows)][: len(times[1])])
+    parts = [
+        f"{number}: {' / '.join(f'{1000 * seconds:.2g}' for seconds in measured)} ms"
+        for number, measured in times.items()
+    ]
+    return f"a run of {sizes} takes with {', '.join(parts)}"
+
+
+def _rows(number: int) -> str:
+    return f"{number} row{'s' * (number != 1)}"

@@ -1,0 +1,545 @@
+"""Probe the packed graph outside the sample: which values and lengths does it take?
+
+A bound is stated in the contract where the graph fails from some value on. Where it fails between
+values that it takes, nothing can be stated, and the summary says so.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from answerable.packing import execution, table
+from answerable.packing.contract_file import Fields
+from answerable.packing.errors import PackError
+from answerable.packing.execution import Batch, Run, Samples
+from answerable.packing.limits import FREE as MIN_FREE_LENGTH
+from answerable.packing.sample import Sample
+from answerable.packing.table import Array
+from handler.contract import feature_bounds, number_bounds
+from handler.manifest import Feature, Tensor
+
+FAR = 1e6  # times the sample's largest value, for floats
+FAR_INTEGER = 10**9
+INSIDE = 64  # an integer range of no more values is probed as a whole
+TINY = 1e-12  # bounds nearer to 0 are not looked for
+ROUNDS = 70  # of bisection
+SECONDS = 15.0  # for all probes; slow models are probed as far as that goes
+UNKNOWN_TEXTS = ("unknown value", "", "É 很 👍")
+
+Answer = tuple[Array, ...] | None  # an instance's outputs, None where the graph fails
+Probe = tuple[Any, Any]  # what is varied, and its value
+Answers = Callable[[Sequence[Probe]], list[Answer]]
+
+
+class Range(NamedTuple):
+    """Values to probe: `low` to `high` are in the sample, `below` and `above` go outwards."""
+
+    low: float
+    high: float
+    below: tuple[float, ...]
+    above: tuple[float, ...]
+    inside: tuple[float, ...] = ()
+    whole: bool = False
+
+
+class Found(NamedTuple):
+    """The bounds that a graph has outside of the sample's range, and single failures."""
+
+    minimum: float | None
+    maximum: float | None
+    failures: tuple[float, ...]
+
+
+class Prober:
+    """The packed graph, and the seconds that are left for it."""
+
+    def __init__(self, run: Run, batch: Batch, seconds: float = SECONDS) -> None:
+        self._run, self._batch = run, batch
+        self._end = time.monotonic() + seconds
+        self.complete = True
+
+    def answers(self, feeds: Samples) -> list[Answer]:
+        """Return the outputs of each instance. What there is no time for counts as answered."""
+        count = execution.n_rows(feeds)
+        if time.monotonic() > self._end:
+            self.complete = False
+            return [()] * count
+        if count == 1 or self._batch == "dynamic":
+            try:
+                results = execution.run_sample(self._run, feeds, self._batch)
+            except PackError:
+                results = []
+            if results and all(len(result) == count for result in results):
+                return [_finite(tuple(result[i, ...] for result in results)) for i in range(count)]
+            if count == 1:
+                return [None]
+        half = count // 2 if self._batch == "dynamic" else 1
+        halves = (execution.slice_rows(feeds, 0, half), execution.slice_rows(feeds, half, count))
+        return [answer for part in halves for answer in self.answers(part)]
+
+
+def _finite(outputs: tuple[Array, ...]) -> Answer:
+    finite = all(np.isfinite(array).all() for array in outputs if array.dtype.kind == "f")
+    return outputs if finite else None
+
+
+# --- search -----------------------------------------------------------------------------------
+
+
+def find_bounds(answers: Answers, ranges: Mapping[Any, Range]) -> dict[Any, Found]:
+    """Return for each range the bounds from which on the graph fails, found by bisection."""
+    probes = [
+        (key, value)
+        for key, span in ranges.items()
+        for value in (*span.inside, *span.below, *span.above)
+    ]
+    failed = {
+        probe for probe, answer in zip(probes, answers(probes), strict=True) if answer is None
+    }
+    brackets = {}
+    for key, span in ranges.items():
+        for side, start, values in ((-1, span.low, span.below), (1, span.high, span.above)):
+            good = [start, *(value for value in values if (key, value) not in failed)][-1]
+            bad = [value for value in values if (value - good) * side > 0]
+            if bad:
+                brackets[key, side] = good, bad[0]
+    bounds = _bisect(answers, brackets, {key for key, span in ranges.items() if span.whole})
+    found = {}
+    for key, span in ranges.items():
+        low, high = bounds.get((key, -1)), bounds.get((key, 1))
+        if span.whole and low is not None and high is not None:
+            low = _without_negative_indices(answers, key, span, low, high)
+        failures = [
+            value
+            for value in (*span.inside, *span.below, *span.above)
+            if (key, value) in failed
+            and (low is None or value >= low)
+            and (high is None or value <= high)
+        ]
+        found[key] = Found(low, high, tuple(failures))
+    return found
+
+
+def _bisect(
+    answers: Answers, brackets: dict[Any, tuple[float, float]], whole: set[Any]
+) -> dict[Any, float]:
+    """Return the outermost value of each bracket that the graph takes, rounded inwards."""
+    open_brackets = dict(brackets)
+    for _ in range(ROUNDS):
+        middles = {}
+        for (key, side), (good, bad) in open_brackets.items():
+            if key in whole:
+                if abs(bad - good) > 1:
+                    middles[key, side] = (good + bad) // 2
+            elif abs(bad - good) > max(TINY, 1e-4 * abs(good)):
+                middles[key, side] = (good + bad) / 2
+        if not middles:
+            break
+        results = answers([(key, value) for (key, _), value in middles.items()])
+        for (bracket, value), answer in zip(middles.items(), results, strict=True):
+            good, bad = open_brackets[bracket]
+            open_brackets[bracket] = (value, bad) if answer is not None else (good, value)
+    return {
+        (key, side): good if key in whole or good == brackets[key, side][0] else _round(good, side)
+        for (key, side), (good, _) in open_brackets.items()
+    }
+
+
+def _round(value: float, side: int) -> float:
+    """Return a bound with three digits (one if it is tiny) that is not outside of `value`."""
+    number = Decimal(value)
+    digits = 2 if abs(value) > 1e-6 else 0
+    step = Decimal(1).scaleb(number.adjusted() - digits)
+    return float(number.quantize(step, ROUND_FLOOR if side > 0 else ROUND_CEILING))
+
+
+def _without_negative_indices(
+    answers: Answers, key: Any, span: Range, low: float, high: float
+) -> float:
+    """Return the lower bound of an integer: a lookup's negative indices count from its end.
+
+    Gather takes -s to s - 1 for s rows, so the lower half has the answers of the upper.
+    """
+    size = (high - low + 1) / 2
+    if span.low < low + size or size != int(size):
+        return low
+    lower, upper = (low, low + size - 1), (low + size, high)
+    results = answers([(key, value) for value in (*lower, *upper)])
+    if any(result is None for result in results):
+        return low
+    pairs = zip(results[:2], results[2:], strict=True)
+    return low + size if all(_same(one, other) for one, other in pairs) else low
+
+
+def _same(one: Answer, other: Answer) -> bool:
+    return all(
+        np.array_equal(left, right) for left, right in zip(one or (), other or (), strict=True)
+    )
+
+
+def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) -> Range:
+    """Return what to probe outside of a sample's range, within what the contract takes."""
+    scale = max(abs(low), abs(high), 1)
+    least, most = limits
+    if whole:
+        below = [low - 1, 0, -1, low - 1000, -FAR_INTEGER, least]
+        above = [high + 1, 0, high + 1000, FAR_INTEGER, most]
+        least, most = max(least, -FAR_INTEGER), min(most, FAR_INTEGER)
+    else:
+        step = (high - low) / 10 or scale
+        below = [low - step, 0, -1, -1000 * scale, -FAR * scale, least]
+        above = [high + step, 0, 1000 * scale, FAR * scale, most]
+        least, most = max(least, -FAR * scale), min(most, FAR * scale)
+    inside = [value for value in (0, 1, -1) if low < value < high]
+    if whole and high - low <= INSIDE:
+        inside = list(range(int(low), int(high) + 1))
+    return Range(
+        low,
+        high,
+        tuple(sorted({max(v, least) for v in below if v < low and least < low}, reverse=True)),
+        tuple(sorted({min(v, most) for v in above if v > high and most > high})),
+        tuple(inside),
+        whole,
+    )
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def features(
+    prober: Prober, sample: Sample, inputs: Sequence[Tensor], stated: dict[str, Fields]
+) -> tuple[tuple[Feature, ...], list[str]]:
+    """Return the features with the bounds that the graph needs, and what was found, in words.
+
+    Raise PackError where the graph fails inside of what the contract file states.
+    """
+    dtypes = {tensor.name: tensor.dtype for tensor in inputs}
+    typical = {feature.name: feature.example for feature in sample.features}
+
+    def answers(probes: Sequence[Probe]) -> list[Answer]:
+        if not probes:
+            return []
+        columns = {name: [value] * len(probes) for name, value in typical.items()}
+        for i, (name, value) in enumerate(probes):
+            columns[name][i] = value
+        return prober.answers(table.feeds(sample.features, inputs, columns))
+
+    ranges = {}
+    for feature in sample.features:
+        if feature.type in ("number", "integer"):
+            present = [value for value in sample.columns[feature.name] if value is not None]
+            limits = _limits(feature, dtypes[feature.input])
+            ranges[feature.name] = outwards(
+                min(present), max(present), feature.type == "integer", limits
+            )
+    found = find_bounds(answers, ranges)
+    texts = _unknown_texts(answers, sample.features, dtypes)
+    probed, notes = [], []
+    for feature in sample.features:
+        fields = stated.get(feature.name, {})
+        if feature.name in found:
+            feature, note = _bounded(feature, found[feature.name], fields)
+        elif feature.name in texts:
+            feature, note = _opened(feature, texts[feature.name], fields)
+        else:
+            note = ""
+        probed.append(feature)
+        notes += [f"{feature.name}: {note}"] * bool(note)
+    return tuple(probed), notes
+
+
+def _limits(feature: Feature, dtype: str) -> tuple[float, float]:
+    """Return the least and greatest number that the contract takes."""
+    low, high = feature_bounds(feature, dtype)
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _bounded(feature: Feature, found: Found, stated: Fields) -> tuple[Feature, str]:
+    """Return the feature with found bounds stated, and a note."""
+    both = stated.get("out_of_range") == "accept"
+    for side, bound in (("minimum", found.minimum), ("maximum", found.maximum)):
+        if bound is not None and (both or side in stated):
+            raise PackError(
+                f"feature {feature.name}: the contract file accepts values "
+                f"{'below' if side == 'minimum' else 'above'} {_text(bound)}, and the graph fails "
+                f"for them; state {side} = {_text(bound)}"
+            )
+    note = _span(found)
+    if found.failures:
+        failures = ", ".join(map(_text, found.failures[:3]))
+        note = "; ".join(
+            filter(None, [note, f"fails at {failures}, which nothing can state: such rows get 422"])
+        )
+    if (found.minimum, found.maximum) == (None, None):
+        return feature, note
+    number = int if feature.type == "integer" else float
+    keep_low, keep_high = ((side in stated) for side in ("minimum", "maximum"))
+    low = feature.minimum if keep_low else found.minimum
+    high = feature.maximum if keep_high else found.maximum
+    return feature._replace(
+        minimum=None if low is None else number(low),
+        maximum=None if high is None else number(high),
+        out_of_range="reject",
+    ), note
+
+
+def _span(found: Found) -> str:
+    if found.minimum is not None and found.maximum is not None:
+        return f"{_text(found.minimum)} to {_text(found.maximum)}"
+    if found.minimum is not None:
+        return f"at least {_text(found.minimum)}"
+    return "" if found.maximum is None else f"at most {_text(found.maximum)}"
+
+
+def _text(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:.12g}"
+
+
+def _unknown_texts(
+    answers: Answers, features: Sequence[Feature], dtypes: dict[str, str]
+) -> dict[str, bool]:
+    """Return for each text and category whether the graph takes texts that it does not know."""
+    probes = [
+        (feature.name, text)
+        for feature in features
+        if dtypes[feature.input] == "string" and feature.type in ("category", "text")
+        for text in UNKNOWN_TEXTS
+        if text not in feature.categories
+    ]
+    taken: dict[str, bool] = {}
+    for (name, _), answer in zip(probes, answers(probes), strict=True):
+        taken[name] = taken.get(name, True) and answer is not None
+    return taken
+
+
+def _opened(feature: Feature, taken: bool, stated: Fields) -> tuple[Feature, str]:
+    """Return the feature with the policy for unknown texts that the graph allows, and a note."""
+    if not taken and stated.get("unknown_category") == "accept":
+        raise PackError(
+            f"feature {feature.name}: the contract file accepts unknown categories, and the graph "
+            'fails for them; state unknown_category = "reject"'
+        )
+    if feature.type == "text":
+        note = 'fails for texts that it does not know, which get 422; state type = "category"'
+        return feature, "" if taken else note
+    if not taken or stated.keys() & {"unknown_category", "categories"}:
+        return feature, ""
+    return feature._replace(unknown_category="accept"), "takes unknown categories, so they count"
+
+
+# --- tensors ----------------------------------------------------------------------------------
+
+
+class _Lengths(NamedTuple):
+    """Free axes that have one length: (input, axis of its instances in the feeds)."""
+
+    axes: tuple[tuple[str, int], ...]
+    name: str
+
+
+def tensors(
+    prober: Prober, sample: Sample, inputs: Sequence[Tensor], batch: Batch
+) -> tuple[tuple[Tensor, ...], list[str]]:
+    """Return the inputs with the bounds that the graph needs, and what was found, in words."""
+    base = execution.slice_rows(sample.feeds, 0, 1)
+    inputs = tuple(_consistent_axes(tensor, inputs, base, batch) for tensor in inputs)
+    groups = _free_axes(inputs, batch)
+    inputs, groups = _joined(prober, inputs, groups, base, batch)
+    values = find_bounds(_element_answers(prober, base), _element_ranges(inputs, sample, base))
+    values = _independent(prober, values, inputs, groups, base)
+    lengths = _length_bounds(prober, groups, _with_least_integers(prober, base))
+    bounded, notes = [], []
+    for tensor in inputs:
+        found = values.get(tensor.name, Found(None, None, ()))
+        number = float if tensor.dtype.startswith("float") else int
+        low, high = (None if b is None else number(b) for b in found[:2])
+        tensor = tensor._replace(minimum=low, maximum=high)
+        bounded.append(_sized(tensor, groups, lengths, batch))
+        notes += [f"{tensor.name}: {_span(Found(low, high, ()))}"] * (found[:2] != (None, None))
+    for group in groups:
+        if note := _length_note(lengths[group]):
+            notes.append(f"length of {group.name}: {note}")
+    return tuple(bounded), notes
+
+
+def _consistent_axes(
+    tensor: Tensor, inputs: Sequence[Tensor], base: Samples, batch: Batch
+) -> Tensor:
+    """Return the tensor without names of axes that differ in length in the sample."""
+    offset = int(batch == "none")
+    lengths: dict[str, set[int]] = {}
+    for other in inputs:
+        for axis, name in enumerate(other.axes):
+            if axis + offset > 0:
+                lengths.setdefault(name, set()).add(base[other.name].shape[axis + offset])
+    axes = tuple("" if len(lengths.get(name, ())) > 1 else name for name in tensor.axes)
+    return tensor._replace(axes=axes if any(axes) else ())
+
+
+def _free_axes(inputs: Sequence[Tensor], batch: Batch) -> list[_Lengths]:
+    """Return the free axes but the rows', those of one name together."""
+    offset = int(batch == "none")
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for tensor in inputs:
+        for axis, size in enumerate(tensor.shape):
+            if size is None and axis + offset > 0:
+                name = (tensor.axes or ("",) * len(tensor.shape))[axis]
+                key = name or f"axis {axis} of {tensor.name}"
+                groups.setdefault(key, []).append((tensor.name, axis + offset))
+    return [_Lengths(tuple(axes), name) for name, axes in groups.items()]
+
+
+def _resized(base: Samples, group: _Lengths, length: int) -> Samples:
+    """Return the instance with the axes of a group repeated or cut to a length."""
+    feeds = dict(base)
+    for name, axis in group.axes:
+        size = feeds[name].shape[axis]
+        feeds[name] = np.take(feeds[name], np.arange(length) % max(size, 1), axis)
+    return feeds
+
+
+def _size(base: Samples, group: _Lengths) -> int:
+    name, axis = group.axes[0]
+    return int(base[name].shape[axis])
+
+
+def _joined(
+    prober: Prober, inputs: tuple[Tensor, ...], groups: list[_Lengths], base: Samples, batch: Batch
+) -> tuple[tuple[Tensor, ...], list[_Lengths]]:
+    """Return inputs and groups, those axes named alike that only work at one length."""
+    for number, group in enumerate(groups):
+        size = _size(base, group)
+        others = [g for g in groups[number + 1 :] if _size(base, g) == size]
+        if not others or prober.answers(_resized(base, group, size + 1))[0] is not None:
+            continue
+        together = _Lengths(tuple(a for g in (group, *others) for a in g.axes), group.name)
+        if prober.answers(_resized(base, together, size + 1))[0] is None:
+            continue
+        offset = int(batch == "none")
+        inputs = tuple(
+            tensor._replace(
+                axes=tuple(
+                    group.name if (tensor.name, axis + offset) in together.axes else name
+                    for axis, name in enumerate(tensor.axes or ("",) * len(tensor.shape))
+                )
+            )
+            for tensor in inputs
+        )
+        rest = [g for g in groups if g not in (group, *others)]
+        return _joined(prober, inputs, [together, *rest], base, batch)
+    return inputs, groups
+
+
+def _element_ranges(inputs: Sequence[Tensor], sample: Sample, base: Samples) -> dict[Any, Range]:
+    ranges = {}
+    for tensor in inputs:
+        array = sample.feeds[tensor.name]
+        if array.dtype.kind in "iuf" and base[tensor.name].size:
+            low, high = number_bounds(tensor.dtype)
+            limits = (-math.inf if low is None else low, math.inf if high is None else high)
+            whole = array.dtype.kind != "f"
+            ends = array.min().item(), array.max().item()
+            ranges[tensor.name] = outwards(*ends, whole, limits)._replace(inside=())
+    return ranges
+
+
+def _element_answers(prober: Prober, base: Samples) -> Answers:
+    """Return the function that answers the instance with other elements.
+
+    A lookup fails for any index, so all integers are replaced; of floats only the first, so that a
+    bound is not the sum's.
+    """
+
+    def answers(probes: Sequence[Probe]) -> list[Answer]:
+        if not probes:
+            return []
+        feeds = {name: np.repeat(array, len(probes), axis=0) for name, array in base.items()}
+        for i, (name, value) in enumerate(probes):
+            array = feeds[name]
+            if array.dtype.kind == "f":
+                array.reshape(len(probes), -1)[i, 0] = value
+            else:
+                array[i] = value
+        return prober.answers(feeds)
+
+    return answers
+
+
+def _independent(
+    prober: Prober,
+    found: dict[Any, Found],
+    inputs: Sequence[Tensor],
+    groups: Sequence[_Lengths],
+    base: Samples,
+) -> dict[Any, Found]:
+    """Return the bounds without those that move with the length of an axis."""
+    kept = dict(found)
+    for name, bounds in found.items():
+        for side, step in (("minimum", -1), ("maximum", 1)):
+            bound = getattr(bounds, side)
+            if bound is None or base[name].dtype.kind == "f":
+                continue
+            for group in groups:
+                longer = _resized(base, group, 2 * _size(base, group))
+                answers = _element_answers(prober, longer)
+                if answers([(name, bound + step)])[0] is not None and bound != 0:
+                    kept[name] = kept[name]._replace(**{side: None})
+    return kept
+
+
+def _with_least_integers(prober: Prober, base: Samples) -> Samples:
+    """Return the instance with its least integers, so that no index needs a long axis."""
+    feeds = {
+        name: np.full_like(array, array.min()) if array.dtype.kind in "iu" and array.size else array
+        for name, array in base.items()
+    }
+    return base if prober.answers(feeds)[0] is None else feeds
+
+
+def _length_bounds(prober: Prober, groups: Sequence[_Lengths], base: Samples) -> dict[Any, Found]:
+    """Return the bounds of the lengths of free axes, and lengths between them that fail."""
+    ranges = {}
+    for group in groups:
+        size = _size(base, group)
+        ranges[group] = Range(
+            size,
+            size,
+            tuple(sorted({v for v in (size - 1, 1) if 0 < v < size}, reverse=True)),
+            tuple(sorted({v for v in (size + 1, 2 * size, MIN_FREE_LENGTH) if v > size})),
+            (),
+            True,
+        )
+
+    def answers(probes: Sequence[Probe]) -> list[Answer]:
+        return [prober.answers(_resized(base, group, int(n)))[0] for group, n in probes]
+
+    return find_bounds(answers, ranges)
+
+
+def _length_note(found: Found) -> str:
+    if found.failures:
+        failures = ", ".join(map(_text, found.failures[:3]))
+        return f"fails at {failures}, which nothing can state: such instances get 422"
+    return _span(found)
+
+
+def _sized(
+    tensor: Tensor, groups: Sequence[_Lengths], lengths: Mapping[Any, Found], batch: Batch
+) -> Tensor:
+    """Return the tensor with the bounds of its free axes."""
+    offset = int(batch == "none")
+    least: list[int | None] = [None] * len(tensor.shape)
+    most = list(least)
+    for group in groups:
+        found = lengths[group]
+        for name, axis in group.axes:
+            if name == tensor.name and not found.failures:
+                least[axis - offset] = None if found.minimum is None else int(found.minimum)
+                most[axis - offset] = None if found.maximum is None else int(found.maximum)
+    return tensor._replace(
+        min_shape=tuple(least) if any(least) else (), max_shape=tuple(most) if any(most) else ()
+    )

@@ -1,0 +1,27 @@
+"""The versions of the project's models: packed now, packed before, committed to git."""
+
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+from handler.errors import ArtifactError
+from infra.project import ARTIFACTS, find_model
+
+
+def find_version(word: str, scratch: Path) -> Path:
+    """Return the folder of the artifact that `word` names. Raise ArtifactError.
+
+    `word`: as `find_model` takes it, or REV:NAME for the model NAME at a git revision, which is
+    written to `scratch`.
+    """
+    revision, colon, name = word.partition(":")
+    if not colon or Path(word).exists():
+        return find_model(word)
+    command = ["git", "archive", "--format=tar", f"{revision}:./{ARTIFACTS / name}"]
+    archived = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+    if archived.returncode:
+        raise ArtifactError(f"{word}: {archived.stderr.decode().strip()}")
+    with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
+        archive.extractall(scratch, filter="data")
+    return scratch

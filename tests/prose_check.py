@@ -1,0 +1,102 @@
+"""Check the rules of names and prose in CONTRIBUTING.md.
+
+Vale would be the usual tool. Its package downloads a binary when it first runs, so it cannot be
+locked by hash, and this test takes its place.
+"""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("handler", "infra", "answerable")
+MAX_WORDS = 25
+REJECTED = re.compile(
+    r"\b(whoever|nobody's|(?:is|are|was|were) told|tells? of|mend(?:s|ed|ing)?|anew|amiss|as ever"
+    r"|of ours|(?:stand|come)s? of|stands? for|way back|cr(?:y|ies|ied)|rots?|the machine's mood"
+    r"|cries wolf|the door|whom|whose turn|perhaps)\b",
+    re.IGNORECASE,
+)
+BANNED_NAMES = frozenset(
+    "told found known part parts place at asked given made wanted own mine each what loud few most"
+    " least hole".split()
+)
+FIRST_LINE = re.compile(r"(What|Whether|That|The same|As|How|When|Where|Who)\b")
+
+
+def modules() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def pages() -> list[Path]:
+    named = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+    return [*named, ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def comments_and_docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    source = path.read_text(encoding="utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            text = ast.get_docstring(node)
+            if text:
+                yield node.body[0].lineno, text
+
+
+def assigned_names(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+
+
+def sentences(page: Path) -> Iterator[str]:
+    """Yield the sentences of a page's paragraphs and list items; code, tables, links are left out."""
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^---\n.*?\n---\n", "", text, flags=re.DOTALL)
+    text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"`[^`]*`", "code", text)
+    for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*#>|:]|\d+\.)\s)", text):
+        if not block.lstrip().startswith(("|", "#", "!!!", "???")):
+            yield from re.split(r"(?<=[.!?:;])\s+", " ".join(block.split()))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_comments_docstrings_and_names_use_plain_standard_words(path: Path) -> None:
+    problems = [
+        f"line {line}: {match[0]!r}"
+        for line, text in comments_and_docstrings(path)
+        for match in REJECTED.finditer(text)
+    ]
+    problems += [
+        f"line {line}: the docstring begins with {match[0]!r}"
+        for line, text in comments_and_docstrings(path)
+        if not text.startswith("#") and (match := FIRST_LINE.match(text))
+    ]
+    problems += [
+        f"line {line}: the name {name!r}"
+        for line, name in assigned_names(path)
+        if name in BANNED_NAMES
+    ]
+    assert problems == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_use_plain_standard_words_in_short_sentences(page: Path) -> None:
+    problems = [match[0] for match in REJECTED.finditer(page.read_text(encoding="utf-8"))]
+    problems += [sentence for sentence in sentences(page) if len(sentence.split()) > MAX_WORDS]
+    assert problems == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
