@@ -102,7 +102,9 @@ def timeline(
 
 def _bar(x: float, width: float, share: float, kind: str, title: str) -> Bar:
     height = max(min(share, 1.0) * HEIGHT, MIN_BAR)
-    return Bar(round(x, 1), round(HEIGHT - height, 1), round(width, 1), round(height, 1), kind, title)
+    return Bar(
+        round(x, 1), round(HEIGHT - height, 1), round(width, 1), round(height, 1), kind, title
+    )
 
 
 def time_label(milliseconds: float, length: float) -> str:

@@ -244,9 +244,7 @@ def _duration(minutes: float) -> str:
     return f"{minutes * 60:.0f} seconds"
 
 
-def _facts(
-    manifest: Manifest, records: Sequence[Record], total: Counts, span: Span
-) -> list[str]:
+def _facts(manifest: Manifest, records: Sequence[Record], total: Counts, span: Span) -> list[str]:
     requests = sum(metrics.REQUESTS in record for record in records)
     versions = sorted({str(r["version"]) for r in records if "version" in r})
     rows = sum(r.get(metrics.ROWS, 0) for r in records) or total.rows
@@ -377,7 +375,9 @@ def _rows(total: Counts, index: int) -> list[Row]:
     if len(rows) > MAX_ROWS:
         rest = rows[MAX_ROWS - 1 :]
         rows = rows[: MAX_ROWS - 1]
-        rows.append(_row(f"{len(rest)} more", sum(r.live for r in rest), sum(r.baseline for r in rest)))
+        rows.append(
+            _row(f"{len(rest)} more", sum(r.live for r in rest), sum(r.baseline for r in rest))
+        )
     if unseen:
         rows.append(_row("missing" if unseen == missing else "unseen", unseen / count, 0.0))
     return rows

@@ -152,7 +152,7 @@ def _middle(number: int) -> float:
 
 
 class _Source(NamedTuple):
-    """Where the values of a target are: a column, or an output, by `index`.
+    """Where the values of a target are: a column, or an output, by `position`.
 
     `length`: of its text. `summary`: of its raw tensor. `class_index`: of numbers by class.
     """
@@ -161,7 +161,7 @@ class _Source(NamedTuple):
     output: bool
     cdf: BaselineCdf
     shift: float
-    index: int
+    position: int
     length: bool = False
     summary: str = ""
     class_index: int | None = None
@@ -212,14 +212,15 @@ class Binner:
         bins: list[Any] = []
         missing: dict[str, int] = {}
         unseen: dict[str, int] = {}
-        for name, output, cdf, shift, index, length, summary, class_index in self._sources:
+        for name, output, cdf, shift, position, length, summary, class_index in self._sources:
+            value: Any
             if summary:
-                value = summarise(summary, (outputs if output else columns)[index][0])
+                value = summarise(summary, (outputs if output else columns)[position][0])
             elif output:
-                array = outputs[index]
+                array = outputs[position]
                 value = array.item() if class_index is None else array[0, class_index].item()
             else:
-                value = columns[index][0]
+                value = columns[position][0]
                 if length and value is not None:
                     value = len(value)
             if value is None and not output:
@@ -241,7 +242,7 @@ def _values(
     source: _Source, columns: Columns, outputs: Sequence[Array], taken: Sequence[int] | None
 ) -> Any:
     """Return the values of the taken rows, of all rows for None; empty if they are not available."""
-    values: Any = (outputs if source.output else columns)[source.index]
+    values: Any = (outputs if source.output else columns)[source.position]
     if not len(values):
         return []
     if source.summary:

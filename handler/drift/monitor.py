@@ -120,7 +120,9 @@ def _has_mark(record: Record, mark: str) -> bool:
     return isinstance(model, dict) and model.get("fingerprint") == mark
 
 
-def _messages(logs: Any, group: str, words: str, start: int, end: int | None = None) -> Iterator[str]:
+def _messages(
+    logs: Any, group: str, words: str, start: int, end: int | None = None
+) -> Iterator[str]:
     """Yield the log events with the words between two times (ms), of at most MAX_PAGES pages."""
     until = {} if end is None else {"endTime": end}
     pages = logs.get_paginator("filter_log_events").paginate(

@@ -19,7 +19,7 @@ def total(month: Month) -> float:
 GROUPS = {
     "Drift": cost.DRIFT_ALARMS,
     "Canary": cost.CANARY_ALARMS,
-    "WayBack": cost.ROLLBACK_ALARMS,
+    "Rollback": cost.ROLLBACK_ALARMS,
     "Jobs": cost.JOBS_ALARMS,
     "": cost.SERVICE_ALARMS,
 }
@@ -67,7 +67,9 @@ def test_a_million_requests_by_hand() -> None:
 
 
 def test_snapstart_is_billed_without_traffic_and_by_version() -> None:
-    one = total(Month(memory=1024, snapstart=True, versions=1)) - total(Month(memory=1024, versions=1))
+    one = total(Month(memory=1024, snapstart=True, versions=1)) - total(
+        Month(memory=1024, versions=1)
+    )
     assert one == pytest.approx(1.5046e-6 * 730 * 3600)
     assert total(Month(snapstart=True, versions=9)) > 5 * one
 

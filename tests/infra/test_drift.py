@@ -135,9 +135,7 @@ def wide(columns: int) -> manifests.Manifest:
     """Return the example's manifest with so many columns."""
     first, baseline = MANIFEST.features[0], MANIFEST.baseline
     assert baseline
-    features = tuple(
-        first._replace(name=f"measurement_{i}", column=i) for i in range(columns)
-    )
+    features = tuple(first._replace(name=f"measurement_{i}", column=i) for i in range(columns))
     known = baseline.features[first.name]
     return MANIFEST._replace(
         features=features, baseline=baseline._replace(features={f.name: known for f in features})

@@ -260,7 +260,9 @@ def test_an_alarm_of_drift_is_about_the_monitors_last_version(
         {"message": "drift", "timestamp": 2, "version": version},
         {"message": "another", "timestamp": 3, "version": "9"},
     ]
-    made.answer("logs", "filter_log_events", {"events": [{"message": json.dumps(x)} for x in lines]})
+    made.answer(
+        "logs", "filter_log_events", {"events": [{"message": json.dumps(x)} for x in lines]}
+    )
     if version == "3":
         made.deployments()
         made.history(("user", "2", "3"))

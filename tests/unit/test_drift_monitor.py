@@ -211,9 +211,7 @@ def test_the_worker_counts_as_the_api_does(cloud: Cloud) -> None:
     assert cloud.run(0)["rows"] == 150
 
 
-def test_the_window_follows_the_live_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_window_follows_the_live_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions 7 and 8 are one model, deployed twice; 9 has another baseline."""
 
     def other_data(manifest: dict[str, Any]) -> None:
@@ -241,9 +239,7 @@ def test_a_live_version_that_does_not_answer_is_an_error(cloud: Cloud) -> None:
         cloud.run(0)
 
 
-def test_many_records_are_sampled_in_slices(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_records_are_sampled_in_slices(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "MAX_SLICE_RECORDS", 2)
     cloud.predict(rows(1, 600), START)  # five requests in each slice of five minutes
     line = cloud.run(0)

@@ -51,9 +51,7 @@ def test_vectorised_statistics_are_the_shipped_ones() -> None:
     for run in range(20):
         for hour in (0, 10, 29):
             bins = drift_power.deciles(counts)[:, run, hour].tolist()
-            assert scores[run, hour] == pytest.approx(
-                decision.score(bins, CASE.baseline_rows)
-            )
+            assert scores[run, hour] == pytest.approx(decision.score(bins, CASE.baseline_rows))
             expected = min(decision.p_values(bins, CASE.baseline_rows))
             assert p[run, hour] == pytest.approx(expected, rel=1e-6)
 

@@ -210,7 +210,7 @@ def test_rollback_rule_rolls_back(capsys: Capture, given: dict[str, Any]) -> Non
     shown = simulate(capsys, "--scenario", "silent-error", hours="1.2")
     assert "rollback rule alarms drift-outputs, impact" in shown
     assert "→ the rule rolls back to version 1" in shown
-    assert re.search(r"rolled back after 1 h \d\d min by (drift-outputs|impact), with [\d,]+ of", shown)
+    assert re.search(r"rolled back after 1 h \d\d min by (drift-outputs|impact), with", shown)
 
 
 def test_equal_seeds_give_equal_simulations(capsys: Capture, given: dict[str, Any]) -> None:
