@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/ready
 CHOSEN = $(if $(MODEL),--model $(MODEL))
 DEPLOY = $(BIN)/python -m answerable $@ $(STAGE) $(CHOSEN) $(ARGS)
-PYTEST := $(BIN)/python -m pytest -n auto
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 
 FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
 SECONDS ?= 600
@@ -44,7 +44,7 @@ check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m tests.reliability --check
+	$(BIN)/python -m tests.docs --check reliability
 	$(PYTEST) --dist loadfile tests/infra
 	$(PYTEST) -m slow
 
@@ -62,8 +62,8 @@ build/%-env/ready: requirements/%.txt
 	build/$*-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
-reference: $(READY) ## write docs/reference/ and the shipped openapi.json
-	$(BIN)/python -m tests.reference
+reference: $(READY) ## write the generated pages of docs/ (PAGE=reference takes seconds)
+	$(BIN)/python -m tests.docs $(PAGE)
 
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)
 	$(BIN)/python -m pytest tests/e2e -m e2e

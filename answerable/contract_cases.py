@@ -19,30 +19,29 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 
-from handler import errors
-from handler.contract import EXACT, example, feature_bounds, number_bounds
-from handler.errors import MAX_VIOLATIONS, pointer, problem_type
+from handler import errors, feature_types
+from handler.errors import MAX_VIOLATIONS, pointer
+from handler.feature_types import CLIENT_TEXT, NOT_FINITE
 from handler.feedback import MAX_BODY_BYTES
 from handler.http import INFERENCE_HEADER_LENGTH
-from handler.manifest import Feature, Manifest
+from handler.manifest import Manifest
 from handler.model_inputs import dtype
 from handler.prediction_id import MAX_OUTCOMES
 from handler.protocols import binary
 from handler.protocols.open_inference import DATATYPES
+from handler.validate import example
 
 MAX_EVENT_BYTES = 6 * 1024 * 1024 - 4096  # of an event, for the body
 MAX_CASE_BYTES = 1_000_000  # of a bad tensor's JSON
 PROBLEMS = {
-    error.status: problem_type(error.slug)
+    error.status: errors.problem_type(error.slug)
     for error in (
         errors.BadRequest, errors.NotFound, errors.MethodNotAllowed, errors.PayloadTooLarge,
         errors.UnsupportedMediaType, errors.ContractViolation,
     )
 }  # fmt: skip
-CLIENT_TEXT = "answerable unknown"  # every text that must not be repeated
 TEXT = CLIENT_TEXT.encode()
 ACCEPTED = "accepted"
-NOT_FINITE = "not finite"  # not JSON to a strict parser
 Headers = dict[str, str]
 Violations = tuple[tuple[str, str], ...]  # pointer and code
 Bad = tuple[str, str | None, str]  # kind, JSON (None: left out) and code
@@ -141,13 +140,16 @@ def accepted(manifest: Manifest) -> Iterator[Case]:
 
 def accepted_values(manifest: Manifest) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield a kind and fields that change the example, and leave it accepted (...: left out)."""
-    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
-    for feature in manifest.features:
-        for kind, value in _accepted_values(manifest, feature, dtypes[feature.input]):
-            yield kind, {feature.name: value}
+    baseline = manifest.baseline.features if manifest.baseline else {}
+    for feature_type in feature_types.of(manifest):
+        name = feature_type.feature.name
+        if feature_type.feature.nullable:
+            yield "null", {name: None}
+            yield "left out", {name: ...}
+        for kind, value in feature_type.accepted_values(baseline.get(name)):
+            yield kind, {name: value}
     if not manifest.features:
-        skip = 0 if manifest.execution.batch == "none" else 1
-        shapes = {tensor.name: tensor.shape[skip:] for tensor in manifest.inputs}
+        shapes = {tensor.name: manifest.row_shape(tensor) for tensor in manifest.inputs}
         if any(None in shape for shape in shapes.values()):
             limits = manifest.limits
             most = min(limits.elements, limits.body_bytes // 32, limits.response_bytes // 32)
@@ -170,57 +172,22 @@ def _resize(values: Any, shape: Sequence[int | None], length: int) -> Any:
     return np.resize(np.array(values, object), sizes).tolist()
 
 
-def _accepted_values(manifest: Manifest, feature: Feature, kind: str) -> Iterator[tuple[str, Any]]:
-    if feature.nullable:
-        yield "null", None
-        yield "left out", ...
-    for value in feature.categories or (True, False) * (feature.type == "boolean"):
-        yield "each category", value
-    if feature.type == "text":
-        yield "an empty text", ""
-        yield "a long text", "é" * min(feature.max_length or 1000, 1000)
-    elif feature.type == "category" and feature.unknown_category == "accept":
-        numbers = [v for v in feature.categories if not isinstance(v, str)]
-        yield "an unknown category", max(numbers) + 1 if numbers else "a new category"
-    if feature.type not in ("number", "integer"):
-        return
-    low, high = feature.minimum, feature.maximum
-    baseline = manifest.baseline and manifest.baseline.features.get(feature.name)
-    if baseline and baseline.values:
-        sample: list[float] = [float(baseline.values[0]), float(baseline.values[-1])]
-        low, high = sample[0] if low is None else low, sample[1] if high is None else high
-    whole, bounds = feature.type == "integer", feature_bounds(feature, kind)
-    edges = [v for v in (low, high) if v is not None]
-    middle = sum(edges) / (len(edges) or 1)
-    outside = [float(json) for _, json, _ in _outside(low, high, whole, kind)]
-    for name, values in (
-        ("inside the sample", [middle // 1 if whole else middle]),
-        ("at the sample's bounds", edges),
-        ("just outside the sample", outside),
-    ):
-        for value in values:
-            if (bounds[0] is None or value >= bounds[0]) and (
-                bounds[1] is None or value <= bounds[1]
-            ):
-                yield name, int(value) if whole else value
-
-
 # --- forbidden values -------------------------------------------------------------------------
 
 
 def bad_values(manifest: Manifest) -> Iterator[BadValue]:
     """Yield one bad value for each rule of each field."""
-    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
-    for feature in manifest.features:
-        for kind, json, code in bad_feature_values(feature, dtypes[feature.input]):
-            yield BadValue(kind, feature.name, json, code, (feature.name,))
+    for feature_type in feature_types.of(manifest):
+        name = feature_type.feature.name
+        for kind, json, code in feature_type.bad_values():
+            yield BadValue(kind, name, json, code, (name,))
     if not manifest.features:
         yield from _bad_tensors(manifest)
 
 
 def _bad_tensors(manifest: Manifest) -> Iterator[BadValue]:
     for tensor in manifest.inputs:
-        shape = tensor.shape[manifest.execution.batch != "none" :]
+        shape = manifest.row_shape(tensor)
         name, sizes = tensor.name, [n or 1 for n in shape]
         fill = {"bool": "true", "string": '""'}.get(tensor.dtype, "1")
         yield BadValue("missing", name, None, "missing", (name,))
@@ -235,7 +202,7 @@ def _bad_tensors(manifest: Manifest) -> Iterator[BadValue]:
                     yield BadValue(kind, name, _nest([size], inner), "wrong_length", (name,))
         if len(shape) > 1:
             yield BadValue("too shallow", name, _nest(sizes[:1], "0"), "type", (name, 0))
-        for kind, json, code in _bad_elements(tensor.dtype):
+        for kind, json, code in feature_types.bad_elements(tensor):
             text = _nest(sizes, fill, json)
             yield BadValue(kind, name, text, code, (name, *(0 for _ in shape)))
 
@@ -246,91 +213,6 @@ def _nest(sizes: Sequence[int], fill: str, first: str | None = None) -> str:
         return first or fill
     head, item = _nest(sizes[1:], fill, first), _nest(sizes[1:], fill)
     return f"[{','.join([head, *[item] * (sizes[0] - 1)][: sizes[0]])}]"
-
-
-def bad_feature_values(feature: Feature, kind: str, rounded: bool = False) -> Iterator[Bad]:
-    """Yield one bad value per rule; `rounded`: values just outside the bounds fit the dtype."""
-    closed = feature.type == "category" and feature.unknown_category == "reject"
-    words = feature.type == "text" or (
-        isinstance(feature.categories[0], str) if closed else kind == "string"
-    )
-    wrong = "unknown_category" if closed and words else "type"
-    if not feature.nullable:
-        yield "missing", None, "missing"
-        yield "null", "null", wrong
-    yield "wrong type", "{}", wrong
-    yield "wrong type", "[]", wrong
-    if feature.type == "boolean":
-        yield "number for a flag", "1", "type"
-        yield "text for a flag", '"true"', "type"
-        yield "text for a flag", _json(CLIENT_TEXT), "type"
-        return
-    yield "flag", "true", wrong
-    if words:
-        yield "number for text", "1", wrong
-        if feature.max_length is not None and feature.max_length < 10_000:
-            long = CLIENT_TEXT.ljust(feature.max_length + 1, "é")[: feature.max_length + 1]
-            yield "too long", _json(long), "too_long"
-    else:
-        yield from _bad_numbers("" if closed else kind)
-    if closed:
-        unknown = _json(CLIENT_TEXT) if words else str(max(map(float, feature.categories)) + 1)
-        yield "unknown category", unknown, "unknown_category"
-    elif feature.type in ("number", "integer"):
-        low, high = feature_bounds(feature, kind)
-        whole = feature.type == "integer"
-        yield from _outside(low, high, whole, kind if rounded else "float64")
-        if whole and low != high:
-            good = float(feature.example or 0)
-            yield "fraction", str(good + (-0.5 if good == high else 0.5)), "type"
-
-
-def _json(value: str) -> str:
-    return orjson.dumps(value).decode()
-
-
-def _bad_elements(kind: str) -> Iterator[tuple[str, str, str]]:
-    yield "null", "null", "type"
-    yield "too deep", "[0]", "type"
-    yield "wrong type", "{}", "type"
-    if kind != "bool":
-        yield "flag", "true", "type"
-    if kind in ("bool", "string"):
-        yield "number for another", "1", "type"
-        return
-    yield from _bad_numbers(kind)
-    whole = dtype(kind).kind in "iu"
-    yield from _outside(*number_bounds(kind), whole, kind)
-    if whole:
-        yield "fraction", "0.5", "type"
-
-
-def _bad_numbers(kind: str) -> Iterator[tuple[str, str, str]]:
-    yield "text for a number", '"1"', "type"
-    yield "text for a number", _json(CLIENT_TEXT), "type"
-    for json in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999"):
-        yield NOT_FINITE, json, "non_finite"
-    if kind == "float32":
-        yield "overflow", "1e39", "out_of_range"
-
-
-def _outside(
-    low: float | None, high: float | None, whole: bool, kind: str
-) -> Iterator[tuple[str, str, str]]:
-    """Yield the next number under and over the bounds, whole or of a dtype."""
-    number = dtype(kind if kind in EXACT else "float64").type
-    for bound, sign in ((low, -1), (high, 1)):
-        if bound is None:
-            continue
-        if whole:
-            value: float = (math.ceil(bound) if sign < 0 else math.floor(bound)) + sign
-            if kind in EXACT and number(value) == bound:  # 2^24 + 1 is no float32
-                value += sign
-        else:
-            with np.errstate(over="ignore"):
-                value = float(np.nextafter(number(bound), number(sign * math.inf)))
-        if math.isfinite(value):
-            yield "just outside", repr(value), "out_of_range"
 
 
 # --- refused ----------------------------------------------------------------------------------
@@ -344,7 +226,7 @@ def _refused(manifest: Manifest, jobs: bool) -> Iterator[Case]:
     yield from _many_violations(manifest)
     for path in ("/predict", *["/jobs"] * jobs):
         yield from _bad_bodies(manifest, path)
-        yield from _bad_rows(manifest, path, strict=False)
+        yield from _bad_rows(manifest, path)
     for path in ("/invocations", v1):
         yield from _bad_rows(manifest, path)
     yield from _bad_rows(manifest, "/invocations", "dataframe_records")
@@ -387,7 +269,7 @@ def _many_violations(manifest: Manifest) -> Iterator[Case]:
 
 def _bad_bodies(manifest: Manifest, path: str) -> Iterator[Case]:
     """Yield what may be wrong around the instances."""
-    good, rows, text = instance(manifest), manifest.limits.rows, _json(CLIENT_TEXT).encode()
+    good, rows, text = instance(manifest), manifest.limits.rows, orjson.dumps(CLIENT_TEXT)
     for json in (b"null", b"[]", text, b"1"):
         yield _422("no object", path, json, ("", "type"))
     yield _422("no instances", path, b"{}", ("/instances", "missing"))
@@ -411,16 +293,11 @@ def _bad_bodies(manifest: Manifest, path: str) -> Iterator[Case]:
         yield _422("empty rows", path, body(*[b"{}"] * count), *pairs[:MAX_VIOLATIONS])
 
 
-def _bad_rows(
-    manifest: Manifest, path: str, form: str = "instances", strict: bool = True
-) -> Iterator[Case]:
-    """Yield requests of one bad row; `strict`: the protocol's parser knows no NaN."""
+def _bad_rows(manifest: Manifest, path: str, form: str = "instances") -> Iterator[Case]:
+    """Yield requests of one bad row."""
     for bad in bad_values(manifest):
         text = body(instance(manifest, bad), form=form)
-        if strict and bad.kind == NOT_FINITE:
-            yield Case(bad.kind, path, text, 400)
-        else:
-            yield _422(bad.kind, path, text, (pointer(form, 0, *bad.location), bad.code))
+        yield _422(bad.kind, path, text, (pointer(form, 0, *bad.location), bad.code))
     row = instance(manifest)
     name, value = next(iter(orjson.loads(row).items()))
     spelt = "".join(f"\\u{ord(c):04x}" for c in name).encode()
@@ -487,10 +364,11 @@ def _malformed(manifest: Manifest, path: str, good: bytes) -> Iterator[Case]:
 def _infer(manifest: Manifest, i: int = 0, **fields: Any) -> Any:
     """Return the contract's example as a request, with other `fields` in input `i`."""
     row, inputs = example(manifest), []
-    batched = manifest.execution.batch != "none"
+    batched = manifest.has_batch_axis
+    types = sorted(feature_types.of(manifest), key=lambda kind: kind.feature.column)
     for tensor in manifest.inputs:
-        columns = sorted((f.column, f.name) for f in manifest.features if f.input == tensor.name)
-        data = [row[name] for _, name in columns] if columns else row[tensor.name]
+        columns = [kind for kind in types if kind.feature.input == tensor.name]
+        data = [kind.to_element(row[kind.feature.name]) for kind in columns] or row[tensor.name]
         shape = [1, *([len(data)] if columns else np.shape(data))]
         shape = shape[: len(tensor.shape)] if batched else shape[1:]
         flat = np.array(data, object).ravel().tolist()
@@ -533,7 +411,7 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
             ("no list of data", "data", "type"): [None, {}, 1, *texts],
             ("ragged", "data", "ragged"): [[data[:1], data]] * (len(data) > 1),
         }
-        if manifest.execution.batch != "none" and len(good) == 1:
+        if manifest.has_batch_axis and len(good) == 1:
             counts = (0, manifest.limits.rows + 1, 2**63)
             code = "wrong_length" if tensor.shape[0] is None else "shape"
             bad["rows", "shape", code] = [[n, *rest] for n in counts]
@@ -546,23 +424,19 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
         data = [*good[i]["data"]]
         data[k] = orjson.Fragment(json)
         text = orjson.dumps(_infer(manifest, i, data=data))
-        if kind == NOT_FINITE:
-            yield Case(kind, path, text, 400)
-        else:
-            yield _422(kind, path, text, (pointer("inputs", i, "data", k), code))
+        yield _422(kind, path, text, (pointer("inputs", i, "data", k), code))
 
 
 def _bad_data(manifest: Manifest) -> Iterator[tuple[int, int, Any]]:
     """Yield bad values of single elements, with the input's number and the element's."""
     for i, tensor in enumerate(manifest.inputs):
-        features = [f for f in manifest.features if f.input == tensor.name]
-        for f in features:
-            for bad in bad_feature_values(f, tensor.dtype, rounded=True):
-                flag = f.type == "boolean" and bad[0] == "number for a flag"
-                if bad[1] and bad[1][0] != "[" and not flag:
-                    yield i, f.column, bad
-        if not features:
-            yield from ((i, 0, bad) for bad in _bad_elements(tensor.dtype) if bad[1][0] != "[")
+        elements = [
+            (kind.feature.column, kind.bad_elements())
+            for kind in feature_types.of(manifest)
+            if kind.feature.input == tensor.name
+        ] or [(0, feature_types.bad_elements(tensor))]
+        for column, bad_values in elements:
+            yield from ((i, column, bad) for bad in bad_values if bad[1] and bad[1][0] != "[")
 
 
 def _binary_infer(manifest: Manifest) -> tuple[Any, list[bytes]]:
@@ -591,8 +465,9 @@ def _bad_binary(manifest: Manifest, path: str) -> Iterator[Case]:
         "9" * 30, f"{head}, {head}", f"{head},{head}", str(head - 1), str(head + 1), "-0", "NaN",
         "1" * 5000,
     ):  # fmt: skip
-        wrong = {**OCTETS, INFERENCE_HEADER_LENGTH: length}
-        yield Case("header length", path, text, 400, headers=wrong)
+        yield Case(
+            "header length", path, text, 400, headers={**OCTETS, INFERENCE_HEADER_LENGTH: length}
+        )
     yield Case("no header length", path, text, 400, headers=OCTETS)
     yield Case("trailing data", path, text + TEXT, 400, headers=headers)
     yield Case("cut off", path, text[:-1], 400, headers=headers)
@@ -621,8 +496,8 @@ def _bad_bytes(manifest: Manifest, i: int, size: int) -> Iterator[tuple[str, byt
             text = (size - 4).to_bytes(4, "little") + b"\xff" * (size - 4)
             yield "bad UTF-8", text, 422, type_violation
     elif dtype(kind).kind == "f":
-        features = [f for f in manifest.features if f.input == manifest.inputs[i].name]
-        if all(f.type in ("number", "integer") for f in features):
+        types = feature_types.of(manifest)
+        if all(k.is_number for k in types if k.feature.input == manifest.inputs[i].name):
             infinite = np.full(size // dtype(kind).itemsize, np.inf, kind)
             pairs = [(pointer("inputs", i, "data", k), "non_finite") for k in range(len(infinite))]
             yield NOT_FINITE, infinite.tobytes(), 422, tuple(pairs[:MAX_VIOLATIONS])
@@ -661,7 +536,7 @@ def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
         yield _422(kind, path, {"dataframe_split": frame}, violation)
     yield _422("no table", path, {"dataframe_split": []}, (data, "type"))
     for value in bad_values(manifest):
-        if value.json is not None and value.kind != NOT_FINITE:
+        if value.json is not None:
             line = [orjson.Fragment(value.json) if n == value.field else row[n] for n in names]
             frame = {"columns": names, "data": [line]}
             location = pointer("dataframe_split", "data", 0, names.index(value.field))
@@ -677,10 +552,11 @@ def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
         ("ragged", titles + cells.rstrip() + b",1\n", "", "ragged"),
         ("an unknown column", unknown, "", "unknown_field"),
     ]
-    for k, feature in enumerate(manifest.features):
-        if feature.type in ("number", "integer"):
+    for k, feature_type in enumerate(feature_types.of(manifest)):
+        if feature_type.is_number:
             text = titles + _csv_line([*values[:k], CLIENT_TEXT, *values[k + 1 :]])
-            tables.append(("text for a number", text, pointer(0, feature.name), "type"))
+            location = pointer(0, feature_type.feature.name)
+            tables.append(("text for a number", text, location, "type"))
     for kind, text, location, code in tables:
         yield Case(kind, path, text, 422, ((location, code),), CSV)
     for bad in (np.zeros(len(names)), np.zeros((1, len(names) + 1)), np.zeros((1, 1, 1))):
@@ -693,11 +569,11 @@ def _files(manifest: Manifest) -> Iterator[Case]:
     if manifest.features:
         text = _csv_line(list(row)) + _csv_line(list(row.values()))
         yield Case(ACCEPTED, "/invocations", text, 200, headers=CSV)
-    numbers = all(f.type in ("number", "integer") for f in manifest.features)
+    numbers = all(kind.is_number for kind in feature_types.of(manifest))
     if numbers and (manifest.features or len(manifest.inputs) == 1) and first.dtype != "string":
         values = list(row.values()) if manifest.features else row[first.name]
         kind = "float64" if manifest.features else first.dtype
-        array = np.array(values if manifest.execution.batch == "none" else [values], kind)
+        array = np.array([values] if manifest.has_batch_axis else values, kind)
         yield Case(ACCEPTED, "/invocations", _npy(array), 200, headers=NPY)
 
 

@@ -98,7 +98,8 @@ def _value(feature: Feature, rng: np.random.Generator) -> Any:
         return None
     if feature.categories:
         return feature.categories[rng.integers(len(feature.categories))]
-    value = rng.uniform(feature.minimum or 0.0, 1.0 if feature.maximum is None else feature.maximum)
+    low, high = feature.minimum or 0, 1 if feature.maximum is None else feature.maximum
+    value = rng.uniform(float(low), float(high))
     return round(value) if feature.type == "integer" else round(value, 2)
 
 

@@ -21,9 +21,9 @@ from onnx import helper
 from benchmarks import cases
 from benchmarks.results import Rounds
 from handler import manifest as manifests
-from handler.contract import example
 from handler.manifest import Manifest
 from handler.prediction_id import ID_CHARS as ID_LENGTH
+from handler.validate import example
 from tests.fixtures import artifact, events, protocols
 from tests.fixtures.artifact import FLOAT
 

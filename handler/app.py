@@ -91,13 +91,15 @@ def _prediction_result(state: AppState, scored: Scored) -> HandlerResult:
         scored.outputs, [prediction_id.new_request(len(scored.predictions))]
     )
     predictions = prediction_id.attach_ids(ids, scored.predictions)
-    response = Response(200, state.scorer.contract.answer(predictions), JSON_HEADERS)
+    response = Response(200, state.scorer.renderer.render_response(predictions), JSON_HEADERS)
     log_fields = {
         "scored": scored,
         "predictions": predictions,
         "prediction_id_prefix": _id_prefix(ids),
     }
-    return HandlerResult(response, len(predictions), scored.unusual, scored.seconds, log_fields)
+    return HandlerResult(
+        response, len(predictions), scored.out_of_range_counts, scored.seconds, log_fields
+    )
 
 
 def _id_prefix(ids: list[bytes]) -> str:
@@ -112,9 +114,9 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
     start = time.perf_counter()
     inference = open_inference.parse_request(scorer, request)
     validated = time.perf_counter() - start
-    scored = scorer.infer(inference.columns, deadline)
+    scored = scorer.run(inference.columns, deadline)
     scored.seconds["validate"] = validated
-    unbatched = scorer.manifest.execution.batch == "none"  # the outputs have no axis for rows
+    unbatched = not scorer.manifest.has_batch_axis  # the outputs have no axis for rows
     outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]
     rows, log_fields = len(inference.columns[0]), dict[str, Any](scored=scored)
     if any(requested.output == len(outputs) for requested in inference.outputs):
@@ -122,7 +124,7 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
         outputs.append(open_inference.string_tensor(ids))
         log_fields["prediction_id_prefix"] = _id_prefix(ids)
     response = open_inference.render_response(scorer.manifest, request, inference, outputs)
-    return HandlerResult(response, rows, scored.unusual, scored.seconds, log_fields)
+    return HandlerResult(response, rows, scored.out_of_range_counts, scored.seconds, log_fields)
 
 
 def feedback(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
@@ -137,7 +139,7 @@ def feedback(state: AppState, request: Request, deadline: float | None) -> Handl
 def submit_job(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /jobs`: validate the body of a `/predict` and queue it."""
     body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
-    state.scorer.contract.columns(body)
+    state.scorer.validator.parse(body)
     from handler.jobs import storage
 
     body = body.encode() if isinstance(body, str) else body
@@ -331,6 +333,7 @@ def create(config: settings.Settings) -> Handler:
             cold=is_cold,
             out_of_range_counts=result.out_of_range_counts,
             **result.log_fields,
+            caller=request.caller if request else "",
             synthetic=request is not None and request.synthetic,
             log_error=log_error,
         )

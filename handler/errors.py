@@ -19,6 +19,7 @@
 No message contains a value or a key that the client sent.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 MAX_VIOLATIONS = 20
@@ -154,6 +155,7 @@ class BadOutput(ServerError):
     """The model returned a wrong shape or dtype, NaN or infinity."""
 
     slug, title = "bad-output", "The model returned an invalid output"
+    rows: Sequence[int] = ()  # the numbers of rows with NaN or infinity
 
 
 class NotReady(ServerError):

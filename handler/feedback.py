@@ -37,7 +37,7 @@ import orjson
 from pydantic_core import from_json
 
 from handler import metrics, prediction_id
-from handler.contract import reject_duplicate_keys
+from handler.duplicate_keys import reject_duplicate_keys
 from handler.errors import BadRequest, ContractViolation, Violation, pointer
 from handler.manifest import Manifest, OutcomeValue, Output
 from handler.prediction_id import CLASS, MAX_OUTCOMES, NUMBER, BadId, Prediction
@@ -236,6 +236,7 @@ def _make_evaluator(
         for number in (error, impact):
             if number is not None and not abs(number) <= MAX_NUMBER:
                 raise _Refused("out_of_range")
+        impact = None if impact is None else float(impact)  # an integer may have over 64 bits
         return _Evaluated(id, prediction, error, correct, impact)
 
     return evaluate

@@ -1,8 +1,8 @@
-"""`model_artifacts/<name>/manifest.json` as one frozen object: the contract's single source.
+"""`model_artifacts/<name>/manifest.json` as one frozen object: the only source of the contract.
 
-NamedTuples rather than dataclasses: a class costs 0.2 ms to create instead of 1 ms, on every
-cold start. They are validated by pydantic-core, strictly, from their own annotations, so a damaged
-or misspelt manifest stops the function at init instead of in the middle of a request.
+NamedTuples instead of dataclasses: creating a class costs 0.2 ms instead of 1 ms on every cold
+start. pydantic-core validates them strictly from their own annotations, so a damaged or misspelt
+manifest stops the function at init and not in the middle of a request.
 """
 
 import errno
@@ -10,6 +10,7 @@ import os
 import stat
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -19,16 +20,41 @@ from handler.errors import ArtifactError
 
 FORMAT = 2
 FILE_NAME = "manifest.json"
+# holds the SHA-256 of manifest.json in lower-case hex; delete it after editing by hand
+DIGEST_FILE_NAME = "manifest.sha256"
 OPENAPI_FILE_NAME = "openapi.json"
-DIGEST_FILE_NAME = (
-    "manifest.sha256"  # of that file, lower-case hex; whoever edits by hand takes it away
+MODEL_FILE_NAME = "model.onnx"
+DTYPES = frozenset(
+    [
+        "bool",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "string",
+    ]
 )
 
-FeatureType = Literal["number", "integer", "category", "boolean", "text"]
+FeatureTypeName = Literal["number", "integer", "category", "boolean", "text", "date"]
 OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
 BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
+BatchMode = Literal["dynamic", "single", "none"]
 Policy = Literal["reject", "accept"]
 LogPolicy = Literal["keep", "hash", "drop"]
+Shape = tuple[int | None, ...]
+Bound = int | float | str | None  # of a date, an ISO 8601 string
+
+
+def row_shape(shape: Shape, batch: BatchMode) -> Shape:
+    """Return the shape of one row of a tensor: without the leading axis, where that is the rows."""
+    return shape if batch == "none" else shape[1:]
 
 
 class File(NamedTuple):
@@ -43,36 +69,37 @@ class Tensor(NamedTuple):
 
     `axes` names the axes, "" for one without a name. Free axes of one name have one length, in all
     inputs of a request. `minimum` and `maximum` are inclusive bounds of the elements, `min_shape`
-    and `max_shape` of the lengths of free axes; None and () are no bound.
+    and `max_shape` of the lengths of free axes. A free axis has at least one element, unless
+    `min_shape` says otherwise: some operators end the process on empty tensors.
     """
 
     name: str
     dtype: str
-    shape: tuple[int | None, ...]
+    shape: Shape
     axes: tuple[str, ...] = ()
     minimum: int | float | None = None
     maximum: int | float | None = None
-    min_shape: tuple[int | None, ...] = ()
-    max_shape: tuple[int | None, ...] = ()
+    min_shape: Shape = ()
+    max_shape: Shape = ()
 
 
 class Feature(NamedTuple):
-    """One named field of a tabular instance, and the place it takes in the graph's inputs.
+    """One named field of a tabular instance, and its column in one of the graph's inputs.
 
-    `minimum` and `maximum` are inclusive. `missing` is what a null or absent value of a nullable
-    feature becomes before the model sees it; None stands for NaN (or "" in a string tensor).
-    `log_policy` is what a record keeps of the value where payloads are logged at all: `hash` makes
-    equal values recognisable, but needs the secret, without which they could be guessed.
+    `minimum` and `maximum` are inclusive. `fill_value` replaces a null or absent value of a
+    nullable feature before the model runs; None means NaN, or "" in a string tensor. `log_policy`
+    says what a record with payload keeps of the value. `hash` makes equal values recognisable;
+    it needs the secret, without which values could be guessed.
     """
 
     name: str
     input: str
-    type: FeatureType
+    type: FeatureTypeName
     column: int = 0
     unit: str = ""
     description: str = ""
-    minimum: int | float | None = None
-    maximum: int | float | None = None
+    minimum: Bound = None
+    maximum: Bound = None
     out_of_range: Policy = "reject"
     categories: tuple[str | int | float, ...] = ()
     unknown_category: Policy = "reject"
@@ -84,9 +111,10 @@ class Feature(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A threshold on an output (`>=` is `above`); the band around it, inclusive, asks for a human.
+    """A threshold on an output: `above` means at least `threshold`, `below` means under it.
 
-    For probabilities, `of` names the class that is compared.
+    Values within `review`, both ends included, need a human. For probabilities, `class_label`
+    names the class whose probability is compared.
     """
 
     threshold: float
@@ -102,7 +130,7 @@ class Output(NamedTuple):
     name: str
     tensor: str
     dtype: str
-    shape: tuple[int | None, ...]
+    shape: Shape
     kind: OutputKind
     unit: str = ""
     description: str = ""
@@ -120,10 +148,11 @@ class Limits(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """An empirical distribution F: at each of `values`, F just below it and F up to and with it.
+    """An empirical distribution function F of `rows` values that are not null.
 
-    Numbers ascend and F is linear between neighbours; categories have their frequencies as steps.
-    `missing` is the share of null values; the rest, `rows` of them, is what F describes.
+    `cdf_left` is F just below each of `values`, `cdf_right` is F at it. Numbers ascend, and F is
+    linear between neighbours. Categories have their frequencies as steps. `missing_share` is the
+    share of null values among all.
     """
 
     rows: int
@@ -134,10 +163,11 @@ class Distribution(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """What inputs and outputs looked like when the model was packed, by feature or output name.
+    """The distributions of inputs and outputs at pack time, by feature or output name.
 
-    Probabilities have one distribution per class, under `output.class`; a text feature has the
-    distribution of its length in characters.
+    Probabilities have one distribution per class, under `output.class`. A text feature has the
+    distribution of its length in characters, a date that of its days since 1970-01-01. A raw
+    tensor has the distributions of summaries (handler/drift/summaries.py), under `tensor.summary`.
     """
 
     rows: int
@@ -146,12 +176,12 @@ class Baseline(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """How the graph is run. `batch`: "dynamic" (the leading axis of every tensor is the rows),
-    "single" (it is fixed at 1, so one run per row), "none" (there is none, one run per instance).
+    """How the graph runs. `batch` is "dynamic" if the leading axis of every tensor is the rows,
+    "single" if it is fixed at 1 (one run per row), "none" if there is none (one run per instance).
     """
 
     intra_op_threads: int = 1
-    batch: Literal["dynamic", "single", "none"] = "dynamic"
+    batch: BatchMode = "dynamic"
 
 
 class Lineage(NamedTuple):
@@ -167,15 +197,17 @@ class Lineage(NamedTuple):
 
 
 class Alarms(NamedTuple):
-    """When a person is called. Percent of requests: `availability` is what must be answered
-    without a fault of ours, `rejects` what may be refused before the callers need help.
-    `latency_ms`: the slowest 1 % may take this long.
+    """Alarm thresholds.
 
-    `drift` is the score (handler/drift/statistic.py) that matters, over a window of `drift_hours` with at
-    least `drift_min_rows` values; `unseen` percent of rows may have a value of a kind that the baseline
-    does not know. Within `max_days_without_outcomes` (at most 7, or 0 for never) some outcome should be told;
-    outcomes should be worth `impact` in the mean of a day, in the unit of `business`. No job should
-    wait for longer than `queue_minutes`.
+    `availability`: minimum percentage of requests without a server error.
+    `latency_ms`: maximum 99th percentile of the latency.
+    `client_error_max_percent`: maximum percentage of requests with a client error.
+    `drift_threshold`: maximum drift score (handler/drift/decision.py) over `drift_hours`, which
+    are 1 to 24, with at least `drift_min_rows` values.
+    `unseen_max_percent`: maximum percentage of rows with a value that the baseline does not know.
+    `max_days_without_outcomes`: 1 to 7, or 0 for no alarm.
+    `min_daily_impact`: minimum mean outcome value of a day, in the unit of `outcome_value`.
+    `queue_minutes`: maximum wait of a job.
     """
 
     availability: float = 99.9
@@ -191,11 +223,11 @@ class Alarms(NamedTuple):
 
 
 class OutcomeValue(NamedTuple):
-    """What an outcome is worth in `unit`, where the caller does not say it.
+    """The value of an outcome in `unit`, where the caller does not state it.
 
-    Of numbers: `value` less `cost` per unit of absolute error. Of classes: `outcomes`, by what was
-    predicted and then by what came, where it has both; else `value` if they agree, less `cost` if
-    not. Outcomes that come more than `days` after their prediction are refused.
+    Of a number: `value` less `cost` per unit of absolute error. Of a class: `outcomes` by predicted
+    and then by actual class, if it has both; else `value` if they agree and -`cost` if not.
+    Outcomes later than `max_outcome_age_days` after their prediction are refused.
     """
 
     unit: str = ""
@@ -206,7 +238,7 @@ class OutcomeValue(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """Everything that is known about one packed model version."""
+    """One packed model version."""
 
     format: int
     name: str
@@ -228,9 +260,31 @@ class Manifest(NamedTuple):
     alarms: Alarms = Alarms()
     outcome_value: OutcomeValue | None = None
 
+    @property
+    def has_batch_axis(self) -> bool:
+        """Return whether the leading axis of every tensor is the rows."""
+        return self.execution.batch != "none"
+
+    def row_shape(self, tensor: Tensor | Output) -> Shape:
+        """Return the shape of one row of an input or an output."""
+        return row_shape(tensor.shape, self.execution.batch)
+
+
+def to_plain(value: Any) -> Any:
+    """Return a manifest, or a part of one, as JSON holds it, without fields at their default."""
+    if hasattr(value, "_fields"):
+        defaults = value._field_defaults
+        pairs = zip(value._fields, value, strict=True)
+        return {k: to_plain(v) for k, v in pairs if k not in defaults or v != defaults[k]}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value
+
 
 def _schema(hint: Any) -> cs.CoreSchema:
-    """The pydantic-core schema of a type hint used above."""
+    """Return the pydantic-core schema of a type hint used above."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is type(None):
         return cs.none_schema()
@@ -266,53 +320,100 @@ _SCALARS: dict[Any, cs.CoreSchema] = {
 
 
 def parse(text: bytes | str) -> Manifest:
-    """Read a manifest's JSON. Raises ArtifactError, naming the field, where it breaks its form."""
+    """Read a manifest's JSON. Raise ArtifactError, naming the field, if it is not valid."""
     try:
         manifest: Manifest = SchemaValidator(_schema(Manifest)).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = "/".join(map(str, first["loc"]))
         raise ArtifactError(f"{FILE_NAME}: {where or 'document'}: {first['msg']}") from None
-    _check(manifest)
+    for problem in _problems(manifest):
+        raise ArtifactError(f"{FILE_NAME}: {problem}")
     return manifest
 
 
-def _check(manifest: Manifest) -> None:
-    """What the types cannot say: the parts of a manifest agree with each other."""
-    problems = []
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """Yield what the types cannot express: where parts of the manifest contradict each other."""
     if manifest.format != FORMAT:
-        problems.append(f"format {manifest.format} is not {FORMAT}")
-    inputs = {tensor.name: tensor for tensor in manifest.inputs}
-    taken: set[tuple[str, int]] = set()
-    for feature in manifest.features:
-        if feature.input not in inputs:
-            problems.append(f"feature {feature.name}: no input {feature.input}")
-        if (feature.input, feature.column) in taken:
-            problems.append(f"feature {feature.name}: its place in {feature.input} is taken")
-        taken.add((feature.input, feature.column))
-        if feature.type == "category" and not feature.categories:
-            problems.append(f"feature {feature.name}: a category without categories")
+        yield f"format {manifest.format} is not {FORMAT}"
     if (manifest.contract == "tabular") != bool(manifest.features):
-        problems.append(f"a {manifest.contract} contract with {len(manifest.features)} features")
+        yield f"a {manifest.contract} contract with {len(manifest.features)} features"
     if not manifest.inputs or not manifest.outputs:
-        problems.append("no inputs or no outputs")
+        yield "no inputs or no outputs"
     if min(manifest.limits) < 1:
-        problems.append("a limit below 1")
-    if (
-        not 0 < manifest.alarms.availability < 100
-        or not 0 < manifest.alarms.client_error_max_percent <= 100
-    ):
-        problems.append("alarms: a percentage that is out of range")
-    if manifest.alarms.latency_ms <= 0:
-        problems.append("alarms: latency_ms is not above 0")
-    if manifest.alarms.drift_hours not in range(1, 25) or manifest.alarms.drift_min_rows < 20:
-        problems.append("alarms: drift_hours is 1 to 24, and drift_min_rows at least 20")
-    if manifest.alarms.max_days_without_outcomes not in range(8):
-        problems.append("alarms: max_days_without_outcomes is 0 to 7")
-    if "model.onnx" not in manifest.files:
-        problems.append("no model.onnx among the files")
-    for problem in problems:
-        raise ArtifactError(f"{FILE_NAME}: {problem}")
+        yield "a limit below 1"
+    if MODEL_FILE_NAME not in manifest.files:
+        yield f"no {MODEL_FILE_NAME} among the files"
+    yield from _tensor_problems(manifest)
+    yield from _feature_problems(manifest)
+    yield from _baseline_problems(manifest.baseline)
+    alarms = manifest.alarms
+    if not 0 < alarms.availability < 100 or not 0 < alarms.client_error_max_percent <= 100:
+        yield "alarms: a percentage that is out of range"
+    if alarms.latency_ms <= 0:
+        yield "alarms: latency_ms is not above 0"
+    if alarms.drift_hours not in range(1, 25) or alarms.drift_min_rows < 20:
+        yield "alarms: drift_hours is 1 to 24, and drift_min_rows at least 20"
+    if alarms.max_days_without_outcomes not in range(8):
+        yield "alarms: max_days_without_outcomes is 0 to 7"
+
+
+def _tensor_problems(manifest: Manifest) -> Iterator[str]:
+    tensors: list[Tensor | Output] = [*manifest.inputs, *manifest.outputs]
+    for tensor in tensors:
+        if tensor.dtype not in DTYPES:
+            yield f"{tensor.name}: {tensor.dtype} is not a dtype"
+        if manifest.has_batch_axis and not tensor.shape:
+            yield f"{tensor.name}: its shape has no axis for the rows"
+        if any(size is not None and size < 0 for size in tensor.shape):
+            yield f"{tensor.name}: a negative size"
+    if len({tensor.name for tensor in manifest.inputs}) < len(manifest.inputs):
+        yield "two inputs of one name"
+    for source in manifest.inputs:
+        if source.axes and len(source.axes) != len(source.shape):
+            yield f"input {source.name}: {len(source.axes)} axes for {len(source.shape)} sizes"
+        if source.dtype in ("bool", "string") and (source.minimum, source.maximum) != (None, None):
+            yield f"input {source.name}: bounds of {source.dtype}"
+    for output in manifest.outputs:
+        sizes, classes = manifest.row_shape(output), output.classes
+        if output.kind in ("value", "label") and any(size not in (1, None) for size in sizes):
+            yield f"output {output.name}: a {output.kind} of shape {list(output.shape)}"
+        if output.kind in BY_CLASS:
+            if not classes or len(sizes) != 1 or sizes[-1] not in (None, len(classes)):
+                yield f"output {output.name}: {len(classes)} classes, shape {list(output.shape)}"
+            if output.decision and output.decision.class_label not in classes:
+                yield f"output {output.name}: the decision is about none of the classes"
+        elif output.decision and output.kind != "value":
+            yield f"output {output.name}: a decision on a {output.kind}"
+
+
+def _feature_problems(manifest: Manifest) -> Iterator[str]:
+    if not manifest.features:
+        return
+    columns: dict[str, list[int]] = {tensor.name: [] for tensor in manifest.inputs}
+    for feature in manifest.features:
+        if feature.input not in columns:
+            yield f"feature {feature.name}: no input {feature.input}"
+        else:
+            columns[feature.input].append(feature.column)
+    if len({feature.name for feature in manifest.features}) < len(manifest.features):
+        yield "two features of one name"
+    for tensor in manifest.inputs:
+        # [rows] or [rows, width]: the features are its columns, each once
+        width = tensor.shape[1] if len(tensor.shape) == 2 else 1
+        taken = sorted(columns[tensor.name])
+        if len(tensor.shape) not in (1, 2) or taken != list(range(width or len(taken))):
+            yield f"input {tensor.name}: its columns are not those of the features"
+
+
+def _baseline_problems(baseline: Baseline | None) -> Iterator[str]:
+    if baseline is None:
+        return
+    for name, known in (*baseline.features.items(), *baseline.outputs.items()):
+        if not len(known.values) == len(known.cdf_left) == len(known.cdf_right):
+            yield f"baseline of {name}: its lists differ in length"
+        if not all(0 <= share <= 1 for share in (known.missing_share, *known.cdf_left)):
+            yield f"baseline of {name}: a share that is not within 0 and 1"
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -325,23 +426,22 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def read(directory: Path | str) -> Manifest:
-    """The manifest of the artifact in `directory`. Raises ArtifactError if it cannot be had."""
+    """Return the manifest of the artifact in `directory`. Raise ArtifactError if it is unusable."""
+    path, digest_path = Path(directory, FILE_NAME), Path(directory, DIGEST_FILE_NAME)
     try:
-        with open_regular(Path(directory, FILE_NAME)) as file:
+        with open_regular(path) as file:
             text = file.read()
         digest = None
-        if Path(directory, DIGEST_FILE_NAME).exists():
-            with open_regular(Path(directory, DIGEST_FILE_NAME)) as file:
+        if digest_path.exists():
+            with open_regular(digest_path) as file:
                 digest = file.read()
     except OSError as error:
         raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
     if digest is not None:
-        from hashlib import sha256  # as `model` does: what only parses manifests goes without
+        from hashlib import sha256  # not for those who only parse manifests
 
         if sha256(text).hexdigest().encode() + b"\n" != digest:
-            raise ArtifactError(
-                f"{FILE_NAME}: it is not the one that was packed ({DIGEST_FILE_NAME})"
-            )
+            raise ArtifactError(f"{FILE_NAME}: it is not the packed one ({DIGEST_FILE_NAME})")
     return parse(text)
 
 

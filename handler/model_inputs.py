@@ -1,7 +1,6 @@
-"""Validated columns -> named arrays, in one pass per dtype instead of one per feature.
+"""Validated columns -> named arrays, in one step per dtype instead of one per feature.
 
-The features of one dtype become one [features, rows] matrix whose slices are the graph's inputs,
-so a row of ten features costs one array and not ten.
+The features of one dtype become one [features, rows] matrix, and its slices the graph's inputs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,164 +9,217 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handler.errors import ContractViolation, Violation, pointer
-from handler.manifest import Feature, Manifest, Tensor
+from handler.feature_types import Array as Array  # for those who make arrays
+from handler.feature_types import FeatureType
+from handler.manifest import Manifest, Tensor
 
-Array = np.ndarray[Any, np.dtype[Any]]  # as NDArray[Any], without importing numpy.typing
-# one sequence of values per feature, or of nested lists per input of a tensor contract
+# one sequence of values per feature, or of nested lists or arrays per input of a tensor contract
 Columns = Sequence[Sequence[Any] | Array]
-NUMPY = {"string": np.dtype(object)}
-VECTORIZE_MIN_ROWS = 8  # rows up to which a loop is cheaper than numpy
+VECTORIZE_MIN_ROWS = 9  # rows from which on numpy is faster than a loop
+STRING_DTYPE = np.dtype(object)
 
 
 class ModelRun(NamedTuple):
-    """What one run of the graph takes: the numbers of its rows, and its inputs by name."""
+    """One run of the graph: the numbers of its rows, and its inputs by name.
+
+    `out_of_range_counts`: by feature, accepted values outside of its range or categories.
+    """
 
     indices: Sequence[int]
     feeds: dict[str, Array]
-    unusual: dict[str, int]
+    out_of_range_counts: dict[str, int]
 
 
 def dtype(name: str) -> np.dtype[Any]:
-    """Numpy's dtype for a manifest's: strings travel as objects."""
-    return NUMPY.get(name) or np.dtype(name)
+    """Return numpy's dtype for a manifest's: strings travel as objects."""
+    return STRING_DTYPE if name == "string" else np.dtype(name)
 
 
-def make_batcher(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun]]:
-    """The function that turns validated columns into runs, made once per model."""
-    return _tabular(manifest) if manifest.features else _tensor(manifest)
+def make_batcher(
+    manifest: Manifest, types: Sequence[FeatureType]
+) -> Callable[[Columns], Iterator[ModelRun]]:
+    """Return the function that turns validated columns into runs, made once per model."""
+    return _tabular_batcher(manifest, types) if types else _tensor_batcher(manifest)
 
 
 class _Group:
     """The features that share a dtype, as rows of one matrix."""
 
-    def __init__(self, manifest: Manifest, name: str) -> None:
-        inputs = {tensor.name: tensor for tensor in manifest.inputs}
-        order = {tensor: i for i, tensor in enumerate(inputs)}
+    def __init__(self, manifest: Manifest, types: Sequence[FeatureType], name: str) -> None:
+        order = {tensor.name: i for i, tensor in enumerate(manifest.inputs)}
         # features of one input stand together, in the order of their columns
         numbered = sorted(
-            (order[f.input], f.column, i, f)
-            for i, f in enumerate(manifest.features)
-            if inputs[f.input].dtype == name
+            (order[kind.feature.input], kind.feature.column, i)
+            for i, kind in enumerate(types)
+            if kind.dtype == name
         )
-        self.places = [i for _, _, i, _ in numbered]
-        self.features = [feature for *_, feature in numbered]
-        self.every = self.places == list(range(len(manifest.features)))
+        self.column_numbers = [i for *_, i in numbered]
+        self.covers_all = self.column_numbers == list(range(len(types)))
+        self.types = [types[i] for i in self.column_numbers]
         self.dtype = dtype(name)
-        # bounds are the contract's, so they are compared before anything is rounded
-        self.wide = np.dtype(float) if self.dtype.kind == "f" else self.dtype
+        # ranges are the contract's, so values are compared before they are rounded
+        self.compute_dtype = np.dtype(float) if self.dtype.kind == "f" else self.dtype
         # where a null does not simply turn into NaN
-        self.fills = [
-            (k, "" if f.fill_value is None else f.fill_value)
-            for k, f in enumerate(self.features)
-            if f.nullable and (f.fill_value is not None or self.dtype.kind != "f")
+        self.null_fills = [
+            (k, kind.fill)
+            for k, kind in enumerate(self.types)
+            if kind.feature.nullable and (kind.fill is not None or self.dtype.kind != "f")
         ]
         self.slices: list[tuple[str, int, int, tuple[int, ...]]] = []
-        for tensor in inputs.values():
-            held = [k for k, f in enumerate(self.features) if f.input == tensor.name]
-            if held:
-                shape = (-1, len(held))[: len(tensor.shape)]
-                self.slices.append((tensor.name, held[0], held[-1] + 1, shape))
-        # the inputs of one column each, whose arrays are had in one step
-        single = [name for name, _, _, shape in self.slices if shape == (-1, 1)]
-        self.single = single if len(single) == len(self.features) else []
-        self.counted = [
-            (k, f.name, *_bounds(f))
-            for k, f in enumerate(self.features)
-            if f.out_of_range == "accept" and f.type in ("number", "integer")
+        for tensor in manifest.inputs:
+            rows = [k for k, kind in enumerate(self.types) if kind.feature.input == tensor.name]
+            if rows:
+                shape = (-1, len(rows))[: len(tensor.shape)]
+                self.slices.append((tensor.name, rows[0], rows[-1] + 1, shape))
+        # inputs of one column each take one step for all
+        names = [name for name, _, _, shape in self.slices if shape == (-1, 1)]
+        self.one_column_inputs = names if len(names) == len(self.types) else []
+        self.range_counted = [
+            (k, kind.feature.name, *kind.counted)
+            for k, kind in enumerate(self.types)
+            if kind.counted is not None
         ]
-        limits = np.full((2, len(self.features), 1), [[[-np.inf]], [[np.inf]]])
-        for k, _, low, high in self.counted:
+        limits = np.full((2, len(self.types), 1), [[[-np.inf]], [[np.inf]]])
+        for k, _, low, high in self.range_counted:
             limits[:, k, 0] = low, high
         self.minimum, self.maximum = limits
-        self.open = [
-            (k, f.name, frozenset((*f.categories, *(fill for at, fill in self.fills if at == k))))
-            for k, f in enumerate(self.features)
-            if f.type == "category" and f.unknown_category == "accept"
+        self.open_categories = [
+            (k, kind.feature.name, kind.known)
+            for k, kind in enumerate(self.types)
+            if kind.known is not None
         ]
 
-    def fill(self, columns: Columns, feeds: dict[str, Array], unusual: dict[str, int]) -> None:
-        """Make this group's inputs, and count what the contract accepts but wants to know of."""
-        part = list(columns) if self.every else [columns[i] for i in self.places]
-        for k, value in self.fills:
-            part[k] = [value if item is None else item for item in part[k]]
-        matrix = np.array(part, self.wide)
-        if self.counted and len(part[0]) <= VECTORIZE_MIN_ROWS:
-            for k, name, low, high in self.counted:
-                for item in part[k]:
-                    if item is not None and not low <= item <= high:
-                        unusual[name] = unusual.get(name, 0) + 1
-        elif self.counted:
-            outside = (matrix < self.minimum) | (matrix > self.maximum)
-            if np.count_nonzero(outside):
-                for feature, number in zip(self.features, outside.sum(axis=1), strict=True):
-                    if number:
-                        unusual[feature.name] = int(number)
-        for k, name, known in self.open:
-            number = sum(item not in known for item in part[k])
-            if number:
-                unusual[name] = number
-        if self.wide is not self.dtype:
+    def fill(self, columns: Columns, feeds: dict[str, Array], counts: dict[str, int]) -> None:
+        """Add this group's inputs to `feeds`, and to `counts` what is out of range."""
+        values = list(columns) if self.covers_all else [columns[i] for i in self.column_numbers]
+        for k, fill in self.null_fills:
+            values[k] = [fill if item is None else item for item in values[k]]
+        matrix = np.array(values, self.compute_dtype)
+        if self.range_counted:
+            self._count_out_of_range(values, matrix, counts)
+        for k, name, known in self.open_categories:
+            if number := sum(item not in known for item in values[k]):
+                counts[name] = number
+        if self.compute_dtype is not self.dtype:
             matrix = matrix.astype(self.dtype)
-        if self.single:
-            feeds.update(zip(self.single, matrix[:, :, None], strict=True))
+        if self.one_column_inputs:
+            feeds.update(zip(self.one_column_inputs, matrix[:, :, None], strict=True))
             return
         for name, start, stop, shape in self.slices:
             feeds[name] = matrix[start:stop].T.reshape(shape)
 
-
-def _bounds(feature: Feature) -> tuple[float, float]:
-    low, high = feature.minimum, feature.maximum
-    return -np.inf if low is None else low, np.inf if high is None else high
-
-
-def _tabular(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun]]:
-    groups = [_Group(manifest, name) for name in dict.fromkeys(t.dtype for t in manifest.inputs)]
-    single = manifest.execution.batch == "single"
-
-    def make(columns: Columns) -> Iterator[ModelRun]:
-        feeds: dict[str, Array] = {}
-        unusual: dict[str, int] = {}
-        for group in groups:
-            group.fill(columns, feeds, unusual)
-        count = len(columns[0])
-        if not single:
-            yield ModelRun(range(count), feeds, unusual)
+    def _count_out_of_range(
+        self, values: Sequence[Sequence[Any] | Array], matrix: Array, counts: dict[str, int]
+    ) -> None:
+        if len(values[0]) < VECTORIZE_MIN_ROWS:
+            for k, name, low, high in self.range_counted:
+                for item in values[k]:
+                    if item is not None and not low <= item <= high:
+                        counts[name] = counts.get(name, 0) + 1
             return
-        for i in range(count):
-            yield ModelRun((i,), {k: v[i : i + 1] for k, v in feeds.items()}, {} if i else unusual)
+        outside = (matrix < self.minimum) | (matrix > self.maximum)
+        if np.count_nonzero(outside):
+            for kind, number in zip(self.types, outside.sum(axis=1), strict=True):
+                if number:
+                    counts[kind.feature.name] = int(number)
 
-    return make
+
+def _tabular_batcher(
+    manifest: Manifest, types: Sequence[FeatureType]
+) -> Callable[[Columns], Iterator[ModelRun]]:
+    dtypes = dict.fromkeys(tensor.dtype for tensor in manifest.inputs)
+    groups = [_Group(manifest, types, name) for name in dtypes]
+    is_single = manifest.execution.batch == "single"
+
+    def batches(columns: Columns) -> Iterator[ModelRun]:
+        feeds: dict[str, Array] = {}
+        counts: dict[str, int] = {}
+        for group in groups:
+            group.fill(columns, feeds, counts)
+        rows = len(columns[0])
+        if not is_single:
+            yield ModelRun(range(rows), feeds, counts)
+            return
+        for i in range(rows):
+            feed = {name: values[i : i + 1] for name, values in feeds.items()}
+            yield ModelRun((i,), feed, {} if i else counts)
+
+    return batches
 
 
-def _tensor(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun]]:
+def bounds_lengths(tensor: Tensor) -> bool:
+    """Return whether the contract says something about the lengths of an input's free axes."""
+    return bool(tensor.axes or tensor.min_shape or tensor.max_shape)
+
+
+def length_problem(
+    inputs: Sequence[Tensor], shapes: Sequence[Sequence[int]]
+) -> tuple[int, str] | None:
+    """Return number and problem of the first input whose free axes break the contract.
+
+    Free axes of one name have one length. `shapes` are those of the inputs, with or without the
+    axis of the rows, which is never bounded.
+    """
+    lengths: dict[str, tuple[str, int]] = {}
+    for i, (tensor, shape) in enumerate(zip(inputs, shapes, strict=True)):
+        rank = len(tensor.shape)
+        names = tensor.axes or ("",) * rank
+        unbounded = (None,) * rank
+        axes = zip(
+            names,
+            tensor.shape,
+            tensor.min_shape or unbounded,
+            tensor.max_shape or unbounded,
+            strict=True,
+        )
+        for (name, size, low, high), length in zip(
+            [*axes][rank - len(shape) :], shape, strict=True
+        ):
+            if size is not None:
+                continue
+            if low is not None and length < low:
+                return i, f"a free axis must have at least {low} items"
+            if high is not None and length > high:
+                return i, f"a free axis must have at most {high} items"
+            first, other = lengths.setdefault(name, (tensor.name, length))
+            if name and other != length:
+                return i, f"its axis {name} must be as long as that of {first}"
+    return None
+
+
+def _tensor_batcher(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun]]:
     inputs, batch = manifest.inputs, manifest.execution.batch
-    axes = 0 if batch == "none" else 1
+    ranks = [len(manifest.row_shape(tensor)) for tensor in inputs]
     limit = manifest.limits.elements
+    checks_lengths = any(map(bounds_lengths, inputs))
 
-    def array(value: Any, tensor: Tensor, i: int) -> Array:
+    def to_array(value: Any, tensor: Tensor, rank: int, i: int) -> Array:
         try:
-            values = np.asarray(value, dtype(tensor.dtype))
-            wrong = values.ndim != len(tensor.shape) - axes  # ragged strings raise nothing
+            array = np.asarray(value, dtype(tensor.dtype))
+            is_ragged = array.ndim != rank  # ragged strings raise nothing
         except ValueError:
-            wrong = True
+            is_ragged = True
         where = pointer("instances", i, tensor.name)
-        if wrong:
+        if is_ragged:
             raise ContractViolation([Violation(where, "ragged", "the lists differ in length")])
-        if values.size > limit:
+        if array.size > limit:
             message = f"a tensor has at most {limit} elements"
             raise ContractViolation([Violation(where, "too_many_elements", message)])
-        return values
+        return array
 
-    def make(columns: Columns) -> Iterator[ModelRun]:
+    def batches(columns: Columns) -> Iterator[ModelRun]:
         arrays = [
-            [array(value, tensor, i) for i, value in enumerate(column)]
-            for tensor, column in zip(inputs, columns, strict=True)
+            [to_array(value, tensor, rank, i) for i, value in enumerate(column)]
+            for tensor, rank, column in zip(inputs, ranks, columns, strict=True)
         ]
         groups: dict[Any, list[int]] = {}
         for i in range(len(columns[0])):
+            shapes = tuple(column[i].shape for column in arrays)
+            if checks_lengths and (problem := length_problem(inputs, shapes)):
+                where = pointer("instances", i, inputs[problem[0]].name)
+                raise ContractViolation([Violation(where, "wrong_length", problem[1])])
             # only rows of the same shapes can be stacked, and only where there is a free axis
-            key = tuple(column[i].shape for column in arrays) if batch == "dynamic" else i
-            groups.setdefault(key, []).append(i)
+            groups.setdefault(shapes if batch == "dynamic" else i, []).append(i)
         for members in groups.values():
             feeds = {
                 tensor.name: column[members[0]]
@@ -177,4 +229,4 @@ def _tensor(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun]]:
             }
             yield ModelRun(members, feeds, {})
 
-    return make
+    return batches

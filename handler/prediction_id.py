@@ -126,10 +126,13 @@ def primary_output(manifest: Manifest) -> tuple[int, Output | None]:
 
 
 def derive_key(secret: str, purpose: bytes) -> bytes:
-    """Return the key for a purpose of at most 8 bytes, so that no key serves two of them."""
+    """Return the key for a purpose of at most 8 bytes, so that no key serves two of them.
+
+    Of several secrets, separated by spaces, it is the first one's.
+    """
     from hashlib import blake2s
 
-    return blake2s(secret.encode(), person=purpose).digest()
+    return blake2s(secret.split()[0].encode(), person=purpose).digest()
 
 
 def signer(secret: str) -> Mac:
@@ -137,12 +140,11 @@ def signer(secret: str) -> Mac:
 
     Of several secrets, separated by spaces, the first one signs; the others verify old ids.
     """
-    secrets = secret.split()
-    if not secrets:
+    if not secret.split():
         return lambda body: crc32(body).to_bytes(8)
     from hashlib import blake2s
 
-    keyed = blake2s(key=derive_key(secrets[0], b"id"), digest_size=8)
+    keyed = blake2s(key=derive_key(secret, b"id"), digest_size=8)
 
     def sign(body: bytes) -> bytes:
         state = keyed.copy()  # it has hashed the key's block already

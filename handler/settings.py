@@ -72,7 +72,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         function=environ.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
         function_version=environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
         log_payloads=cast(LogPayloads, choice("LOG_PAYLOADS", LOG_PAYLOADS, "off")),
-        prediction_id_secret=environ.get("PREDICTION_ID_SECRET", ""),
+        prediction_id_secret=environ.get("PREDICTION_ID_SECRET", "").strip(),
         jobs_bucket=environ.get("JOBS_BUCKET", ""),
         jobs_queue_url=environ.get("JOBS_QUEUE_URL", ""),
         # SQS keeps a message for 14 days and takes a maxReceiveCount of 1000

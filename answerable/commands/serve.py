@@ -16,7 +16,7 @@ import socket
 import sys
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,9 +132,15 @@ def create_app(
             return _file(FILES[name])
         if name == "report.html":
             return Response(_report(environment), media_type="text/html", headers=REPORT)
-        if name not in DATA:
+        if name == "start.json":
+            return Response(_start(environment), media_type=JSON, headers=SECURITY)
+        if name != "example.json":
             return Response("Not found", 404)
-        return Response(DATA[name](environment), media_type=JSON, headers=SECURITY)
+        try:
+            content = _example(environment, request.query_params)
+        except (ValueError, IndexError, TypeError):
+            return Response("row is a golden row's number, changes a JSON object", 400)
+        return Response(content, media_type=JSON, headers=SECURITY)
 
     app = Starlette(routes=[Route("/docs", page), Route("/docs/{name}", page)], lifespan=lifespan)
     app.router.default = forward
@@ -152,8 +158,7 @@ def _swagger() -> Path:
 FILES = {
     "docs.html": PAGES / "docs.html",
     "docs.js": PAGES / "docs.js",
-    "start.css": PAGES / "start.css",
-    "start.js": PAGES / "start.js",
+    **{name: PAGES / name for name in ("format.js", "start.css", "start.js")},
     "swagger-ui.css": _swagger() / "swagger-ui.css",
     "swagger-ui-bundle.js": _swagger() / "swagger-ui-bundle.js",
 }
@@ -187,12 +192,13 @@ class _Keeper(io.TextIOBase):
         self._out.flush()
 
 
-def _example(environment: LocalLambda) -> bytes:
-    """A body that `/predict` takes."""
-    return orjson.dumps({"instances": [environment.served.golden[0]["instance"]]})
+def _example(environment: LocalLambda, query: Mapping[str, str] = {}) -> bytes:
+    """Return a body for `/predict`: a golden row, by number, with `changes` of its fields.
 
-
-DATA = {"start.json": _start, "example.json": _example}
+    Raise ValueError, IndexError or TypeError for a query that is none.
+    """
+    instance = environment.served.golden[int(query.get("row", 0))]["instance"]
+    return orjson.dumps({"instances": [instance | orjson.loads(query.get("changes", "{}"))]})
 
 
 def _response(answer: HttpResponse) -> Response:

@@ -20,9 +20,9 @@ from answerable.local import event_sources
 from answerable.local.event_sources import HttpRequest, HttpResponse
 from handler import manifest as manifests
 from handler import settings
-from handler.contract import example
 from handler.errors import ApiError, ArtifactError, PayloadTooLarge, ServerError
 from handler.manifest import Manifest
+from handler.validate import example
 
 GOLDEN = "golden.jsonl"
 MAX_RECORDS = 20_000  # the latest are kept for the report

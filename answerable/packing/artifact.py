@@ -13,7 +13,14 @@ from answerable.packing import openapi
 from answerable.packing.errors import PackError
 from handler import manifest as manifests
 from handler.errors import ArtifactError
-from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, OPENAPI_FILE_NAME, File, Manifest
+from handler.manifest import (
+    DIGEST_FILE_NAME,
+    FILE_NAME,
+    OPENAPI_FILE_NAME,
+    File,
+    Manifest,
+    to_plain,
+)
 from infra.project import previous_dir
 
 WIDTH = 100
@@ -74,7 +81,7 @@ def packed_version(directory: Path) -> str:
 
 def write(directory: Path, manifest: Manifest) -> None:
     """Write the files that follow from the manifest."""
-    for name, content in contents(_plain(manifest), openapi.render(manifest)).items():
+    for name, content in contents(to_plain(manifest), openapi.render(manifest)).items():
         (directory / name).write_bytes(content)
 
 
@@ -88,19 +95,6 @@ def contents(manifest: dict[str, Any], document: bytes) -> dict[str, bytes]:
     text = f"{_render(manifest, 0)}\n".encode()
     digest = f"{hashlib.sha256(text).hexdigest()}\n".encode()
     return {OPENAPI_FILE_NAME: document, FILE_NAME: text, DIGEST_FILE_NAME: digest}
-
-
-def _plain(value: Any) -> Any:
-    """NamedTuples as dicts without the fields that have their default."""
-    if hasattr(value, "_fields"):
-        defaults = value._field_defaults
-        pairs = zip(value._fields, value, strict=True)
-        return {k: _plain(v) for k, v in pairs if k not in defaults or v != defaults[k]}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _render(value: Any, depth: int) -> str:

@@ -1,61 +1,84 @@
-"""Empirical distributions: what live values are ranked in, so that no drift means uniform ranks."""
+"""The empirical distributions of a sample, against which live values are binned."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from answerable.packing.table import Array, Columns
-from handler.manifest import BY_CLASS, Baseline, Distribution, Feature, Output
+from handler.drift import summaries
+from handler.feature_types import FeatureType
+from handler.manifest import BY_CLASS, Baseline, Distribution, Output, Tensor
 
 KNOTS = 41  # quantiles 0, 1/40 … 1
-CLASSES = 10  # the first classes of probabilities that get a distribution
+MAX_CLASSES = 10  # classes of probabilities that get a distribution
 
 
 def measure(
-    features: Sequence[Feature], columns: Columns, outputs: Sequence[Output], answers: list[Array]
+    types: Sequence[FeatureType],
+    columns: Columns,
+    outputs: Sequence[Output],
+    results: Sequence[Array],
+    inputs: Sequence[Tensor] = (),
+    feeds: Mapping[str, Array] | None = None,
 ) -> Baseline:
-    """The distributions of every feature and of every output but raw tensors.
+    """Return the distributions of features and outputs, and of summaries of raw tensors.
 
-    `answers` are the packed model's own, one array [rows, …] per output.
+    `columns` are the features' values in their JSON form. `results` are the packed model's, one
+    array [rows, …] per output. `inputs` and `feeds` are summarised if there are no features.
     """
-    inputs = {}
-    for feature in features:
-        values = columns[feature.name]
-        if feature.type == "text":
-            values = [None if value is None else len(value) for value in values]
-        discrete = feature.type in ("category", "boolean")
-        inputs[feature.name] = (categories if discrete else numbers)(values)
-    results = {}
-    for output, array in zip(outputs, answers, strict=True):
+    features: dict[str, Distribution] = {}
+    for kind in types:
+        sample = columns[kind.feature.name]
+        convert = len if kind.binned_by_length else kind.to_graph
+        values = [None if value is None else convert(value) for value in sample]
+        features[kind.feature.name] = (categories if kind.discrete else numbers)(values)
+    for tensor in () if types else inputs:
+        rows = feeds[tensor.name] if feeds else ()
+        features |= _summaries(tensor.name, summaries.names(tensor.dtype, False), rows)
+    distributions: dict[str, Distribution] = {}
+    for output, array in zip(outputs, results, strict=True):
         if output.kind == "value":
-            results[output.name] = numbers(_short(array))
+            distributions[output.name] = numbers(_shortest(array))
         elif output.kind == "label":
-            results[output.name] = categories(array.ravel().tolist())
+            distributions[output.name] = categories(array.ravel().tolist())
         elif output.kind in BY_CLASS:
-            for i, name in enumerate(output.classes[:CLASSES]):
-                results[f"{output.name}.{name}"] = numbers(_short(array[:, i]))
-    return Baseline(len(answers[0]), inputs, results)
+            for i, name in enumerate(output.classes[:MAX_CLASSES]):
+                distributions[f"{output.name}.{name}"] = numbers(_shortest(array[:, i]))
+        else:
+            names = summaries.names(output.dtype, True)
+            distributions |= _summaries(output.name, names, array)
+    return Baseline(len(results[0]), features, distributions)
+
+
+def _summaries(name: str, names: Iterable[str], rows: Iterable[Any]) -> dict[str, Distribution]:
+    """Return the distribution of each summary that any row has."""
+    values = {summary: [summaries.summarise(summary, row) for row in rows] for summary in names}
+    return {
+        f"{name}.{summary}": numbers(found)
+        for summary, found in values.items()
+        if any(value is not None for value in found)
+    }
 
 
 def numbers(values: Sequence[Any]) -> Distribution:
-    """The distribution of numbers, None being missing.
+    """Return the distribution of numbers; None is missing.
 
-    Few different values are all kept, as steps. Of many, the quantiles are: each is a value that
-    occurred, with the exact F just below and up to it, so that a value of some weight is a step.
+    Up to 40 distinct values are all kept, as steps. Of more, the quantiles are kept: values that
+    occurred, with the exact F just below and at them, so that a frequent value is a step.
     """
     known = np.sort(np.array([value for value in values if value is not None]))
     kept = np.unique(known)
     if len(kept) > KNOTS - 1:
         kept = np.unique(np.quantile(known, np.linspace(0, 1, KNOTS), method="inverted_cdf"))
-    below = np.searchsorted(known, kept, "left") / max(len(known), 1)
-    upto = np.searchsorted(known, kept, "right") / max(len(known), 1)
-    return _distribution(values, kept.tolist(), below.tolist(), upto.tolist())
+    left = np.searchsorted(known, kept, "left") / max(len(known), 1)
+    right = np.searchsorted(known, kept, "right") / max(len(known), 1)
+    return _distribution(values, kept.tolist(), left.tolist(), right.tolist())
 
 
 def categories(values: Sequence[Any]) -> Distribution:
-    """The distribution of categories, the most frequent first, None being missing."""
+    """Return the distribution of categories, the most frequent first; None is missing."""
     counts = Counter(value for value in values if value is not None)
     kept = sorted(counts, key=lambda value: (-counts[value], value))
     edges = np.cumsum([0, *(counts[value] for value in kept)]) / max(counts.total(), 1)
@@ -63,18 +86,18 @@ def categories(values: Sequence[Any]) -> Distribution:
 
 
 def _distribution(
-    values: Sequence[Any], kept: list[Any], below: list[float], upto: list[float]
+    values: Sequence[Any], kept: list[Any], cdf_left: list[float], cdf_right: list[float]
 ) -> Distribution:
     missing = sum(value is None for value in values)
     return Distribution(
         rows=len(values) - missing,
         missing_share=round(missing / len(values), 6),
         values=tuple(kept),
-        cdf_left=tuple(round(share, 6) for share in below),
-        cdf_right=tuple(round(share, 6) for share in upto),
+        cdf_left=tuple(round(share, 6) for share in cdf_left),
+        cdf_right=tuple(round(share, 6) for share in cdf_right),
     )
 
 
-def _short(array: Array) -> list[float]:
-    """Floats in the shortest form of their own dtype: 0.1, not 0.10000000149011612."""
+def _shortest(array: Array) -> list[float]:
+    """Return floats in the shortest form of their own dtype: 0.1, not 0.10000000149011612."""
     return [float(str(value)) for value in array.ravel()]

@@ -1,4 +1,4 @@
-"""The contract file: what a human states about a model and the data cannot say.
+"""The contract file: what a person states about a model because the data cannot show it.
 
 description = "…"                  runbook = "…"
 [features.age]                     any field of handler.manifest.Feature but name, input, column
@@ -9,6 +9,7 @@ description = "…"                  runbook = "…"
 """
 
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +18,15 @@ import yaml
 from answerable.packing.errors import PackError
 from handler.manifest import Alarms, Decision, Feature, Limits, OutcomeValue
 
-TOP = ("description", "runbook", "features", "outputs", "limits", "alarms", "outcome_value")
-FEATURE = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
-OUTPUT = ("name", "unit", "description", "kind", "classes", "decision")
+TOP_KEYS = ("description", "runbook", "features", "outputs", "limits", "alarms", "outcome_value")
+FEATURE_KEYS = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
+OUTPUT_KEYS = ("name", "unit", "description", "kind", "classes", "decision")
 
 Fields = dict[str, Any]
 
 
 class ContractFile(NamedTuple):
-    """A contract file's content, its keys known to be ours; the values are yet to be checked."""
+    """A contract file's content. Its keys are checked, its values are not yet."""
 
     description: str = ""
     runbook: str = ""
@@ -37,7 +38,7 @@ class ContractFile(NamedTuple):
 
 
 def read(path: Path) -> ContractFile:
-    """Read TOML or YAML, by suffix. Raises PackError, naming the first key that is unknown."""
+    """Read TOML or YAML, by suffix. Raise PackError, naming the first unknown key."""
     if path.suffix not in (".toml", ".yaml", ".yml"):
         raise PackError(f"{path}: the contract file must be .toml, .yaml or .yml")
     try:
@@ -57,8 +58,8 @@ def read(path: Path) -> ContractFile:
                 raise PackError(f"{path}: unknown key {place}; known are {', '.join(known)}")
         return {str(key): _frozen(item) for key, item in value.items()}
 
-    document = table(document, "", TOP)
-    for part, known in (("features", FEATURE), ("outputs", OUTPUT)):
+    document = table(document, "", TOP_KEYS)
+    for part, known in (("features", FEATURE_KEYS), ("outputs", OUTPUT_KEYS)):
         tables = table(document.get(part, {}), part)
         document[part] = {
             name: table(value, f"{part}.{name}", known) for name, value in tables.items()
@@ -76,4 +77,7 @@ def read(path: Path) -> ContractFile:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    """Return a list as a tuple, and a date of TOML or YAML as its ISO 8601 text."""
+    if isinstance(value, date):  # a datetime is one
+        return value.isoformat()
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -2,12 +2,14 @@
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnxruntime as ort
 
 from answerable.packing.errors import PackError
 from answerable.packing.graph import reason
@@ -28,14 +30,20 @@ ROUNDS, ROUND_SECONDS = 7, 0.02
 MIN_NOTICEABLE_SECONDS = 0.001  # seconds a run
 
 
-def runner(session: Any, names: Sequence[str] | None = None) -> Run:
-    """The session's run, its failures as PackError."""
+def runner(session: Any, max_seconds: float | None = None) -> Run:
+    """Return the session's run. It raises PackError for failures, and after `max_seconds`."""
 
     def run(feeds: Samples) -> Sequence[Any]:
+        options = ort.RunOptions()
+        timer = threading.Timer(max_seconds or 0, setattr, (options, "terminate", True))
+        if max_seconds is not None:
+            timer.start()
         try:
-            outputs: Sequence[Any] = session.run(names, feeds)
+            outputs: Sequence[Any] = session.run(None, feeds, options)
         except Exception as error:
             raise PackError(f"the model fails on the sample: {reason(error)}") from None
+        finally:
+            timer.cancel()
         return outputs
 
     return run

@@ -1,4 +1,4 @@
-"""Golden rows: instances whose answers must never change, the contract's edges among them."""
+"""Golden rows: instances whose predictions must never change, the contract's edges included."""
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -10,72 +10,59 @@ import orjson
 from answerable.packing.execution import Samples, n_rows
 from answerable.packing.sample import Sample
 from answerable.packing.table import Columns
-from handler.manifest import Feature
+from handler.feature_types import FeatureType
 
-ROWS = 64
-TYPICAL = 3
-ELEMENTS = 20_000  # of a tensor instance, in all golden rows together
+MAX_ROWS = 64
+SAMPLE_ROWS = 3
+MAX_ELEMENTS = 20_000  # of all golden rows of a tensor contract together
 
 Instance = dict[str, Any]
 Named = tuple[str, Instance]
 
 
 def choose(sample: Sample) -> list[Named]:
-    """The golden rows of a sample."""
-    if sample.features:
-        return tabular(sample.features, sample.columns)
+    """Return the golden rows of a sample."""
+    if sample.types:
+        return tabular(sample.types, sample.columns)
     return tensors(sample.feeds, sample.origin)
 
 
-def tabular(features: Sequence[Feature], columns: Columns) -> list[Named]:
-    """Rows of the sample, and each feature's edges, one at a time in an otherwise typical row.
+def tabular(types: Sequence[FeatureType], columns: Columns) -> list[Named]:
+    """Return rows of the sample, and typical rows with one feature at an edge each.
 
-    Where those are more than ROWS, rows with every feature at an edge come first, so that none is
-    left out.
+    If there are too many of those, rows with every feature at an edge come first, so that no
+    feature is left out.
     """
-    rows = len(next(iter(columns.values())))
-    chosen = sorted({i * (rows - 1) // (TYPICAL - 1) for i in range(TYPICAL)})
+    names = [kind.feature.name for kind in types]
+    last = len(columns[names[0]]) - 1
+    chosen = sorted({i * last // (SAMPLE_ROWS - 1) for i in range(SAMPLE_ROWS)})
     named: list[Named] = [
-        (f"row {i + 1} of the sample", {f.name: columns[f.name][i] for f in features})
-        for i in chosen
+        (f"row {i + 1} of the sample", {name: columns[name][i] for name in names}) for i in chosen
     ]
-    typical = {feature.name: feature.example for feature in features}
-    edges = [(f, list(_edges(f, columns[f.name]))) for f in features]
+    typical = {kind.feature.name: kind.feature.example for kind in types}
+    edges = [list(_edges(kind, columns[name])) for kind, name in zip(types, names, strict=True)]
     single = [
-        (f"{edge} of {feature.name}", typical | {feature.name: value})
-        for feature, found in edges
-        for edge, value in found
+        (f"{edge} of {name}", typical | {name: value})
+        for name, feature_edges in zip(names, edges, strict=True)
+        for edge, value in feature_edges
     ]
-    if len(named) + len(single) > ROWS:
-        names = [feature.name for feature in features]
-        for number, values in enumerate(zip_longest(*(found for _, found in edges)), 1):
-            changed = {
-                name: edge[1] for name, edge in zip(names, values, strict=True) if edge is not None
-            }
+    if len(named) + len(single) > MAX_ROWS:
+        for number, row in enumerate(zip_longest(*edges), 1):
+            changed = {n: edge[1] for n, edge in zip(names, row, strict=True) if edge is not None}
             named.append((f"edge {number} of every feature", typical | changed))
-    return (named + single)[:ROWS]
+    return (named + single)[:MAX_ROWS]
 
 
-def _edges(feature: Feature, column: list[Any]) -> Iterator[tuple[str, Any]]:
-    present = [value for value in column if value is not None]
-    if feature.nullable:
+def _edges(kind: FeatureType, column: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    if kind.feature.nullable:
         yield "missing", None
-    if feature.type in ("number", "integer"):
-        yield "minimum", min(present) if feature.minimum is None else feature.minimum
-        yield "maximum", max(present) if feature.maximum is None else feature.maximum
-    elif feature.type == "category":
-        yield from ((f"category {i}", value) for i, value in enumerate(feature.categories, 1))
-    elif feature.type == "boolean":
-        yield from (("false", False), ("true", True))
-    else:
-        yield "shortest", min(present, key=len)
-        yield "longest", max(present, key=len)
+    yield from kind.edges([value for value in column if value is not None])
 
 
 def tensors(samples: Samples, origin: str) -> list[Named]:
-    """The first instances of a tensor contract's sample, large ones fewer."""
+    """Return the first instances of a tensor contract's sample, fewer of large ones."""
     size = sum(array[0, ...].size for array in samples.values())
-    number = max(1, min(8, n_rows(samples), ELEMENTS // max(size, 1)))
+    number = max(1, min(8, n_rows(samples), MAX_ELEMENTS // max(size, 1)))
     return [
         (f"{origin} {i + 1}", {name: array[i] for name, array in samples.items()})
         for i in range(number)
@@ -83,7 +70,7 @@ def tensors(samples: Samples, origin: str) -> list[Named]:
 
 
 def dumps(value: Any) -> bytes:
-    """JSON, arrays and numbers in the shortest form of their own dtype."""
+    """Return JSON, with arrays and numbers in the shortest form of their own dtype."""
 
     def strings(array: Any) -> Any:
         if isinstance(array, np.ndarray):

@@ -1,6 +1,4 @@
-"""Limits that let every legal request through, and not much more: they bound what hostile bodies
-can cost.
-"""
+"""Default limits: every legal request fits, and hostile bodies cost little more than those."""
 
 import math
 from collections.abc import Sequence
@@ -9,95 +7,86 @@ import orjson
 
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
-from answerable.packing.execution import Batch
 from answerable.packing.table import Array
-from handler.manifest import Feature, Limits, Output, Tensor
+from handler.feature_types import FeatureType
+from handler.manifest import BatchMode, Limits, Output, Shape, Tensor, row_shape
 
-ROWS = 1000
-BODY = 6_000_000  # of Lambda's 6 MiB, the rest is the gateway's envelope
-LEAST_BODY = 16 * 1024
-FREE = 512  # the least that a free axis other than the rows may be long
-PER_ROW = 200  # a prediction's id, and room
+MAX_ROWS = 1000
+MAX_BODY_BYTES = 6_000_000  # of Lambda's 6 MiB, the rest is the gateway's envelope
+MIN_BODY_BYTES = 16 * 1024
+MIN_FREE_LENGTH = 512  # that is allowed on a free axis other than the rows
+ROW_OVERHEAD_BYTES = 200  # a prediction's id, and some room
+NUMBER_BYTES = {
+    "bool": 6,
+    "int8": 5,
+    "uint8": 4,
+    "int16": 7,
+    "uint16": 6,
+    "int32": 12,
+    "uint32": 11,
+    "int64": 21,
+    "uint64": 21,
+    "float16": 12,
+    "float32": 16,
+    "float64": 25,
+    "string": 64,
+}  # of one element and a comma in JSON; the longest, apart from strings
 
 
 def default(
-    features: Sequence[Feature],
+    types: Sequence[FeatureType],
     inputs: Sequence[Tensor],
     outputs: Sequence[Output],
     arrays: tuple[dict[str, Array], Sequence[Array]],
-    batch: Batch,
+    batch: BatchMode,
     stated: Fields,
 ) -> Limits:
-    """The limits of a contract. `arrays` are a sample of the inputs, by name, and the answers to
-    it, each with the instances as leading axis.
+    """Return the limits of a contract; stated ones win.
+
+    `arrays` are a sample of the inputs, by name, and its outputs, each with the rows as the
+    leading axis.
     """
-    samples, answers = arrays
-    skip = 0 if batch == "none" else 1
-    if features:
-        row = 3 + sum(_feature_bytes(feature) for feature in features)
+    samples, results = arrays
+    shapes = [row_shape(tensor.shape, batch) for tensor in inputs]
+    if types:
+        row = 3 + sum(_json_bytes(kind.feature.name) + kind.max_json_chars() for kind in types)
     else:
         row = sum(
-            math.prod(samples[tensor.name].shape[1:]) * _number(tensor.dtype)
-            + len(orjson.dumps(tensor.name))
-            + 4
+            math.prod(samples[tensor.name].shape[1:]) * NUMBER_BYTES[tensor.dtype]
+            + _json_bytes(tensor.name)
+            + 2
             for tensor in inputs
         )
-    answer = PER_ROW
-    for output, array in zip(outputs, answers, strict=True):
-        elements = math.prod(array.shape[1:])
-        answer += elements * _number(output.dtype) + len(orjson.dumps(output.name)) + 2
-        answer += sum(len(orjson.dumps(str(name))) + 2 for name in output.classes)
-    most = BODY // answer if features else min(BODY // answer, BODY // row)
-    rows = stated.get("rows", max(1, min(ROWS, most)))
+    prediction = ROW_OVERHEAD_BYTES
+    for output, array in zip(outputs, results, strict=True):
+        prediction += math.prod(array.shape[1:]) * NUMBER_BYTES[output.dtype]
+        prediction += _json_bytes(output.name)
+        prediction += sum(_json_bytes(str(name)) for name in output.classes)
+    fitting = MAX_BODY_BYTES // (prediction if types else max(prediction, row))
+    rows = stated.get("rows", max(1, min(MAX_ROWS, fitting)))
     if not isinstance(rows, int):
         raise PackError("the contract file's limits.rows is not a whole number")
-    free = any(None in tensor.shape[skip:] for tensor in inputs)
-    return Limits(
-        **{
-            "rows": rows,
-            "body_bytes": BODY if free else max(LEAST_BODY, min(BODY, 2 * rows * row)),
-            "response_bytes": BODY,
-            "elements": max(
-                _elements(tensor.shape[skip:], samples[tensor.name].shape[1:]) for tensor in inputs
-            ),
-        }
-        | stated
+    body_bytes = max(MIN_BODY_BYTES, min(MAX_BODY_BYTES, 2 * rows * row))
+    if any(None in shape for shape in shapes):
+        body_bytes = MAX_BODY_BYTES
+    elements = max(
+        _max_elements(shape, samples[tensor.name].shape[1:])
+        for tensor, shape in zip(inputs, shapes, strict=True)
     )
+    fields = {"rows": rows, "body_bytes": body_bytes, "response_bytes": MAX_BODY_BYTES}
+    return Limits(**fields | {"elements": elements} | stated)
 
 
-def _elements(shape: Sequence[int | None], seen: Sequence[int]) -> int:
-    """Return the most elements of one instance: free axes twice as long as seen, as a body allows.
+def _max_elements(shape: Shape, sample_shape: Sequence[int]) -> int:
+    """Return the most elements of a row: free axes twice as long as in the sample, as a body allows.
 
     An element has at least two characters in JSON.
     """
-    axes = zip(shape, seen, strict=True)
-    longest = math.prod(max(FREE, 2 * now) if size is None else size for size, now in axes)
-    return max(math.prod(seen), min(longest, BODY // 2))
+    axes = zip(shape, sample_shape, strict=True)
+    most = math.prod(max(MIN_FREE_LENGTH, 2 * n) if size is None else size for size, n in axes)
+    return max(math.prod(sample_shape), min(most, MAX_BODY_BYTES // 2))
 
 
-def _number(dtype: str) -> int:
-    """The bytes of one element and a comma in JSON, at its longest but for strings."""
-    return {
-        "bool": 6,
-        "int8": 5,
-        "uint8": 4,
-        "int16": 7,
-        "uint16": 6,
-        "int32": 12,
-        "uint32": 11,
-        "int64": 21,
-        "uint64": 21,
-        "float16": 12,
-        "float32": 16,
-        "float64": 25,
-        "string": 64,
-    }[dtype]
-
-
-def _feature_bytes(feature: Feature) -> int:
-    name = len(orjson.dumps(feature.name)) + 2
-    if feature.type == "text":
-        return name + 4 * (feature.max_length or 1024) + 2  # UTF-8 takes up to four bytes
-    if feature.type == "category" and feature.unknown_category == "reject":
-        return name + max(len(orjson.dumps(value)) for value in feature.categories)
-    return name + 25
+def _json_bytes(name: str) -> int:
+    """Return the bytes of a key, its colon and a comma."""
+    return len(orjson.dumps(name)) + 2

@@ -8,59 +8,33 @@ from typing import Any
 import orjson
 
 from answerable.packing import protocol_schemas
-from handler import app, prediction_id
-from handler.contract import example, number_bounds
-from handler.errors import MAX_VIOLATIONS, ApiError, Violation
+from handler import app, feature_types, prediction_id
+from handler.errors import (
+    MAX_VIOLATIONS,
+    ApiError,
+    BadRequest,
+    Conflict,
+    ContractViolation,
+    DeadlineExceeded,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    PayloadTooLarge,
+    ServerError,
+    UnsupportedMediaType,
+    Violation,
+    pointer,
+)
+from handler.feature_types import element_json_schema
 from handler.http import CSV, JSON, NPY, OCTET_STREAM, PROBLEM_JSON
-from handler.manifest import BY_CLASS, Feature, Manifest, Output
+from handler.manifest import BY_CLASS, Manifest, Output, Shape
+from handler.validate import example
 
 Schema = dict[str, Any]
 
 
-def feature_schema(feature: Feature, dtype: str) -> Schema:
-    """Return the JSON Schema of one feature, as `contract.feature_schema` enforces it."""
-    kind = {"category": "string", "text": "string", "boolean": "boolean"}.get(
-        feature.type, feature.type
-    )
-    schema: Schema = {"type": kind}
-    text = [feature.description, f"Unit: {feature.unit}." if feature.unit else ""]
-    if feature.type == "category":
-        if feature.unknown_category == "reject":
-            schema = {"enum": list(feature.categories)}
-        else:
-            schema = element_schema(dtype)
-            text.append(f"Known: {', '.join(map(str, feature.categories))}.")
-    elif feature.type in ("number", "integer"):
-        low, high = feature.minimum, feature.maximum
-        if feature.out_of_range == "reject":
-            schema |= {"minimum": low} if low is not None else {}
-            schema |= {"maximum": high} if high is not None else {}
-        elif low is not None or high is not None:
-            text.append(f"Usual range: {low} to {high}.")
-    elif feature.max_length is not None:
-        schema["maxLength"] = feature.max_length
-    if feature.nullable:
-        schema = {"anyOf": [schema, {"type": "null"}]}
-    if any(text):
-        schema["description"] = " ".join(filter(None, text))
-    if feature.example is not None:
-        schema["examples"] = [feature.example]
-    return schema
-
-
-def element_schema(dtype: str) -> Schema:
-    """Return the JSON Schema of one element of a tensor."""
-    if dtype in ("string", "bool"):
-        return {"type": "string" if dtype == "string" else "boolean"}
-    if dtype.startswith("float"):
-        return {"type": "number"}
-    low, high = number_bounds(dtype)
-    return {"type": "integer", "minimum": low, "maximum": high}
-
-
-def tensor_schema(dtype: str, shape: tuple[int | None, ...]) -> Schema:
-    """Return the schema of nested arrays of `shape`. A None axis has any length."""
-    schema = element_schema(dtype)
+def tensor_schema(schema: Schema, shape: Shape) -> Schema:
+    """Return nested arrays of `shape` with elements of `schema`; a None axis is of any length."""
     for size in reversed(shape):
         schema = {"type": "array", "items": schema}
         if size is not None:
@@ -68,17 +42,19 @@ def tensor_schema(dtype: str, shape: tuple[int | None, ...]) -> Schema:
     return schema
 
 
-def output_schema(output: Output, batched: bool) -> Schema:
+def output_schema(output: Output, shape: Shape) -> Schema:
     """Return the JSON Schema of one field of a prediction."""
     if output.kind == "value":
         schema: Schema = {"type": "integer" if "int" in output.dtype else "number"}
     elif output.kind == "label":
-        schema = {"enum": list(output.classes)} if output.classes else element_schema(output.dtype)
+        schema = (
+            {"enum": list(output.classes)} if output.classes else element_json_schema(output.dtype)
+        )
     elif output.kind in BY_CLASS:
         names = [str(value) for value in output.classes]
         schema = _closed({name: {"type": "number"} for name in names})
     else:
-        schema = tensor_schema(output.dtype, output.shape[1:] if batched else output.shape)
+        schema = tensor_schema(element_json_schema(output.dtype), shape)
     text = " ".join(filter(None, [output.description, output.unit and f"Unit: {output.unit}."]))
     return schema | ({"description": text} if text else {})
 
@@ -95,19 +71,23 @@ def _closed(properties: Schema, optional: tuple[str, ...] = ()) -> Schema:
 def instance_schema(manifest: Manifest) -> Schema:
     """Return the JSON Schema of one instance."""
     if not manifest.features:
-        skip = 0 if manifest.execution.batch == "none" else 1
-        return _closed({t.name: tensor_schema(t.dtype, t.shape[skip:]) for t in manifest.inputs})
-    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
+        return _closed(
+            {
+                t.name: tensor_schema(
+                    element_json_schema(t.dtype, t.minimum, t.maximum), manifest.row_shape(t)
+                )
+                for t in manifest.inputs
+            }
+        )
     return _closed(
-        {f.name: feature_schema(f, dtypes[f.input]) for f in manifest.features},
+        {kind.feature.name: kind.json_schema() for kind in feature_types.of(manifest)},
         optional=tuple(f.name for f in manifest.features if f.nullable),
     )
 
 
 def prediction_schema(manifest: Manifest) -> Schema:
     """Return the JSON Schema of one prediction."""
-    batched = manifest.execution.batch != "none"
-    fields = {output.name: output_schema(output, batched) for output in manifest.outputs}
+    fields = {o.name: output_schema(o, manifest.row_shape(o)) for o in manifest.outputs}
     for output in manifest.outputs:
         if output.decision:
             answers = [output.decision.above, output.decision.below]
@@ -178,12 +158,38 @@ def _titles_by_status(error: type[ApiError] = ApiError) -> dict[int, list[str]]:
 
 
 def _problems(*statuses: int, media_type: str = PROBLEM_JSON) -> Schema:
-    titles = _titles_by_status()
-    content = _content(_reference("Problem"), media_type)
+    """Return references to the shared responses of `_problem_responses`."""
+    suffix = "" if media_type == PROBLEM_JSON else "Json"
     return {
-        str(status): {"description": ". ".join(dict.fromkeys(titles[status])), "content": content}
+        str(status): {"$ref": f"#/components/responses/Problem{status}{suffix}"}
         for status in statuses
     }
+
+
+def _problem_responses(manifest: Manifest) -> Schema:
+    """Return the response of each status and media type, with an example as the function sends."""
+    name = (manifest.features or manifest.inputs)[0].name
+    examples: list[ApiError] = [
+        BadRequest("the body is not valid JSON (line 1 column 15)"),
+        NotFound("there is no such path"),
+        MethodNotAllowed("send POST"),
+        Conflict("the Idempotency-Key was used with another body"),
+        PayloadTooLarge.request(manifest.limits.body_bytes),
+        UnsupportedMediaType(f"send {JSON}"),
+        ContractViolation([Violation(pointer("instances", 0, name), "missing", "is required")]),
+        ServerError("the request failed"),
+        NotReady("the model is not loaded"),
+        DeadlineExceeded("the model did not finish in time"),
+    ]
+    titles, responses = _titles_by_status(), {}
+    for error in examples:
+        body = error.problem("5f0c1f3e-6c0b-4a57-9d5c-2b7d3f6a1e90")
+        for media_type, suffix in ((PROBLEM_JSON, ""), (JSON, "Json")):
+            responses[f"Problem{error.status}{suffix}"] = {
+                "description": ". ".join(dict.fromkeys(titles[error.status])),
+                "content": {media_type: {"schema": _reference("Problem"), "example": body}},
+            }
+    return responses
 
 
 def _predict(manifest: Manifest) -> Schema:
@@ -372,12 +378,13 @@ def document(manifest: Manifest) -> Schema:
             **_jobs(predict),
         },
         "components": {
+            "responses": _problem_responses(manifest),
             "schemas": {
                 "Instance": instance_schema(manifest),
                 "Prediction": prediction_schema(manifest),
                 "Problem": PROBLEM,
                 **protocol_schemas.schemas(manifest),
-            }
+            },
         },
     }
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
-from answerable.packing.execution import Batch
 from answerable.packing.graph import Classes
 from answerable.packing.table import Array
-from handler.manifest import BY_CLASS, Output, OutputKind, Tensor
+from handler.manifest import BY_CLASS, BatchMode, Output, OutputKind, Tensor, row_shape
 
 RESERVED = ("id", "prediction_id")  # keys of an answer, in /predict and in /v2
 # skl2onnx's names say nothing to a caller
@@ -25,7 +24,7 @@ NAMES = {
 def describe(
     tensors: Sequence[Tensor],
     arrays: Sequence[Array],
-    batch: Batch,
+    batch: BatchMode,
     classes: dict[str, Classes],
     stated: dict[str, Fields],
     tabular: bool,
@@ -70,7 +69,7 @@ def describe(
     return tuple(outputs)
 
 
-def _shape(tensor: Tensor, array: Array, batch: Batch, tabular: bool) -> tuple[int | None, ...]:
+def _shape(tensor: Tensor, array: Array, batch: BatchMode, tabular: bool) -> tuple[int | None, ...]:
     """Return the output's shape: of a table as measured, else as far as the graph declares it."""
     lead: tuple[int | None, ...] = {"dynamic": (None,), "single": (1,), "none": ()}[batch]
     rest, actual = tensor.shape[len(lead) :], array.shape[1:]
@@ -84,9 +83,9 @@ def _shape(tensor: Tensor, array: Array, batch: Batch, tabular: bool) -> tuple[i
 
 
 def _kind(
-    dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: Batch, array: Array
+    dtype: str, shape: tuple[int | None, ...], classes: Classes, batch: BatchMode, array: Array
 ) -> OutputKind:
-    rest = shape if batch == "none" else shape[1:]
+    rest = row_shape(shape, batch)
     if rest == () or (rest == (1,) and batch != "none"):
         if _fit(dtype, classes):
             return "label"
@@ -111,9 +110,9 @@ def _fit(dtype: str, classes: Classes) -> bool:
     return bool(classes) and fits and all(type(item) is wanted for item in classes)
 
 
-def _check(output: Output, batch: Batch) -> None:
+def _check(output: Output, batch: BatchMode) -> None:
     """What is stated of an output fits its tensor."""
-    rest = output.shape if batch == "none" else output.shape[1:]
+    rest = row_shape(output.shape, batch)
     numeric = output.dtype not in ("string", "bool")
     fits = {
         "value": rest in ((), (1,)) and numeric,

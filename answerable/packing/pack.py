@@ -108,7 +108,8 @@ def pack(
         graph.save(optimised, directory)
 
         progress("Running the sample")
-        run = execution.runner(graph.session(directory / graph.MODEL, graph.as_packed()))
+        session = graph.session(directory / graph.MODEL, graph.as_packed())
+        run = execution.runner(session)
         quantised = graph.quantises_dynamically(source.model)
         batch = execution.batch(run, sample.batch, sample.feeds, quantised)
         if batch == "none" != sample.batch:
@@ -117,10 +118,10 @@ def pack(
         results = execution.run_sample(run, sample.feeds, batch)
 
         progress("Probing what the graph takes")
-        prober = probing.Prober(run, batch)
+        prober = probing.Prober(session, batch)
         if sample.features:
-            probed, found = probing.features(prober, sample, inputs, statement.features)
-            sample = sample._replace(features=probed)
+            types, found = probing.features(prober, sample, inputs, statement.features)
+            sample = sample._replace(types=types)
         else:
             inputs, found = probing.tensors(prober, sample, inputs, batch)
         if not prober.complete:
@@ -144,7 +145,7 @@ def pack(
             inputs=tuple(_batched(tensor, batch) for tensor in inputs),
             outputs=outputs,
             limits=limits.default(
-                sample.features, inputs, outputs, (sample.feeds, results), batch, statement.limits
+                sample.types, inputs, outputs, (sample.feeds, results), batch, statement.limits
             ),
             execution=Execution(threads or 1, batch),
             lineage=lineage,
@@ -154,7 +155,9 @@ def pack(
             outcome_value=OutcomeValue(**value) if value else None,
             producer=_producer(source),
             features=sample.features,
-            baseline=baseline.measure(sample.features, sample.columns, outputs, results),
+            baseline=baseline.measure(
+                sample.types, sample.columns, outputs, results, inputs, sample.feeds
+            ),
         )
         _load(directory, draft)  # before anything is measured: is what is stated well-formed?
         version_check.check(target, draft, replace=True)  # its files, its content, come later
@@ -283,7 +286,7 @@ def _check_finite(
             continue
         row = int(np.argwhere(~np.isfinite(array))[0][0])
         holes = [name for name, column in sample.columns.items() if column[row] is None]
-        hint = f"; {', '.join(holes)} is missing there: state what it becomes, as `missing`"
+        hint = f"; {', '.join(holes)} is missing there: state what it becomes, as `fill_value`"
         raise PackError(
             f"{output.name} is not finite in row {row + 1} of the sample{hint if holes else ''}"
         )

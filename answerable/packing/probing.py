@@ -6,8 +6,10 @@ values that it takes, nothing can be stated, and the summary says so.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +17,12 @@ import numpy as np
 from answerable.packing import execution, table
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
-from answerable.packing.execution import Batch, Run, Samples
-from answerable.packing.limits import FREE as MIN_FREE_LENGTH
+from answerable.packing.execution import Batch, Samples
+from answerable.packing.limits import MIN_FREE_LENGTH
 from answerable.packing.sample import Sample
 from answerable.packing.table import Array
-from handler.contract import feature_bounds, number_bounds
+from handler import feature_types
+from handler.feature_types import FeatureType, number_bounds
 from handler.manifest import Feature, Tensor
 
 FAR = 1e6  # times the sample's largest value, for floats
@@ -28,6 +31,8 @@ INSIDE = 64  # an integer range of no more values is probed as a whole
 TINY = 1e-12  # bounds nearer to 0 are not looked for
 ROUNDS = 70  # of bisection
 SECONDS = 15.0  # for all probes; slow models are probed as far as that goes
+RUN_SECONDS = 2.0  # for one run: a value can be the number of a loop's rounds
+MEMORY = 10**9  # bytes for one run
 UNKNOWN_TEXTS = ("unknown value", "", "É 很 👍")
 
 Answer = tuple[Array, ...] | None  # an instance's outputs, None where the graph fails
@@ -57,8 +62,8 @@ class Found(NamedTuple):
 class Prober:
     """The packed graph, and the seconds that are left for it."""
 
-    def __init__(self, run: Run, batch: Batch, seconds: float = SECONDS) -> None:
-        self._run, self._batch = run, batch
+    def __init__(self, session: Any, batch: Batch, seconds: float = SECONDS) -> None:
+        self._run, self._batch = execution.runner(session, RUN_SECONDS), batch
         self._end = time.monotonic() + seconds
         self.complete = True
 
@@ -70,8 +75,9 @@ class Prober:
             return [()] * count
         if count == 1 or self._batch == "dynamic":
             try:
-                results = execution.run_sample(self._run, feeds, self._batch)
-            except PackError:
+                with _bounded_memory():
+                    results = execution.run_sample(self._run, feeds, self._batch)
+            except (PackError, MemoryError):
                 results = []
             if results and all(len(result) == count for result in results):
                 return [_finite(tuple(result[i, ...] for result in results)) for i in range(count)]
@@ -80,6 +86,24 @@ class Prober:
         half = count // 2 if self._batch == "dynamic" else 1
         halves = (execution.slice_rows(feeds, 0, half), execution.slice_rows(feeds, half, count))
         return [answer for part in halves for answer in self.answers(part)]
+
+
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let a run that allocates more than MEMORY fail: values can be the sizes of tensors."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():  # not Linux
+        yield
+        return
+    import resource  # Windows has none
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(statm.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _finite(outputs: tuple[Array, ...]) -> Answer:
@@ -142,17 +166,24 @@ def _bisect(
         results = answers([(key, value) for (key, _), value in middles.items()])
         for (bracket, value), answer in zip(middles.items(), results, strict=True):
             good, bad = open_brackets[bracket]
-            open_brackets[bracket] = (value, bad) if answer is not None else (good, value)
-    return {
-        (key, side): good if key in whole or good == brackets[key, side][0] else _round(good, side)
-        for (key, side), (good, _) in open_brackets.items()
+            open_brackets[bracket] = (value, bad) if answer else (good, value)
+    exact = {bracket: good for bracket, (good, _) in open_brackets.items()}
+    rounded = {
+        (key, side): float(f"{good:.3g}")
+        for (key, side), good in exact.items()
+        if key not in whole and good != brackets[key, side][0]
     }
+    rounded |= {b: _round(exact[b], b[1]) for b, value in rounded.items() if abs(value) < 1e-6}
+    results = answers([(key, value) for (key, _), value in rounded.items()])
+    for (bracket, value), answer in zip(rounded.items(), results, strict=True):
+        exact[bracket] = value if answer else _round(exact[bracket], bracket[1])
+    return exact
 
 
 def _round(value: float, side: int) -> float:
-    """Return a bound with three digits (one if it is tiny) that is not outside of `value`."""
+    """Return a bound with five digits (one if it is tiny) that is not outside of `value`."""
     number = Decimal(value)
-    digits = 2 if abs(value) > 1e-6 else 0
+    digits = 4 if abs(value) > 1e-6 else 0
     step = Decimal(1).scaleb(number.adjusted() - digits)
     return float(number.quantize(step, ROUND_FLOOR if side > 0 else ROUND_CEILING))
 
@@ -212,13 +243,12 @@ def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) 
 
 def features(
     prober: Prober, sample: Sample, inputs: Sequence[Tensor], stated: dict[str, Fields]
-) -> tuple[tuple[Feature, ...], list[str]]:
-    """Return the features with the bounds that the graph needs, and what was found, in words.
+) -> tuple[tuple[FeatureType, ...], list[str]]:
+    """Return the features' types with the bounds that the graph needs, and what was found, in words.
 
     Raise PackError where the graph fails inside of what the contract file states.
     """
-    dtypes = {tensor.name: tensor.dtype for tensor in inputs}
-    typical = {feature.name: feature.example for feature in sample.features}
+    typical = {kind.feature.name: kind.feature.example for kind in sample.types}
 
     def answers(probes: Sequence[Probe]) -> list[Answer]:
         if not probes:
@@ -226,20 +256,19 @@ def features(
         columns = {name: [value] * len(probes) for name, value in typical.items()}
         for i, (name, value) in enumerate(probes):
             columns[name][i] = value
-        return prober.answers(table.feeds(sample.features, inputs, columns))
+        return prober.answers(table.feeds(sample.types, inputs, columns))
 
     ranges = {}
-    for feature in sample.features:
-        if feature.type in ("number", "integer"):
-            present = [value for value in sample.columns[feature.name] if value is not None]
-            limits = _limits(feature, dtypes[feature.input])
-            ranges[feature.name] = outwards(
-                min(present), max(present), feature.type == "integer", limits
-            )
+    for kind in sample.types:
+        if kind.is_number:
+            name = kind.feature.name
+            present = [value for value in sample.columns[name] if value is not None]
+            ranges[name] = outwards(min(present), max(present), kind.whole, _limits(kind))
     found = find_bounds(answers, ranges)
-    texts = _unknown_texts(answers, sample.features, dtypes)
+    texts = _unknown_texts(answers, sample.types)
     probed, notes = [], []
-    for feature in sample.features:
+    for kind in sample.types:
+        feature = kind.feature
         fields = stated.get(feature.name, {})
         if feature.name in found:
             feature, note = _bounded(feature, found[feature.name], fields)
@@ -247,14 +276,14 @@ def features(
             feature, note = _opened(feature, texts[feature.name], fields)
         else:
             note = ""
-        probed.append(feature)
+        probed.append(feature_types.make(feature, kind.dtype))
         notes += [f"{feature.name}: {note}"] * bool(note)
     return tuple(probed), notes
 
 
-def _limits(feature: Feature, dtype: str) -> tuple[float, float]:
+def _limits(kind: FeatureType) -> tuple[float, float]:
     """Return the least and greatest number that the contract takes."""
-    low, high = feature_bounds(feature, dtype)
+    low, high = kind.stated_bounds()
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
@@ -299,16 +328,14 @@ def _text(number: float) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:.12g}"
 
 
-def _unknown_texts(
-    answers: Answers, features: Sequence[Feature], dtypes: dict[str, str]
-) -> dict[str, bool]:
+def _unknown_texts(answers: Answers, types: Sequence[FeatureType]) -> dict[str, bool]:
     """Return for each text and category whether the graph takes texts that it does not know."""
     probes = [
-        (feature.name, text)
-        for feature in features
-        if dtypes[feature.input] == "string" and feature.type in ("category", "text")
+        (kind.feature.name, text)
+        for kind in types
+        if kind.is_string
         for text in UNKNOWN_TEXTS
-        if text not in feature.categories
+        if text not in kind.feature.categories
     ]
     taken: dict[str, bool] = {}
     for (name, _), answer in zip(probes, answers(probes), strict=True):
@@ -347,9 +374,15 @@ def tensors(
     """Return the inputs with the bounds that the graph needs, and what was found, in words."""
     base = execution.slice_rows(sample.feeds, 0, 1)
     inputs = tuple(_consistent_axes(tensor, inputs, base, batch) for tensor in inputs)
-    groups = _free_axes(inputs, batch)
+    inputs = tuple(_empty_axes(tensor, base, batch) for tensor in inputs)
+    groups = [group for group in _free_axes(inputs, batch) if _size(base, group)]
     inputs, groups = _joined(prober, inputs, groups, base, batch)
-    values = find_bounds(_element_answers(prober, base), _element_ranges(inputs, sample, base))
+    answers, ranges = _element_answers(prober, base), _element_ranges(inputs, sample, base)
+    sizes = _sizes(answers, ranges)
+    values = find_bounds(answers, ranges | sizes)
+    for name, span in sizes.items():  # a client's value must not be the size of any tensor
+        if values[name].maximum is None:
+            values[name] = values[name]._replace(maximum=span.above[-1])
     values = _independent(prober, values, inputs, groups, base)
     lengths = _length_bounds(prober, groups, _with_least_integers(prober, base))
     bounded, notes = [], []
@@ -380,6 +413,13 @@ def _consistent_axes(
     return tensor._replace(axes=axes if any(axes) else ())
 
 
+def _empty_axes(tensor: Tensor, base: Samples, batch: Batch) -> Tensor:
+    """Return the tensor with the free axes that are empty in the sample stated as such."""
+    lengths = base[tensor.name].shape[int(batch == "none") :]
+    empty = [size is None and n == 0 for size, n in zip(tensor.shape, lengths, strict=True)]
+    return tensor._replace(min_shape=tuple(0 if e else None for e in empty) if any(empty) else ())
+
+
 def _free_axes(inputs: Sequence[Tensor], batch: Batch) -> list[_Lengths]:
     """Return the free axes but the rows', those of one name together."""
     offset = int(batch == "none")
@@ -398,7 +438,7 @@ def _resized(base: Samples, group: _Lengths, length: int) -> Samples:
     feeds = dict(base)
     for name, axis in group.axes:
         size = feeds[name].shape[axis]
-        feeds[name] = np.take(feeds[name], np.arange(length) % max(size, 1), axis)
+        feeds[name] = np.take(feeds[name], np.arange(length) % size, axis)
     return feeds
 
 
@@ -445,6 +485,18 @@ def _element_ranges(inputs: Sequence[Tensor], sample: Sample, base: Samples) -> 
             ends = array.min().item(), array.max().item()
             ranges[tensor.name] = outwards(*ends, whole, limits)._replace(inside=())
     return ranges
+
+
+def _sizes(answers: Answers, ranges: dict[Any, Range]) -> dict[Any, Range]:
+    """Return the ranges of integers that set the shape of an answer, up to twice the sample's."""
+    whole = {name: span for name, span in ranges.items() if span.whole and span.above}
+    present = answers([(name, span.high) for name, span in whole.items()])
+    larger = answers([(name, span.high + 1) for name, span in whole.items()])
+    sizes = {}
+    for (name, span), one, other in zip(whole.items(), present, larger, strict=True):
+        if one and other and [a.shape for a in one] != [a.shape for a in other]:
+            sizes[name] = span._replace(above=(span.high + 1, max(2 * span.high, span.high + 2)))
+    return sizes
 
 
 def _element_answers(prober: Prober, base: Samples) -> Answers:
@@ -532,8 +584,8 @@ def _sized(
 ) -> Tensor:
     """Return the tensor with the bounds of its free axes."""
     offset = int(batch == "none")
-    least: list[int | None] = [None] * len(tensor.shape)
-    most = list(least)
+    least = list(tensor.min_shape or (None,) * len(tensor.shape))
+    most: list[int | None] = [None] * len(tensor.shape)
     for group in groups:
         found = lengths[group]
         for name, axis in group.axes:
@@ -541,5 +593,6 @@ def _sized(
                 least[axis - offset] = None if found.minimum is None else int(found.minimum)
                 most[axis - offset] = None if found.maximum is None else int(found.maximum)
     return tensor._replace(
-        min_shape=tuple(least) if any(least) else (), max_shape=tuple(most) if any(most) else ()
+        min_shape=tuple(least) if set(least) - {None} else (),
+        max_shape=tuple(most) if any(most) else (),
     )

@@ -12,24 +12,30 @@ from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from answerable.packing.execution import Batch, Samples, declared
 from answerable.packing.table import Array, Columns
-from handler.manifest import Feature, Tensor
+from handler.feature_types import FeatureType
+from handler.manifest import Feature, Shape, Tensor, row_shape
 from handler.model_inputs import dtype as numpy_dtype
 
-DRAWN, LENGTH = 3, 8  # instances, and the length of free axes, where there is no sample
+DRAWN_INSTANCES, DRAWN_LENGTH = 3, 8  # without a sample; the length is that of free axes
 
 
 class Sample(NamedTuple):
     """A sample: `feeds` are the graph's inputs, with the instances as the leading axis.
 
-    `features` and `columns` (their values) are empty for a tensor contract. `origin` names an
-    instance. `batch` is what the graph and the sample's shapes say about the rows.
+    `types` and `columns` (the features' values in their JSON form) are empty for a tensor
+    contract. `origin` names an instance. `batch` is what the graph and the sample's shapes say about the rows.
     """
 
     feeds: Samples
     batch: Batch
-    features: tuple[Feature, ...] = ()
+    types: tuple[FeatureType, ...] = ()
     columns: Columns = {}
     origin: str = "row"
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Return the features of a tabular contract."""
+        return tuple(kind.feature for kind in self.types)
 
 
 def read(
@@ -48,9 +54,9 @@ def read(
                 "with an .npz as --reference or none"
             )
         cells = table.read(path, ignore)
-        features, columns = table.features(cells, inputs, stated, path.name)
-        feeds = table.feeds(features, inputs, columns)
-        return Sample(feeds, declared(inputs), features, columns)
+        types, columns = table.features(cells, inputs, stated, path.name)
+        feeds = table.feeds(types, inputs, columns)
+        return Sample(feeds, declared(inputs), types, columns)
     if stated:
         raise PackError("the contract file states features, and this is a tensor contract")
     batch = declared(inputs) if rows_share_name else "none"
@@ -105,16 +111,16 @@ def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
     if len({array.shape[:1] for array in arrays.values()}) > 1:
         raise PackError(f"{path.name}: the arrays do not have the same number of instances")
     for tensor in inputs:
-        arrays[tensor.name] = _fit(arrays[tensor.name], tensor, batch == "none", path.name)
+        expected = row_shape(tensor.shape, batch)
+        arrays[tensor.name] = _fit(arrays[tensor.name], tensor, expected, path.name)
     rows = len(arrays[inputs[0].name])
     if rows < (1 if batch == "none" else 2):
         raise PackError(f"{path.name} has {rows} rows; a sample needs at least 2")
     return Sample({name: arrays[name] for name in wanted}, batch)
 
 
-def _fit(array: Array, tensor: Tensor, whole: bool, file: str) -> Array:
+def _fit(array: Array, tensor: Tensor, expected: Shape, file: str) -> Array:
     """Return the array in the tensor's dtype, if its shape and kind are the tensor's."""
-    expected = tensor.shape if whole else tensor.shape[1:]
     actual = array.shape[1:]
     if array.ndim != len(expected) + 1 or any(
         size not in (None, now) for size, now in zip(expected, actual, strict=True)
@@ -146,8 +152,8 @@ def _draw(inputs: Sequence[Tensor], batch: Batch) -> Samples:
     rng = np.random.default_rng(0)
     drawn = {}
     for tensor in inputs:
-        axes = tensor.shape if batch == "none" else tensor.shape[1:]
-        shape = (DRAWN, *(LENGTH if size is None else size for size in axes))
+        axes = row_shape(tensor.shape, batch)
+        shape = (DRAWN_INSTANCES, *(DRAWN_LENGTH if size is None else size for size in axes))
         if tensor.dtype == "string":
             drawn[tensor.name] = np.full(shape, "a", object)
         elif tensor.dtype.startswith("float"):

@@ -9,7 +9,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from handler.manifest import BY_CLASS, Feature, Manifest
+from handler import feature_types
+from handler.manifest import BY_CLASS, Manifest
 
 
 def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str, str]) -> None:
@@ -31,32 +32,12 @@ def _table(*columns: str) -> Table:
 
 def _features(manifest: Manifest) -> Table:
     table = _table("feature", "type", "range or categories", "missing", "outside")
-    for feature in manifest.features:
+    for kind in feature_types.of(manifest):
+        feature = kind.feature
         share = manifest.baseline.features[feature.name].missing_share if manifest.baseline else 0
         missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
-        table.add_row(feature.name, feature.type, _span(feature), missing, _policy(feature))
+        table.add_row(feature.name, feature.type, kind.span(), missing, kind.policy())
     return table
-
-
-def _span(feature: Feature) -> str:
-    if feature.type == "category":
-        return _few([str(value) for value in feature.categories])
-    if feature.type == "text":
-        return f"up to {feature.max_length} characters"
-    if feature.type == "boolean":
-        return "true, false"
-    low, high = (
-        "…" if bound is None else f"{bound:g}" for bound in (feature.minimum, feature.maximum)
-    )
-    return f"{low} to {high} {feature.unit}".rstrip()
-
-
-def _policy(feature: Feature) -> str:
-    if feature.type == "category":
-        return "refused" if feature.unknown_category == "reject" else "counted"
-    if feature.type in ("number", "integer"):
-        return "refused" if feature.out_of_range == "reject" else "counted"
-    return "refused"
 
 
 def _few(values: list[str]) -> str:

@@ -104,10 +104,10 @@ def _compared(
         ], feeds
     step = -(-execution.n_rows(sample.feeds) // ROWS)
     columns = {
-        feature.name: sample.columns[feature.name][::step] + [row[feature.name] for row in rows]
-        for feature in sample.features
+        name: column[::step] + [row[name] for row in rows]
+        for name, column in sample.columns.items()
     }
-    feeds = table.feeds(sample.features, scorer.manifest.inputs, columns)
+    feeds = table.feeds(sample.types, scorer.manifest.inputs, columns)
     names = list(columns)
     return [
         dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)

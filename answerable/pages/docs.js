@@ -6,12 +6,14 @@ const follow = () => document.documentElement.classList.toggle("dark-mode", dark
 dark.addEventListener("change", follow);
 follow();
 
-SwaggerUIBundle({
+const ui = SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#swagger-ui",
   validatorUrl: null,
   tryItOutEnabled: true,
   deepLinking: true,
   displayRequestDuration: true,
-  defaultModelsExpandDepth: 0,
+  defaultModelsExpandDepth: -1,
+  // the other protocols are closed, unless the link goes to one
+  onComplete: () => location.hash.includes("protocols") || document.querySelector(".opblock-tag[data-tag=protocols]")?.click(),
 });

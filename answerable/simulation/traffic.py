@@ -9,7 +9,9 @@ import numpy as np
 
 from answerable.commands import report
 from answerable.simulation.plan import SimulationError
-from handler.manifest import Distribution, Feature, Manifest
+from handler import feature_types
+from handler.feature_types import FeatureType
+from handler.manifest import Distribution, Manifest
 
 CHUNK_ROWS = 1000
 Row = dict[str, Any]
@@ -22,26 +24,25 @@ def draw_rows(manifest: Manifest, rng: np.random.Generator) -> Iterator[Row]:
         raise SimulationError(
             "the manifest has no baseline of features to draw from: use --records"
         )
+    types = feature_types.of(manifest)
     names = [feature.name for feature in manifest.features]
     while True:
-        columns = [_draw_column(f, baseline[f.name], rng) for f in manifest.features]
+        columns = [_draw_column(kind, baseline[kind.feature.name], rng) for kind in types]
         for row in zip(*columns, strict=True):
             yield dict(zip(names, row, strict=True))
 
 
-def _draw_column(feature: Feature, baseline: Distribution, rng: np.random.Generator) -> list[Any]:
+def _draw_column(kind: FeatureType, baseline: Distribution, rng: np.random.Generator) -> list[Any]:
     """Draw by the inverse of the baseline's distribution, linear between its quantiles."""
     shares, missing = rng.random(CHUNK_ROWS), rng.random(CHUNK_ROWS) < baseline.missing_share
     values: list[Any]
-    if feature.type in ("category", "boolean"):
+    if kind.discrete:
         indices = np.searchsorted(baseline.cdf_right, shares).clip(max=len(baseline.values) - 1)
         values = [baseline.values[i] for i in indices]
     else:
         knots = np.array([[baseline.cdf_left, baseline.cdf_right]]).transpose(0, 2, 1).ravel()
         values = np.interp(shares, knots, np.repeat(np.array(baseline.values, float), 2)).tolist()
-        values = values if feature.type == "number" else [round(value) for value in values]
-        if feature.type == "text":
-            values = ["x" * length for length in values]
+        values = list(map(kind.draw, values))
     return [None if null else value for value, null in zip(values, missing, strict=True)]
 
 

@@ -26,6 +26,7 @@ from zlib import crc32
 
 import numpy as np
 
+from handler import feature_types
 from handler.drift.decision import BINS
 from handler.drift.summaries import SUMMARIES, summarise
 from handler.drift.targets import targets
@@ -260,8 +261,8 @@ def _values(
 
 def _sources(manifest: Manifest) -> Iterator[_Source]:
     """Yield the source of each target, in the order of the targets."""
-    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
-    features = {feature.name: i for i, feature in enumerate(manifest.features)}
+    types = feature_types.of(manifest)
+    features = {kind.feature.name: i for i, kind in enumerate(types)}
     tensors = {
         f"{tensor.name}.{summary}": (i, summary)
         for i, tensor in enumerate(manifest.inputs)
@@ -283,8 +284,7 @@ def _sources(manifest: Manifest) -> Iterator[_Source]:
             dtype = manifest.outputs[index].dtype
         elif manifest.features:
             index = features[name]
-            feature = manifest.features[index]
-            dtype, length = dtypes[feature.input], feature.type == "text"
+            dtype, length = types[index].dtype, types[index].binned_by_length
         else:
             index, summary = tensors[name]
         if summary or not dtype.startswith("float"):

@@ -5,7 +5,8 @@ The order of the targets is the order of the bins in a record.
 
 from typing import NamedTuple
 
-from handler.manifest import Distribution, Manifest
+from handler import feature_types
+from handler.manifest import MODEL_FILE_NAME, Distribution, Manifest
 
 
 class Target(NamedTuple):
@@ -30,7 +31,8 @@ def targets(manifest: Manifest) -> list[Target]:
     """Return the inputs, then the outputs that have a baseline."""
     if manifest.baseline is None:
         return []
-    unordered = {f"in_{f.name}" for f in manifest.features if f.type in ("category", "boolean")}
+    types = feature_types.of(manifest)
+    unordered = {f"in_{kind.feature.name}" for kind in types if kind.discrete}
     unordered |= {f"out_{output.name}" for output in manifest.outputs if output.kind == "label"}
     baseline = manifest.baseline
     found = [
@@ -47,4 +49,4 @@ def fingerprint(manifest: Manifest) -> str:
     Bins of equal fingerprints may be added up.
     """
     data = manifest.lineage.data_sha256 or ""
-    return f"{manifest.files['model.onnx'].sha256[:16]}-{data[:8]}"
+    return f"{manifest.files[MODEL_FILE_NAME].sha256[:16]}-{data[:8]}"

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import orjson
 
 from handler import http_body, prediction_id, request_log, scoring, settings
-from handler.contract import Row, rows_to_columns
 from handler.errors import ApiError, JobInputExpired, ServerError, Unavailable
 from handler.jobs import storage
 from handler.jobs.messages import Job, parse_sqs_event
@@ -33,6 +32,7 @@ from handler.prediction_id import IdGenerator
 from handler.request_log import FinishedJob, LogPayloads
 from handler.scoring import Scored, Scorer
 from handler.settings import RESPONSE_MARGIN_SECONDS
+from handler.validate import Row, rows_to_columns
 
 WRITE_SECONDS = 15.0  # at most, of the function's time, for writing results
 DEFAULT_SECONDS = 60.0  # of the function's time, without a Lambda context
@@ -144,7 +144,7 @@ class SqsBatch:
                 body, until = stored.body, storage.expires(stored.metadata, self._store)
             else:
                 body = http_body.check_size(job.body or "", self._scorer.manifest.limits.body_bytes)
-            rows = self._scorer.contract.rows(body)
+            rows = self._scorer.validator.parse_rows(body)
         except TimeoutError:
             error = Unavailable("the job's request was not read in time")
         except Exception as raised:
@@ -201,7 +201,7 @@ class SqsBatch:
         id = work.job.id
         if not isinstance(outcome, ApiError):
             try:
-                answer = self._scorer.contract.answer(outcome)
+                answer = self._scorer.renderer.render_response(outcome)
                 document = storage.render_job(id, "succeeded", work.until, b',"result":' + answer)
                 return Result(work, "", outcome, document)
             except ApiError as error:

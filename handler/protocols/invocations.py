@@ -4,22 +4,21 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.h
 https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 
-JSON with `dataframe_split`, `dataframe_records`, `instances` or `inputs`; `text/csv` with a header
-row, where an empty cell is null; `application/x-npy`, where NaN is null.
+JSON with `dataframe_split`, `dataframe_records`, `instances` or `inputs`; `text/csv` as
+handler/csv_dialect.py has it, with a header or in the contract's order; `application/x-npy`, where NaN is null.
 """
 
-import contextlib
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from handler import http_body
-from handler.contract import MESSAGES, accepts_arbitrary_text, reject_duplicate_keys
+from handler import csv_dialect, http_body
+from handler.duplicate_keys import reject_duplicate_keys
 from handler.errors import (
     MAX_VIOLATIONS,
     BadRequest,
@@ -28,19 +27,17 @@ from handler.errors import (
     pointer,
 )
 from handler.http import CSV, NPY, Request
-from handler.manifest import Feature, Tensor
-from handler.model_inputs import Array, Columns, dtype
+from handler.manifest import Tensor
+from handler.model_inputs import Array, Columns, dtype, length_problem
 from handler.protocols.tensor_columns import (
     Values,
-    convert,
+    convert_array,
     flatten,
     to_array,
     violation_error,
 )
 from handler.scoring import Scorer
-
-# the JSON pointer of a value, by the indices of its feature and its row
-PointerFor = Callable[[int, int], str]
+from handler.validate import MESSAGES, PointerFor, accepts_arbitrary_text
 
 
 def columns(scorer: Scorer, request: Request) -> Columns:
@@ -54,7 +51,7 @@ def columns(scorer: Scorer, request: Request) -> Columns:
 
 
 def _parse_json(scorer: Scorer, body: str | bytes) -> Columns:
-    document = scorer.contract.parsed(body, lists=len(scorer.manifest.features))
+    document = scorer.validator.parse_json(body, lists_per_row=len(scorer.manifest.features))
     reject_duplicate_keys(body, document)
     names = [name for name in FORMATS if isinstance(document, dict) and name in document]
     if len(names) != 1:
@@ -78,7 +75,7 @@ def _instances(format_name: str) -> Callable[[Scorer, Any], Columns]:
                 name = _only_input(scorer, format_name).name
                 rows = [{name: row} for row in rows]
         try:
-            return scorer.contract.parse_instances(rows)
+            return scorer.validator.validate_rows(rows)
         except ContractViolation as error:
             error.violations = tuple(
                 violation._replace(
@@ -96,7 +93,7 @@ def _is_matrix(scorer: Scorer) -> bool:
     manifest = scorer.manifest
     return (
         not manifest.features
-        and manifest.execution.batch != "none"
+        and manifest.has_batch_axis
         and [len(tensor.shape) for tensor in manifest.inputs] == [2]
     )
 
@@ -151,6 +148,10 @@ def _inputs(scorer: Scorer, data: Any) -> Columns:
     _check_names(data, [tensor.name for tensor in inputs], "/inputs")
     tensors = [_tensor_rows(scorer, t, data[t.name], "inputs", t.name) for t in inputs]
     _check_row_count(scorer, tensors, "/inputs")
+    if problem := length_problem(inputs, [np.shape(rows[0]) for rows in tensors]):
+        raise violation_error(
+            pointer("inputs", inputs[problem[0]].name), "wrong_length", problem[1]
+        )
     return tensors
 
 
@@ -202,7 +203,7 @@ def _named_columns(
     nulls = [None] * rows
     columns = [named.get(feature.name, nulls) for feature in features]
     _check_row_count(scorer, columns, where)
-    return scorer.contract.validated(columns, pointer_for)
+    return scorer.validator.validate_columns(columns, pointer_for)
 
 
 def _check_names(
@@ -247,19 +248,18 @@ def _tensor_rows(scorer: Scorer, tensor: Tensor, data: Any, *where: str) -> Valu
         kinds = "iu" if data.dtype.kind in "iu" else data.dtype.kind
         if dtype(tensor.dtype).kind not in kinds:
             raise violation_error(pointer(*where), "type", f"must be an array of {tensor.dtype}")
-        data = convert(data, tensor.dtype, pointer(*where))
-        if data.dtype.kind == "f" and not np.isfinite(data).all():
-            raise violation_error(pointer(*where), *MESSAGES["finite_number"])
+        sent = data
+        data = convert_array(sent, tensor, lambda k: pointer(*where, *_indices(k, sent.shape)))
         array = data.reshape(_check_shape(scorer, tensor, data.shape, pointer(*where)))
     else:
         values, sent_shape = flatten(data, pointer(*where))
         shape = _check_shape(scorer, tensor, sent_shape, pointer(*where))
 
         def pointer_for(k: int) -> str:
-            return pointer(*where, *(int(i) for i in np.unravel_index(k, sent_shape)))
+            return pointer(*where, *_indices(k, sent_shape))
 
-        array = to_array(values, tensor.dtype, pointer_for).reshape(shape)
-    rows: Values = [array] if scorer.manifest.execution.batch == "none" else array
+        array = to_array(values, tensor, pointer_for).reshape(shape)
+    rows: Values = array if scorer.manifest.has_batch_axis else [array]
     _check_row_count(scorer, [rows], pointer(*where))
     return rows
 
@@ -268,7 +268,7 @@ def _check_shape(
     scorer: Scorer, tensor: Tensor, shape: tuple[int, ...], where: str
 ) -> tuple[int, ...]:
     """Return the shape of an input, [N] as [N, 1]. Raise ContractViolation if it is another's."""
-    unbatched, limit = scorer.manifest.execution.batch == "none", scorer.manifest.limits.elements
+    unbatched, limit = not scorer.manifest.has_batch_axis, scorer.manifest.limits.elements
     axes = tensor.shape if unbatched else (None, *tensor.shape[1:])
     missing_axes = axes[len(shape) :]
     if missing_axes and set(missing_axes) == {1}:
@@ -283,6 +283,11 @@ def _check_shape(
     return shape
 
 
+def _indices(k: int, shape: tuple[int, ...]) -> Iterator[int]:
+    """Return the indices of the k-th element in row-major order."""
+    return map(int, np.unravel_index(k, shape))
+
+
 def _array_columns(scorer: Scorer, array: Array) -> Columns:
     """Return the columns of a body that is one array of numbers or booleans."""
     features = scorer.manifest.features
@@ -291,7 +296,9 @@ def _array_columns(scorer: Scorer, array: Array) -> Columns:
     if array.ndim != 2 or array.shape[1] != len(features):
         raise violation_error("", "shape", f"must be an array of the shape [any, {len(features)}]")
     _check_row_count(scorer, [array], "")
-    return scorer.table.columns(scorer.table.inputs(array), lambda k, row: pointer(row, k))
+    return scorer.tensor_validator.columns(
+        scorer.tensor_validator.split(array), lambda k, row: pointer(row, k)
+    )
 
 
 def _parse_npy(data: bytes) -> Array:
@@ -305,7 +312,7 @@ def _parse_npy(data: bytes) -> Array:
         raise BadRequest("the body is not an .npy file") from None
     if not all(type(size) is int and size >= 0 for size in shape):  # True is an int, too
         raise BadRequest("the body is not an .npy file")
-    if npy_dtype.kind not in "biuf":
+    if npy_dtype.kind not in "biuf" or npy_dtype.itemsize > 8:
         raise UnsupportedMediaType("an .npy body must hold numbers or booleans")
     try:
         array = np.frombuffer(memoryview(data)[file.tell() :], npy_dtype)
@@ -316,60 +323,51 @@ def _parse_npy(data: bytes) -> Array:
 
 
 def _parse_csv(scorer: Scorer, body: bytes) -> Columns:
-    features, max_lines = scorer.manifest.features, scorer.manifest.limits.rows + 1
-    categories = "".join(str(category) for f in features for category in f.categories)
-    has_quotes = accepts_arbitrary_text(features) or not {*",\r\n"}.isdisjoint(categories)
+    types, max_lines = scorer.types, scorer.manifest.limits.rows + 1
+    categories = "".join(str(category) for k in types for category in k.feature.categories)
+    has_quotes = accepts_arbitrary_text(types) or not {*",;\t|\r\n"}.isdisjoint(categories)
     # before a million cells or lines become objects
     if not has_quotes and (
-        body.count(b",") > 1000 + max_lines * len(features) or body.count(b"\n") > 1000 + max_lines
+        max(map(body.count, (b",", b";", b"\t", b"|"))) > 1000 + max_lines * len(types)
+        or body.count(b"\n") > 1000 + max_lines
     ):
         raise BadRequest("the body has more cells or lines than the contract's rows can")
     try:
-        text = io.StringIO(body.decode("utf-8-sig"), newline="")
-        lines = filter(None, csv.reader(text, strict=True))
-        names, *rows = islice(lines, max_lines + 1)  # one row over the limit suffices to refuse
+        lines = filter(None, csv_dialect.lines(body.decode("utf-8-sig")))
+        first, *rows = islice(lines, max_lines + 1)  # one row over the limit suffices to refuse
     except (ValueError, csv.Error):
-        raise BadRequest("the body is not CSV in UTF-8 with a header row") from None
-    if len(set(names)) < len(names) or set(map(len, rows)) - {len(names)}:
+        other = csv_dialect.other_format(body)
+        raise BadRequest(
+            f"the body is {other}, not CSV" if other else "the body is not CSV in UTF-8"
+        ) from None
+    names, cells = _csv_header(scorer, first, rows)
+    if len(set(names)) < len(names) or set(map(len, cells)) - {len(names)}:
         raise violation_error(
             "", "ragged", f"must be rows of {len(names)} cells, after a row of distinct names"
         )
-    by_name = {feature.name: feature for feature in features}
+    by_name = {kind.feature.name: kind for kind in types}
     named = {
-        name: _parse_cells(by_name[name], cells) if name in by_name else list(cells)
-        for name, cells in zip(names, zip(*rows, strict=True), strict=False)
+        name: by_name[name].parse_cells(column, MAX_VIOLATIONS) if name in by_name else [*column]
+        for name, column in zip(names, zip(*cells, strict=True), strict=False)
     }
-    return _named_columns(scorer, named, "", lambda k, row: pointer(row, features[k].name))
+    if names[0] in csv_dialect.INDEX_NAMES and names[0] not in by_name and len(names) > 1:
+        named.pop(names[0], None)
+    return _named_columns(scorer, named, "", lambda k, row: pointer(row, types[k].feature.name))
 
 
-def _parse_cells(feature: Feature, cells: Sequence[str]) -> list[Any]:
-    """Return a column's values as JSON would have them; invalid cells stay text."""
-    empty = "" if feature.type == "text" and not feature.nullable else None
-    if feature.type == "boolean":
-        return [_BOOLEANS.get(cell.lower(), cell) if cell else None for cell in cells]
-    if feature.type == "text" or any(isinstance(c, str) for c in feature.categories):
-        return [cell or empty for cell in cells]
-    parse: type[Any] = int if feature.type == "integer" else float
-    with contextlib.suppress(ValueError):
-        numbers = list(map(parse, cells))
-        if math.isfinite(sum(numbers)) and "_" not in "".join(cells):
-            return numbers
-    values: list[Any] = []
-    invalid = 0
-    for i, cell in enumerate(cells):
-        values.append(_parse_number(cell))
-        invalid += type(values[-1]) is str
-        if invalid > MAX_VIOLATIONS:
-            return [*values, *cells[i + 1 :]]
-    return values
+def _csv_header(
+    scorer: Scorer, first: list[str], rows: list[list[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the columns, and the lines of values.
 
-
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-
-
-def _parse_number(cell: str) -> Any:
-    try:
-        value = int(cell) if cell.lstrip("-").isdecimal() else float(cell.replace("_", "x"))
-    except ValueError:
-        return cell or None
-    return value if value == value else None
+    SageMaker's clients send no header. Then the values are in the contract's order.
+    """
+    names = [kind.feature.name for kind in scorer.types]
+    if not names or not set(first).isdisjoint(names):
+        return first, rows
+    if len(first) == len(names):
+        return names, [first, *rows]
+    if csv_dialect.is_numeric(first):
+        message = f"must be rows of {len(names)} cells in the contract's order, or have a header"
+        raise violation_error("", "ragged", message)
+    return first, rows

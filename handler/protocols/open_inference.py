@@ -6,7 +6,6 @@ them, and are validated. Tensors are JSON, or bytes that follow the JSON: see bi
 """
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from math import prod
 from typing import Any, NamedTuple
 
@@ -15,28 +14,27 @@ import orjson
 
 from handler import core_schema as cs
 from handler import http_body
-from handler.contract import MESSAGES, reject_duplicate_keys, violations
 from handler.core_schema import SchemaValidator, ValidationError
+from handler.duplicate_keys import reject_duplicate_keys
 from handler.errors import (
-    MAX_VIOLATIONS,
     BadRequest,
     ContractViolation,
     PayloadTooLarge,
-    Violation,
     pointer,
 )
 from handler.http import INFERENCE_HEADER_LENGTH, JSON, OCTET_STREAM, Request, Response
 from handler.manifest import Manifest, Tensor
-from handler.model_inputs import Array, Columns
+from handler.model_inputs import Array, Columns, length_problem
 from handler.protocols import binary
 from handler.protocols.tensor_columns import (
     Values,
-    convert,
+    convert_array,
     flatten,
     to_array,
     violation_error,
 )
 from handler.scoring import Scorer
+from handler.validate import MESSAGES, violations
 
 # the protocol's datatype by the manifest's dtype
 DATATYPES = {
@@ -130,7 +128,7 @@ def parse_request(scorer: Scorer, request: Request) -> InferenceRequest:
     """Parse and validate an inference request. Raise an ApiError."""
     text, tail = _split_body(request, scorer.manifest.limits.body_bytes)
     manifest = scorer.manifest
-    document = scorer.contract.parsed(text, lists=len(manifest.features))
+    document = scorer.validator.parse_json(text, lists_per_row=len(manifest.features))
     reject_duplicate_keys(text, document)
     try:
         document = _REQUEST.validate_python(document)
@@ -212,17 +210,22 @@ def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) ->
 
     shapes = {tensor["name"]: tensor["shape"] for tensor in inputs}
     if not manifest.features:
+        skipped = int(manifest.has_batch_axis)
+        row_shapes = [shapes[tensor.name][skipped:] for tensor in manifest.inputs]
+        if problem := length_problem(manifest.inputs, row_shapes):
+            where = pointer("inputs", index[manifest.inputs[problem[0]].name], "shape")
+            raise violation_error(where, "wrong_length", problem[1])
         arrays = [
             _tensor_array(t, tensors[t.name], shapes[t.name], pointer_for) for t in manifest.inputs
         ]
-        return [[array] for array in arrays] if manifest.execution.batch == "none" else arrays
+        return [[array] for array in arrays] if not manifest.has_batch_axis else arrays
     widths = {name: prod(shape[1:]) for name, shape in shapes.items()}
 
     def pointer_for_feature(k: int, row: int) -> str:
         feature = manifest.features[k]
         return pointer_for(feature.input, row * widths[feature.input] + feature.column)
 
-    return scorer.table.columns(tensors, pointer_for_feature)
+    return scorer.tensor_validator.columns(tensors, pointer_for_feature)
 
 
 def _check_shape(
@@ -241,7 +244,7 @@ def _check_shape(
         sent["shape"] = [*sent["shape"], *missing_axes]
     shape, limits = sent["shape"], manifest.limits
     where = pointer("inputs", i, "shape")
-    is_batched = manifest.execution.batch != "none"
+    is_batched = manifest.has_batch_axis
     if (
         len(shape) != len(tensor.shape)
         or any(size not in (None, n) for size, n in zip(tensor.shape, shape, strict=True))
@@ -277,9 +280,7 @@ def _parse_data(sent: Any, dtype: str, i: int, chunk: memoryview | None) -> tupl
     if chunk is not None or is_base64:
         sent_dtype = _dtype(sent["datatype"], dtype) or dtype
         parse, content = (binary.parse_base64, data) if chunk is None else (binary.parse, chunk)
-        return convert(
-            parse(content, sent_dtype, prod(shape), i), dtype, pointer("inputs", i)
-        ), False
+        return parse(content, sent_dtype, prod(shape), i), False
     if isinstance(data, str) and dtype == "string":  # a client's tensor of one string
         data = [data]
     if not isinstance(data, list):
@@ -296,12 +297,9 @@ def _tensor_array(
 ) -> Array:
     """Return one input of a tensor contract. Raise ContractViolation for values out of range."""
     if isinstance(values, list):
-        values = to_array(values, tensor.dtype, lambda k: pointer_for(tensor.name, k))
-    elif values.dtype.kind == "f" and not np.isfinite(values).all():
-        indices = islice(np.flatnonzero(~np.isfinite(values)).tolist(), MAX_VIOLATIONS + 1)
-        raise ContractViolation(
-            [Violation(pointer_for(tensor.name, k), *MESSAGES["finite_number"]) for k in indices]
-        )
+        values = to_array(values, tensor, lambda k: pointer_for(tensor.name, k))
+    else:
+        values = convert_array(values, tensor, lambda k: pointer_for(tensor.name, k))
     return values.reshape(shape)
 
 

@@ -1,7 +1,7 @@
-"""Whole columns: what arrives as tensors, tables or files becomes columns without a row in between.
+"""Tensors, tables and files -> validated columns, without a row in between.
 
-Numpy looks at arrays as a whole and says whether all is plainly well. Only where it is not, the
-values become lists, and the contract's own validators judge them: the same codes, the same words.
+numpy checks arrays as a whole, which answers for almost every request. Only where an array does
+not pass, its values become lists, and the contract's schemas judge them: same codes, same words.
 """
 
 import math
@@ -13,38 +13,35 @@ from typing import Any
 import numpy as np
 
 from handler import core_schema as cs
-from handler.contract import (
-    EXACT,
-    MESSAGES,
-    Contract,
-    element_schema,
-    iter_violations,
-    number_bounds,
-)
 from handler.core_schema import SchemaValidator
 from handler.errors import MAX_VIOLATIONS, ContractViolation, Violation
-from handler.manifest import Feature, Manifest
+from handler.feature_types import EXACT, FeatureType, element_schema, stated_bounds
+from handler.manifest import Manifest, Tensor
 from handler.model_inputs import Array, Columns, dtype
+from handler.validate import PointerFor, RequestValidator, iter_violations
 
 Values = list[Any] | Array
-# the JSON pointer of a value, by the number of its feature and its row
-Where = Callable[[int, int], str]
+DOUBLE = np.dtype(float)
+_STRUCT_CODES = {
+    "float16": "e", "float32": "f", "float64": "d", "int8": "b", "uint8": "B", "int16": "h",
+    "uint16": "H", "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q",
+}  # fmt: skip
 
 
 def violation_error(pointer: str, code: str, message: str) -> ContractViolation:
-    """A refusal for one reason."""
+    """Return the error for a single violation."""
     return ContractViolation([Violation(pointer, code, message)])
 
 
 def flatten(data: Any, where: str) -> tuple[list[Any], tuple[int, ...]]:
-    """Nested lists as one list in row-major order, and their shape.
+    """Return nested lists as one list in row-major order, and their shape.
 
-    Raises ContractViolation where they differ in length or depth.
+    Raise ContractViolation where they differ in length or depth.
     """
     if type(data) is not list:
         return [data], ()
     shape = [len(data)]
-    while data and type(data[0]) is list:  # what is amiss with the others, `elements` will say
+    while data and type(data[0]) is list:
         lengths = set(map(len, data)) if set(map(type, data)) == {list} else set()
         if len(lengths) != 1:
             raise violation_error(where, "ragged", "the lists differ in length")
@@ -53,224 +50,223 @@ def flatten(data: Any, where: str) -> tuple[list[Any], tuple[int, ...]]:
     return data, tuple(shape)
 
 
-def to_array(values: list[Any], kind: str, where: Callable[[int], str]) -> Array:
-    """An array [len(values)] of the manifest's dtype `kind`, of values as JSON has them.
+def to_array(values: list[Any], tensor: Tensor, pointer_for: Callable[[int], str]) -> Array:
+    """Return JSON's values as an array [len(values)] of an input of a tensor contract.
 
-    Raises ContractViolation for what the dtype cannot hold.
+    Raise ContractViolation for what the contract does not take.
     """
-    made = dtype(kind)
-    array = _array(values, made, nulls=False)
-    if array is not None:
-        return array
-    check = SchemaValidator(cs.list_schema(element_schema(kind), fail_fast=True))
-    found = [
-        violation._replace(pointer=where(i))
-        for i, violation in islice(iter_violations(check, values), MAX_VIOLATIONS + 1)
+    is_bounded = (tensor.minimum, tensor.maximum) != (None, None)
+    target = dtype(tensor.dtype)
+    # bounds are compared before a number is rounded to the tensor's dtype
+    exact = DOUBLE if is_bounded and target.kind == "f" else target
+    array = _array(values, exact)
+    if array is None or not (_is_finite(array) and _is_within(array, tensor)):
+        _raise_violations(values, tensor, pointer_for)
+        array = np.array(values, exact)  # 3.0 for an integer
+    return array if exact is target else array.astype(target)
+
+
+def convert_array(array: Array, tensor: Tensor, pointer_for: Callable[[int], str]) -> Array:
+    """Return an array of the same kind of values in the dtype of an input of a tensor contract.
+
+    Floats are rounded, integers have to fit. Raise ContractViolation for what the contract does
+    not take.
+    """
+    target = dtype(tensor.dtype)
+    if not (_is_finite(array) and _is_within(array, tensor)):
+        _raise_violations(array.ravel().tolist(), tensor, pointer_for)
+    return array.astype(target, copy=False)
+
+
+def _is_finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _is_within(array: Array, tensor: Tensor) -> bool:
+    is_unbounded = tensor.minimum is None and tensor.maximum is None
+    if is_unbounded and (array.dtype == dtype(tensor.dtype) or array.dtype.kind not in "iuf"):
+        return True
+    low, high = stated_bounds(tensor.dtype, tensor.minimum, tensor.maximum)
+    return bool((low is None or (array >= low).all()) and (high is None or (array <= high).all()))
+
+
+def _raise_violations(values: list[Any], tensor: Tensor, pointer_for: Callable[[int], str]) -> None:
+    schema = element_schema(tensor.dtype, tensor.minimum, tensor.maximum)
+    validator = SchemaValidator(cs.list_schema(schema, fail_fast=True))
+    violations = [
+        violation._replace(pointer=pointer_for(i))
+        for i, violation in islice(iter_violations(validator, values), MAX_VIOLATIONS + 1)
     ]
-    if found:
-        raise ContractViolation(found)
-    return np.array(values, made)  # 3.0 for an integer
+    if violations:
+        raise ContractViolation(violations)
 
 
-def _array(values: list[Any], made: np.dtype[Any], nulls: bool = True) -> Array | None:
-    """An array of JSON's values, null as NaN; None if that is not plainly possible.
+def _array(values: list[Any], target: np.dtype[Any], nulls: bool = False) -> Array | None:
+    """Return JSON's values as an array; None where they need a closer look.
 
-    In the tensor's own dtype, because clients write 0.1 as it is in theirs: 0.10000000149011612.
+    With `nulls`, null becomes NaN in a float array. NaN itself is no value of JSON.
     """
-    if made.kind in "bO":
-        plain = set(map(type, values)) <= {bool if made.kind == "b" else str}
-        return np.array(values, made) if plain else None
-    array = _packed(values, made)
-    if array is None and nulls and made.kind == "f" and None in values:
-        array = _packed([math.nan if value is None else value for value in values], made)
+    if target.kind in "bO":
+        is_plain = set(map(type, values)) <= {bool if target.kind == "b" else str}
+        return np.array(values, target) if is_plain else None
+    array = _struct_pack(values, target)
+    null_count = 0
+    if array is None and nulls and target.kind == "f" and (null_count := values.count(None)):
+        array = _struct_pack([math.nan if v is None else v for v in values], target)
+    if array is not None and target.kind == "f" and np.isnan(array).sum() > null_count:
+        return None
     return array
 
 
-def _packed(values: list[Any], made: np.dtype[Any]) -> Array | None:
-    """By `struct`, which is twice as fast as numpy, and refuses what JSON has but flags."""
+def _struct_pack(values: list[Any], target: np.dtype[Any]) -> Array | None:
+    """Return an array by `struct`: twice as fast as numpy, and it only takes numbers and flags."""
     try:
-        array: Array = np.frombuffer(pack(f"<{len(values)}{_CODES[made.name]}", *values), made)
+        code = _STRUCT_CODES[target.name]
+        array: Array = np.frombuffer(pack(f"<{len(values)}{code}", *values), target)
     except (error, OverflowError):
         return None
-    # so what became 0 or 1 is looked at
+    # flags became 0 or 1
     for i in np.flatnonzero((array == 0) | (array == 1)).tolist():
         if values[i] is True or values[i] is False:
             return None
     return array
 
 
-_CODES = {"float16": "e", "float32": "f", "float64": "d", "int8": "b", "uint8": "B", "int16": "h",
-          "uint16": "H", "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q"}  # fmt: skip
-
-
-def convert(values: Array, kind: str, where: str) -> Array:
-    """Return an array of the same kind of values as the manifest's dtype `kind`.
-
-    Floats are rounded. Raise ContractViolation if an integer does not fit.
-    """
-    if values.dtype.kind == "O" or values.dtype == dtype(kind):
-        return values
-    if values.dtype.kind in "iu" and values.size:
-        bounds = np.iinfo(kind)
-        for code, is_outside in (
-            ("greater_than_equal", int(values.min()) < bounds.min),
-            ("less_than_equal", int(values.max()) > bounds.max),
-        ):
-            if is_outside:
-                name, message = MESSAGES[code]
-                message = message.format(ge=bounds.min, le=bounds.max)
-                raise violation_error(where, name, message)
-    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused
-        return values.astype(kind)
-
-
 class TensorValidator:
-    """Columns of a tabular contract."""
+    """Validates the tensors of a tabular contract."""
 
-    def __init__(self, manifest: Manifest, contract: Contract) -> None:
-        self.contract = contract
-        self.features = manifest.features
+    def __init__(self, manifest: Manifest, validator: RequestValidator) -> None:
+        self._validator, self._types = validator, validator.types
         self._checks = {
             tensor.name: _FastCheck(
-                tensor.dtype, [f for f in self.features if f.input == tensor.name]
+                tensor.dtype, [k for k in self._types if k.feature.input == tensor.name]
             )
             for tensor in manifest.inputs
         }
 
-    def columns(self, tensors: Mapping[str, Values], where: Where) -> Columns:
-        """Columns of the graph's inputs [rows, features]: arrays, or flat lists from JSON.
+    def columns(self, tensors: Mapping[str, Values], pointer_for: PointerFor) -> Columns:
+        """Return the columns of the graph's inputs [rows, features], by name.
 
-        Raises ContractViolation for values that are not in the contract; NaN is null.
+        An input is an array, in which NaN is null, or a flat list from JSON. Raise
+        ContractViolation for values that are not in the contract.
         """
         arrays: dict[str, Array] = {}
         for name, values in tensors.items():
             check = self._checks[name]
-            array = values if isinstance(values, np.ndarray) else _array(values, check.dtype)
+            array: Array | None
+            if isinstance(values, list):
+                array = _array(values, check.compare_dtype, nulls=True)
+            else:
+                array = values
             if array is not None:
                 arrays[name] = array.reshape(-1, check.width)
-        if len(arrays) == len(tensors) and all(self._checks[k].plain(v) for k, v in arrays.items()):
-            return [_nan_to_none(f, arrays[f.input][:, f.column]) for f in self.features]
+        if len(arrays) == len(tensors) and all(
+            self._checks[k].accepts(v) for k, v in arrays.items()
+        ):
+            return [
+                _nan_to_none(kind, arrays[kind.feature.input][:, kind.feature.column])
+                for kind in self._types
+            ]
         lists = []
-        for feature in self.features:
-            sent, width = tensors[feature.input], self._checks[feature.input].width
-            given = sent[feature.column :: width] if isinstance(sent, list) else []
-            column = given
-            if feature.input in arrays:
-                column = _to_json_values(feature, arrays[feature.input][:, feature.column])
-            if None in given:  # which is not a NaN to those who do not take it
-                column = [v if g is not None else g for v, g in zip(column, given, strict=True)]
-            if feature.type == "boolean":
-                column = [_FLAGS.get(v, v) if type(v) in (int, float) else v for v in column]
-            lists.append(column)
-        return self.contract.validated(lists, where)
+        for kind in self._types:
+            name, column = kind.feature.input, kind.feature.column
+            values = tensors[name]
+            if isinstance(values, list):
+                lists.append(kind.from_numbers(values[column :: self._checks[name].width]))
+            else:
+                lists.append(kind.from_tensor(arrays[name][:, column]))
+        return self._validator.validate_columns(lists, pointer_for)
 
-    def inputs(self, matrix: Array) -> dict[str, Array]:
-        """The graph's inputs, made of a matrix [rows, features] in the contract's order."""
-        found = {}
-        for name, check in self._checks.items():
-            part = matrix[:, [self.features.index(feature) for feature in check.features]]
-            with np.errstate(over="ignore"):  # inf is refused
-                found[name] = part.astype(check.dtype) if check.dtype.kind == "f" else part
-        return found
+    def split(self, matrix: Array) -> dict[str, Array]:
+        """Return the graph's inputs from a matrix [rows, features] in the contract's order."""
+        return {
+            name: matrix[:, [self._types.index(kind) for kind in check.types]]
+            for name, check in self._checks.items()
+        }
 
 
 class _FastCheck:
-    """What can be seen at once of the values of one input: a bound per feature, in its dtype."""
+    """A check of all values of one input at once, by one pair of bounds per feature."""
 
-    def __init__(self, kind: str, features: Sequence[Feature]) -> None:
-        self.features = sorted(features, key=lambda feature: feature.column)
-        self.width, self.dtype = len(self.features), dtype(kind)
+    def __init__(self, dtype_name: str, types: Sequence[FeatureType]) -> None:
+        self.types = sorted(types, key=lambda kind: kind.feature.column)
+        self.width, self.dtype = len(self.types), dtype(dtype_name)
+        is_float = self.dtype.kind == "f"
+        # bounds are compared before a number is rounded to the tensor's dtype
+        self.compare_dtype = DOUBLE if is_float else self.dtype
         if self.dtype.kind in "iuf":
-            bounds = [_bounds(feature, kind) for feature in self.features]
-            self.low, self.high = (np.array(side, self.dtype) for side in zip(*bounds, strict=True))
-        fraction = self.dtype.kind == "f"
-        self.whole = [
-            i for i, f in enumerate(self.features) if fraction and f.type in ("integer", "boolean")
-        ]
-        self.sets = [
-            (i, f.categories)
-            for i, f in enumerate(self.features)
-            if f.type == "category" and f.unknown_category == "reject"
-        ]
-        self.nullable = np.array([fraction and f.nullable for f in self.features])
-        self.nulls = bool(self.nullable.any())
+            bounds = [_array_bounds(kind, self.dtype) for kind in self.types]
+            self.low, self.high = (
+                np.array(side, self.compare_dtype) for side in zip(*bounds, strict=True)
+            )
+        self.whole = [i for i, kind in enumerate(self.types) if is_float and kind.whole]
+        self.allowed: list[tuple[int, Any]] = []  # a set of strings, or an array of numbers
+        for i, kind in enumerate(self.types):
+            if kind.allowed is not None:
+                nan = [np.nan] * (is_float and kind.feature.nullable)
+                values = frozenset(kind.allowed) if kind.is_string else [*kind.allowed, *nan]
+                self.allowed.append((i, values))
+        self.nullable = np.array([is_float and kind.feature.nullable for kind in self.types])
+        self.any_nullable = bool(self.nullable.any())
 
-    def plain(self, array: Array) -> bool:
-        """Whether the contract plainly takes all of [rows, features]; if not, it may still do."""
-        if array.dtype != self.dtype:
+    def accepts(self, array: Array) -> bool:
+        """Return whether the contract takes all of [rows, features]; False if that is not plain."""
+        kind, target = array.dtype.kind, self.dtype
+        if target.kind == "f":
+            if kind not in "fiu" or array.dtype.itemsize > DOUBLE.itemsize:
+                return False
+        elif array.dtype != target:
             return False
-        if self.dtype.kind == "b":
-            return all(feature.type == "boolean" for feature in self.features)
-        if self.dtype.kind == "O":
-            return self._strings(array)
+        if kind == "b":
+            return True
+        if kind == "O":
+            return self._accepts_strings(array)
+        with np.errstate(invalid="ignore"):  # a client's bytes may be a NaN that signals
+            return self._accepts_numbers(array)
+
+    def _accepts_numbers(self, array: Array) -> bool:
         good = (array >= self.low) & (array <= self.high)  # a NaN is neither
-        if not good.all() and not (self.nulls and (good | (np.isnan(array) & self.nullable)).all()):
-            return False
+        if not good.all():
+            if not (self.any_nullable and array.dtype.kind == "f"):
+                return False
+            if not (good | (np.isnan(array) & self.nullable)).all():
+                return False
         for i in self.whole:
             column = array[:, i]
             if not ((np.floor(column) == column) | np.isnan(column)).all():
                 return False
-        return all(np.isin(array[:, i], self._known(i)).all() for i, _ in self.sets)
+        return all(np.isin(array[:, i], allowed).all() for i, allowed in self.allowed)
 
-    def _known(self, i: int) -> Array:
-        known = np.array(self.features[i].categories, self.dtype)
-        return np.append(known, np.nan) if self.nullable[i] else known
-
-    def _strings(self, array: Array) -> bool:
-        for i, feature in enumerate(self.features):
-            column = array[:, i].tolist()
-            if feature.type not in ("text", "category"):
+    def _accepts_strings(self, array: Array) -> bool:
+        for i, kind in enumerate(self.types):
+            limit = kind.max_length
+            if limit is not None and max(map(len, array[:, i].tolist())) > limit:
                 return False
-            if feature.max_length is not None and max(map(len, column)) > feature.max_length:
-                return False
-        return all(frozenset(known).issuperset(array[:, i].tolist()) for i, known in self.sets)
+        return all(allowed.issuperset(array[:, i].tolist()) for i, allowed in self.allowed)
 
 
-def _bounds(feature: Feature, kind: str) -> tuple[float, float]:
-    """The least and greatest value of a feature, as its dtype can hold them."""
-    low, high = number_bounds(kind)
-    if low is None or high is None:
-        low, high = -float(np.finfo(kind).max), float(np.finfo(kind).max)
-    if feature.type == "boolean":
-        return 0, 1
-    if feature.type not in ("number", "integer"):
-        return low, high
-    least, most = low, high
-    if feature.type == "integer" and kind in EXACT:
-        least, most = -EXACT[kind], EXACT[kind]
-    if feature.out_of_range == "reject":
-        least = least if feature.minimum is None else max(low, feature.minimum)
-        most = most if feature.maximum is None else min(high, feature.maximum)
-    if kind in EXACT:
-        return least, most
-    return int(np.ceil(least)), int(np.floor(most))
+def _array_bounds(kind: FeatureType, target: np.dtype[Any]) -> tuple[float, float]:
+    """Return a feature's enforced bounds as numbers of the dtype that is compared in."""
+    low, high = kind.low, kind.high
+    if target.kind == "f":
+        # a double that is as large may have been rounded, so it gets a closer look
+        exact = EXACT[target.name] if kind.whole else None
+        limit = np.finfo(float).max if exact is None else exact - 1
+        return (
+            -limit if low is None else max(low, -limit),
+            limit if high is None else min(high, limit),
+        )
+    info = np.iinfo(target)
+    return (
+        info.min if low is None else math.ceil(low),
+        info.max if high is None else math.floor(high),
+    )
 
 
-def _nan_to_none(feature: Feature, column: Array) -> Values:
-    """A column that is well; a list with None for NaN where there are nulls."""
-    if not feature.nullable:
+def _nan_to_none(kind: FeatureType, column: Array) -> Values:
+    """Return an accepted column; as a list with None for NaN where there are nulls."""
+    if not kind.feature.nullable:
         return column
     if column.dtype.kind == "f" and np.isnan(column).any():
         return [None if value != value else value for value in column.tolist()]
-    return list(column.tolist()) if feature.fill_value is not None else column
-
-
-_FLAGS = {0: False, 1: True}
-
-
-def _to_json_values(feature: Feature, column: Array) -> list[Any]:
-    """A column as the validators take it from JSON: None for null, 3 for 3.0."""
-    if column.dtype.kind != "f":
-        values: list[Any] = column.tolist()
-        return values
-    with np.errstate(all="ignore"):  # a client's bytes may be a NaN that signals
-        exact = column.astype(float)
-        for bound in (feature.minimum, feature.maximum, *feature.categories):
-            if isinstance(bound, int | float):  # 0.1 as float32 has it is the contract's 0.1
-                exact[column == column.dtype.type(bound)] = bound
-    values = exact.tolist()
-    if feature.nullable:
-        values = [None if value != value else value for value in values]
-    if feature.type == "integer":
-        values = [int(v) if v is not None and v == v // 1 else v for v in values]
-    return values
+    return list(column.tolist()) if kind.fill is not None else column

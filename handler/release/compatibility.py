@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from handler.contract import feature_bounds
-from handler.manifest import Decision, Execution, Feature, Lineage, Manifest
+from handler import feature_types
+from handler.feature_types import FeatureType
+from handler.manifest import Decision, Execution, Lineage, Manifest
 
 LEVELS = ("patch", "minor", "major")
 PATCH, MINOR, MAJOR = range(3)
@@ -136,45 +137,44 @@ def _limits(manifest: Manifest) -> Aspects:
 
 
 def _features(manifest: Manifest, categories: frozenset[Any]) -> dict[str, Aspects]:
-    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
-    return {f.name: _feature(f, dtypes[f.input], categories) for f in manifest.features}
+    return {kind.feature.name: _feature(kind, categories) for kind in feature_types.of(manifest)}
 
 
-def _feature(feature: Feature, dtype: str, categories: frozenset[Any]) -> Aspects:
+def _feature(kind: FeatureType, categories: frozenset[Any]) -> Aspects:
     """Return what a feature accepts; `categories` are those of both versions."""
-    number = feature.type in ("number", "integer")
-    low, high = feature_bounds(feature, dtype) if number else (None, None)
-    closed = feature.unknown_category == "reject"
-    accepted = frozenset(feature.categories) if closed else categories | {"any other"}
+    low, high = kind.stated_bounds() if kind.ranged else (None, None)
+    closed = frozenset(kind.feature.categories)
+    accepted = closed if kind.known is None else categories | {"any other"}
     return {
-        "type": ("number" if number else feature.type, stated_once),
-        "unit": (feature.unit, stated_once),
-        "fractions": (feature.type == "number", at_least),
+        "type": ("number" if kind.is_number else kind.name, stated_once),
+        "unit": (kind.feature.unit, stated_once),
+        "fractions": (kind.is_number and not kind.whole, at_least),
         "minimum": (-math.inf if low is None or low < -INFINITE else float(low), at_most),
         "maximum": (math.inf if high is None or high > INFINITE else float(high), at_least),
-        "categories": (accepted if feature.type == "category" else frozenset(), at_least),
-        "max_length": (feature.max_length or math.inf, at_least),
-        "may be missing": (feature.nullable, at_least),
+        "categories": (accepted, at_least),
+        "max_length": (kind.max_length or math.inf, at_least),
+        "may be missing": (kind.feature.nullable, at_least),
     }
 
 
 def _inputs(manifest: Manifest) -> dict[str, Aspects]:
-    skip = 0 if manifest.execution.batch == "none" else 1
     return {
-        tensor.name: {"dtype": (tensor.dtype, stated_once), "shape": (tensor.shape[skip:], covers)}
+        tensor.name: {
+            "dtype": (tensor.dtype, stated_once),
+            "shape": (manifest.row_shape(tensor), covers),
+        }
         for tensor in manifest.inputs
     }
 
 
 def _outputs(manifest: Manifest) -> dict[str, Aspects]:
-    skip = 0 if manifest.execution.batch == "none" else 1
     return {
         output.name: {
             aspect: (value, stated_once)
             for aspect, value in (
                 ("kind", output.kind),
                 ("type", "float" if output.dtype.startswith("float") else output.dtype),
-                ("shape", str(output.shape[skip:])),
+                ("shape", str(manifest.row_shape(output))),
                 ("classes", ", ".join(map(str, output.classes))),
                 ("unit", output.unit),
                 ("decision", ", ".join(_words(output.decision))),

@@ -118,7 +118,9 @@ class Releases(Cloud):
         reply = functions.invoke(FunctionName=name, Payload=json.dumps(event), LogType="Tail")
         assert "FunctionError" not in reply, reply["Payload"].read()
         log = base64.b64decode(reply["LogResult"]).decode().splitlines()
-        (line,) = [line for line in log if '"message":"rollback check"' in line or "rollback" in line]
+        (line,) = [
+            line for line in log if '"message":"rollback check"' in line or "rollback" in line
+        ]
         return dict(json.loads(line))
 
     def point(self, outputs: dict[str, str], version: str) -> None:
@@ -206,7 +208,10 @@ def test_there_and_back_and_on(
     # the probe knows which version was live before, and that its image is not in ECR yet
     scheduled = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
     found = cloud.ask("Probe", scheduled)
-    assert (found["RollbackUnavailable"], found["said"]) == (1, ["version 2 is live; before it was 1"])
+    assert (found["RollbackUnavailable"], found["said"]) == (
+        1,
+        ["version 2 is live; before it was 1"],
+    )
     assert "its image is gone" in found["reason"]
 
     # back to the first, which has its image and proves itself

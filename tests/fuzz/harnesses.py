@@ -103,7 +103,9 @@ HARNESSES: dict[str, Callable[[bytes], None]] = {
 def handler() -> app.Handler:
     """The door, of a model that answers within its contract whatever it is asked."""
     directory = Path(tempfile.mkdtemp()) / "echo"
-    return app.create(Settings(artifact.echo(directory), prediction_id_secret=SECRET, log_payloads="full"))
+    return app.create(
+        Settings(artifact.echo(directory), prediction_id_secret=SECRET, log_payloads="full")
+    )
 
 
 def ask(event: Any) -> None:

@@ -1,6 +1,5 @@
 """Artifacts that many tests only read."""
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ def echo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def echo(echo_dir: Path) -> Scorer:
     return load(echo_dir)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_logger() -> None:
-    """Powertools keeps a logger with the stdout of the test that first used it."""
-    logging.root.manager.loggerDict.pop("answerable", None)
 
 
 @pytest.fixture(scope="session")

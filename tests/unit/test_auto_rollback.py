@@ -92,6 +92,21 @@ def both_fit(made: Account) -> None:
 # --- the probe -----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    "`log_level` is WARNING or ERROR",
+    "The metric of the rollback check is written all the same, so its alarm stays quiet",
+)
+@pytest.mark.parametrize("level", ["WARNING", "ERROR"])
+def test_the_log_level_silences_no_metric(
+    account: Make, capsys: Capture, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    monkeypatch.setenv("LOG_LEVEL", level)
+    made = account(worker=True)
+    made.alias()
+    both_fit(made)
+    assert probe(capsys)["RollbackUnavailable"] == 0
+
+
 def test_a_version_that_would_do(account: Make, capsys: Capture) -> None:
     made = account(worker=True)
     made.alias()

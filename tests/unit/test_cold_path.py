@@ -7,7 +7,8 @@ import sys
 
 from benchmarks.cases import ROOT
 from benchmarks.cases import event as gateway_event
-from handler import contract, manifest
+from handler import manifest
+from handler.validate import example
 from tests.fixtures.artifact import DIABETES
 
 # boto3 adds 150 ms to a cold start, Powertools 20 to 190, pydantic.main 70, core_schema 20
@@ -28,7 +29,7 @@ print(*sorted(sys.modules), file=sys.stderr)
 
 
 def test_the_cold_path_imports_nothing_dear() -> None:
-    row = contract.example(manifest.read(DIABETES))
+    row = example(manifest.read(DIABETES))
     script = SCRIPT.format(event=gateway_event([row]))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(DIABETES)}
     environment |= {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}  # which only their paths pay for

@@ -15,6 +15,7 @@ from answerable import contract_cases
 from answerable.commands import conformance
 from answerable.contract_cases import Case
 from handler import manifest
+from handler.feature_types import CLIENT_TEXT
 from handler.release import golden
 from tests.fixtures import adversarial, artifact, server
 from tests.unit import test_protocols_graphs as graphs
@@ -70,7 +71,7 @@ def test_every_rule_of_a_feature_has_its_breach(tmp_path: Path) -> None:
         ("ratio", "just outside", "out_of_range", "10.000000000000002"),
         ("count", "just outside", "out_of_range", "1000001"),
         ("count", "fraction", "type", "3.5"),
-        ("colour", "unknown category", "unknown_category", f'"{contract_cases.CLIENT_TEXT}"'),
+        ("colour", "unknown category", "unknown_category", f'"{CLIENT_TEXT}"'),
         ("open", "number for a flag", "type", "1"),
         ("serum", "overflow", "out_of_range", "1e39"),
         ("serum", "not finite", "non_finite", "NaN"),
@@ -104,7 +105,7 @@ def test_what_differs_is_said(path: str) -> None:
 
 def test_another_model_s_path_names_another_model() -> None:
     paths = {case.path for case in contract_cases.cases(MANIFEST, True)}
-    other = quote(contract_cases.CLIENT_TEXT)
+    other = quote(CLIENT_TEXT)
     assert {f"/v1/models/{other}:predict", f"/v2/models/{other}/infer"} <= paths
 
 

@@ -83,7 +83,7 @@ def test_claim_checks_and_producers_own_messages_are_scored(
     told = result(memory, "m2")["result"]
     read = prediction_id.parse(told["predictions"][0].pop("id"), prediction_id.signer(""))
     assert (read.row, read.version) == (0, "1.2.3")
-    assert told == json.loads(echo.contract.answer(echo.score(body(9)).predictions))
+    assert told == json.loads(echo.renderer.render_response(echo.score(body(9)).predictions))
 
 
 def test_the_result_stays_its_callers(handle: Handle, memory: Memory) -> None:
@@ -302,6 +302,156 @@ def test_a_request_that_is_not_there_fails_after_the_last_receive(
         assert returned(answer) == []
         assert result(memory, "gone")["problem"]["type"].endswith("job-input-expired")
         assert storage.get_job(memory_store.store(memory), "gone")[1]
+
+
+@pytest.mark.fault(
+    "A job's run fails each time that the queue delivers it",
+    "After the last receive the job has failed and says so; it is never queued for a week",
+)
+@pytest.mark.parametrize("receives", [1, 4, 5, 6])
+def test_a_job_whose_run_fails_for_good_ends_as_a_failed_result(
+    tmp_path: Path, memory: Memory, capsys: Capture, receives: int
+) -> None:
+    handle = made(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])), memory)
+    ticket = storage.submit(memory_store.store(memory), b'{"instances":[{"x":0}]}')
+    sent = [record(memory.sent[0], "claim", receives=receives),
+            record('{"instances":[{"x":0}]}', "own", receives=receives)]  # fmt: skip
+    left = returned(handle(event(*sent), Context()))
+    if receives < 5:
+        assert left == ["claim", "own"]
+        assert not [key for key in memory.objects if key.endswith("result.json")]
+        return
+    assert left == []
+    for id in (ticket.id, "own"):
+        assert result(memory, id)["job"]["status"] == "failed"
+        assert result(memory, id)["problem"]["type"].endswith(":bad-output")
+        assert storage.get_job(memory_store.store(memory), id)[1]
+    *lines, batch = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {line["job"]: line["problem"] for line in lines} == {
+        ticket.id: "bad-output",
+        "own": "bad-output",
+    }
+    assert (batch["Jobs"], batch["FailedJobs"], batch["Retries"]) == (2, 2, 0)
+
+
+def test_an_unexpected_error_ends_too(
+    handle: Handle, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any) -> Any:
+        raise ValueError("SENTINEL")
+
+    monkeypatch.setattr(Scorer, "score_columns", explode)
+    assert returned(handle(event(record(body(1), "a", receives=5)), Context())) == []
+    assert result(memory, "a")["problem"]["status"] == 500
+    assert "SENTINEL" not in str(memory.objects)
+
+
+@pytest.mark.fault(
+    "S3 fails, or the time is over, at the last receive of a message",
+    "It becomes a dead letter, which a redrive scores; it has no failed result",
+)
+def test_a_message_that_could_not_run_becomes_a_dead_letter(echo_dir: Path, memory: Memory) -> None:
+    def refuse(name: str, number: int) -> None:
+        raise memory_store.error("SlowDown", 503)
+
+    ticket = storage.submit(memory_store.store(memory), body(1).encode())
+    sent = [record(memory.sent[0], "claim", receives=5), record(body(2), "own", receives=5)]
+    broken = made(echo_dir, memory_store.Faulty(memory, refuse))
+    assert returned(broken(event(*sent), Context())) == ["claim", "own"]
+    whole = made(echo_dir, memory)
+    assert returned(whole(event(*sent), Context(milliseconds=0))) == ["claim", "own"]
+    assert not [key for key in memory.objects if key.endswith("result.json")]
+    assert returned(whole(event(*sent), Context())) == []
+    assert counts(memory, ticket.id) == [1]
+
+
+# Envelopes of other services
+
+UUID = "12345678-90ab-cdef-1234-567890abcdef"
+
+
+def sns(message: str, id: str = UUID) -> str:
+    return json.dumps({
+        "Type": "Notification", "MessageId": id, "TopicArn": "arn:aws:sns:eu-central-1:1:t",
+        "Message": message, "Timestamp": "2026-01-01T00:00:00.000Z", "SignatureVersion": "1",
+    })  # fmt: skip
+
+
+def event_bridge(detail: Any, id: str = UUID) -> str:
+    return json.dumps({
+        "version": "0", "id": id, "detail-type": "order", "source": "shop", "account": "1",
+        "time": "2026-01-01T00:00:00Z", "region": "eu-central-1", "resources": [],
+        "detail": detail,
+    })  # fmt: skip
+
+
+S3 = json.dumps({"Records": [{"eventSource": "aws:s3", "s3": {"object": {"key": "SENTINEL"}}}]})
+S3_TEST = json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [sns(body(7)), event_bridge(json.loads(body(7))), sns(event_bridge(json.loads(body(7))), "x")],
+)
+def test_a_body_in_an_envelope_is_scored_under_the_id_that_its_producer_has(
+    handle: Handle, memory: Memory, text: str
+) -> None:
+    outer = json.loads(text)
+    if outer.get("MessageId") == "x":  # an envelope whose id is no UUID is not ours to use
+        outer["MessageId"] = UUID.replace("1", "2")
+        text = json.dumps(outer)
+    assert returned(handle(event(record(text, "m1")), Context())) == []
+    assert memory.written == [f"jobs/{UUID}/result.json"]
+    assert counts(memory, UUID) == [7]
+
+
+def test_a_claim_check_in_an_envelope_is_its_job(handle: Handle, memory: Memory) -> None:
+    ticket = storage.submit(memory_store.store(memory), body(3).encode())
+    sent = [record(sns(memory.sent[0]), "m1"), record(memory.sent[0], "m2")]
+    assert returned(handle(event(*sent), Context())) == []
+    assert counts(memory, ticket.id) == [3]
+    assert len(memory.written) == 2
+
+
+def test_a_body_in_an_envelope_that_breaks_the_contract_is_a_failed_result(
+    handle: Handle, memory: Memory
+) -> None:
+    assert returned(handle(event(record(sns('{"instances":[{}]}'), "m1")), Context())) == []
+    assert result(memory, UUID)["problem"]["status"] == 422
+
+
+@pytest.mark.fault(
+    "Another service's message is on the queue: SNS, EventBridge or S3, without a body of ours",
+    "It becomes a dead letter, and the log says why; no result is written",
+)
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        (S3, "S3"),
+        (S3_TEST, "S3"),
+        (sns(S3), "S3"),
+        (sns("SENTINEL"), "SNS"),
+        (sns('{"SENTINEL":1}'), "SNS"),
+        (sns(body(1), "../secret"), "SNS"),
+        (sns(body(1), UUID.upper()), "SNS"),
+        (sns(sns(sns(body(1)))), "SNS"),
+        (event_bridge({"SENTINEL": 1}), "EventBridge"),
+        (event_bridge(None), "EventBridge"),
+        (event_bridge({"bucket": {"name": "b"}, "object": {"key": "k"}}), "EventBridge"),
+        (json.dumps({**json.loads(sns("x")), "Message": 7}), "SNS"),
+    ],
+)
+@pytest.mark.parametrize("receives", [1, 5])
+def test_an_envelope_without_a_body_of_ours_becomes_a_dead_letter(
+    handle: Handle, memory: Memory, capsys: Capture, text: str, source: str, receives: int
+) -> None:
+    sent = [record(text, "strange", receives=receives), record(body(1), "good")]
+    assert returned(handle(event(*sent), Context())) == ["strange"]
+    assert memory.written == ["jobs/good/result.json"]
+    line, *_ = map(json.loads, (printed := capsys.readouterr().out).splitlines())
+    assert (line["message_id"], line["problem"]) == ("strange", "unknown-message")
+    assert f"an envelope of {source} holds no body" in line["detail"]
+    assert "SENTINEL" not in printed
 
 
 # A storage that fails

@@ -364,9 +364,9 @@ def test_floats_of_another_width_are_rounded(matrix: app.Handler, made: Any) -> 
         assert arrays["y"].tobytes() == x.astype(dtype).astype(np.float32).tobytes()
 
 
-def test_a_float_that_overflows_is_not_finite(matrix: app.Handler) -> None:
+def test_a_float_that_overflows_is_out_of_range(matrix: app.Handler) -> None:
     status, problem, _ = ask(matrix, as_binary({"x": np.array([[1e300, 0, 2, 0, 0]])}))
-    assert (status, told(problem)) == (422, [("/inputs/0/data/0", "non_finite")])
+    assert (status, told(problem)) == (422, [("/inputs/0/data/0", "out_of_range")])
 
 
 def test_integers_of_another_width_have_to_fit(tmp_path: Path) -> None:

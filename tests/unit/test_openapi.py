@@ -7,6 +7,7 @@ import pytest
 from answerable.packing import artifact, openapi
 from handler import app, manifest
 from handler.errors import ApiError
+from handler.http import PROBLEM_JSON
 from handler.scoring import Scorer
 
 
@@ -85,3 +86,16 @@ def test_a_tensor_contract_is_nested_arrays(echo_dir: Path, batch: Any) -> None:
         schema, depth = schema["items"], depth + 1
     assert depth == (2 if batch == "dynamic" else 3)
     assert schema["minimum"] == -(2**63)
+
+
+def test_every_problem_has_a_real_example(echo: Scorer) -> None:
+    document = openapi.document(echo.manifest)
+    for name, response in document["components"]["responses"].items():
+        ((media_type, content),) = response["content"].items()
+        example = content["example"]
+        assert name.startswith(f"Problem{example['status']}")
+        assert media_type == ("application/json" if name.endswith("Json") else PROBLEM_JSON)
+        assert example["title"] in response["description"]
+        assert "string" not in example.values()
+    violations = document["components"]["responses"]["Problem422"]["content"][PROBLEM_JSON]
+    assert violations["example"]["errors"][0]["pointer"] == "/instances/0/ratio"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from answerable.packing import baseline
 from answerable.packing.table import Columns
+from handler import feature_types
 from handler.manifest import Distribution, Feature, Output
 
 
@@ -113,9 +114,9 @@ def test_any_numbers_have_a_distribution(values: list[float | None]) -> None:
 
 def test_features_and_outputs_by_name() -> None:
     features = [
-        Feature("n", "n", "number"),
-        Feature("t", "t", "text"),
-        Feature("c", "c", "category", categories=(1, 2)),
+        feature_types.make(Feature("n", "n", "number"), "float32"),
+        feature_types.make(Feature("t", "t", "text"), "string"),
+        feature_types.make(Feature("c", "c", "category", categories=(1, 2)), "int64"),
     ]
     columns: Columns = {"n": [0.1, 0.2, None], "t": ["a", "aaa", "a"], "c": [1, 2, 2]}
     classes = tuple(f"k{i}" for i in range(12))

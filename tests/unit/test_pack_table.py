@@ -17,7 +17,7 @@ def infer(cells: list[str], dtype: str, /, **fields: Any) -> tuple[Feature, list
     """The feature that one column becomes, in a tensor [N, 1] of dtype."""
     inputs = [Tensor("x", dtype, (None, 1))]
     features, columns = table.features({"x": cells}, inputs, {"x": fields}, "data.csv")
-    return features[0], columns["x"]
+    return features[0].feature, columns["x"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_feeds_are_in_the_graph_s_order_with_missing_values_filled() -> None:
     inputs = [Tensor("b", "string", (None, 1)), Tensor("a", "float32", (None,))]
     cells = {"a": ["1", ""], "b": ["", "z"]}
     features, columns = table.features(cells, inputs, {}, "data.csv")
-    assert [feature.name for feature in features] == ["b", "a"]
+    assert [kind.feature.name for kind in features] == ["b", "a"]
     feeds = table.feeds(features, inputs, columns)
     assert feeds["b"].tolist() == [[""], ["z"]]
     assert feeds["a"].shape == (2,)
@@ -166,13 +166,13 @@ def test_feeds_are_in_the_graph_s_order_with_missing_values_filled() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"a,b\n1,2\n3\n", "line 3 has 1 cells, and the header 2"),
+        (b"a,b\n1,2\n3\n", "row 3 has 1 cells, and the header 2"),
         (b"a,a\n1,2\n3,4\n", "one name: a"),
         (b"a,\n1,2\n3,4\n", "without a name"),
         (b"a\n1\n", "1 rows"),
         (b"", "0 rows"),
         (b"a\n\xff\n1\n", "not UTF-8"),
-        (b'a\n"1\n', "line"),
+        (b'a\n"1\n', "row 2"),
     ],
 )
 def test_files_that_are_no_table(tmp_path: Path, content: bytes, said: str) -> None:

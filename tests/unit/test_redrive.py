@@ -10,6 +10,7 @@ from handler.jobs import storage, worker
 from handler.settings import Settings
 from tests.fixtures import memory_store
 from tests.fixtures.memory_store import Memory
+from tests.unit.test_jobs_worker import S3, UUID, body, event_bridge, sns
 
 DEAD = "dead"
 
@@ -65,6 +66,18 @@ def test_claim_checks_are_sent_as_they_are_and_own_messages_keep_their_id(echo_d
         found, finished = storage.get_job(store, id)
         assert finished
         assert json.loads(found)["job"]["id"] == id
+
+
+def test_an_envelope_is_sent_as_it_is(echo_dir: Any) -> None:
+    envelopes = [sns(body(4)), event_bridge({"x": 1}), S3]
+    queues = Queues(*envelopes)
+    store = memory_store.store(queues)
+    assert redrive.redrive(store, DEAD) == (3, 0)
+    assert queues.sent == envelopes
+    assert not queues.objects
+    handle = worker.create(Settings(echo_dir), store)
+    handle(memory_store.event(memory_store.record(queues.sent[0], "new")), None)
+    assert [*queues.objects] == [f"jobs/{UUID}/result.json"]
 
 
 @pytest.mark.fault(

@@ -1,4 +1,4 @@
-from tests import reference
+from tests.docs import reference
 
 
 def test_the_reference_is_what_the_code_says() -> None:

@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 
+from answerable import contract_cases
+from answerable.local import event_sources
 from handler import app, request_log, settings
 from handler import manifest as manifests
 from handler.drift import bins
 from handler.drift.targets import fingerprint
+from handler.prediction_id import derive_key
+from handler.scoring import Scorer
 from handler.settings import Settings
-from tests.fixtures import artifact, emf, events
+from tests.fixtures import adversarial, artifact, emf, events
 from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
+from tests.unit import test_protocols_graphs as graphs
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = json.loads((DIABETES / "golden.jsonl").read_text().splitlines()[0])["instance"]
@@ -99,6 +104,95 @@ def test_features_are_hashed_or_dropped(capsys: Capture, tmp_path: Path, secret:
         )
     else:  # without a key a hash would be guessed
         assert "colour" not in kept[0]
+
+
+ACCEPTED = [
+    *adversarial.KINDS,
+    *((dtype, shape, batch)
+      for dtype in ("bool", "float16", "float64", "object", "uint8")
+      for shape, batch in (((), "none"), ((2, 3), "none"), ((None, 3), "dynamic"),
+                           ((None, 2, None), "single"))),
+]  # fmt: skip
+
+
+@pytest.mark.fault(
+    "Payloads are logged, and the request is `.npy`, CSV, `inputs` or binary tensors",
+    "200, and the record holds the instances and predictions of every protocol",
+)
+@pytest.mark.parametrize("kind", ACCEPTED, ids=str)
+def test_the_payload_of_every_protocol_is_logged(
+    tmp_path: Path, capsys: Capture, kind: Any
+) -> None:
+    if isinstance(kind, str):
+        directory = adversarial.directory(kind, tmp_path)
+    else:
+        directory = graphs.write(tmp_path, *kind)
+    handler = app.create(Settings(directory, log_payloads="full", prediction_id_secret="key"))
+    for case in contract_cases.accepted(manifests.read(directory)):
+        request = event_sources.HttpRequest(
+            case.method, case.path, list(case.headers.items()), case.body
+        )
+        answer = handler(event_sources.make_event("rest", request, "id"), Context())
+        assert answer["statusCode"] == 200, (case.kind, case.path, answer["body"])
+        found = json.loads(capsys.readouterr().out)
+        emf.validate(found)
+        assert "log_error" not in found
+        assert len(found["instances"]) == len(found["predictions"]) == found["logged_rows"]
+        if len(case.body.strip()) < request_log.MAX_PAYLOAD_BYTES // 3:
+            assert found["logged_rows"] == found["Rows"] > 0
+
+
+@pytest.mark.fault(
+    "A record cannot be made after the answer is ready",
+    "The answer goes out; a shorter record counts the request and one log error",
+)
+def test_a_record_that_cannot_be_made_fails_no_request(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any) -> Any:
+        raise ValueError("SENTINEL")
+
+    monkeypatch.setattr(request_log, "_dump", explode)
+    rows = [GOLDEN | {"bmi": 31.41592}]
+    found = record(capsys, Settings(DIABETES, log_payloads="full"), rows)
+    assert (found["log_error"], found["LogErrors"]) == ("ValueError", 1)
+    assert (found["Requests"], found["Rows"], found["ClientErrors"]) == (1, 1, 0)
+    assert "31.41592" not in json.dumps(found)
+    assert "SENTINEL" not in json.dumps(found)
+
+
+def test_a_server_error_has_its_callers_hash_and_no_name(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any) -> Any:
+        raise ValueError("SENTINEL")
+
+    def hash_of(caller: dict[str, Any], secret: str = "key", status: int = 500) -> Any:
+        handler = app.create(Settings(DIABETES, prediction_id_secret=secret))
+        with monkeypatch.context() as patch:
+            if status == 500:
+                patch.setattr(Scorer, "score", explode)
+            event = events.rest(json.dumps({"instances": [GOLDEN] * (status != 422)}))
+            event["requestContext"] |= caller
+            assert handler(event, Context())["statusCode"] == status
+        *_, line = capsys.readouterr().out.splitlines()
+        assert "SENTINEL" not in line
+        return json.loads(line).get("caller_hash")
+
+    one, other = ({"identity": {"apiKeyId": f"SENTINEL{i}"}} for i in (1, 2))
+    hashes = {hash_of(one), hash_of(other), hash_of(one, secret="other"), hash_of(one)}
+    assert len(hashes) == 3
+    assert all(isinstance(value, str) and len(value) == 16 for value in hashes)
+    assert hash_of({}) is None
+    assert hash_of(one, secret="") is None
+    assert hash_of(one, status=200) is hash_of(one, status=422) is None
+
+
+def test_no_key_serves_two_purposes() -> None:
+    purposes = (b"id", b"redact", b"caller")
+    keys = {derive_key(secret, purpose) for purpose in purposes for secret in ("a", "b")}
+    assert len(keys) == 6
+    assert derive_key("new old", b"id") == derive_key("new", b"id")
 
 
 def test_a_record_never_exceeds_an_event(capsys: Capture) -> None:

@@ -52,7 +52,7 @@ def test_every_value_reaches_its_own_tensor_and_row(
             "serum": [level is None],
         }
     outside = sum(level is not None and not 0 <= level <= 1 for level in serum)
-    assert scored.unusual == ({"serum": outside} if outside else {})
+    assert scored.out_of_range_counts == ({"serum": outside} if outside else {})
 
 
 def test_a_thousand_rows_keep_their_order(echo: Scorer) -> None:
@@ -68,8 +68,10 @@ def test_a_bound_is_compared_in_the_tensor_s_precision(tmp_path: Path) -> None:
     scorer = load(
         artifact.ratio(tmp_path, helper.make_node("Neg", ["x"], ["y"]), features=[feature])
     )
-    assert scorer.score('{"instances":[{"x":0.1}]}').unusual == {}
-    assert scorer.score('{"instances":[{"x":0.1001},{"x":0},{"x":0.1}]}').unusual == {"x": 2}
+    assert scorer.score('{"instances":[{"x":0.1}]}').out_of_range_counts == {}
+    assert scorer.score('{"instances":[{"x":0.1001},{"x":0},{"x":0.1}]}').out_of_range_counts == {
+        "x": 2
+    }
 
 
 def test_features_of_one_tensor_take_their_columns(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_missing_and_unseen_values_become_what_the_contract_says(tmp_path: Path)
     )  # fmt: skip
     scored = load(directory).score('{"instances":[{},{"x":2,"n":3,"s":"new"}]}')
     assert results(scored) == [{"x": -1, "n": [7], "s": [""]}, {"x": 2, "n": [3], "s": ["new"]}]
-    assert scored.unusual == {"s": 1}
+    assert scored.out_of_range_counts == {"s": 1}
 
 
 def sums(directory: Path, shape: list[int | None], batch: str = "dynamic", keep: int = 1) -> Scorer:

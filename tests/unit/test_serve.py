@@ -427,6 +427,15 @@ def test_a_page_of_another_site_reaches_nothing(
             assert answer.json()["status"] == 403
 
 
+def test_an_example_is_a_golden_row_with_changes(client: httpx.Client) -> None:
+    example = client.get("/docs/example.json").json()
+    changed = client.get("/docs/example.json", params={"row": 0, "changes": '{"count": 9}'}).json()
+    assert changed["instances"] == [example["instances"][0] | {"count": 9}]
+    assert client.post("/predict", json=changed).json()["predictions"][0]["count"] == 9
+    for query in ({"row": "99"}, {"row": "x"}, {"changes": "{"}, {"changes": "[1]"}):
+        assert client.get("/docs/example.json", params=query).status_code == 400
+
+
 def test_the_root_says_where_to_look(client: httpx.Client) -> None:
     answer = client.get("/")
     assert answer.status_code == 200

@@ -2,7 +2,6 @@
 
 LONG_NAN = "13 B2: NaN in a body over 4,096 characters is 400 not_json, in a shorter one 422"
 PROBE = "13 B1: the contract accepts values that the graph does not take"
-IGNORED = "13 B1: the graph takes unknown categories, the contract refuses them"
 WIDE = "15: alarms and dashboard of a wide table are over the limits of CloudFormation"
 FOLDED = "15: names that fold to the same identifier give two constructs of one name"
 
@@ -23,21 +22,12 @@ KNOWN: dict[tuple[str, str], str] = {
     **dict.fromkeys(
         [
             (name, step)
-            for name in ("bert-tokens", "case-embedding", "integer-division", "sk-onehot-codes")
+            for name in ("bert-tokens", "integer-division")
             for step in ("conformance", "requests")
         ],
         PROBE,
     ),
-    **dict.fromkeys(
-        [(name, "requests") for name in ("case-log", "token-lookup", "exponential")], PROBE
-    ),
-    **dict.fromkeys(
-        [
-            (name, "requests")
-            for name in ("xgb-categories", "case-onehot-ignore", "sk-columns-classifier")
-        ],
-        IGNORED,
-    ),
+    ("token-lookup", "requests"): PROBE,
     **dict.fromkeys([(name, "stack") for name in ("table-60", "table-120", "table-300")], WIDE),
     **dict.fromkeys([(name, "stack") for name in ("names-escaped", "names-inputs")], FOLDED),
     ("table-300", "report"): "15: the report draws the first 100 monitored features only",

@@ -211,6 +211,7 @@ def step_pack(packed: Packed) -> None:
     """`answerable pack` packs, or refuses by the expected sentence."""
     if packed.model.expected == PACKS:
         assert packed.code == 0, packed.text[-300:]
+        assert packed.manifest.execution.batch == packed.model.batch
     else:
         assert packed.code == 2, f"code {packed.code}: {packed.text[-300:]}"
         assert re.search(packed.model.expected, packed.text, re.I), packed.text[-300:]
@@ -449,7 +450,7 @@ def step_feedback(packed: Packed) -> None:
     status, document, records = packed.call("/feedback", json.dumps({"outcomes": outcomes}))
     assert status in (200, 202), document
     (record,) = (r for r in records if r["message"] == "outcomes")
-    numbers = [record[name] for name in ("Correct", "Error") if name in record]
+    numbers = [record[name] for name in ("Correct", "AbsoluteError") if name in record]
     assert len(numbers) == 1, sorted(record)
     (values,) = numbers
     right = 1 if "Correct" in record else 0
@@ -467,11 +468,11 @@ def step_explain(packed: Packed) -> None:
     options = ("--records", file, "--artifacts", packed.directory.parent)
     code, text = answerable_main("explain", predictions[0]["id"], *options)
     assert code == 0, text[-300:]
-    for word in (f"{NAME} 1.0.0", "row 1 of it", packed.manifest.files["model.onnx"].sha256[:12]):
+    for word in (f"{NAME} 1.0.0", "row 1 ", packed.manifest.files["model.onnx"].sha256[:12]):
         assert word in text
     with contextlib.suppress(NotApplicable):
         value = _primary_values(packed, predictions)[0]
-        numbers = re.findall(r"predicted (\S+)", text)
+        numbers = re.findall(r"predicted ([-+.\de]+) ", text)
         if isinstance(value, float):
             assert math.isclose(float(numbers[0]), value, rel_tol=1e-5)
         else:
@@ -517,9 +518,20 @@ def pack(model: ZooModel) -> Packed:
     return _PACKED[model.name]
 
 
+_RESULTS: dict[tuple[str, str], Exception | None] = {}
+
+
 def run(model: ZooModel, step: str) -> None:
-    """Run one step. Raises NotApplicable or AssertionError."""
-    packed = pack(model)
-    if step != "pack" and packed.code:
-        raise NotApplicable
-    STEPS[step](packed)
+    """Run one step, once per process. Raises NotApplicable or AssertionError."""
+    key = (model.name, step)
+    if key not in _RESULTS:
+        _RESULTS[key] = None
+        try:
+            packed = pack(model)
+            if step != "pack" and packed.code:
+                raise NotApplicable
+            STEPS[step](packed)
+        except Exception as error:
+            _RESULTS[key] = error
+    if failure := _RESULTS[key]:
+        raise failure

@@ -1,6 +1,6 @@
 """Write docs/reference/ and the shipped artifact's manifest and OpenAPI document, from the code.
 
-`python -m tests.reference` does it. tests/unit/test_reference.py compares the files with it.
+`make reference` does it. tests/unit/test_reference.py compares the files with it.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from handler import manifest as manifests
 from infra.settings import Settings
 from tests.fixtures.artifact import DIABETES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAD = """# {title}
 
 `make reference` writes this page from the code.
@@ -111,8 +111,3 @@ def _settings() -> Iterator[str]:
             else f"`{str(default).lower() if default in (True, False) else default}`"
         )
         yield _row(f"`{name}`", shown, values, " ".join([*above, trailing]).strip())
-
-
-if __name__ == "__main__":
-    for path, text in files().items():
-        path.write_text(text, encoding="utf-8")

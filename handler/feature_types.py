@@ -1,0 +1,987 @@
+"""Feature types: one class owns what a type means, from JSON to the graph's tensor.
+
+A class covers validation, CSV cells, inference from a sample, bounds, test values, drift,
+JSON Schema and descriptions. `of(manifest)` makes one object per feature, once per model. Requests
+only use what `__init__` prepared, and the pydantic-core schemas.
+
+Values have two forms. In JSON, a date is an ISO 8601 string. In validated columns and in tensors,
+it is a number of days. All other types have the same form in both.
+"""
+
+# ruff: noqa: D102  (the base class has the docstrings)
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, ClassVar
+
+import numpy as np
+
+from handler import core_schema as cs
+from handler.core_schema import PydanticCustomError, PydanticKnownError
+from handler.errors import ArtifactError
+from handler.manifest import Bound, Distribution, Feature, Manifest, Tensor
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Fields = dict[str, Any]
+Number_ = int | float
+BadValue = tuple[str, str | None, str]  # kind, JSON text (None: left out) and error code
+
+# the largest doubles that round to a finite value of the dtype
+FLOAT_MAX = {"float16": 65519.99999999999, "float32": 3.4028235677973362e38, "float64": None}
+# up to these, a float dtype holds every integer exactly
+EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
+# spellings in CSV; strings have one for missing only, the empty cell
+MISSING = frozenset(("", "nan", "na", "n/a", "null", "none"))
+TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+MAX_CATEGORIES = 50  # a sample with more distinct strings is of type text
+MIN_REPEATS = 3  # as is one in which strings occur less often than this on average
+MIN_TEXT_LENGTH = 256  # the least max_length that is inferred
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_DAY = EPOCH.toordinal()
+DAY = timedelta(days=1)
+UNION_BRANCHES = "\0int", "\0float"  # in the location of an error; no feature has such a name
+NOT_FINITE = "not finite"  # kind of a bad value that strict JSON does not have
+CLIENT_TEXT = "answerable unknown"  # stands for a client's own text in all test values
+
+
+def number_bounds(dtype: str) -> tuple[Number_ | None, Number_ | None]:
+    """Return the least and the greatest number that a tensor of `dtype` takes; None if unbounded.
+
+    The bounds apply before a number is rounded to `dtype`.
+    """
+    if dtype.startswith("float"):
+        limit = FLOAT_MAX[dtype]
+        return (None if limit is None else -limit), limit
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def float_schema(low: Number_ | None, high: Number_ | None) -> cs.CoreSchema:
+    """Return the schema of a finite JSON number within inclusive bounds."""
+    return cs.float_schema(strict=True, allow_inf_nan=False, ge=low, le=high)
+
+
+def integer_schema(low: Number_ | None, high: Number_ | None) -> cs.CoreSchema:
+    """Return the schema of a whole JSON number, `3.0` included, within inclusive bounds.
+
+    Bounds are compared as integers: doubles would take 2^63 for 2^63 - 1. A double over 2^53 may
+    have been rounded from another integer (orjson does so from 2^64), so it is refused.
+    """
+    least = None if low is None else math.ceil(low)
+    greatest = None if high is None else math.floor(high)
+
+    def whole(value: Any) -> int:
+        if type(value) is not float:
+            raise PydanticKnownError("float_type")
+        if not math.isfinite(value):
+            raise PydanticKnownError("finite_number")
+        if value != value // 1:
+            raise PydanticKnownError("int_from_float")
+        number, is_rounded = int(value), abs(value) > EXACT["float64"]
+        if least is not None and number < least + is_rounded:
+            raise PydanticKnownError("greater_than_equal", {"ge": least})
+        if greatest is not None and number > greatest - is_rounded:
+            raise PydanticKnownError("less_than_equal", {"le": greatest})
+        if is_rounded:
+            raise PydanticKnownError("int_from_float")
+        return number
+
+    integer = cs.int_schema(strict=True, ge=least, le=greatest)
+    branches = integer, cs.plain_function_schema(whole)
+    choices = list(zip(branches, UNION_BRANCHES, strict=True))
+    return cs.union_schema(choices, mode="left_to_right")
+
+
+def element_schema(
+    dtype: str, minimum: Number_ | None = None, maximum: Number_ | None = None
+) -> cs.CoreSchema:
+    """Return the schema of one tensor element; stated bounds narrow those of the dtype."""
+    if dtype == "string":
+        return cs.str_schema(strict=True)
+    if dtype == "bool":
+        return cs.bool_schema(strict=True)
+    low, high = stated_bounds(dtype, minimum, maximum)
+    return float_schema(low, high) if dtype.startswith("float") else integer_schema(low, high)
+
+
+def stated_bounds(
+    dtype: str, minimum: Number_ | None, maximum: Number_ | None
+) -> tuple[Number_ | None, Number_ | None]:
+    """Return the enforced bounds: the stated ones, within those of the dtype.
+
+    A bound also covers its own rounding to a float dtype: a maximum of 0.1 takes float32's
+    0.10000000149011612, which is what a client with float32 data sends.
+    """
+    low, high = number_bounds(dtype)
+    if minimum is not None:
+        minimum = min(minimum, _rounded(minimum, dtype))
+        low = minimum if low is None else max(low, minimum)
+    if maximum is not None:
+        maximum = max(maximum, _rounded(maximum, dtype))
+        high = maximum if high is None else min(high, maximum)
+    return low, high
+
+
+def _rounded(value: Number_, dtype: str) -> Number_:
+    """Return `value` in the precision of a float dtype; unchanged if it does not fit."""
+    limit = FLOAT_MAX.get(dtype)
+    if limit is None or abs(value) > limit:
+        return value
+    return float(np.dtype(dtype).type(value))
+
+
+def is_missing(cell: str, is_string: bool) -> bool:
+    """Return whether a CSV cell stands for a missing value."""
+    return cell == "" if is_string else cell.strip().lower() in MISSING
+
+
+def parse_number(cell: str) -> Number_:
+    """Return the number in a CSV cell. Raise ValueError for anything else, `1_000` included."""
+    text = cell.strip()
+    if not text.isascii() or "_" in text:
+        raise ValueError
+    # more digits than any integer tensor holds need no exact value; a float reads any number
+    return int(text) if len(text) <= 20 and text.lstrip("+-").isdigit() else float(text)
+
+
+def days_since_epoch(text: str) -> Number_:
+    """Return an ISO 8601 date, or date-time, in days since 1970-01-01 UTC.
+
+    A time without an offset is UTC. Raise ValueError for any other text.
+    """
+    if not (text.isascii() and text[4:5] == text[7:8] == "-" and text[10:11] in ("", "T", " ")):
+        raise ValueError
+    if len(text) == 10:
+        return date.fromisoformat(text).toordinal() - EPOCH_DAY
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - EPOCH) / DAY
+
+
+def iso_date(days: Number_) -> str:
+    """Return the ISO 8601 date of days since the epoch, or the date-time (UTC) between two days.
+
+    Raise OverflowError or ValueError outside of the years 1 to 9999.
+    """
+    if days == days // 1:
+        return date.fromordinal(EPOCH_DAY + int(days)).isoformat()
+    return (EPOCH + timedelta(days=days)).isoformat().replace("+00:00", "Z")
+
+
+class FeatureType:
+    """A feature's type, prepared for the feature and for the dtype of its tensor.
+
+    `low` and `high` are the enforced bounds, `counted` the range outside of which values are
+    accepted and counted, `known` the categories outside of which they are; all in the graph's
+    form, None where there are none. `fill` is what null becomes; None becomes NaN.
+    """
+
+    name: ClassVar[str]
+    tensor_kinds: ClassVar[str]  # numpy's kinds of the dtypes it goes into
+    is_number: ClassVar[bool] = False  # a JSON number
+    ranged: ClassVar[bool] = False  # has a minimum and a maximum
+    discrete: ClassVar[bool] = False  # drift: the baseline lists values, not quantiles
+    binned_by_length: ClassVar[bool] = False  # drift: of the number of characters
+    low: Number_ | None = None
+    high: Number_ | None = None
+    counted: tuple[float, float] | None = None
+    known: frozenset[Any] | None = None
+    allowed: Sequence[Any] | None = None  # the only values, apart from null
+    whole = False  # has only whole numbers
+    max_length: int | None = None
+    empty: str | None = None  # what an empty cell is
+
+    def __init__(self, feature: Feature, dtype: str) -> None:
+        self.feature, self.dtype = feature, dtype
+        self.is_string, self.is_float = dtype == "string", dtype.startswith("float")
+        fill = feature.fill_value
+        if fill is None:
+            self.fill: Any = "" if self.is_string else None
+        else:
+            self.fill = self.to_graph(fill)
+
+    # validation ---------------------------------------------------------------------------------
+
+    def schema(self) -> cs.CoreSchema:
+        """Return the pydantic-core schema of a value that is not null."""
+        raise NotImplementedError
+
+    def nullable_schema(self) -> cs.CoreSchema:
+        """Return the schema of a value, null included where the contract takes it."""
+        if self.feature.nullable:
+            return cs.default_schema(cs.nullable_schema(self.schema()), None)
+        return self.schema()
+
+    def to_graph(self, value: Any) -> Any:
+        """Return a JSON value in the graph's form."""
+        return value
+
+    def to_json(self, value: Any) -> Any:
+        """Return a validated value in its JSON form."""
+        return value
+
+    def to_element(self, value: Any) -> Any:
+        """Return a JSON value, or null, as an element of a tensor in JSON."""
+        return None if value is None else self.to_graph(value)
+
+    def from_tensor(self, column: Array) -> list[Any]:
+        """Return the values of a tensor's column in their JSON form, None for NaN if nullable."""
+        values: list[Any] = column.tolist()
+        if self.feature.nullable and column.dtype.kind == "f":
+            values = [None if value != value else value for value in values]
+        return values
+
+    def from_numbers(self, values: list[Any]) -> list[Any]:
+        """Return the values of a tensor sent as JSON in the JSON form of the feature."""
+        return values
+
+    # CSV ----------------------------------------------------------------------------------------
+
+    def parse_cell(self, cell: str) -> Any:
+        """Return a cell's value in JSON form. Raise ValueError if it has none."""
+        raise NotImplementedError
+
+    def read_cell(self, cell: str) -> Any:
+        """Return a sample cell's value. Raise ValueError also for what the tensor cannot hold."""
+        return self.parse_cell(cell)
+
+    def parse_cells(self, cells: Sequence[str], max_errors: int) -> list[Any]:
+        """Return a column's values in JSON form, None for missing.
+
+        A cell that has no value stays text, which validation refuses. After `max_errors` of them
+        the rest is left unread.
+        """
+        values: list[Any] = []
+        errors = 0
+        for i, cell in enumerate(cells):
+            try:
+                missing = is_missing(cell, self.is_string) and self.empty is None
+                values.append(None if missing else self.parse_cell(cell))
+            except ValueError:
+                values.append(cell)
+                errors += 1
+                if errors > max_errors:
+                    return [*values, *cells[i + 1 :]]
+        return values
+
+    # packing ------------------------------------------------------------------------------------
+
+    @classmethod
+    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
+        """Return whether the present cells of a sample look like this type."""
+        return False
+
+    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
+        """Return the fields of the feature that a sample's values show, in JSON form."""
+        return {}
+
+    def example(self, values: Sequence[Any]) -> Any:
+        """Return a typical value: one that occurs, not a mean that may not be possible."""
+        counts = Counter(values)
+        return min(counts, key=lambda value: (-counts[value], value))
+
+    def is_outside(self, value: Any) -> bool:
+        """Return whether the stated contract refuses a value, in JSON form."""
+        return False
+
+    def stated_bounds(self) -> tuple[Number_ | None, Number_ | None]:
+        """Return the enforced bounds as they are stated, without their rounding."""
+        return self.low, self.high
+
+    def is_empty(self) -> bool:
+        """Return whether the stated range holds no value."""
+        return False
+
+    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        """Yield name and value of the contract's edges, in JSON form."""
+        yield from ()
+
+    def max_json_chars(self) -> int:
+        """Return how long a value's JSON is at most."""
+        return 25
+
+    # documents ----------------------------------------------------------------------------------
+
+    def json_schema(self) -> Fields:
+        """Return the JSON Schema of a value, null and description included."""
+        feature = self.feature
+        schema, remark = self._json_schema()
+        if feature.nullable:
+            schema = {"anyOf": [schema, {"type": "null"}]}
+        unit = f"Unit: {feature.unit}." if feature.unit else ""
+        if text := " ".join(filter(None, (feature.description, unit, remark))):
+            schema["description"] = text
+        if feature.example is not None:
+            schema["examples"] = [feature.example]
+        return schema
+
+    def _json_schema(self) -> tuple[Fields, str]:
+        """Return the schema of a value that is not null, and a remark for its description."""
+        raise NotImplementedError
+
+    def span(self) -> str:
+        """Return the range or the categories in words."""
+        raise NotImplementedError
+
+    def policy(self) -> str:
+        """Return what happens to a value outside of `span`."""
+        return "refused"
+
+    # drift --------------------------------------------------------------------------------------
+
+    def draw(self, value: Any) -> Any:
+        """Return a value in JSON form for one that was drawn from the baseline."""
+        return value
+
+    # contract cases -----------------------------------------------------------------------------
+
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        """Yield kind and JSON form of accepted values that are not null."""
+        yield from ()
+
+    def bad_values(self) -> Iterator[BadValue]:
+        """Yield one bad value for each rule, in JSON form."""
+        wrong = self._type_code()
+        if not self.feature.nullable:
+            yield "missing", None, "missing"
+            yield "null", "null", wrong
+        yield "wrong type", "{}", wrong
+        yield "wrong type", "[]", wrong
+        yield from self._bad_values(wrong)
+
+    def bad_elements(self) -> Iterator[BadValue]:
+        """Yield one bad value for each rule, as an element of a tensor in JSON."""
+        yield from self.bad_values()
+
+    def _type_code(self) -> str:
+        return "type"
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
+        raise NotImplementedError
+
+
+class Number(FeatureType):
+    """A finite number."""
+
+    name, tensor_kinds, ranged, is_number = "number", "fiu", True, True
+    json_name = "number"
+
+    def __init__(self, feature: Feature, dtype: str) -> None:
+        super().__init__(feature, dtype)
+        self.whole = self.whole or not self.is_float
+        self.minimum, self.maximum = map(self._bound, (feature.minimum, feature.maximum))
+        enforced = feature.out_of_range == "reject"
+        bounds = (self.minimum, self.maximum) if enforced else (None, None)
+        self.low, self.high = self._enforced(*bounds)
+        if not enforced:
+            low, high = stated_bounds(dtype, self.minimum, self.maximum)
+            low, high = -math.inf if low is None else low, math.inf if high is None else high
+            self.counted = (low, high)
+
+    def _bound(self, bound: Bound) -> Number_ | None:
+        """Return a bound of the manifest in the graph's form."""
+        if bound is None:
+            return None
+        if isinstance(bound, str):
+            raise ValueError
+        return bound
+
+    def _enforced(
+        self, minimum: Number_ | None, maximum: Number_ | None
+    ) -> tuple[Number_ | None, Number_ | None]:
+        return stated_bounds(self.dtype, minimum, maximum)
+
+    def schema(self) -> cs.CoreSchema:
+        make = integer_schema if self.whole else float_schema
+        return make(self.low, self.high)
+
+    def from_tensor(self, column: Array) -> list[Any]:
+        return self.from_numbers(super().from_tensor(column))
+
+    def parse_cell(self, cell: str) -> Any:
+        value = parse_number(cell)
+        return None if value != value else value
+
+    def read_cell(self, cell: str) -> Any:
+        value = self.parse_cell(cell)
+        if not self.whole:
+            value = float(value)
+        elif value == value // 1:
+            value = int(value)
+        return checked_number(value, self.dtype, self.whole)
+
+    def parse_cells(self, cells: Sequence[str], max_errors: int) -> list[Any]:
+        text = "".join(cells)
+        if text.isascii() and "_" not in text and len(max(cells, key=len, default="")) <= 20:
+            try:
+                values: list[Any] = list(map(int if self.whole else float, cells))
+            except ValueError:
+                return super().parse_cells(cells, max_errors)
+            if math.isfinite(sum(values)):
+                return values
+        return super().parse_cells(cells, max_errors)
+
+    @classmethod
+    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
+        return dtype.startswith("float")
+
+    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
+        """Return the sample's range, which is counted.
+
+        A stated bound is enforced, and alone: an inferred one beside it would be enforced too.
+        """
+        bounded = bool(stated.keys() & {"minimum", "maximum"})
+        policy = stated.get("out_of_range", "reject" if bounded else "accept")
+        if bounded and policy == "reject":
+            return {"out_of_range": policy}
+        return {"minimum": min(values), "maximum": max(values), "out_of_range": policy}
+
+    def example(self, values: Sequence[Any]) -> Any:
+        return sorted(values)[(len(values) - 1) // 2]
+
+    def stated_bounds(self) -> tuple[Number_ | None, Number_ | None]:
+        if self.feature.out_of_range == "accept":
+            return self.low, self.high
+        return (
+            self.low if self.minimum is None else self.minimum,
+            self.high if self.maximum is None else self.maximum,
+        )
+
+    def is_empty(self) -> bool:
+        low, high = self.minimum, self.maximum
+        return low is not None and high is not None and not low <= high
+
+    def is_outside(self, value: Any) -> bool:
+        number = self.to_graph(value)
+        low, high = self.minimum, self.maximum
+        low, high = -math.inf if low is None else low, math.inf if high is None else high
+        is_within: bool = low <= number <= high
+        return not is_within and self.feature.out_of_range == "reject"
+
+    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        low, high = self.feature.minimum, self.feature.maximum
+        yield "minimum", min(values) if low is None else low
+        yield "maximum", max(values) if high is None else high
+
+    def _json_schema(self) -> tuple[Fields, str]:
+        low, high = self.feature.minimum, self.feature.maximum
+        schema: Fields = {"type": self.json_name}
+        if self.feature.out_of_range == "reject":
+            schema |= {"minimum": low} if low is not None else {}
+            schema |= {"maximum": high} if high is not None else {}
+            return schema, ""
+        return schema, f"Usual range: {low} to {high}." if low is not None else ""
+
+    def span(self) -> str:
+        low, high = (
+            "…" if bound is None else bound if isinstance(bound, str) else f"{bound:g}"
+            for bound in (self.feature.minimum, self.feature.maximum)
+        )
+        return f"{low} to {high} {self.feature.unit}".rstrip()
+
+    def policy(self) -> str:
+        return "refused" if self.feature.out_of_range == "reject" else "counted"
+
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        low, high = self.minimum, self.maximum
+        if baseline and baseline.values:
+            first, last = float(baseline.values[0]), float(baseline.values[-1])
+            low, high = first if low is None else low, last if high is None else high
+        edges = [edge for edge in (low, high) if edge is not None]
+        middle = sum(edges) / (len(edges) or 1)
+        outside = [
+            float(text or 0) for _, text, _ in outside_bounds(low, high, self.whole, self.dtype)
+        ]
+        for name, values in (
+            ("inside the sample", [middle // 1 if self.whole else middle]),
+            ("at the sample's bounds", edges),
+            ("just outside the sample", outside),
+        ):
+            for value in values:
+                if self.low is not None and value < self.low:
+                    continue
+                if self.high is None or value <= self.high:
+                    yield name, int(value) if self.whole else value
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
+        yield "flag", "true", wrong
+        yield from bad_numbers(self.dtype)
+        yield from outside_bounds(self.low, self.high, self.whole)
+        if self.whole and self.low != self.high:
+            example = float(self.feature.example or 0)
+            yield "fraction", str(example + (-0.5 if example == self.high else 0.5)), "type"
+
+
+class Integer(Number):
+    """A whole number; JSON's 3.0 is one. In a float tensor, one that the dtype holds exactly."""
+
+    name, json_name, whole = "integer", "integer", True
+
+    def _enforced(
+        self, minimum: Number_ | None, maximum: Number_ | None
+    ) -> tuple[Number_ | None, Number_ | None]:
+        low, high = stated_bounds(self.dtype, minimum, maximum)
+        if (exact := EXACT.get(self.dtype)) is None:
+            return low, high
+        low = -exact if minimum is None else low
+        high = exact if maximum is None else high
+        return low, high
+
+    def from_numbers(self, values: list[Any]) -> list[Any]:
+        return [int(v) if type(v) is float and v == v // 1 else v for v in values]
+
+    @classmethod
+    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
+        return "int" in dtype
+
+    def draw(self, value: Any) -> Any:
+        return round(value)
+
+
+class Date(Number):
+    """An ISO 8601 date or date-time; days since 1970-01-01 UTC in the graph.
+
+    An integer tensor holds the day, a float tensor the time of day too, in the dtype's precision.
+    """
+
+    name, is_number = "date", False
+
+    def __init__(self, feature: Feature, dtype: str) -> None:
+        super().__init__(feature, dtype)
+        self.whole = False  # a time of day is dropped, not refused
+
+    def _bound(self, bound: Bound) -> Number_ | None:
+        if bound is None:
+            return None
+        if not isinstance(bound, str):
+            raise ValueError
+        number: Number_ = self.to_graph(bound)
+        return number
+
+    def to_graph(self, value: Any) -> Any:
+        days = days_since_epoch(value)
+        return days if self.is_float else math.floor(days)
+
+    def to_json(self, value: Any) -> Any:
+        return iso_date(value)
+
+    def schema(self) -> cs.CoreSchema:
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+
+        def days(text: Any) -> Number_:
+            if type(text) is float and not math.isfinite(text):
+                raise PydanticKnownError("finite_number")
+            if type(text) is not str:
+                raise PydanticKnownError("string_type")
+            try:
+                value: Number_ = self.to_graph(text)
+            except ValueError:
+                raise PydanticCustomError("date", "") from None
+            if value < low:
+                raise PydanticCustomError("date_min", "", {"ge": iso_date(low)})
+            if value > high:
+                raise PydanticCustomError("date_max", "", {"le": iso_date(high)})
+            return value
+
+        return cs.plain_function_schema(days)
+
+    def from_numbers(self, values: list[Any]) -> list[Any]:
+        """Return days as ISO dates; a value that is no date becomes one that is refused."""
+        dates: list[Any] = []
+        for value in values:
+            try:
+                dates.append(
+                    iso_date(value) if type(value) in (int, float) else None if value is None else 0
+                )
+            except (ValueError, OverflowError):
+                dates.append(value)
+        return dates
+
+    def parse_cell(self, cell: str) -> Any:
+        return cell.strip()
+
+    def read_cell(self, cell: str) -> Any:
+        text = cell.strip()
+        checked_number(self.to_graph(text), self.dtype, self.whole)
+        return text
+
+    def parse_cells(self, cells: Sequence[str], max_errors: int) -> list[Any]:
+        return FeatureType.parse_cells(self, cells, max_errors)
+
+    @classmethod
+    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
+        if "int" not in dtype and not dtype.startswith("float"):
+            return False
+        try:
+            return all(days_since_epoch(cell.strip()) is not None for cell in cells)
+        except ValueError:
+            return False
+
+    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
+        return super().inferred(sorted(values, key=self.to_graph), stated)
+
+    def example(self, values: Sequence[Any]) -> Any:
+        return sorted(values, key=self.to_graph)[(len(values) - 1) // 2]
+
+    def max_json_chars(self) -> int:
+        return 37
+
+    def _json_schema(self) -> tuple[Fields, str]:
+        low, high = self.feature.minimum, self.feature.maximum
+        schema = {"type": "string", "anyOf": [{"format": "date"}, {"format": "date-time"}]}
+        if low is None and high is None:
+            return schema, "ISO 8601."
+        usual = "Usual range" if self.feature.out_of_range == "accept" else "Range"
+        return schema, f"ISO 8601. {usual}: {low or '…'} to {high or '…'}."
+
+    def draw(self, value: Any) -> Any:
+        return iso_date(round(value))
+
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        for name, value in super().accepted_values(baseline):
+            with contextlib.suppress(ValueError, OverflowError):
+                yield name, iso_date(value)
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
+        yield "number for a date", "1", wrong
+        for text in (CLIENT_TEXT, "2024-02-30", "20240101", "2024-01-01T25:00", "", "12-31-2024"):
+            yield "no date", f'"{text}"', wrong
+        yield from outside_dates(self.low, self.high)
+
+    def bad_elements(self) -> Iterator[BadValue]:
+        yield "text for a number", '"2024-01-01"', "type"
+        yield NOT_FINITE, "NaN", "non_finite"
+        yield from outside_bounds(self.low, self.high, True)
+
+
+class Category(FeatureType):
+    """One of the listed strings or numbers."""
+
+    name, tensor_kinds, discrete = "category", "Ofiu", True
+
+    def __init__(self, feature: Feature, dtype: str) -> None:
+        super().__init__(feature, dtype)
+        if not feature.categories:
+            raise ArtifactError(f"feature {feature.name}: a category without categories")
+        self.closed = feature.unknown_category == "reject"
+        values = feature.categories
+        if self.is_float:  # a client with float32 data sends 0.1 as float32 has it
+            values += tuple(_rounded(v, dtype) for v in values if not isinstance(v, str))
+        if not self.is_string:
+            self.low, self.high = number_bounds(dtype)
+        if self.closed:
+            self.allowed = values
+        else:
+            self.known = frozenset((*values, self.fill))
+
+    def schema(self) -> cs.CoreSchema:
+        if not self.closed:
+            return element_schema(self.dtype)
+        schema = cs.literal_schema(list(dict.fromkeys(self.allowed or ())))
+        if self.is_string:
+            return schema
+        return cs.chain_schema([float_schema(None, None), schema])  # a literal 1 would take true
+
+    def parse_cell(self, cell: str) -> Any:
+        return cell if self.is_string else parse_number(cell)
+
+    def read_cell(self, cell: str) -> Any:
+        value = self.parse_cell(cell)
+        if self.is_string:
+            return value
+        return checked_number(value, self.dtype, not self.is_float)
+
+    @classmethod
+    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
+        distinct = len(set(cells))
+        return dtype == "string" and distinct <= min(MAX_CATEGORIES, len(cells) / MIN_REPEATS)
+
+    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
+        if not self.is_string and all(value == value // 1 for value in values):
+            values = [int(value) for value in values]
+        return {"categories": tuple(sorted(set(values)))}
+
+    def is_outside(self, value: Any) -> bool:
+        return self.closed and value not in self.feature.categories
+
+    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        for number, value in enumerate(self.feature.categories, 1):
+            yield f"category {number}", value
+
+    def max_json_chars(self) -> int:
+        import orjson
+
+        return max(len(orjson.dumps(v)) for v in self.feature.categories) if self.closed else 25
+
+    def _json_schema(self) -> tuple[Fields, str]:
+        if self.closed:
+            return {"enum": list(self.feature.categories)}, ""
+        listed = ", ".join(map(str, self.feature.categories))
+        return element_json_schema(self.dtype), f"Known: {listed}."
+
+    def span(self) -> str:
+        values = [str(value) for value in self.feature.categories]
+        return ", ".join(values[:6]) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+
+    def policy(self) -> str:
+        return "refused" if self.closed else "counted"
+
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        for value in self.feature.categories:
+            yield "each category", value
+        if not self.closed:
+            numbers = [v for v in self.feature.categories if not isinstance(v, str)]
+            yield "an unknown category", max(numbers) + 1 if numbers else "a new category"
+
+    def _type_code(self) -> str:
+        return "unknown_category" if self.closed and self.is_string else "type"
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
+        yield "flag", "true", wrong
+        if self.is_string:
+            yield "number for text", "1", wrong
+            if self.closed:
+                yield "unknown category", f'"{CLIENT_TEXT}"', "unknown_category"
+            return
+        yield from bad_numbers("" if self.closed else self.dtype)
+        if self.closed:
+            greatest = max(map(float, self.feature.categories))
+            yield "unknown category", str(greatest + 1), "unknown_category"
+
+
+class Boolean(FeatureType):
+    """True or false; 1 or 0 in a tensor of numbers."""
+
+    name, tensor_kinds, discrete = "boolean", "bfiu", True
+    low, high, whole = 0, 1, True
+
+    def schema(self) -> cs.CoreSchema:
+        return cs.bool_schema(strict=True)
+
+    def from_tensor(self, column: Array) -> list[Any]:
+        return self.from_numbers(super().from_tensor(column))
+
+    def from_numbers(self, values: list[Any]) -> list[Any]:
+        flags = {0: False, 1: True}
+        return [flags.get(v, v) if type(v) in (int, float) else v for v in values]
+
+    def parse_cell(self, cell: str) -> Any:
+        value = TRUTH.get(cell.strip().lower())
+        if value is None:
+            raise ValueError
+        return value
+
+    @classmethod
+    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
+        return dtype == "bool" or {cell.strip().lower() for cell in cells} <= {"true", "false"}
+
+    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        yield from (("false", False), ("true", True))
+
+    def _json_schema(self) -> tuple[Fields, str]:
+        return {"type": "boolean"}, ""
+
+    def span(self) -> str:
+        return "true, false"
+
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        yield from (("each category", True), ("each category", False))
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
+        yield "number for a flag", "1", wrong
+        yield "text for a flag", '"true"', wrong
+        yield "text for a flag", f'"{CLIENT_TEXT}"', wrong
+
+    def bad_elements(self) -> Iterator[BadValue]:
+        yield from (bad for bad in self.bad_values() if bad[0] != "number for a flag")
+
+
+class Text(FeatureType):
+    """Any string up to `max_length` characters."""
+
+    name, tensor_kinds, binned_by_length = "text", "O", True
+
+    def __init__(self, feature: Feature, dtype: str) -> None:
+        super().__init__(feature, dtype)
+        self.max_length = feature.max_length
+        self.empty = None if feature.nullable else ""
+
+    def schema(self) -> cs.CoreSchema:
+        return cs.str_schema(strict=True, max_length=self.max_length)
+
+    def parse_cell(self, cell: str) -> Any:
+        return cell
+
+    @classmethod
+    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
+        return dtype == "string"
+
+    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
+        return {"max_length": max(2 * max(map(len, values)), MIN_TEXT_LENGTH)}
+
+    def example(self, values: Sequence[Any]) -> Any:
+        return sorted(values, key=lambda text: (len(text), text))[(len(values) - 1) // 2]
+
+    def is_outside(self, value: Any) -> bool:
+        return self.max_length is not None and len(value) > self.max_length
+
+    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        yield "shortest", min(values, key=len)
+        yield "longest", max(values, key=len)
+
+    def max_json_chars(self) -> int:
+        return 4 * (self.max_length or 1024) + 2  # UTF-8 takes up to four bytes
+
+    def _json_schema(self) -> tuple[Fields, str]:
+        limit = {} if self.max_length is None else {"maxLength": self.max_length}
+        return {"type": "string", **limit}, ""
+
+    def span(self) -> str:
+        return f"up to {self.max_length} characters"
+
+    def draw(self, value: Any) -> Any:
+        return "x" * round(value)
+
+    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
+        yield "an empty text", ""
+        yield "a long text", "é" * min(self.max_length or 1000, 1000)
+
+    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
+        yield "flag", "true", wrong
+        yield "number for text", "1", wrong
+        if self.max_length is not None and self.max_length < 10_000:
+            text = CLIENT_TEXT.ljust(self.max_length + 1, "é")[: self.max_length + 1]
+            yield "too long", f'"{text}"', "too_long"
+
+
+# in the order in which a sample's cells are tried
+TYPES: dict[str, type[FeatureType]] = {
+    cls.name: cls for cls in (Boolean, Category, Text, Date, Number, Integer)
+}
+
+
+def make(feature: Feature, dtype: str) -> FeatureType:
+    """Return the type of one feature, whose tensor is of `dtype`.
+
+    Raise ArtifactError where the dtype or the feature's fields are not of its type.
+    """
+    fitting = [name for name, cls in TYPES.items() if _kind(dtype) in cls.tensor_kinds]
+    if feature.type not in fitting:
+        raise ArtifactError(
+            f"feature {feature.name}: a {dtype} tensor cannot be of type {feature.type}; "
+            f"it may be {', '.join(fitting)}"
+        )
+    try:
+        return TYPES[feature.type](feature, dtype)
+    except (TypeError, ValueError):
+        raise ArtifactError(f"feature {feature.name}: a value of the wrong type") from None
+
+
+def infer_name(cells: Sequence[str], dtype: str) -> str:
+    """Return the name of the type that the present cells of a sample look like."""
+    fitting = {name: cls for name, cls in TYPES.items() if _kind(dtype) in cls.tensor_kinds}
+    return next((name for name, cls in fitting.items() if cls.matches(cells, dtype)), "integer")
+
+
+def _kind(dtype: str) -> str:
+    """Return numpy's kind of a dtype."""
+    return "O" if dtype == "string" else np.dtype(dtype).kind
+
+
+def checked_number(value: Number_, dtype: str, whole: bool) -> Number_:
+    """Return a number that a tensor holds. Raise ValueError for one that it does not."""
+    low, high = number_bounds(dtype)
+    if not math.isfinite(value) or (whole and value != value // 1):
+        raise ValueError
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError
+    return value
+
+
+def of(manifest: Manifest) -> tuple[FeatureType, ...]:
+    """Return the types of all features, in the contract's order."""
+    dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
+    types = tuple(make(feature, dtypes[feature.input]) for feature in manifest.features)
+    baseline = manifest.baseline.features if manifest.baseline else {}
+    for kind in types:
+        known = baseline.get(kind.feature.name)
+        if known and not kind.discrete and not all(type(v) in (int, float) for v in known.values):
+            raise ArtifactError(f"baseline of {kind.feature.name}: a value that is no number")
+    return types
+
+
+def element_json_schema(
+    dtype: str, minimum: Number_ | None = None, maximum: Number_ | None = None
+) -> Fields:
+    """Return the JSON Schema of one tensor element."""
+    if dtype in ("string", "bool"):
+        return {"type": "string" if dtype == "string" else "boolean"}
+    schema: Fields = {"type": "number"}
+    low, high = minimum, maximum
+    if not dtype.startswith("float"):
+        schema = {"type": "integer"}
+        low, high = stated_bounds(dtype, minimum, maximum)
+    schema |= {"minimum": low} if low is not None else {}
+    schema |= {"maximum": high} if high is not None else {}
+    return schema
+
+
+def bad_numbers(dtype: str) -> Iterator[BadValue]:
+    """Yield what is not a number, or not one that a tensor of `dtype` holds ("": of any)."""
+    yield "text for a number", '"1"', "type"
+    yield "text for a number", f'"{CLIENT_TEXT}"', "type"
+    for text in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 310, "-" + "9" * 400):
+        yield NOT_FINITE, text, "non_finite"
+    if dtype == "float32":
+        yield "overflow", "1e39", "out_of_range"
+
+
+def bad_elements(tensor: Tensor) -> Iterator[BadValue]:
+    """Yield bad values of one element of a tensor contract's input."""
+    yield "null", "null", "type"
+    yield "too deep", "[0]", "type"
+    yield "wrong type", "{}", "type"
+    if tensor.dtype != "bool":
+        yield "flag", "true", "type"
+    if tensor.dtype in ("bool", "string"):
+        yield "number for another", "1", "type"
+        return
+    yield from bad_numbers(tensor.dtype)
+    whole = not tensor.dtype.startswith("float")
+    bounds = stated_bounds(tensor.dtype, tensor.minimum, tensor.maximum)
+    yield from outside_bounds(*bounds, whole)
+    if whole:
+        yield "fraction", "0.5", "type"
+
+
+def outside_bounds(
+    low: Number_ | None, high: Number_ | None, whole: bool, dtype: str = "float64"
+) -> Iterator[BadValue]:
+    """Yield the next integers, or numbers of a float dtype, below and above the bounds."""
+    for bound, way in ((low, -1), (high, 1)):
+        if bound is None:
+            continue
+        value: Number_
+        if whole:
+            value = (math.ceil(bound) if way < 0 else math.floor(bound)) + way
+        else:
+            as_dtype = np.dtype(dtype).type
+            with np.errstate(over="ignore"):
+                value = float(np.nextafter(as_dtype(bound), as_dtype(way * math.inf)))
+        if math.isfinite(value):
+            yield "just outside", repr(value), "out_of_range"
+
+
+def outside_dates(low: Number_ | None, high: Number_ | None) -> Iterator[BadValue]:
+    """Yield the days before and after the bounds, where they are dates."""
+    for bound, way in ((low, -1), (high, 1)):
+        try:
+            text = iso_date((math.ceil(bound) if way < 0 else math.floor(bound)) + way)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            continue
+        yield "just outside", f'"{text}"', "out_of_range"

@@ -1,0 +1,154 @@
+"""The model's outputs as JSON, after a check against the manifest.
+
+Numbers are not built into Python objects. All numbers of an output are serialised at once, split
+at the commas and put into a template per row.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from handler.errors import BadOutput, PayloadTooLarge
+from handler.manifest import BY_CLASS, Decision, Manifest, Output, Shape
+from handler.model_inputs import Array, dtype
+
+
+class ResponseRenderer:
+    """Checks and renders the outputs of one model."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._outputs = [(output, _serializer(output)) for output in manifest.outputs]
+        self._expected = [_expected_output(o, manifest.row_shape(o)) for o in manifest.outputs]
+        self._max_bytes = manifest.limits.response_bytes
+        keys = [output.name for output in manifest.outputs]
+        keys += [f"{output.name}_decision" for output in manifest.outputs if output.decision]
+        self._template = _object_template(keys)
+        self._suffix = b'],"model":%b}' % orjson.dumps(
+            {"name": manifest.name, "version": manifest.version}
+        )
+
+    def render_predictions(self, outputs: Sequence[Array], count: int) -> list[bytes]:
+        """Return one JSON object per row, from outputs [rows, …] in the manifest's order.
+
+        Raise BadOutput where an output does not match the manifest or is not finite.
+        """
+        self._check_types(outputs, count)
+        columns: list[Sequence[bytes]] = []
+        decisions: list[Sequence[bytes]] = []
+        for (output, serialize), values in zip(self._outputs, outputs, strict=True):
+            try:
+                columns.append(serialize(values))
+            except FloatingPointError:
+                raise _non_finite(output, values) from None
+            if output.decision:
+                decisions.append(_decide(output, output.decision, values))
+        return list(map(self._template.__mod__, zip(*columns, *decisions, strict=True)))
+
+    def check_outputs(self, outputs: Sequence[Array], count: int) -> None:
+        """Raise BadOutput where an output does not match the manifest or is not finite."""
+        self._check_types(outputs, count)
+        for (output, _), values in zip(self._outputs, outputs, strict=True):
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise _non_finite(output, values)
+
+    def _check_types(self, outputs: Sequence[Array], count: int) -> None:
+        for (output, _), (kind, sizes), values in zip(
+            self._outputs, self._expected, outputs, strict=True
+        ):
+            if not isinstance(values, np.ndarray) or values.dtype != kind:  # a map, for example
+                raise BadOutput(f"{output.name} does not have the type of the contract")
+            shape = values.shape
+            if shape[:1] != (count,) or len(shape) != len(sizes) + 1:
+                raise BadOutput(f"{output.name} does not have the shape of the contract")
+            if any(size not in (None, n) for size, n in zip(sizes, shape[1:], strict=True)):
+                raise BadOutput(f"{output.name} does not have the shape of the contract")
+
+    def render_response(self, predictions: list[bytes]) -> bytes:
+        """Return the whole response. Raise PayloadTooLarge if it is over the contract's limit."""
+        body = b'{"predictions":[' + b",".join(predictions) + self._suffix
+        if len(body) > self._max_bytes:
+            raise PayloadTooLarge.response(self._max_bytes)
+        return body
+
+
+def _non_finite(output: Output, values: Array) -> BadOutput:
+    """Return the error for NaN or Inf in an output, with the numbers of the rows."""
+    error = BadOutput(f"{output.name} is not finite")
+    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    error.rows = np.flatnonzero(~finite).tolist()
+    return error
+
+
+def _expected_output(output: Output, row_shape: Shape) -> tuple[Any, Shape]:
+    """Return an output's dtype and the sizes of its axes after the rows."""
+    sizes = row_shape
+    if output.kind in ("value", "label"):
+        sizes = (1,) * len(row_shape)
+    elif output.kind in BY_CLASS:
+        sizes = (len(output.classes),)
+    return dtype(output.dtype), sizes
+
+
+def _object_template(keys: Sequence[str]) -> bytes:
+    """Return a bytes template of a JSON object with one `%b` per key."""
+    return b"{%b}" % b",".join(b"%b:%%b" % orjson.dumps(key).replace(b"%", b"%%") for key in keys)
+
+
+def _serializer(output: Output) -> Callable[[Array], Sequence[bytes]]:
+    """Return the function that maps values [rows, …] to one JSON fragment per row."""
+    if output.kind == "label" and output.classes:
+        texts = {value: orjson.dumps(value) for value in output.classes}
+
+        def labels(values: Array) -> list[bytes]:
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise FloatingPointError
+            return [texts.get(v) or orjson.dumps(v) for v in values.ravel().tolist()]
+
+        return labels
+    if output.kind in BY_CLASS:
+        template = _object_template([str(value) for value in output.classes])
+        width = len(output.classes)
+
+        def by_class(values: Array) -> list[bytes]:
+            numbers = _json_numbers(values)
+            starts = range(0, len(numbers), width)
+            return [template % tuple(numbers[i : i + width]) for i in starts]
+
+        return by_class
+    if output.kind == "value":
+        return _json_numbers
+
+    def tensor(values: Array) -> list[bytes]:
+        if values.ndim == 1 and values.dtype.kind != "O":
+            return _json_numbers(values)
+        rows = values.tolist() if values.dtype.kind == "O" else np.ascontiguousarray(values)
+        return [_to_json(row) for row in rows]
+
+    return tensor
+
+
+def _json_numbers(values: Array) -> list[bytes]:
+    """Return every number's JSON, from one serialisation: far cheaper than one per number."""
+    return _to_json(values.ravel())[1:-1].split(b",")
+
+
+def _to_json(values: Any) -> bytes:
+    """Return the JSON of an array. Raise FloatingPointError for NaN and Inf."""
+    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in text and isinstance(values, np.ndarray):  # cheaper than np.isfinite
+        raise FloatingPointError
+    return text
+
+
+def _decide(output: Output, decision: Decision, values: Array) -> list[bytes]:
+    """Return the decision on each row as JSON."""
+    if decision.class_label is not None:
+        values = values[:, output.classes.index(decision.class_label)]
+    above, below, review = map(orjson.dumps, (decision.above, decision.below, "review"))
+    low, high = decision.review or (np.inf, -np.inf)
+    return [
+        review if low <= value <= high else above if value >= decision.threshold else below
+        for value in values.ravel().tolist()
+    ]
