@@ -316,14 +316,15 @@ def _card(
         facts.append(f"missing {missing / count:.1%}, in the baseline {packed:.1%}")
     if not target.output and unseen:
         facts.append(f"{unseen:,} of a kind that the baseline does not have")
-    fields = {field.name: field for field in (*manifest.features, *manifest.outputs)}
+    units = {feature.name: feature.unit for feature in manifest.features}
+    units |= {output.name: output.unit for output in manifest.outputs}
     kinds = len(target.distribution.values)
     is_discrete = 0 < kinds and (kinds <= MAX_ROWS or not target.ordered)
     label = f"{target.name}: shares by tenths of the baseline"
     return {
         "key": target.key,
         "name": target.name,
-        "unit": fields[target.name].unit if target.name in fields else "",
+        "unit": units.get(target.name, ""),
         "output": target.output,
         "kind": "bad" if any(target.key in window.drifted for window in windows) else "",
         "score": max(scores, default=None),

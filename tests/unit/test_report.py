@@ -146,7 +146,7 @@ def test_one_window_has_a_bar_inside_its_card(records: list[dict[str, Any]]) -> 
 def test_months_come_from_the_monitors_records(records: list[dict[str, Any]]) -> None:
     manifest = manifests.read(DIABETES)
     monitored = targets(manifest)
-    history = []
+    history: list[dict[str, Any]] = []
     for record in records:
         counts = Counts(monitored)
         if counts.add_bins(record):
