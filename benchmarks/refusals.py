@@ -21,6 +21,7 @@ from onnx import helper
 from benchmarks import cases
 from benchmarks.results import Rounds
 from handler import manifest as manifests
+from handler.feedback import MAX_BODY_BYTES
 from handler.manifest import Manifest
 from handler.prediction_id import ID_CHARS as ID_LENGTH
 from handler.validate import example
@@ -116,11 +117,14 @@ def bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
     yield "a job of empty rows", events.rest(f'{{"instances":[{_filled("{}", size)}]}}', "/jobs")
     yield from _invocations(manifest, size)
     yield from _inference(manifest, size)
+    nested = _filled("[[[[[]]]]]", min(size, MAX_BODY_BYTES - 100))
+    nested = f'{{"prediction_id":"x","actual":[{nested}]}}'
     id = "0" * ID_LENGTH
     outcome = f'{{"prediction_id":"{id}","actual":1}}'
     for name, text in {
         "a thousand bad ids": ",".join([outcome] * 1000),
         "too many outcomes": _filled(outcome, size),
+        "lists for an actual value": nested,
         "numbers for outcomes": _filled("1", size),
     }.items():
         yield name, events.rest(f'{{"outcomes":[{text}]}}', "/feedback")

@@ -287,7 +287,8 @@ def create(config: settings.Settings) -> Handler:
             raise NotFound("the paths are listed at /openapi.json")
         if state is None:
             raise NotReady(f"the model could not be loaded: {load_error}")
-        _check_model(state, request.path_params)
+        if request.path_params:
+            _check_model(state, request.path_params)
         methods = ROUTES[route]
         if request.method not in methods:
             allow = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))

@@ -192,11 +192,11 @@ def make_id_generator(
         return np.array([label_checksum(label) for label in flat.tolist()])
 
     def generate(outputs: Sequence[Array], requests: Sequence[IdRequest]) -> list[bytes]:
-        counts = [request.rows for request in requests]
-        rows = sum(counts)
-        if rows == 1:  # without numpy it takes a third of the time
+        if len(requests) == 1 and requests[0].rows == 1:  # a third of the time that numpy takes
             single = body(requests[0], values(outputs, 1).item())
             return [b2a_base64(single + sign(single), newline=False).translate(_ENCODE)]
+        counts = [request.rows for request in requests]
+        rows = sum(counts)
         table = np.empty(rows, _ROW)
         heads = np.array([body(request, 0.0)[: _HEAD.size] for request in requests], "S21")
         table["head"] = np.repeat(heads, counts)

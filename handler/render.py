@@ -96,8 +96,16 @@ def _object_template(keys: Sequence[str]) -> bytes:
     return b"{%b}" % b",".join(b"%b:%%b" % orjson.dumps(key).replace(b"%", b"%%") for key in keys)
 
 
+def shortest(values: Array) -> Array:
+    """Return float16 as the float64 of its shortest decimals; orjson prints it as float32."""
+    return values.astype(str).astype(float) if values.dtype == np.float16 else values
+
+
 def _serializer(output: Output) -> Callable[[Array], Sequence[bytes]]:
     """Return the function that maps values [rows, …] to one JSON fragment per row."""
+    if output.dtype == "float16":
+        serialize = _serializer(output._replace(dtype="float64"))
+        return lambda values: serialize(shortest(values))
     if output.kind == "label" and output.classes:
         texts = {value: orjson.dumps(value) for value in output.classes}
 

@@ -1,7 +1,7 @@
-"""The two functions that CodeDeploy asks before and after it moves traffic.
+"""The deploy hooks: two functions that CodeDeploy calls before and after it moves traffic.
 
-See handler/release/deploy_hooks.py. They run the image that is being released, so that its golden rows and
-its contract are the ones that the version is held to.
+See handler/release/deploy_hooks.py. They run the image that is released, which has the golden rows
+and the contract that the version must keep.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from infra.function import ALIAS, ModelFunction, allow, any_version, ops_functio
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
-# CodeDeploy's managed role calls functions of this name and no others
+# CodeDeploy's managed role may call functions with this prefix only
 PREFIX = "CodeDeployHook_"
 
 
 class Hook(Construct):
-    """One of the two: `when` is "before" or "after"."""
+    """One hook; `when` is "before" or "after"."""
 
     def __init__(
         self,
@@ -31,27 +31,27 @@ class Hook(Construct):
         scoring: ModelFunction,
     ) -> None:
         super().__init__(scope, id)
-        self.when = when
-        # Only what clients sent can be sent again, so nothing may have been taken out of it.
-        captured = (
+        # instances are sent again, so the log must have all of their fields
+        logged = (
             when == "after"
             and settings.log_payloads == "full"
             and all(feature.log_policy == "keep" for feature in manifest.features)
         )
-        group = {"PAYLOAD_LOG_GROUP": scoring.log_group.log_group_name} if captured else {}
+        group = {"PAYLOAD_LOG_GROUP": scoring.log_group.log_group_name} if logged else {}
         self.function = ops_function(
             self,
             settings=settings,
             manifest=manifest,
             scoring=scoring,
             entry_point=f"handler.release.deploy_hooks.{when}_traffic",
-            description=f"what the new version is asked {when} it gets traffic",
+            description=f"checks the new version {when} it gets traffic",
             name=name(settings.service, when),
             environment={
-                # a new value for each version, so this function is always the image's own
+                # it changes with each version, so CloudFormation always updates the hook
                 "VERSION_ARN": scoring.version.function_arn,
                 "LOW_TRAFFIC_POLICY": settings.low_traffic_policy,
                 "MINIMUM_REQUESTS": str(settings.minimum_requests),
+                "MODEL_SHA256": manifest.files["model.onnx"].sha256,
                 **group,
             },
         )
@@ -63,11 +63,11 @@ class Hook(Construct):
             versions = [scoring.version.function_arn, f"{arn}:{ALIAS}"]
             allow(self.function, ["lambda:InvokeFunction"], *versions)
             return
-        # which version is the old one, only the deployment says
+        # only the deployment names the old version
         allow(self.function, ["lambda:InvokeFunction"], f"{arn}:*")
-        # the metrics of CloudWatch are no resources: IAM knows only all of them
+        # IAM has no resources for CloudWatch's metrics
         allow(self.function, ["cloudwatch:GetMetricData"], "*")
-        if captured:
+        if logged:
             allow(self.function, ["logs:FilterLogEvents"], scoring.log_group.log_group_arn)
         suppress_nag(
             self,
@@ -78,14 +78,13 @@ class Hook(Construct):
         )
 
     def may_answer(self, group_arn: str) -> None:
-        """Let it ask about and answer to the deployments of one group."""
-        allow(self.function, ["codedeploy:PutLifecycleEventHookExecutionStatus"], group_arn)
-        if self.when == "after":
-            allow(self.function, ["codedeploy:GetDeployment"], group_arn)
+        """Let it read and answer the deployments of one group."""
+        verbs = ("GetDeployment", "PutLifecycleEventHookExecutionStatus")
+        allow(self.function, [f"codedeploy:{verb}" for verb in verbs], group_arn)
 
 
 def name(service: str, when: str) -> str:
-    """Lambda takes 64 characters; a longer service's name is cut, and told apart by its hash."""
+    """Return a name of at most 64 characters; a long service is cut and gets its hash."""
     if len(service) > 42:
         service = f"{service[:33]}-{hashlib.sha256(service.encode()).hexdigest()[:8]}"
     return f"{PREFIX}{service}_{when}"

@@ -28,6 +28,7 @@ from handler.errors import (
 from handler.feature_types import element_json_schema
 from handler.http import CSV, JSON, NPY, OCTET_STREAM, PROBLEM_JSON
 from handler.manifest import BY_CLASS, Manifest, Output, Shape
+from handler.protocols.invocations import is_one_array
 from handler.validate import example
 
 Schema = dict[str, Any]
@@ -324,7 +325,9 @@ def _protocols(manifest: Manifest, predict: Schema) -> Schema:
         "InferenceRequest", "Open Inference Protocol v2", _content(text, OCTET_STREAM), tensors
     )
     infer["parameters"] = [protocol_schemas.INFERENCE_HEADER_LENGTH_PARAMETER]
-    tables = _content(text, CSV) | _content(text, NPY)
+    tables = _content(text, CSV) if manifest.features else {}
+    if is_one_array(manifest):
+        tables |= _content(text, NPY)
     invoke = post("Invocation", "SageMaker, MLflow, KServe v1", tables, predict["responses"]["200"])
     operations = {
         path: {"get": _get(summary, _reference(name), "protocols")}

@@ -5,13 +5,16 @@ from typing import Any
 from handler.http import INFERENCE_HEADER_LENGTH
 from handler.manifest import Manifest
 from handler.protocols import open_inference
-from handler.protocols.open_inference import DATATYPES
+from handler.protocols.open_inference import DATATYPES, accepted_datatypes
 
 Schema = dict[str, Any]
 NAMES: Schema = {"type": "array", "items": {"type": "string"}}
 TABLE: Schema = {"type": "array", "items": {"type": "array"}}
 SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}}
-PARAMETERS: Schema = {"type": "object", "description": "See the binary tensor data extension."}
+PARAMETERS: Schema = {
+    "type": "object",
+    "description": "See the extensions binary tensor data and classification.",
+}
 
 
 def _object(optional: tuple[str, ...] = (), **properties: Schema) -> Schema:
@@ -33,9 +36,15 @@ def schemas(manifest: Manifest) -> Schema:
     sent = _object(
         ("data", "parameters"),
         name={"enum": inputs},
-        datatype={"enum": sorted({DATATYPES[tensor.dtype] for tensor in manifest.inputs})},
+        datatype={
+            "enum": sorted({d for t in manifest.inputs for d in accepted_datatypes(t.dtype)}),
+            "description": "Of another width, floats are rounded and integers have to fit.",
+        },
         shape=SHAPE,
-        data={"type": "array", "description": "Row-major, flat or nested."},
+        data={
+            "type": ["array", "string"],
+            "description": "Row-major, flat or nested; base64; or one string of a BYTES tensor.",
+        },
         parameters=PARAMETERS,
     )
     asked = _object(("parameters",), name={"enum": outputs}, parameters=PARAMETERS)
@@ -80,7 +89,8 @@ def schemas(manifest: Manifest) -> Schema:
 
 
 def _invocation() -> Schema:
-    frame = _object(("columns", "index"), columns=NAMES, index={"type": "array"}, data=TABLE)
+    names = _list({"type": ["string", "integer"]})
+    frame = _object(("columns", "index"), columns=names, index={"type": "array"}, data=TABLE)
     rows = _list({"$ref": "#/components/schemas/Instance"}, minItems=1)
     return {
         "oneOf": [

@@ -88,11 +88,12 @@ class FakeAws:
     def run_hook(self, checks: Callable[[HookRun], None]) -> list[str]:
         """Return the reasons of a hook's checks against the candidate."""
         target = version_client.VersionClient(self, f"{FUNCTION}:{CANDIDATE}")
+        revision = json.dumps({"CurrentVersion": CURRENT, "TargetVersion": CANDIDATE})
         hook = HookRun(
             client=lambda service: self,
             environ=self._plan.environ,
             manifest=manifests.read(self._candidate),
-            deployment="simulated",
+            deployment={"startTime": datetime.now(UTC), "revision": revision},
             target=target,
             live=target.sibling(CURRENT),
             reasons=[],
@@ -112,11 +113,6 @@ class FakeAws:
             error = {"FunctionError": "Unhandled"}
         payload = io.BytesIO(json.dumps(reply).encode())
         return {**error, "ExecutedVersion": version, "Payload": payload}
-
-    def get_deployment(self, **kwargs: Any) -> dict[str, Any]:
-        """Stand in for `codedeploy:GetDeployment`."""
-        revision = json.dumps({"CurrentVersion": CURRENT, "TargetVersion": CANDIDATE})
-        return {"deploymentInfo": {"startTime": datetime.now(UTC), "revision": revision}}
 
     def get_paginator(self, name: str) -> "FakeAws":
         """Stand in for the paginator of `cloudwatch:GetMetricData`."""

@@ -27,7 +27,7 @@ from handler.errors import (
     pointer,
 )
 from handler.http import CSV, NPY, Request
-from handler.manifest import Tensor
+from handler.manifest import Manifest, Tensor
 from handler.model_inputs import Array, Columns, dtype, length_problem
 from handler.protocols.tensor_columns import (
     Values,
@@ -122,9 +122,8 @@ def _dataframe_split(scorer: Scorer, frame: Any) -> Columns:
     if names is None:
         return _unnamed_rows(scorer, frame["data"], *where)
     types = set(map(type, names)) if isinstance(names, list) else set()
-    if types == {int} and names == list(
-        range(len(scorer.manifest.features))
-    ):  # pandas' default names
+    positions = list(range(len(scorer.manifest.features)))
+    if types == {int} and names == positions:  # pandas' default names
         return _unnamed_rows(scorer, frame["data"], *where)
     if types - {str} or not isinstance(names, list):
         raise violation_error(pointer(where[0], "columns"), "type", "must be an array of strings")
@@ -281,6 +280,12 @@ def _check_shape(
     if math.prod(shape if unbatched else shape[1:]) > limit:
         raise violation_error(where, "too_many_elements", f"a tensor has at most {limit} elements")
     return shape
+
+
+def is_one_array(manifest: Manifest) -> bool:
+    """Return whether an array of numbers or booleans can be a whole request."""
+    dtypes = {tensor.dtype for tensor in manifest.inputs}
+    return "string" not in dtypes and (bool(manifest.features) or len(manifest.inputs) == 1)
 
 
 def _indices(k: int, shape: tuple[int, ...]) -> Iterator[int]:

@@ -33,6 +33,7 @@ from handler.protocols.tensor_columns import (
     to_array,
     violation_error,
 )
+from handler.render import shortest
 from handler.scoring import Scorer
 from handler.validate import MESSAGES, violations
 
@@ -117,6 +118,15 @@ def model_metadata(manifest: Manifest) -> dict[str, Any]:
         "inputs": [tensor(t.name, t.dtype, t.shape) for t in manifest.inputs],
         "outputs": [tensor(o.tensor, o.dtype, o.shape) for o in manifest.outputs],
     }
+
+
+def accepted_datatypes(dtype: str) -> dict[str, str]:
+    """Return the dtype of each datatype that is accepted for a tensor of the manifest's dtype.
+
+    Floats of another width are rounded, integers of another width have to fit.
+    """
+    kind = dtype.strip("u0123456789")
+    return {name: d for d, name in DATATYPES.items() if d.strip("u0123456789") == kind}
 
 
 def output_names(manifest: Manifest) -> list[str]:
@@ -235,7 +245,7 @@ def _check_shape(
 
     Raise ContractViolation if datatype or shape are not the model's.
     """
-    if _dtype(sent["datatype"], tensor.dtype) is None:
+    if sent["datatype"] not in accepted_datatypes(tensor.dtype):
         unsupported = "BF16 is not supported: it " if sent["datatype"] == "BF16" else ""
         message = f"{unsupported}must be {DATATYPES[tensor.dtype]}"
         raise violation_error(pointer("inputs", i, "datatype"), "type", message)
@@ -262,23 +272,12 @@ def _check_shape(
     return shape[0] if is_batched else None
 
 
-def _dtype(datatype: str, expected: str) -> str | None:
-    """Return the dtype of a datatype that is accepted for the expected dtype.
-
-    Floats of another width are rounded, integers of another width have to fit.
-    """
-    for dtype, name in DATATYPES.items():
-        if name == datatype and dtype.strip("u0123456789") == expected.strip("u0123456789"):
-            return dtype
-    return None
-
-
 def _parse_data(sent: Any, dtype: str, i: int, chunk: memoryview | None) -> tuple[Values, bool]:
     """Return an input's values in row-major order, and whether they came as nested lists."""
     data, shape, where = sent.get("data"), sent["shape"], pointer("inputs", i, "data")
     is_base64 = (sent.get("parameters") or {}).get("content_type") == "base64"
     if chunk is not None or is_base64:
-        sent_dtype = _dtype(sent["datatype"], dtype) or dtype
+        sent_dtype = accepted_datatypes(dtype)[sent["datatype"]]
         parse, content = (binary.parse_base64, data) if chunk is None else (binary.parse, chunk)
         return parse(content, sent_dtype, prod(shape), i), False
     if isinstance(data, str) and dtype == "string":  # a client's tensor of one string
@@ -332,8 +331,9 @@ def render_response(
             chunks.append(binary.dump(array))
             tensors.append({**tensor, "parameters": {"binary_data_size": len(chunks[-1])}})
         else:
-            data = array.ravel()
-            tensors.append({**tensor, "data": data.tolist() if data.dtype.kind == "O" else data})
+            flat = array.ravel()
+            data = flat.tolist() if flat.dtype.kind == "O" else shortest(flat)
+            tensors.append({**tensor, "data": data})
     document = {"model_name": manifest.name, "model_version": manifest.version, "outputs": tensors}
     if inference.id is not None:
         document["id"] = inference.id

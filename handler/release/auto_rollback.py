@@ -1,11 +1,10 @@
-"""The way back watched, and taken when outputs or outcomes say so: `handler.release.auto_rollback.on_schedule`
-and `…on_alarm`, functions of the image.
+"""The rollback functions: a probe of the previous version, and the automatic rollback.
 
-    schedule, deployment ─ on_schedule ─ proves the version before ─ metric RollbackUnavailable ─ alarm
-    drift or impact alarm ─ on_alarm ─ proves it too ─ moves `live`, once ─ the alarms' topic
+    schedule, deployment ─ on_schedule ─ checks the previous version ─ metric RollbackUnavailable
+    drift or impact alarm ─ on_alarm ─ checks it ─ moves `live`, once ─ notifies the alarms' topic
 
-EventBridge delivers at least once and in any order, so `on_alarm` goes by what is live now: an
-alarm about another version is old, or the same again.
+EventBridge delivers at least once and in any order. So `on_alarm` compares the alarm's version
+with the live one: an alarm about another version is late, or a repetition.
 """
 
 import os
@@ -20,85 +19,86 @@ from handler.release import rollback
 from handler.release.deploy_hooks import client, deadline_check
 from handler.release.rollback import Log, ReleaseError, Service
 
-NOTE = "gone back by itself at"
+NOTE = "rolled back automatically at"
 
 
 def on_schedule(event: Any, context: Any) -> None:
-    """Lambda entry point of the probe. Where nothing was live before there is nothing to miss."""
-    said: list[str] = []
-    why, facts = _attempt(lambda: _proved(_service(context), said.append))
+    """Check the previous version, and write the metric. Without one, nothing is wrong."""
+    steps: list[str] = []
+    reason, facts = _attempt(lambda: _check(_service(context), steps.append))
     line = metrics.log_line(
-        "ERROR" if why else "INFO",
+        "ERROR" if reason else "INFO",
         "rollback check",
         service=os.environ["SERVICE_NAME"],
-        said=said,
-        reason=why,
+        steps=steps,
+        reason=reason,
         **facts,
     )
-    line[metrics.ROLLBACK_UNAVAILABLE] = int(bool(why))
+    line[metrics.ROLLBACK_UNAVAILABLE] = int(bool(reason))
     by_service = metrics.directives([metrics.ROLLBACK_UNAVAILABLE], dimensions=metrics.BY_SERVICE)
     # written whatever the log level, because missing data is an alarm
     metrics.write(line | {"_aws": metrics.emf(line, by_service)})
 
 
-def _proved(service: Service, say: Log) -> None:
+def _check(service: Service, log: Log) -> None:
     live = service.alias()["FunctionVersion"]
     target = service.previous(live)
     if target is None:
-        say(f"nothing was live before version {live}")
+        log(f"nothing was live before version {live}")
         return
-    say(f"version {live} is live; before it was {target}")
-    rollback.verify_version(service, target, say)
+    log(f"version {live} is live; before it was {target}")
+    rollback.verify_version(service, target, log)
 
 
 def on_alarm(event: Any, context: Any) -> None:
-    """Lambda entry point of the rollback. Says what it did, or why not, in its log and on the
-    topic; it does not fail, because it would be called again.
+    """Roll back; log and publish what was done, or why it was not.
+
+    It raises only if it cannot publish. Lambda then invokes it again, which changes nothing more.
     """
-    said: list[str] = []
-    why, facts = _attempt(lambda: _back(_service(context), event["detail"], said.append))
-    if why:
-        said.append(f"stopped: {why}")
-    name, service = event.get("detail", {}).get("alarmName"), os.environ["SERVICE_NAME"]
-    request_log.log("WARNING", "rollback", service=service, alarm=name, said=said, **facts)
-    subject = f"{service}: {'no rollback' if why else 'rolled back'}"
+    detail = event.get("detail") if isinstance(event, dict) else None
+    alarm = detail if isinstance(detail, dict) else {}
+    name, service = alarm.get("alarmName"), os.environ["SERVICE_NAME"]
+    steps: list[str] = []
+    reason, facts = _attempt(lambda: _roll_back(_service(context), alarm, steps.append))
+    if reason:
+        steps.append(f"stopped: {reason}")
+    request_log.log("WARNING", "rollback", service=service, alarm=name, steps=steps, **facts)
     client("sns").publish(
-        TopicArn=os.environ["TOPIC_ARN"], Subject=subject, Message="\n".join([f"{name}:", *said])
+        TopicArn=os.environ["TOPIC_ARN"],
+        Subject=f"{service}: {'no rollback' if reason else 'rolled back'}"[:100],
+        Message="\n".join([f"{name}:", *steps]),
     )
 
 
-def _back(service: Service, alarm: Any, say: Log) -> None:
+def _roll_back(service: Service, alarm: Any, log: Log) -> None:
+    queries = alarm["configuration"]["metrics"]
     alias, now = service.alias(), datetime.now(UTC)
     live = alias["FunctionVersion"]
-    dimensions = [
-        query["metricStat"]["metric"]["dimensions"]
-        for query in alarm["configuration"]["metrics"]
-        if "metricStat" in query
-    ]
-    about = sorted({names["version"] for names in dimensions if "version" in names})
-    if not about:  # an alarm of drift
-        now_ms = int(now.timestamp() * 1000)
-        about = [monitor.latest_version(client("logs"), os.environ["MONITOR_LOG_GROUP"], now_ms)]
-    if about != [live]:
-        raise ReleaseError(f"the alarm is about version {', '.join(about)}, and {live} is live")
+    dimensions = [q["metricStat"]["metric"]["dimensions"] for q in queries if "metricStat" in q]
+    versions = sorted({names["version"] for names in dimensions if "version" in names})
+    if not versions:  # an alarm of drift: the monitor's last record says what it is about
+        group, now_ms = os.environ["MONITOR_LOG_GROUP"], int(now.timestamp() * 1000)
+        versions = [monitor.latest_version(client("logs"), group, now_ms)]
+    if versions != [live]:
+        raise ReleaseError(f"the alarm is about version {', '.join(versions)}, and {live} is live")
     if rollback.weights(alias) or service.running():
         raise ReleaseError("a deployment is under way")
     last = re.search(rf"{NOTE} (\S+?),", alias.get("Description", ""))
     pause = timedelta(hours=float(os.environ["COOLDOWN_HOURS"]))
     if last and now - datetime.fromisoformat(last[1]) < pause:
-        raise ReleaseError(f"it has {last[0].rstrip(',')} already; the next time is yours")
+        raise ReleaseError(f"it was {last[0].rstrip(',')} already; roll back by hand")
     target = service.previous(live)
     if target is None:
         raise ReleaseError(f"nothing was live before version {live}")
-    targets = rollback.verify_version(service, target, say)
+    targets = rollback.verify_version(service, target, log)
     note = f"{NOTE} {now.isoformat(timespec='seconds')}, from version {live} to {target}"
-    rollback.move(service, targets, alias, say, note=note)
+    rollback.move(service, targets, alias, log, note=note)
     pins = " ".join(f"-c {k}={v}" for k, v in rollback.pin_settings(service, targets).items())
-    say(f"The stack has to be told: answerable deploy STAGE {pins}")
+    log(f"The stack has to be told: answerable deploy STAGE {pins}")
 
 
 def _service(context: Any) -> Service:
-    """The deployed model, from the environment."""
+    """Return the deployed model, from the environment."""
     group = os.environ.get("APPLICATION", ""), os.environ.get("DEPLOYMENT_GROUP", "")
     return Service(
         client,
@@ -109,10 +109,10 @@ def _service(context: Any) -> Service:
     )
 
 
-def _attempt(what: Callable[[], None]) -> tuple[str, dict[str, Any]]:
-    """Why it could not be done, "" if it was, and what helps to find the fault."""
+def _attempt(action: Callable[[], Any]) -> tuple[str, dict[str, Any]]:
+    """Return why an action failed, "" if it did not, and facts for the log."""
     try:
-        what()
+        action()
     except ReleaseError as error:
         return str(error), {}
     except Exception as error:

@@ -1,10 +1,9 @@
-"""What CodeDeploy asks before and after it moves traffic: `handler.release.deploy_hooks.before_traffic`
-and `…after_traffic`, functions of the image that is being released.
+"""The deploy hooks: Lambda functions that CodeDeploy calls before and after it moves traffic.
 
     CodeDeploy ─ hook ─ invokes the version's own ARN ─ Succeeded | Failed ─ CodeDeploy
 
-Failed is also the answer to every doubt: an exception, or no time left to be sure. Where there is
-no call back at all, CodeDeploy waits an hour and then rolls back too.
+They run the image that is released. Every doubt is Failed: an exception, or no time left to be
+sure. If no answer arrives, CodeDeploy waits for an hour and then rolls back too.
 """
 
 import os
@@ -24,78 +23,85 @@ from handler.release import compatibility, version_client
 from handler.release.rollback import versions_of_deployment
 from handler.release.version_client import OutOfTimeError, VersionClient
 
-# for the call that is under way (its read timeout, twice), and for calling back
+# for the running call (its read timeout, twice) and for the answer to CodeDeploy
 RESERVE_SECONDS = 75.0
 READ_SECONDS = 30.0
-# captured instances that are replayed, and how far they are sought
-MAX_LOGGED_INSTANCES, LOGGED_INSTANCES_DAYS, PAGES = 50, 7, 20
+# instances from the log that are replayed, and where the search for them ends
+MAX_LOGGED_INSTANCES, LOGGED_INSTANCES_DAYS, MAX_PAGES = 50, 7, 20
+# what CodeDeploy enters as the creator of its own rollback
+ROLLBACK_CREATOR = "codeDeployRollback"
 Client = Callable[[str], Any]
 Facts = dict[str, Any]
 
 
 class HookRun(NamedTuple):
-    """One execution of a hook. `target` is the version being released, `live` the alias that the
-    clients reach; `reasons` speak against it, `facts` are for the record.
+    """One run of a hook. `target` is the version that is released, `live` is the alias.
+
+    `deployment` is CodeDeploy's description. With `reasons` it fails; `facts` are for the log.
     """
 
     client: Client
     environ: Mapping[str, str]
     manifest: Manifest
-    deployment: str
+    deployment: Mapping[str, Any]
     target: VersionClient
     live: VersionClient
     reasons: list[str]
     facts: Facts
 
     def note(self, **facts: Any) -> None:
-        """Keep something for the record."""
+        """Add facts to the log."""
         self.facts.update(facts)
 
 
 def before_traffic(event: Any, context: Any) -> None:
-    """Lambda entry point of BeforeAllowTraffic: is the version what it says, and may it follow?"""
+    """Handle BeforeAllowTraffic: check the version's answers and its contract."""
     _hook("before", event, context, pre_traffic_checks)
 
 
 def after_traffic(event: Any, context: Any) -> None:
-    """Lambda entry point of AfterAllowTraffic: was it seen enough for its alarms to mean much?"""
+    """Handle AfterAllowTraffic: check that it had enough traffic for its alarms to judge it."""
     _hook("after", event, context, post_traffic_checks)
 
 
-def pre_traffic_checks(gate: HookRun) -> None:
-    """Declared, golden, refusing what it must, and compatible with what is live."""
-    budget = gate.manifest.alarms.latency_ms
-    if not _serves_this_artifact(gate):
+def pre_traffic_checks(run: HookRun) -> None:
+    """Check the artifact, golden rows, refusals, and compatibility with the live version."""
+    budget = run.manifest.alarms.latency_ms
+    if not _serves_this_artifact(run):
         return
-    golden = version_client.check_golden_rows(gate.target, gate.manifest, budget)
-    gate.note(golden=golden.rows, slowest_ms=round(golden.slowest_ms, 1))
-    gate.reasons.extend(golden.reasons)
+    golden = version_client.check_golden_rows(run.target, run.manifest, budget)
+    run.note(golden=golden.rows, slowest_ms=round(golden.slowest_ms, 1))
+    run.reasons.extend(golden.reasons)
     if golden.rows:
-        (good,) = version_client.golden_instances(gate.target, 1)
-        refusals = version_client.check_refusals(gate.target, gate.manifest, good)
-        gate.note(bad=refusals.rows)
-        gate.reasons.extend(refusals.reasons)
-    live = _fetch_manifest(gate.live)
+        (good,) = version_client.golden_instances(run.target, 1)
+        refusals = version_client.check_refusals(run.target, run.manifest, good)
+        run.note(bad=refusals.rows)
+        run.reasons.extend(refusals.reasons)
+    live = _fetch_manifest(run.live)
     if live is None:
-        # a live version that cannot speak for itself must not keep its cure out
-        gate.note(live="is not answering, so nothing is compared with it")
+        # a broken live version must not block its fix
+        run.note(live="is not answering, so nothing is compared with it")
         return
-    gate.note(live=live.version)
-    gate.reasons.extend(_incompatible(live, gate.manifest))
+    run.note(live=live.version)
+    run.reasons.extend(_incompatible(live, run.manifest))
 
 
-def _serves_this_artifact(gate: HookRun) -> bool:
-    """Whether the version answers, as the model in this image. This call is the cold one."""
-    served, why = gate.target.manifest()
+def _serves_this_artifact(run: HookRun) -> bool:
+    """Return whether the version serves this image's model. Its first call is the cold one."""
+    stated = run.environ.get("MODEL_SHA256", "")
+    if stated and stated != run.manifest.files["model.onnx"].sha256:
+        run.reasons.append("the image has another model than the manifest of the template")
+        return False
+    served, reason = run.target.manifest()
     if served is None:
-        gate.reasons.append(why)
+        run.reasons.append(reason)
     elif (served.name, served.version, served.files) != (
-        gate.manifest.name,
-        gate.manifest.version,
-        gate.manifest.files,
+        run.manifest.name,
+        run.manifest.version,
+        run.manifest.files,
     ):
-        gate.reasons.append(f"{served.name} {served.version} answers, or other files of it")
-    return not gate.reasons
+        run.reasons.append(f"{served.name} {served.version} answers, or other files of it")
+    return not run.reasons
 
 
 def _fetch_manifest(version: VersionClient) -> Manifest | None:
@@ -106,81 +112,82 @@ def _fetch_manifest(version: VersionClient) -> Manifest | None:
 
 
 def _incompatible(live: Manifest, new: Manifest) -> list[str]:
-    """A step back is judged as the step forward that it undoes: the way back must stay open."""
+    """Return violations of the version rule. A lower version is judged as the upgrade it undoes."""
     old, new = live._replace(baseline=None), new._replace(baseline=None)
     if compatibility.semver_key(old.version) > compatibility.semver_key(new.version):
         old, new = new, old
     return compatibility.semver_violations(old, new)
 
 
-def post_traffic_checks(gate: HookRun) -> None:
-    """Enough requests, and the alarms have judged; too few, and the policy says what counts."""
-    deployment = gate.client("codedeploy").get_deployment(deploymentId=gate.deployment)
-    info = deployment["deploymentInfo"]
+def post_traffic_checks(run: HookRun) -> None:
+    """Check that it served enough requests; with too few, `low_traffic_policy` decides."""
+    info = run.deployment
     since = info.get("startTime") or info["createTime"]
-    minimum = int(gate.environ["MINIMUM_REQUESTS"])
-    number = gate.target.arn.rpartition(":")[2]
-    served = count_requests(gate.client("cloudwatch"), gate.environ["SERVICE_NAME"], number, since)
-    gate.note(served=served, minimum=minimum, policy=gate.environ["LOW_TRAFFIC_POLICY"])
+    minimum = int(run.environ["MINIMUM_REQUESTS"])
+    number = run.target.arn.rpartition(":")[2]
+    served = count_requests(run.client("cloudwatch"), run.environ["SERVICE_NAME"], number, since)
+    run.note(served=served, minimum=minimum, policy=run.environ["LOW_TRAFFIC_POLICY"])
     if served >= minimum:
         return
-    if gate.environ["LOW_TRAFFIC_POLICY"] == "fail":
-        gate.reasons.append(f"it served {served} requests; {minimum} are needed to judge it")
+    if run.environ["LOW_TRAFFIC_POLICY"] == "fail":
+        run.reasons.append(f"it served {served} requests; {minimum} are needed to judge it")
         return
-    if not _serves_this_artifact(gate):
+    if not _serves_this_artifact(run):
         return
     golden = version_client.check_golden_rows(
-        gate.target, gate.manifest, gate.manifest.alarms.latency_ms
+        run.target, run.manifest, run.manifest.alarms.latency_ms
     )
-    gate.note(golden=golden.rows, slowest_ms=round(golden.slowest_ms, 1))
-    gate.reasons.extend(golden.reasons)
-    _compare_with_old(gate, versions_of_deployment(info)[0], golden.rows)
+    run.note(golden=golden.rows, slowest_ms=round(golden.slowest_ms, 1))
+    run.reasons.extend(golden.reasons)
+    _compare_with_old(run, versions_of_deployment(info)[0], golden.rows)
 
 
-def _compare_with_old(gate: HookRun, number: str | None, rows: int) -> None:
-    """The same asked of the old version: golden rows, and what clients sent it where that is kept.
-    The same model must answer the same.
+def _compare_with_old(run: HookRun, number: str | None, rows: int) -> None:
+    """Ask the old version the same: golden rows, and logged instances where there are any.
+
+    The same model must give the same answers.
     """
     if not number:
-        gate.note(old="the deployment does not name it")
+        run.note(old="the deployment does not name it")
         return
-    old = gate.target.sibling(number)
-    before = _fetch_manifest(old)
-    if before is None:
-        gate.note(old=f"{number} is not answering, so nothing is compared with it")
+    old = run.target.sibling(number)
+    old_manifest = _fetch_manifest(old)
+    if old_manifest is None:
+        run.note(old=f"{number} is not answering, so nothing is compared with it")
         return
-    gate.note(old=number)
-    same = before.files["model.onnx"] == gate.manifest.files["model.onnx"]
-    sets = {"golden rows": list(version_client.golden_instances(gate.target, rows))}
-    group = gate.environ.get("PAYLOAD_LOG_GROUP")
+    run.note(old=number)
+    same = old_manifest.files["model.onnx"] == run.manifest.files["model.onnx"]
+    sets = {"golden rows": list(version_client.golden_instances(run.target, rows))}
+    group = run.environ.get("PAYLOAD_LOG_GROUP")
     if group:
-        sets["captured instances"] = logged_instances(gate.client("logs"), group, number)
-    for what, instances in sets.items():
-        differing, largest = version_client.compare_versions(old, gate.target, instances)
-        told = {"compared": len(instances), "differing": differing, "largest": largest}
-        gate.facts.setdefault("replayed", {})[what] = told
+        sets["logged instances"] = logged_instances(run.client("logs"), group, number)
+    for name, instances in sets.items():
+        differing, largest = version_client.compare_versions(old, run.target, instances)
+        counts = {"compared": len(instances), "differing": differing, "largest": largest}
+        run.facts.setdefault("replayed", {})[name] = counts
         if differing and same:
-            told_of = f"{differing} of {len(instances)} {what}"
-            gate.reasons.append(f"the same model answers {told_of} otherwise")
+            run.reasons.append(
+                f"the same model answers {differing} of {len(instances)} {name} otherwise"
+            )
 
 
 def logged_instances(logs: Any, group: str, version: str) -> list[Any]:
-    """The last instances that a version answered, as its records keep them."""
+    """Return the last instances that a version answered, from its records with payload."""
     start = datetime.now(UTC) - timedelta(days=LOGGED_INSTANCES_DAYS)
     pages = logs.get_paginator("filter_log_events").paginate(
         logGroupName=group,
         startTime=int(start.timestamp() * 1000),
         filterPattern=f'{{ ($.version = "{version}") && ($.logged_rows > 0) }}',
     )
-    found: deque[Any] = deque(maxlen=MAX_LOGGED_INSTANCES)
-    for _, page in zip(range(PAGES), pages, strict=False):
+    instances: deque[Any] = deque(maxlen=MAX_LOGGED_INSTANCES)
+    for _, page in zip(range(MAX_PAGES), pages, strict=False):
         for event in page["events"]:
-            found.extend(orjson.loads(event["message"])["instances"])
-    return list(found)
+            instances.extend(orjson.loads(event["message"])["instances"])
+    return list(instances)
 
 
 def count_requests(cloudwatch: Any, service: str, version: str, since: datetime) -> int:
-    """How many requests of clients a version has served, as its own records say."""
+    """Return how many requests of clients a version has served, from its metrics."""
     dimensions = {"service": service, "version": version}
     metric = {
         "Namespace": metrics.NAMESPACE,
@@ -197,31 +204,38 @@ def count_requests(cloudwatch: Any, service: str, version: str, since: datetime)
     return int(sum(sum(result["Values"]) for page in pages for result in page["MetricDataResults"]))
 
 
-def _hook(name: str, event: Any, context: Any, ask: Callable[[HookRun], None]) -> None:
-    """Ask, and call back whatever happened."""
+def _hook(name: str, event: Any, context: Any, check: Callable[[HookRun], None]) -> None:
+    """Run the checks, and answer CodeDeploy whatever happened."""
     start = time.monotonic()
+    fields = event if isinstance(event, dict) else {}
     reasons: list[str] = []
     facts: Facts = {}
     try:
-        ask(_gate(event, context, reasons, facts))
+        run = _hook_run(fields, context, reasons, facts)
+        # CodeDeploy's own rollback must not fail because the failed version does
+        if run.deployment.get("creator") == ROLLBACK_CREATOR:
+            run.note(rollback=True)
+        else:
+            check(run)
     except OutOfTimeError:
         reasons.append("the hook's own time was nearly used up")
     except Exception as error:
-        # the message may hold anything; AWS's error code and the place are enough to find it
+        # an error's message may quote a client; AWS's error code and the location may not
         reasons.append(f"the hook failed: {request_log.error_summary(error)}")
         facts["trace"] = request_log.stack_trace(error)
     verdict = "Failed" if reasons else "Succeeded"
     try:
-        _call_back(event, verdict)
+        if fields.get("DeploymentId"):  # there is nobody to answer otherwise
+            _answer_codedeploy(fields, verdict)
     except Exception as error:
         facts["callback"] = type(error).__name__
-        raise  # an asynchronous invocation that fails is made again, twice
+        raise  # Lambda repeats an asynchronous invocation that failed, twice
     finally:
         request_log.log(
             "ERROR" if reasons or "callback" in facts else "INFO",
-            "release gate",
+            "deploy hook",
             hook=name,
-            deployment=event.get("DeploymentId"),
+            deployment=fields.get("DeploymentId"),
             version=os.environ.get("VERSION_ARN", ""),
             verdict=verdict,
             reasons=reasons,
@@ -230,13 +244,14 @@ def _hook(name: str, event: Any, context: Any, ask: Callable[[HookRun], None]) -
         )
 
 
-def _gate(event: Any, context: Any, reasons: list[str], facts: Facts) -> HookRun:
+def _hook_run(event: Mapping[str, Any], context: Any, reasons: list[str], facts: Facts) -> HookRun:
     target = VersionClient(client("lambda"), os.environ["VERSION_ARN"], deadline_check(context))
+    deployment = client("codedeploy").get_deployment(deploymentId=event["DeploymentId"])
     return HookRun(
         client=client,
         environ=os.environ,
         manifest=manifests.read(settings.model_dir(settings.read())),
-        deployment=event["DeploymentId"],
+        deployment=deployment["deploymentInfo"],
         target=target,
         live=target.sibling("live"),
         reasons=reasons,
@@ -245,7 +260,7 @@ def _gate(event: Any, context: Any, reasons: list[str], facts: Facts) -> HookRun
 
 
 def deadline_check(context: Any) -> Callable[[], None]:
-    """A check that raises once no other call of a version may be begun."""
+    """Return a function that raises once there is no time for another call of a version."""
 
     def check() -> None:
         if context.get_remaining_time_in_millis() / 1e3 < RESERVE_SECONDS:
@@ -255,7 +270,7 @@ def deadline_check(context: Any) -> Callable[[], None]:
 
 
 def client(service: str) -> Any:
-    """A client whose every call ends while there is still time to call back."""
+    """Return an AWS client whose calls end while there is still time to answer CodeDeploy."""
     import boto3
     from botocore.config import Config
 
@@ -264,15 +279,13 @@ def client(service: str) -> Any:
     return boto3.client(service, config=config)
 
 
-def _call_back(event: Any, verdict: str) -> None:
+def _answer_codedeploy(event: Mapping[str, Any], verdict: str) -> None:
     codedeploy = client("codedeploy")
-    # an invocation made again finds that the first one's call back did arrive
-    done = codedeploy.exceptions.LifecycleEventAlreadyCompletedException
     try:
         codedeploy.put_lifecycle_event_hook_execution_status(
             deploymentId=event["DeploymentId"],
             lifecycleEventHookExecutionId=event["LifecycleEventHookExecutionId"],
             status=verdict,
         )
-    except done:
-        return
+    except codedeploy.exceptions.LifecycleEventAlreadyCompletedException:
+        return  # an earlier invocation's answer has arrived

@@ -208,7 +208,7 @@ def test_there_and_back_and_on(
     # the probe knows which version was live before, and that its image is not in ECR yet
     scheduled = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
     found = cloud.ask("Probe", scheduled)
-    assert (found["RollbackUnavailable"], found["said"]) == (
+    assert (found["RollbackUnavailable"], found["steps"]) == (
         1,
         ["version 2 is live; before it was 1"],
     )
@@ -223,7 +223,7 @@ def test_there_and_back_and_on(
         ecr.put_image(repositoryName=REPOSITORY, imageTag=version, imageManifest=version)
     found = cloud.ask("Probe", scheduled)
     assert found["RollbackUnavailable"] == 0
-    assert "29 golden rows answered as packed" in found["said"][-1]
+    assert "29 golden rows answered as packed" in found["steps"][-1]
     assert cloud.release("rollback", "3") == 1
     assert "version 3 is not what it was" in capsys.readouterr().err
     assert cloud.release("rollback") == 0
@@ -244,17 +244,17 @@ def test_there_and_back_and_on(
 
     # its outputs drift: back to what was live before it, which is not the number before it
     alarm = in_alarm(latest)
-    assert "-c pinned_version=1" in cloud.ask("OnAlarm", alarm)["said"][-1]
+    assert "-c pinned_version=1" in cloud.ask("OnAlarm", alarm)["steps"][-1]
     assert live(cloud, outputs) == "1"
     assert predict(cloud, outputs)["model"]["version"] == "1.0.0"
-    assert cloud.ask("OnAlarm", alarm)["said"] == [
+    assert cloud.ask("OnAlarm", alarm)["steps"] == [
         f"stopped: the alarm is about version {latest}, and 1 is live"
     ]
 
     # and on: the same image goes on top, and for a day it is a person's to take it back
     cloud.publish("1.1.0", at="1")
     assert cloud.shift(outputs, latest) == ["Succeeded", "Succeeded"]
-    assert "already; the next time is yours" in cloud.ask("OnAlarm", alarm)["said"][-1]
+    assert "already; roll back by hand" in cloud.ask("OnAlarm", alarm)["steps"][-1]
     assert live(cloud, outputs) == latest
 
     # old versions go, and those that may be needed stay

@@ -217,11 +217,11 @@ def test_the_hooks_may_do_what_they_do_and_nothing_else(template: Template) -> N
     logs = {"logs:CreateLogStream", "logs:PutLogEvents"}
     answer = "codedeploy:PutLifecycleEventHookExecutionStatus"
     before = allowed(template, "RolloutBeforeRole")
-    assert before.keys() == logs | {"lambda:InvokeFunction", answer}
+    assert before.keys() == logs | {"lambda:InvokeFunction", "codedeploy:GetDeployment", answer}
     assert ":live" in before["lambda:InvokeFunction"]  # beside the one new version
     assert "*" not in before["lambda:InvokeFunction"]
     after = allowed(template, "RolloutAfterRole")
-    assert after.keys() == before.keys() | {"codedeploy:GetDeployment", "cloudwatch:GetMetricData"}
+    assert after.keys() == before.keys() | {"cloudwatch:GetMetricData"}
     for policy in (before, after):
         assert ":deploymentgroup:" in policy[answer]
         assert "*" not in policy[answer]

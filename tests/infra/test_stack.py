@@ -107,6 +107,7 @@ def test_a_hook(synth: Synth, when: str) -> None:
         "VERSION_ARN": {"Ref": version},
         "LOW_TRAFFIC_POLICY": "fail",
         "MINIMUM_REQUESTS": "7",
+        "MODEL_SHA256": MANIFEST.files["model.onnx"].sha256,
         "SERVICE_NAME": "diabetes-dev",
         "LOG_LEVEL": "INFO",
     }

@@ -13,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
+from handler import manifest as manifests
 from handler.release import deploy_hooks, golden
 from handler.release.deploy_hooks import after_traffic, before_traffic
 from handler.release.version_client import OutOfTimeError
@@ -39,9 +40,10 @@ class Hook:
         self.served = served
         self.asked_for: dict[str, Any] = {}
         self.revision = revision
+        self.creator = "user"
         self.codedeploy.activate()
 
-    def expect(self, status: str, deployment: bool = False) -> None:
+    def expect(self, status: str, deployment: bool = True) -> None:
         if deployment:
             self.deployment()
         call = {
@@ -53,6 +55,7 @@ class Hook:
 
     def deployment(self) -> None:
         info = {
+            "creator": self.creator,
             "startTime": datetime(2026, 1, 1, tzinfo=UTC),
             "revision": {"revisionType": "String", "string": {"content": self.revision}},
         }
@@ -93,7 +96,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Hooks:
 
 def record(capsys: Capture) -> dict[str, Any]:
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    (found,) = [line for line in lines if line["message"] == "release gate"]
+    (found,) = [line for line in lines if line["message"] == "deploy hook"]
     return dict(found)
 
 
@@ -101,7 +104,7 @@ def run(
     hook: Hook, capsys: Capture, status: str, entry: Any = before_traffic, context: Any = LONG
 ) -> dict[str, Any]:
     """Run a hook that must call back with `status`; give its record."""
-    hook.expect(status, deployment=entry is after_traffic)
+    hook.expect(status)
     entry(EVENT, context)
     hook.codedeploy.assert_no_pending_responses()
     found = record(capsys)
@@ -288,7 +291,7 @@ def test_a_missing_setting_says_failed(
     hook: Hooks, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = hook({"1": SHIPPED, "2": SHIPPED})
-    made.expect("Failed")
+    made.expect("Failed", deployment=False)
     monkeypatch.delenv("VERSION_ARN")
     before_traffic(EVENT, LONG)
     made.codedeploy.assert_no_pending_responses()
@@ -323,8 +326,7 @@ def test_a_call_back_that_fails_is_raised_so_that_lambda_calls_again(
     hook: Hooks, capsys: Capture, entry: Any
 ) -> None:
     made = hook({"1": SHIPPED, "2": SHIPPED}, served=20)
-    if entry is after_traffic:
-        made.deployment()
+    made.deployment()
     made.codedeploy.add_client_error("put_lifecycle_event_hook_execution_status", "Throttling")
     with pytest.raises(ClientError):
         entry(EVENT, LONG)
@@ -334,11 +336,44 @@ def test_a_call_back_that_fails_is_raised_so_that_lambda_calls_again(
 
 def test_a_call_back_that_did_arrive_is_not_an_error(hook: Hooks, capsys: Capture) -> None:
     made = hook({"1": SHIPPED, "2": SHIPPED})
+    made.deployment()
     made.codedeploy.add_client_error(
         "put_lifecycle_event_hook_execution_status", "LifecycleEventAlreadyCompletedException"
     )
     before_traffic(EVENT, LONG)
     assert "callback" not in record(capsys)
+
+
+@pytest.mark.parametrize("event", [None, [], "x", {}, {"DeploymentId": None}], ids=str)
+@pytest.mark.parametrize("entry", [before_traffic, after_traffic])
+def test_a_strange_event_is_a_failure_in_the_log(
+    hook: Hooks, capsys: Capture, event: Any, entry: Any
+) -> None:
+    """Nobody can be answered where the event does not say whom."""
+    hook({"1": SHIPPED, "2": SHIPPED})
+    entry(event, LONG)
+    assert record(capsys)["verdict"] == "Failed"
+
+
+@pytest.mark.parametrize("entry", [before_traffic, after_traffic])
+def test_codedeploy_s_own_rollback_is_not_prevented(
+    hook: Hooks, capsys: Capture, entry: Any
+) -> None:
+    made = hook({"1": SHIPPED, "2": lambda *_: 1 / 0})
+    made.creator = "codeDeployRollback"
+    assert run(made, capsys, "Succeeded", entry)["rollback"] is True
+    assert made.functions.asked == []
+
+
+@pytest.mark.parametrize("entry", [before_traffic, after_traffic])
+def test_an_image_of_another_model_than_the_template_s_fails(
+    hook: Hooks, capsys: Capture, entry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_SHA256", manifests.read(SHIPPED).files["model.onnx"].sha256)
+    run(hook({"1": SHIPPED, "2": SHIPPED}), capsys, "Succeeded", entry)
+    monkeypatch.setenv("MODEL_SHA256", "0" * 64)
+    found = run(hook({"1": SHIPPED, "2": SHIPPED}), capsys, "Failed", entry)
+    assert found["reasons"] == ["the image has another model than the manifest of the template"]
 
 
 # --- after traffic -------------------------------------------------------------------------------
@@ -463,7 +498,7 @@ def test_what_clients_sent_is_asked_of_both(hook: Hooks, logs: Logs, capsys: Cap
     out = capsys.readouterr().out
     (found,) = [line for line in map(json.loads, out.splitlines()) if "verdict" in line]
     told = {"compared": deploy_hooks.MAX_LOGGED_INSTANCES, "differing": 0, "largest": 0.0}
-    assert found["replayed"]["captured instances"] == told
+    assert found["replayed"]["logged instances"] == told
     asked = logs.asked_for
     assert (asked["logGroupName"], asked["startTime"] / 1e3 < time.time()) == ("group", True)
     assert '"1"' in asked["filterPattern"]
@@ -486,7 +521,7 @@ def test_a_captured_instance_that_is_answered_otherwise_speaks_against_the_same_
     made = hook({"1": SHIPPED, "2": worse}, revision=REVISION)
     made.clients["logs"] = logs
     found = run(made, capsys, "Failed", after_traffic)
-    assert found["reasons"] == ["the same model answers 1 of 50 captured instances otherwise"]
+    assert found["reasons"] == ["the same model answers 1 of 50 logged instances otherwise"]
 
 
 def test_logs_without_end_are_not_read_to_the_end() -> None:

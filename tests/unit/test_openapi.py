@@ -9,12 +9,30 @@ from handler import app, manifest
 from handler.errors import ApiError
 from handler.http import PROBLEM_JSON
 from handler.scoring import Scorer
+from tests.fixtures import artifact as fixtures
 
 
 def test_every_route_and_method_is_described(echo: Scorer) -> None:
     paths = openapi.document(echo.manifest)["paths"]
     described = {(path, method.upper()) for path, item in paths.items() for method in item}
     assert described == {(path, m) for path, methods in app.ROUTES.items() for m in methods}
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (fixtures.echo, {"text/csv"}),  # it has strings
+        (fixtures.classifier, {"text/csv", "application/x-npy"}),
+        (fixtures.pair, set()),
+        (fixtures.endless, {"text/csv", "application/x-npy"}),
+    ],
+)
+def test_only_content_types_that_can_be_accepted_are_offered(
+    tmp_path: Path, make: Any, expected: set[str]
+) -> None:
+    document = openapi.document(manifest.read(make(tmp_path)))
+    content = document["paths"]["/invocations"]["post"]["requestBody"]["content"]
+    assert content.keys() - {"application/json"} == expected
 
 
 def test_the_schema_states_what_the_contract_enforces(echo: Scorer) -> None:

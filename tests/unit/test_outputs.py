@@ -1,6 +1,7 @@
 """What a model may answer that it must not: a problem and a metric, on every protocol."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,22 @@ def test_too_large_an_answer_is_refused_everywhere(
     assert answered == {"batchItemFailures": []}
     result = adversarial.strict(memory.objects["jobs/m/result.json"][0])
     assert result["problem"]["type"].endswith("payload-too-large")
+
+
+@pytest.mark.parametrize("kind", ["value", "tensor"])
+def test_a_float16_is_written_with_its_own_digits(tmp_path: Path, kind: str) -> None:
+    half = TensorProto.FLOAT16
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=half)]
+    output = {"dtype": "float16", "kind": kind}
+    api = api_door.create(Settings(made(tmp_path, nodes, output, half)))
+    numbers = [0.1, 1.0, 1e-5, -0.0, 65504.0, 0.333251953125, 2049.0]
+    texts = ["0.1", "1.0", "0.00001", "-0.0", "65500.0", "0.3333", "2048.0"]
+    instances = ",".join(f'{{"x":{number}}}' for number in numbers)
+    answer = api(protocols.event(f'{{"instances":[{instances}]}}', "/predict"), Context())
+    found = re.findall(r'"y":\[?([-0-9.e]+)', answer["body"])
+    assert found == texts
+    infer = {"name": "x", "datatype": "FP32", "shape": [len(numbers), 1], "data": numbers}
+    answer = api(protocols.event(json.dumps({"inputs": [infer]})), Context())
+    assert answer["statusCode"] == 200, answer["body"]
+    assert f"[{','.join(texts)}]" in answer["body"]
+    assert np.array(texts, np.float16).tolist() == np.array(numbers, np.float16).tolist()
