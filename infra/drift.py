@@ -46,9 +46,10 @@ class DriftMonitor(Construct):
         self.log_group = self.function.log_group
         self.function.add_environment("MONITOR_LOG_GROUP", self.log_group.log_group_name)
         groups = [group.log_group_arn for group in (*records, self.log_group)]
-        versions = f"{scoring.function.function_arn}:*"
+        arn = scoring.function.function_arn
         allow(self.function, ["logs:FilterLogEvents"], *groups)
-        allow(self.function, ["lambda:GetAlias", "lambda:InvokeFunction"], versions)
+        allow(self.function, ["lambda:GetAlias"], arn, f"{arn}:*")
+        allow(self.function, ["lambda:InvokeFunction"], f"{arn}:*")
         allow(self.function, ["sns:Publish"], context.ticket.topic_arn)
         suppress_nag(self, {any_version(scoring.function): "Any version may be the live one."})
         rule = events.Rule(self, "Schedule", schedule=events.Schedule.cron(minute=MINUTE))

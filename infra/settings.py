@@ -114,7 +114,7 @@ class Settings(BaseModel):
     ticket_destination: Destination = ""
     # of every log group
     log_retention_days: int = 30
-    # of the drift monitor's records, which `answerable report` draws months from
+    # of the drift monitor's records, which hold months for `answerable report`
     drift_history_days: int = 400
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

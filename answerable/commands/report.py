@@ -43,6 +43,7 @@ OUTCOME_METRICS = (
 KINDS = ("request", "batch", "outcomes", monitor.MESSAGE)
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 MAX_WINDOWS = 48
+MAX_HOURS = 10_000  # of a window
 WINDOW_MINUTES = (1, 5, 15, 60, 360, 1440, 10_080)
 MAX_ROWS = 8  # categories of a chart
 MAX_LINKS = 12
@@ -83,8 +84,8 @@ def main(args: argparse.Namespace) -> int:
         if not any(record["message"] != "outcomes" for record in ours):
             names = ", ".join(args.records)
             raise InputError(f"there are no records of {manifest.name} in {names}")
-        if args.hours is not None and args.hours <= 0:
-            raise InputError("--hours takes a number over 0")
+        if args.hours is not None and not 0 < args.hours < MAX_HOURS:
+            raise InputError(f"--hours takes a number from 0 to {MAX_HOURS}")
         args.output.write_text(page(manifest, ours, args.hours), encoding="utf-8")
     except (ArtifactError, InputError) as error:
         console.print(Text(f"report: {error}", "red"))
@@ -319,7 +320,7 @@ def _card(
     units = {feature.name: feature.unit for feature in manifest.features}
     units |= {output.name: output.unit for output in manifest.outputs}
     kinds = len(target.distribution.values)
-    is_discrete = 0 < kinds and (kinds <= MAX_ROWS or not target.ordered)
+    is_discrete = kinds > 0 and (kinds <= MAX_ROWS or not target.ordered)
     label = f"{target.name}: shares by tenths of the baseline"
     return {
         "key": target.key,
@@ -405,7 +406,7 @@ def _shares(counts: Sequence[int], steps: Sequence[tuple[float, float]]) -> list
         for number, overlap in zip(counts, overlaps, strict=True):
             weights = [share * part for share, part in zip(shares, overlap, strict=True)]
             if whole := sum(weights):
-                likely = [l + number * w / whole for l, w in zip(likely, weights, strict=True)]
+                likely = [a + number * w / whole for a, w in zip(likely, weights, strict=True)]
         shares = [value / count for value in likely]
     return shares
 

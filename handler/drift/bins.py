@@ -242,7 +242,7 @@ class Binner:
 def _values(
     source: _Source, columns: Columns, outputs: Sequence[Array], taken: Sequence[int] | None
 ) -> Any:
-    """Return the values of the taken rows, of all rows for None; empty if they are not available."""
+    """Return the values of the taken rows, or of all; empty if they are not available."""
     values: Any = (outputs if source.output else columns)[source.position]
     if not len(values):
         return []

@@ -34,7 +34,7 @@ from handler.release.version_client import VersionClient
 
 MESSAGE = "drift"
 HOUR_MS, SLICE_MS = 3_600_000, 300_000
-MAX_SLICE_RECORDS, MAX_PAGES = 1000, 10
+MAX_SLICE_RECORDS, MAX_SLICE_PAGES = 1000, 20  # pages may be empty
 WEEK_HOURS = 168
 WEEK_BELOW_ROWS = 1000  # in a day: with less traffic, a week is decided on as well
 LOOKS = 2 * LOOKS_A_MONTH  # on a day and on a week
@@ -123,12 +123,12 @@ def _has_mark(record: Record, mark: str) -> bool:
 def _messages(
     logs: Any, group: str, words: str, start: int, end: int | None = None
 ) -> Iterator[str]:
-    """Yield the log events with the words between two times (ms), of at most MAX_PAGES pages."""
+    """Yield the log events with the words from one time (ms) to another, or until now."""
     until = {} if end is None else {"endTime": end}
     pages = logs.get_paginator("filter_log_events").paginate(
         logGroupName=group, filterPattern=f'"{words}"', startTime=start, **until
     )
-    for page in islice(pages, MAX_PAGES):
+    for page in islice(pages, None if end is None else MAX_SLICE_PAGES):
         yield from (event["message"] for event in page["events"])
 
 

@@ -345,7 +345,15 @@ def test_a_conflict_is_told_and_not_overwritten(account: Make, capsys: Capture) 
     on_alarm(made, capsys, "no rollback", "somebody else has moved live just now")
 
 
-STRANGE: tuple[Any, ...] = ({}, [], None, "x", {"detail": None}, {"detail": []}, {"detail": {"configuration": 3}})
+STRANGE: tuple[Any, ...] = (
+    {},
+    [],
+    None,
+    "x",
+    {"detail": None},
+    {"detail": []},
+    {"detail": {"configuration": 3}},
+)
 
 
 @pytest.mark.parametrize("event", STRANGE, ids=str)

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from answerable.packing import baseline
 from benchmarks import drift_power
 from benchmarks.drift_power import Case, Drift
 from handler.drift import decision
-from handler.drift.decision import BINS
 from handler.drift.bins import BaselineCdf
-from answerable.packing import baseline
+from handler.drift.decision import BINS
 
 CASE = Case(200, baseline_rows=500)
 
