@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
 SECONDS ?= 600
 
-.PHONY: help run rehearse test coverage check fuzz audit reference e2e bench bench-image power example image
+.PHONY: help run rehearse test coverage check fuzz audit reference docs e2e bench bench-image power example image
 .PHONY: synth bootstrap deploy destroy sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -45,6 +45,7 @@ check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.docs --check reliability
+	$(MAKE) docs
 	$(PYTEST) --dist loadfile tests/infra
 	$(PYTEST) -m slow
 
@@ -64,6 +65,9 @@ build/%-env/ready: requirements/%.txt
 
 reference: $(READY) ## write the generated pages of docs/ (PAGE=reference takes seconds)
 	$(BIN)/python -m tests.docs $(PAGE)
+
+docs: build/docs-env/ready ## build the documentation site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 build/docs-env/bin/mkdocs build --quiet --strict
 
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)
 	$(BIN)/python -m pytest tests/e2e -m e2e
@@ -107,7 +111,7 @@ sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-on
 
 lock: $(READY)   ## compile requirements/*.in, and pyproject.toml's extras, to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
-	cd requirements && for name in dev function fuzz audit ministack sam clients; do \
+	cd requirements && for name in dev function fuzz audit ministack sam clients docs; do \
 	  case $$name in dev) with="../pyproject.toml --all-extras" ;; \
 	    function | fuzz) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -15,6 +15,7 @@ from answerable.__main__ import COMMANDS
 from answerable.packing import artifact, openapi
 from handler import manifest as manifests
 from infra.settings import Settings
+from tests.docs import contract_file
 from tests.fixtures.artifact import DIABETES
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,7 @@ def files() -> dict[Path, str]:
     return {
         ROOT / "docs/reference/commands.md": _page("Commands", _commands()),
         ROOT / "docs/reference/settings.md": _page("Settings of deploy.toml", _settings()),
+        ROOT / "docs/reference/contract-file.md": _page("Contract file", contract_file.lines()),
         **{path: content for a in artifacts if a.exists() for path, content in _artifact(a)},
     }
 

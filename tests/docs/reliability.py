@@ -31,7 +31,7 @@ class Marks:
             name = item.name.partition("[")[0]
             for mark in item.iter_markers("fault"):
                 fault, behaviour = (text.replace("|", "\\|") for text in mark.args)
-                link = f'[{path.stem.removeprefix("test_")}](../{path} "{name}")'
+                link = f"`{path}::{name}`"
                 slow = " *slow*" if item.get_closest_marker("slow") else ""
                 line = f"| {fault} | {behaviour} | {link}{slow} |\n"
                 self.lines.setdefault((str(path), fault), line)

@@ -79,7 +79,7 @@ def assigned_names(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def sentences(page: Path) -> Iterator[str]:
-    """Yield the sentences of a page's paragraphs and list items; code, tables, links are left out."""
+    """Yield the sentences of paragraphs and list items, without code, tables and links."""
     text = page.read_text(encoding="utf-8")
     text = re.sub(r"^---\n.*?\n---\n", "", text, flags=re.DOTALL)
     text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
