@@ -252,8 +252,9 @@ def test_the_gateway_answers_in_our_shape(template: Template) -> None:
 
 
 def test_logs_are_kept_as_long_as_the_settings_say(synth: Synth) -> None:
-    groups = synth.template("log_retention_days=365").all("AWS::Logs::LogGroup").values()
-    assert len(groups) == 7  # function, API (access, execution), hooks, probe, secret
+    settings = ("log_retention_days=365", "drift_history_days=365")
+    groups = synth.template(*settings).all("AWS::Logs::LogGroup").values()
+    assert len(groups) == 8  # function, API (access, execution), hooks, probe, secret, monitor
     assert {group["Properties"]["RetentionInDays"] for group in groups} == {365}
     assert {group["DeletionPolicy"] for group in groups} == {"RetainExceptOnCreate"}
 
