@@ -5,6 +5,7 @@ import re
 
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from handler.manifest import Manifest
@@ -47,9 +48,21 @@ class ModelStack(cdk.Stack):
             "owner": owner,
         }.items():
             cdk.Tags.of(self).add(f"answerable:{key}", value)
+        for key, value in settings.tags.items():
+            cdk.Tags.of(self).add(key, value)
+        if settings.permissions_boundary:
+            boundary = iam.ManagedPolicy.from_managed_policy_arn(
+                self, "Boundary", settings.permissions_boundary
+            )
+            iam.PermissionsBoundary.of(self).apply(boundary)
+        if settings.bake_minutes > 60 and settings.rollout != "all-at-once":
+            text = f"bake_minutes: nothing else can be deployed for {settings.bake_minutes} minutes"
+            cdk.Annotations.of(self).add_warning_v2("answerable:bake-minutes", text)
         # what `answerable deploy` compares the next deployment with
-        self.template_options.metadata = {SETTINGS: settings.model_dump(exclude_none=True)}
-        changed = settings.model_dump(exclude_defaults=True, exclude={"model", "stage"})
+        self.template_options.metadata = {
+            SETTINGS: settings.model_dump(mode="json", exclude_none=True)
+        }
+        changed = settings.model_dump(mode="json", exclude_defaults=True)
         cdk.CfnOutput(self, "Settings", value=json.dumps(changed))
         scoring = ModelFunction(
             self,
@@ -72,7 +85,7 @@ class ModelStack(cdk.Stack):
         context = MonitoringContext(settings, manifest, scoring, page, ticket)
         alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]
         rollout, worker = None, None
-        if settings.rollout != "all-at-once" and not settings.pinned_version:
+        if settings.rollout != "all-at-once":
             canary = CanaryAlarms(self, "Canary", context)
             rollout = Rollout(
                 self,

@@ -95,8 +95,10 @@ def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, OverflowError, zipfile.BadZipFile) as error:
         raise PackError(f"{path}: not a readable .npz ({error})") from None
+    except MemoryError as error:  # a header may say any size
+        raise PackError(f"{path}: an array is too large for this machine ({error})") from None
     wanted = [tensor.name for tensor in inputs]
     missing, extra = [n for n in wanted if n not in arrays], [n for n in arrays if n not in wanted]
     if missing or extra:
@@ -113,9 +115,8 @@ def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
     for tensor in inputs:
         expected = row_shape(tensor.shape, batch)
         arrays[tensor.name] = _fit(arrays[tensor.name], tensor, expected, path.name)
-    rows = len(arrays[inputs[0].name])
-    if rows < (1 if batch == "none" else 2):
-        raise PackError(f"{path.name} has {rows} rows; a sample needs at least 2")
+    if not len(arrays[inputs[0].name]):
+        raise PackError(f"{path.name} has no instances; a sample needs at least one")
     return Sample({name: arrays[name] for name in wanted}, batch)
 
 

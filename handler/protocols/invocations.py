@@ -368,7 +368,7 @@ def _csv_header(
     SageMaker's clients send no header. Then the values are in the contract's order.
     """
     names = [kind.feature.name for kind in scorer.types]
-    if not names or not set(first).isdisjoint(names):
+    if not names or not set(names).isdisjoint(first):
         return first, rows
     if len(first) == len(names):
         return names, [first, *rows]

@@ -1,9 +1,11 @@
 """`answerable pack`, from a model and its sample to answers through the handler."""
 
 import argparse
+import io
 import json
 import os
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -492,10 +494,35 @@ def test_words_without_meaning(packed: Packer, words: list[str], said: str) -> N
     assert said in refused(packed, models.regressor(), models.regressor_table(), *words)
 
 
+@pytest.mark.parametrize("shape", [(2**31,), (2**50,), (2**62, 2**62)])
+def test_an_npz_whose_header_says_any_size_is_one_line(
+    packed: Packer, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": shape}
+    )
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as file:
+        file.writestr("image.npy", header.getvalue())
+    words = ("--reference", "huge.npz")
+    assert "huge.npz: " in refused(packed, models.image_classifier(), None, *words)
+
+
 @pytest.mark.parametrize(
     ("contract", "said"),
     [
         ("owner = 'me'", "unknown key owner"),
+        ("limits.rows = inf", "contract.toml: limits.rows is inf, which is not a finite number"),
+        ("features.a.minimum = nan", "features.a.minimum is nan, which is not a finite number"),
+        ("outputs.variable.decision = {threshold = -inf}", "decision.threshold is -inf, which"),
+        ("features.a.categories = [1, inf]", "features.a.categories is inf, which"),
+        ("features.a.unit = 10:30:00", "features.a.unit is a time of day"),
+        ("alarms.max_days_without_outcomes = -3", "max_days_without_outcomes is 0 to 7"),
+        ("outcome_value.max_outcome_age_days = -1", "max_outcome_age_days is below 1"),
+        (
+            "outputs.variable.decision = {threshold = 1, review = [5, 1]}",
+            "output value: review from 5 to 1",
+        ),
         ("[features.a]\nminium = 3", "unknown key features.a.minium"),
         ("[features.z]\nunit = 'm'", "not there: z"),
         ("[features.a]\nminimum = 5", "outside of the stated contract"),

@@ -5,7 +5,6 @@ WIDE = "15: alarms and dashboard of a wide table are over the limits of CloudFor
 FOLDED = "15: names that fold to the same identifier give two constructs of one name"
 
 KNOWN: dict[tuple[str, str], str] = {
-    ("bert-tokens", "requests"): PROBE,
     ("integer-division", "requests"): PROBE,
     ("integer-division", "conformance"): PROBE,
     **dict.fromkeys([(name, "stack") for name in ("table-60", "table-120", "table-300")], WIDE),
