@@ -107,7 +107,8 @@ class ModelStack(cdk.Stack):
         outcomes = OutcomeAlarms(self, "Outcomes", context)
         rollback = Rollback(self, "Rollback", context, drift, outcomes, worker, rollout)
         if settings.archive:
-            Archive(self, "Archive", [scoring, *([worker] if worker else [])])
+            functions = [scoring, *([worker] if worker else [])]
+            alarms.append(Archive(self, "Archive", context, functions).alarm)
         alarms += [rollback.alarm, *drift.alarms, *outcomes.alarms]
         Dashboard(self, "Dashboard", context, alarms)
         cdk.CfnOutput(self, "Url", value=api.api.url)

@@ -49,7 +49,8 @@ SECONDS = HOURS * 3600
 
 # What the stack has; tests/infra/test_cost.py compares it with the template. An alarm is billed by
 # the metrics that it reads.
-SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS, JOBS_ALARMS = 8, 7, 1, 5, 4
+SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 7, 1, 5
+JOBS_ALARMS, ARCHIVE_ALARMS = 4, 1
 DASHBOARDS = 1
 REQUEST_METRICS, JOBS_METRICS, OUTCOME_METRICS = 5, 5, 6
 PROBES = 60  # of the rollback, a month; each writes a metric in its hour
@@ -109,6 +110,8 @@ def bill(month: Month) -> Iterator[Item]:
     if month.jobs:
         yield Item("jobs", "alarms", JOBS_ALARMS, "CloudWatch alarm, metric and month")
         yield Item("jobs", "polls of the empty queue", IDLE_POLLS, "SQS, request")
+    if month.archive:
+        yield Item("archive", "alarm", ARCHIVE_ALARMS, "CloudWatch alarm, metric and month")
     if month.requests:
         yield from _traffic(month)
     if month.submitted:

@@ -21,12 +21,13 @@ GROUPS = {
     "Canary": cost.CANARY_ALARMS,
     "Rollback": cost.ROLLBACK_ALARMS,
     "Jobs": cost.JOBS_ALARMS,
+    "Archive": cost.ARCHIVE_ALARMS,
     "": cost.SERVICE_ALARMS,
 }
 
 
 def test_it_counts_what_the_stack_has(synth: Synth) -> None:
-    template = synth.template("jobs=true")
+    template = synth.template("jobs=true", "archive=true")
     read: Counter[str] = Counter()
     for name, alarm in template.alarms().items():
         group = next(prefix for prefix in GROUPS if name.startswith(prefix))
