@@ -179,7 +179,7 @@ def test_a_url_is_asked_over_http(capsys: Capture, monkeypatch: pytest.MonkeyPat
         assert run(str(SHIPPED), "--url", f"http://{address}/") == 0
     out = capsys.readouterr().out
     assert ", 0 answered otherwise" in out
-    assert "gzip bomb" not in out  # a front's own affair
+    assert "gzip bomb" not in out  # the event source changes it
     assert "header length" in out
 
 
