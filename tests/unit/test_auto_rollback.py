@@ -117,7 +117,7 @@ def test_a_version_that_would_do(account: Make, capsys: Capture) -> None:
         "version 2: diabetes 1.0.0, 29 golden rows answered as packed",
         "the worker's version 8: the same image, and it starts",
     ]
-    assert {who for who, _ in made.functions.asked} == {"2", f"{WORKER}:8"}
+    assert {who for who, _ in made.functions.calls} == {"2", f"{WORKER}:8"}
 
 
 def test_where_nothing_was_live_before_there_is_nothing_to_miss(
@@ -143,7 +143,7 @@ def test_an_idle_version_is_woken(account: Make, capsys: Capture) -> None:
     for state in ("Pending", "Active"):
         made.answer("lambda", "get_function_configuration", {"State": state})
     assert probe(capsys)["RollbackUnavailable"] == 0
-    assert made.functions.asked[0] == ("2", "GET /ping")
+    assert made.functions.calls[0] == ("2", "GET /ping")
 
 
 def gone(made: Account) -> None:
@@ -216,7 +216,7 @@ def test_a_probe_without_time_says_so_while_it_can(account: Make, capsys: Captur
     made.image()
     found = probe(capsys, Context(milliseconds=1000))
     assert (found["RollbackUnavailable"], found["reason"]) == (1, "it failed: OutOfTimeError")
-    assert made.functions.asked == []
+    assert made.functions.calls == []
 
 
 # --- the rollback by alarm -----------------------------------------------------------------------

@@ -71,7 +71,7 @@ def test_the_whole_corpus_leaves_nothing_behind(
     capfd: Descriptors,
 ) -> None:
     directory, memory = adversarial.directory(kind, tmp_path), Memory()
-    api, worker = adversarial.doors(directory, memory, monkeypatch)
+    api, worker = adversarial.handlers(directory, memory, monkeypatch)
     monkeypatch.chdir(watched)
     asked = 0
     for case in contract_cases.cases(manifest.read(directory), True):
@@ -104,7 +104,7 @@ def test_the_whole_corpus_leaves_nothing_behind(
 def test_a_value_that_the_contract_takes_is_in_the_answer_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Descriptors
 ) -> None:
-    api, worker = adversarial.doors(adversarial.directory("echo", tmp_path), Memory(), monkeypatch)
+    api, worker = adversarial.handlers(adversarial.directory("echo", tmp_path), Memory(), monkeypatch)
     row = {f["name"]: f["example"] for f in ECHO_FEATURES} | {"note/~": CLIENT_TEXT}
     body = json.dumps({"instances": [row]})
     answer = api(event(Case("", "/predict", body.encode(), 200)), Context())
@@ -140,7 +140,7 @@ def test_an_unexpected_error_is_told_without_its_text(
     fault: str, monkeypatch: pytest.MonkeyPatch, capfd: Descriptors
 ) -> None:
     directory, memory = adversarial.directory("shipped", Path()), Memory()
-    api, worker = adversarial.doors(directory, memory, monkeypatch)
+    api, worker = adversarial.handlers(directory, memory, monkeypatch)
     FAULTS[fault](monkeypatch)
     failed = 0
     for case in contract_cases.cases(manifest.read(directory), True):

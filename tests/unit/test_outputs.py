@@ -110,7 +110,7 @@ def test_a_bad_answer_is_a_problem_everywhere(
     case: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = made(tmp_path, *BAD[case])
-    api, worker = adversarial.doors(directory, memory := Memory(), monkeypatch)
+    api, worker = adversarial.handlers(directory, memory := Memory(), monkeypatch)
     for name, event in events(1.0).items():
         assert api(event, Context())["statusCode"] == 200, name
     capsys.readouterr()
@@ -147,7 +147,7 @@ def test_another_type_than_promised_is_a_problem(
     if tabular:
         api = api_door.create(Settings(directory))
     else:
-        api, _ = adversarial.doors(directory, Memory(), monkeypatch)
+        api, _ = adversarial.handlers(directory, Memory(), monkeypatch)
     sent = json.dumps({"instances": [{"x": 1.0 if tabular else [1.0]}]})
     for event in (protocols.event(sent, "/predict"), protocols.as_json(GOOD)):
         answer = api(event, Context())
@@ -164,7 +164,7 @@ def test_too_large_an_answer_is_refused_everywhere(
 ) -> None:
     limits = {"rows": 10, "body_bytes": 10_000, "response_bytes": 50, "elements": 10}
     directory = artifact.ratio(tmp_path, node("Neg"), limits=limits)
-    api, worker = adversarial.doors(directory, memory := Memory(), monkeypatch)
+    api, worker = adversarial.handlers(directory, memory := Memory(), monkeypatch)
     for name, event in events(1.0).items():
         capsys.readouterr()
         answer = api(event, Context())
