@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -484,7 +485,7 @@ def test_samples_that_are_none(packed: Packer) -> None:
     [
         (["--version", "1.0"], "semantic version"),
         (["--version", "v1.0.0"], "semantic version"),
-        (["--name", "My_Model"], "name: "),
+        (["--name", "My_Model"], "for example my-model"),
         (["--owner", " "], "owner: "),
         (["--metric", "mae"], "metric"),
         (["--metric", "mae=nan"], "metric"),
@@ -731,3 +732,37 @@ def test_what_cannot_be_compared_is_said(packed: Packer) -> None:
     Path("model_artifacts/model/manifest.json").write_text("{}")
     with pytest.raises(PackError, match=r"cannot be compared \(manifest\.json: .*move it away"):
         packed(models.regressor(), models.regressor_table())
+
+
+def test_the_summary_tells_what_is_coming(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    table = models.regressor_table()
+    table["[/x] \x1b[31m"] = table.pop("a")
+    Path("m.onnx").write_bytes(models.regressor())
+    Path("d.csv").write_text(models.csv(table))
+    Path("c.toml").write_text(
+        "[outputs.value.decision]\nthreshold = 20.000000001\nabove = 'call'\nbelow = 'leave'\n"
+        "review = [19, 21]\n"
+    )
+    words = ["pack", "m.onnx", "--reference", "d.csv", "--threads", "1", "--contract", "c.toml"]
+    for version in ("1.0.0", "1.0.1"):
+        assert main([*words, *WORDS, "--version", version]) == 0
+    out = capsys.readouterr().out
+    text = " ".join(out.split())
+    assert "[/x] \\x1b[31m" in out
+    assert "\x1b" not in out
+    assert "call from 20, else leave; review 19 to 21" in text
+    assert re.search(r"conformance [\d,]+ requests answered as the contract says", text)
+    assert re.search(r"an idle month about \d+\.\d\d USD", text)
+    assert "replaces 1.0.0, which stays as model@1.0.0: answerable diff model@1.0.0 model" in text
+    assert not re.search(r"\d\.\d{8}", out)
+
+
+def test_a_producer_that_logs_is_cut(packed: Packer) -> None:
+    model = onnx.load_from_string(models.regressor())
+    model.producer_version = "1.2.8\n" + "built by somebody\n" * 10
+    manifest = packed(model.SerializeToString(), models.regressor_table())
+    assert manifest.producer == "skl2onnx 1.2.8"
+    assert manifest.lineage.versions["skl2onnx"] == "1.2.8"
