@@ -100,7 +100,8 @@ class ModelStack(cdk.Stack):
         drift = DriftAlarms(self, "Drift", context, context.ticket)
         rollback = Rollback(self, "Rollback", context, drift, worker, rollout)
         if settings.archive:
-            Archive(self, "Archive", [scoring, *([worker] if worker else [])])
+            functions = [scoring, *([worker] if worker else [])]
+            alarms.append(Archive(self, "Archive", context, functions).alarm)
         Dashboard(self, "Dashboard", context, [*alarms, rollback.alarm, *drift.shown])
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
