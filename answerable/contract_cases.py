@@ -24,7 +24,7 @@ from handler.errors import MAX_VIOLATIONS, pointer
 from handler.feature_types import CLIENT_TEXT, NOT_FINITE
 from handler.feedback import MAX_BODY_BYTES
 from handler.http import INFERENCE_HEADER_LENGTH
-from handler.manifest import Manifest
+from handler.manifest import Manifest, Tensor
 from handler.model_inputs import dtype
 from handler.prediction_id import MAX_OUTCOMES
 from handler.protocols import binary
@@ -32,6 +32,7 @@ from handler.protocols.open_inference import DATATYPES
 from handler.validate import example
 
 MAX_EVENT_BYTES = 6 * 1024 * 1024 - 4096  # of an event, for the body
+MAX_FEATURES = 20  # whose bad values every protocol gets; /predict gets those of all
 MAX_CASE_BYTES = 1_000_000  # of a bad tensor's JSON
 PROBLEMS = {
     error.status: errors.problem_type(error.slug)
@@ -44,7 +45,6 @@ TEXT = CLIENT_TEXT.encode()
 ACCEPTED = "accepted"
 Headers = dict[str, str]
 Violations = tuple[tuple[str, str], ...]  # pointer and code
-Bad = tuple[str, str | None, str]  # kind, JSON (None: left out) and code
 BINARY = ("application/x-npy", "application/octet-stream")  # the REST API's binary media types
 JSON, CSV = {"content-type": "application/json"}, {"content-type": "text/csv"}
 NPY, OCTETS = ({"content-type": kind} for kind in BINARY)
@@ -122,16 +122,14 @@ def accepted(manifest: Manifest) -> Iterator[Case]:
     """Yield requests that must get 200: the example by every protocol, then accepted values."""
     good, v1, v2 = body(instance(manifest)), *_model_paths(manifest)
     padded = good.ljust(manifest.limits.body_bytes)
-    text, headers = _framed(*_binary_infer(manifest))
-    yield Case(ACCEPTED, "/predict", good, 200)
-    yield Case(ACCEPTED, "/predict", gzip.compress(good), 200, headers=GZIP)
-    yield Case("accepted: as large as may be", "/predict", padded, 200)
-    yield Case(ACCEPTED, "/invocations", good, 200)
     records = body(instance(manifest), form="dataframe_records")
-    yield Case(ACCEPTED, "/invocations", records, 200)
-    yield Case(ACCEPTED, v1, good, 200)
-    yield Case(ACCEPTED, v2, orjson.dumps(_infer(manifest)), 200)
+    text, headers = _framed(*_binary_infer(manifest))
+    for path, request in (("/predict", good), ("/invocations", good), ("/invocations", records),
+                          (v1, good), (v2, orjson.dumps(_infer(manifest)))):  # fmt: skip
+        yield Case(ACCEPTED, path, request, 200)
+    yield Case(ACCEPTED, "/predict", gzip.compress(good), 200, headers=GZIP)
     yield Case(ACCEPTED, v2, text, 200, headers=headers)
+    yield Case("accepted: as large as may be", "/predict", padded, 200)
     yield from _files(manifest)
     for kind, changes in accepted_values(manifest):
         row = {k: v for k, v in {**example(manifest), **changes}.items() if v is not ...}
@@ -148,36 +146,38 @@ def accepted_values(manifest: Manifest) -> Iterator[tuple[str, dict[str, Any]]]:
             yield "left out", {name: ...}
         for kind, value in feature_type.accepted_values(baseline.get(name)):
             yield kind, {name: value}
-    if not manifest.features:
-        shapes = {tensor.name: manifest.row_shape(tensor) for tensor in manifest.inputs}
-        if any(None in shape for shape in shapes.values()):
-            limits = manifest.limits
-            most = min(limits.elements, limits.body_bytes // 32, limits.response_bytes // 32)
-            rest = max(math.prod(n or 1 for n in shape) for shape in shapes.values())
-            free = max(shape.count(None) for shape in shapes.values())
-            longest = int((most // rest // len(shapes)) ** (1 / free))
-            for length in sorted({1, 2, 3, 8, longest}):
-                rows = {
-                    name: _resize(row, shape, length)
-                    for (name, row), shape in zip(
-                        example(manifest).items(), shapes.values(), strict=True
-                    )
-                }
-                if length <= longest:
-                    yield "a free length", rows
+    shapes = {tensor.name: manifest.row_shape(tensor) for tensor in manifest.inputs}
+    free = max(shape.count(None) for shape in shapes.values())
+    if manifest.features or not free:
+        return
+    limits = manifest.limits
+    most = min(limits.elements, limits.body_bytes // 32, limits.response_bytes // 32)
+    rest = max(math.prod(n or 1 for n in shape) for shape in shapes.values())
+    longest = int((most // rest // len(shapes)) ** (1 / free))
+    for length in sorted({1, 2, 3, 8, longest} - set(range(longest + 1, 9))):
+        row = {name: np.array(value, object) for name, value in example(manifest).items()}
+        sizes = {tensor.name: _sizes(manifest, tensor, length) for tensor in manifest.inputs}
+        yield "a free length", {n: np.resize(row[n], sizes[n]).tolist() for n in row}
 
 
-def _resize(values: Any, shape: Sequence[int | None], length: int) -> Any:
-    sizes = [length if n is None else n for n in shape]
-    return np.resize(np.array(values, object), sizes).tolist()
+def _sizes(manifest: Manifest, tensor: Tensor, length: int) -> list[int]:
+    """Return the shape of a row whose free axes have a length, or the nearest that is accepted."""
+    shape = manifest.row_shape(tensor)
+    least, most = (
+        (bounds or (None,) * len(tensor.shape))[-len(shape) or len(tensor.shape) :]
+        for bounds in (tensor.min_shape, tensor.max_shape)
+    )
+    bounded = (max(length, low or 1) for low in least)
+    lengths = [min(n, high or n) for n, high in zip(bounded, most, strict=True)]
+    return [n or free for n, free in zip(shape, lengths, strict=True)]
 
 
 # --- forbidden values -------------------------------------------------------------------------
 
 
-def bad_values(manifest: Manifest) -> Iterator[BadValue]:
-    """Yield one bad value for each rule of each field."""
-    for feature_type in feature_types.of(manifest):
+def bad_values(manifest: Manifest, max_features: int | None = None) -> Iterator[BadValue]:
+    """Yield one bad value for each rule of each field, or of the first `max_features`."""
+    for feature_type in feature_types.of(manifest)[:max_features]:
         name = feature_type.feature.name
         for kind, json, code in feature_type.bad_values():
             yield BadValue(kind, name, json, code, (name,))
@@ -185,14 +185,18 @@ def bad_values(manifest: Manifest) -> Iterator[BadValue]:
         yield from _bad_tensors(manifest)
 
 
+_MISSING_OR_WRONG = (
+    ("missing", None, "missing"), ("null", "null", "type"), ("wrong type", "{}", "type")
+)  # fmt: skip
+
+
 def _bad_tensors(manifest: Manifest) -> Iterator[BadValue]:
     for tensor in manifest.inputs:
         shape = manifest.row_shape(tensor)
         name, sizes = tensor.name, [n or 1 for n in shape]
         fill = {"bool": "true", "string": '""'}.get(tensor.dtype, "1")
-        yield BadValue("missing", name, None, "missing", (name,))
-        yield BadValue("null", name, "null", "type", (name,))
-        yield BadValue("wrong type", name, "{}", "type", (name,))
+        for kind, json, code in _MISSING_OR_WRONG:
+            yield BadValue(kind, name, json, code, (name,))
         if shape:
             yield BadValue("too shallow", name, "0", "type", (name,))
             longest = manifest.limits.elements if shape[0] is None else shape[0]
@@ -254,6 +258,12 @@ def _422(kind: str, path: str, document: Any, *violations: tuple[str, str]) -> C
     return Case(kind, path, text, 422, violations)
 
 
+def _422s(path: str, *lines: tuple[str, str, str, Iterable[Any]]) -> Iterator[Case]:
+    """Yield cases of one violation each, from lines of kind, location, code and documents."""
+    for kind, location, code, documents in lines:
+        yield from (_422(kind, path, document, (location, code)) for document in documents)
+
+
 def _many_violations(manifest: Manifest) -> Iterator[Case]:
     """Yield requests whose every row has one bad value, as many as a problem lists."""
     values = list(bad_values(manifest))
@@ -270,18 +280,19 @@ def _many_violations(manifest: Manifest) -> Iterator[Case]:
 def _bad_bodies(manifest: Manifest, path: str) -> Iterator[Case]:
     """Yield what may be wrong around the instances."""
     good, rows, text = instance(manifest), manifest.limits.rows, orjson.dumps(CLIENT_TEXT)
-    for json in (b"null", b"[]", text, b"1"):
-        yield _422("no object", path, json, ("", "type"))
-    yield _422("no instances", path, b"{}", ("/instances", "missing"))
-    for json in (b"null", b"{}", text, b"1"):
-        yield _422("no list of instances", path, b'{"instances":%b}' % json, ("/instances", "type"))
-    yield _422("no rows", path, body(), ("/instances", "wrong_length"))
-    for json in (b"1", b"null", b"[]", text):
-        yield _422("a row that is no object", path, body(json), ("/instances/0", "type"))
-    row = b"%b,%b:1}" % (good[:-1], text)
-    yield _422("an unknown field", path, body(row), ("/instances/0", "unknown_field"))
-    document = b"%b,%b:1}" % (body(good)[:-1], text)
-    yield _422("an unknown field", path, document, ("", "unknown_field"))
+    row, document = (b"%b,%b:1}" % (json[:-1], text) for json in (good, body(good)))
+    yield from _422s(
+        path,
+        ("no object", "", "type", [b"null", b"[]", text, b"1"]),
+        ("no instances", "/instances", "missing", [b"{}"]),
+        ("no list of instances", "/instances", "type",
+         [b'{"instances":%b}' % json for json in (b"null", b"{}", text, b"1")]),
+        ("no rows", "/instances", "wrong_length", [body()]),
+        ("a row that is no object", "/instances/0", "type",
+         [body(json) for json in (b"1", b"null", b"[]", text)]),
+        ("an unknown field", "/instances/0", "unknown_field", [body(row)]),
+        ("an unknown field", "", "unknown_field", [document]),
+    )  # fmt: skip
     if 3 * rows < min(manifest.limits.body_bytes, MAX_EVENT_BYTES) - 20:
         document = body(*[b"{}"] * (rows + 1))
         yield _422("too many rows", path, document, ("/instances", "wrong_length"))
@@ -295,7 +306,7 @@ def _bad_bodies(manifest: Manifest, path: str) -> Iterator[Case]:
 
 def _bad_rows(manifest: Manifest, path: str, form: str = "instances") -> Iterator[Case]:
     """Yield requests of one bad row."""
-    for bad in bad_values(manifest):
+    for bad in bad_values(manifest, None if path == "/predict" else MAX_FEATURES):
         text = body(instance(manifest, bad), form=form)
         yield _422(bad.kind, path, text, (pointer(form, 0, *bad.location), bad.code))
     row = instance(manifest)
@@ -341,8 +352,8 @@ def _malformed(manifest: Manifest, path: str, good: bytes) -> Iterator[Case]:
         headers = {**JSON, "content-encoding": coding}
         yield Case("coding", path, good, 415, headers=headers)
     types = (
-        f"text/{CLIENT_TEXT}",
         "application/xml",
+        f"text/{CLIENT_TEXT}",
         "",
         "json",
         "application/json; charset=utf-16",
@@ -380,21 +391,20 @@ def _infer(manifest: Manifest, i: int = 0, **fields: Any) -> Any:
 
 def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
     """Yield bad requests whose tensors are JSON."""
-    good, inputs = _infer(manifest)["inputs"], ("/inputs", "inputs")
+    good = _infer(manifest)["inputs"]
     unknown = {**good[0], "name": CLIENT_TEXT}
     outputs = {"inputs": good, "outputs": [{"name": CLIENT_TEXT}]}
-    for kind, document, violation in (
-        ("no object", [], ("", "type")),
-        ("no inputs", {}, ("/inputs", "missing")),
-        ("no inputs", {"inputs": []}, ("/inputs", "wrong_length")),
-        ("no inputs", {"inputs": {}}, ("/inputs", "type")),
-        ("an input that is missing", {"inputs": good[1:] or [unknown]}, inputs),
-        ("an input twice", {"inputs": [*good, good[0]]}, inputs),
-        ("an unknown input", {"inputs": [*good, unknown]}, inputs),
-        ("an unknown output", outputs, ("/outputs/0/name", "unknown_output")),
-        ("id", {"inputs": good, "id": [CLIENT_TEXT]}, ("/id", "type")),
-    ):
-        yield _422(kind, path, document, violation)
+    yield from _422s(
+        path,
+        ("no object", "", "type", [[]]),
+        ("no inputs", "/inputs", "missing", [{}]),
+        ("no inputs", "/inputs", "wrong_length", [{"inputs": []}]),
+        ("no inputs", "/inputs", "type", [{"inputs": {}}]),
+        ("missing, repeated or unknown input", "/inputs", "inputs",
+         [{"inputs": v} for v in (good[1:] or [unknown], [*good, good[0]], [*good, unknown])]),
+        ("an unknown output", "/outputs/0/name", "unknown_output", [outputs]),
+        ("id", "/id", "type", [{"inputs": good, "id": [CLIENT_TEXT]}]),
+    )  # fmt: skip
     for i, tensor in enumerate(manifest.inputs):
         location, shape, data = pointer("inputs", i), good[i]["shape"], good[i]["data"]
         other = "FP32" if not tensor.dtype.startswith("float") else "INT64"
@@ -432,9 +442,11 @@ def _bad_data(manifest: Manifest) -> Iterator[tuple[int, int, Any]]:
     for i, tensor in enumerate(manifest.inputs):
         elements = [
             (kind.feature.column, kind.bad_elements())
-            for kind in feature_types.of(manifest)
+            for kind in feature_types.of(manifest)[:MAX_FEATURES]
             if kind.feature.input == tensor.name
-        ] or [(0, feature_types.bad_elements(tensor))]
+        ]
+        if not manifest.features:
+            elements = [(0, feature_types.bad_elements(tensor))]
         for column, bad_values in elements:
             yield from ((i, column, bad) for bad in bad_values if bad[1] and bad[1][0] != "[")
 
@@ -465,9 +477,8 @@ def _bad_binary(manifest: Manifest, path: str) -> Iterator[Case]:
         "9" * 30, f"{head}, {head}", f"{head},{head}", str(head - 1), str(head + 1), "-0", "NaN",
         "1" * 5000,
     ):  # fmt: skip
-        yield Case(
-            "header length", path, text, 400, headers={**OCTETS, INFERENCE_HEADER_LENGTH: length}
-        )
+        wrong = {**OCTETS, INFERENCE_HEADER_LENGTH: length}
+        yield Case("header length", path, text, 400, headers=wrong)
     yield Case("no header length", path, text, 400, headers=OCTETS)
     yield Case("trailing data", path, text + TEXT, 400, headers=headers)
     yield Case("cut off", path, text[:-1], 400, headers=headers)
@@ -509,9 +520,8 @@ def _bad_bytes(manifest: Manifest, i: int, size: int) -> Iterator[tuple[str, byt
 def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
     path, row = "/invocations", example(manifest)
     names, values = list(row), list(row.values())
-    document: Any
-    for document in ({}, [], None, {"instances": [row], "inputs": [row]}):
-        yield _422("no form, or two", path, document, ("", "missing"))
+    forms: list[Any] = [{}, [], None, {"instances": [row], "inputs": [row]}]
+    yield from _422s(path, ("no form, or two", "", "missing", forms))
     array = _npy(np.zeros((1, len(names)), np.float32))
     magic = b"\x93NUMPY"
     for text in (b"", TEXT, magic, magic + b"\1\0\xff\xff{", magic + b"\1\0\2\0()", array[:-1]):
@@ -521,26 +531,27 @@ def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
         yield Case("dtype", path, _npy(bad), 415, headers=NPY)
     if not manifest.features:
         return
-    rows: Any
-    data = "/dataframe_split/data"
-    for kind, columns, rows, violation in (
-        ("no table", names, {}, (data, "type")),
-        *(("ragged", names, rows, (data, "ragged"))
-          for rows in ([values, values[1:]], [[*values, 1]], [1], [values, {}])),
-        ("an unknown column", [*names, CLIENT_TEXT], [[*values, 1]], (data, "unknown_field")),
-        ("a column twice", [*names, names[0]], [[*values, values[0]]], (data, "unknown_field")),
-        ("columns", [1], [[1]], ("/dataframe_split/columns", "type")),
-        ("no rows", names, [], (data, "wrong_length")),
-    ):  # fmt: skip
-        frame = {"columns": columns, "data": rows}
-        yield _422(kind, path, {"dataframe_split": frame}, violation)
-    yield _422("no table", path, {"dataframe_split": []}, (data, "type"))
-    for value in bad_values(manifest):
+    data, first = "/dataframe_split/data", [names[0], values[0]]
+    ragged: list[Any] = [[values, values[1:]], [[*values, 1]], [1], [values, {}]]
+
+    def split(columns: Any, *rows: Any) -> Any:
+        return {"dataframe_split": {"columns": columns, "data": rows}}
+
+    yield from _422s(
+        path,
+        ("no table", data, "type",
+         [{"dataframe_split": []}, {"dataframe_split": {"columns": names, "data": {}}}]),
+        ("ragged", data, "ragged", [split(names, *rows) for rows in ragged]),
+        ("an unknown column", data, "unknown_field", [split([*names, CLIENT_TEXT], [*values, 1])]),
+        ("a column twice", data, "unknown_field", [split([*names, first[0]], [*values, first[1]])]),
+        ("columns", "/dataframe_split/columns", "type", [split([1], [1])]),
+        ("no rows", data, "wrong_length", [split(names)]),
+    )  # fmt: skip
+    for value in bad_values(manifest, MAX_FEATURES):
         if value.json is not None:
             line = [orjson.Fragment(value.json) if n == value.field else row[n] for n in names]
-            frame = {"columns": names, "data": [line]}
             location = pointer("dataframe_split", "data", 0, names.index(value.field))
-            yield _422(value.kind, path, {"dataframe_split": frame}, (location, value.code))
+            yield _422(value.kind, path, split(names, line), (location, value.code))
     cells, titles = _csv_line(values), _csv_line(names)
     for kind, text in (
         ("empty", b""), ("bad UTF-8", titles + b"\xff\n"), ("an open quote", titles + b'"')
@@ -552,7 +563,7 @@ def _bad_invocations(manifest: Manifest) -> Iterator[Case]:
         ("ragged", titles + cells.rstrip() + b",1\n", "", "ragged"),
         ("an unknown column", unknown, "", "unknown_field"),
     ]
-    for k, feature_type in enumerate(feature_types.of(manifest)):
+    for k, feature_type in enumerate(feature_types.of(manifest)[:MAX_FEATURES]):
         if feature_type.is_number:
             text = titles + _csv_line([*values[:k], CLIENT_TEXT, *values[k + 1 :]])
             location = pointer(0, feature_type.feature.name)
@@ -594,30 +605,24 @@ def _npy(array: Any) -> bytes:
 def _bad_feedback() -> Iterator[Case]:
     """Yield what is no outcome, whatever was predicted."""
     good = {"prediction_id": "x" * 52, "actual": 1}
-    outcomes: dict[tuple[str, str], list[Any]] = {  # by kind and location
-        ("no outcome", ""): [1],
-        ("an unknown field", ""): [{**good, CLIENT_TEXT: CLIENT_TEXT}],
-        ("missing", "/prediction_id"): [{"actual": 1}],
-        ("missing", "/actual"): [{"prediction_id": "x"}],
-        ("wrong type", "/actual"): [
-            {**good, "actual": value}
-            for value in (None, {CLIENT_TEXT: CLIENT_TEXT}, [CLIENT_TEXT], CLIENT_TEXT * 60)
-        ],
-        ("value", "/value"): [
-            {**good, "value": orjson.Fragment(json)}
-            for json in ("NaN", "1e999", '"1"', "null", "true")
-        ],
-    }
     many = {"outcomes": [good] * (MAX_OUTCOMES + 1)}
-    documents: dict[tuple[str, str], list[Any]] = {
-        ("no outcomes", ""): [[], None, {"outcomes": [good], CLIENT_TEXT: 1}],
-        ("no outcomes", "/outcomes"): [{}, {"outcomes": []}, {"outcomes": {}}, many],
-    }
-    for (kind, location), values in outcomes.items():
-        documents[kind, f"/outcomes/0{location}"] = [{"outcomes": [value]} for value in values]
-    for (kind, location), values in documents.items():
-        for document in values:
-            yield _422(kind, "/feedback", document, (location, "invalid"))
+    actuals = (None, {CLIENT_TEXT: CLIENT_TEXT}, [CLIENT_TEXT], CLIENT_TEXT * 60)
+    values = (orjson.Fragment(json) for json in ("NaN", "1e999", '"1"', "null", "true"))
+    outcomes: list[tuple[str, str, list[Any]]] = [
+        ("no outcome", "", [1]),
+        ("an unknown field", "", [{**good, CLIENT_TEXT: CLIENT_TEXT}]),
+        ("missing", "/prediction_id", [{"actual": 1}]),
+        ("missing", "/actual", [{"prediction_id": "x"}]),
+        ("wrong type", "/actual", [{**good, "actual": actual} for actual in actuals]),
+        ("value", "/value", [{**good, "value": value} for value in values]),
+    ]
+    yield from _422s(
+        "/feedback",
+        ("no outcomes", "", "invalid", [[], None, {"outcomes": [good], CLIENT_TEXT: 1}]),
+        ("no outcomes", "/outcomes", "invalid", [{}, {"outcomes": []}, {"outcomes": {}}, many]),
+        *((kind, f"/outcomes/0{location}", "invalid", [{"outcomes": [v]} for v in bad])
+          for kind, location, bad in outcomes),
+    )  # fmt: skip
     for id in ("", CLIENT_TEXT, "x" * 52, "4" * 52, "é" * 52, "4" * 51 + "\n"):
         document = {"outcomes": [{"prediction_id": id, "actual": 1}]}
         location = "/outcomes/0/prediction_id"

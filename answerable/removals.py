@@ -16,9 +16,11 @@ STATEFUL = {
     "AWS::SQS::Queue",
 }
 # settings that, once deployed, are not changed by a slip
-GUARDED = ("auth", "user_pool_arn", "user_pool_scope", "jobs", "archive")
+GUARDED = ("auth", "user_pool_arn", "user_pool_scope", "jobs", "archive", "domain_name")
 # the setting that makes a resource, by how its logical id begins
 SETTING_OF = {
+    "ApiDomain": "domain_name",
+    "ApiRestClient": "clients",
     "Api": "auth",
     "Archive": "archive",
     "Jobs": "jobs",

@@ -20,7 +20,7 @@ def lookup(client: Client, model: str, stage: str) -> Service:
     """Return the deployed model. Raises ReleaseError if its stack has no function yet."""
     name = stack_name(model, stage)
     stack = client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
-    outputs = {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
+    outputs = stack_outputs(stack)
     if "FunctionName" not in outputs:
         raise ReleaseError(f"the stack {name} is not deployed: {stack['StackStatus']}")
     application, group = outputs.get("Application"), outputs.get("DeploymentGroup")
@@ -33,6 +33,11 @@ def lookup(client: Client, model: str, stage: str) -> Service:
         stack_arn=stack["StackId"],
         stack_live_version=outputs.get("LiveVersion", ""),
     )
+
+
+def stack_outputs(stack: Any) -> dict[str, str]:
+    """Return the outputs of a described stack."""
+    return {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
 
 
 def deployed_template(client: Client, stack: str) -> dict[str, Any] | None:

@@ -1,10 +1,10 @@
-"""Hostile bodies: what it takes to refuse each, in seconds of CPU and in memory.
+"""Hostile bodies: seconds of CPU and memory until each is refused, on every route.
 
-Bodies as large as the contract lets through (or as Lambda does: 6 MB), of every kind that was found
-to be dear to somebody, for three contracts: the shipped one, the same with its limits raised to all
-that Lambda carries, and an image's, whose tensors have no fixed size. Every call is the first of a
-process of its own, so that what is imported only now counts too. Memory is the process's peak
-beyond what it held before, the event included.
+The rule is that no request costs more than ten times its body plus 64 MB, nor a second of CPU.
+Bodies are as large as the contract allows, or 6 MB as Lambda does, of every kind that was found to
+be expensive. The contracts: the shipped one, the same with all limits raised, a table of 200
+columns, tokens, and an image, the last two without a fixed size. Every call is the first of its
+process, so that late imports count. Memory is the process's peak beyond what it held before.
 """
 
 import gzip
@@ -21,12 +21,12 @@ from onnx import helper
 from benchmarks import cases
 from benchmarks.results import Rounds
 from handler import manifest as manifests
-from handler.feedback import MAX_BODY_BYTES
+from handler.feedback import MAX_BODY_BYTES as MAX_FEEDBACK_BYTES
 from handler.manifest import Manifest
 from handler.prediction_id import ID_CHARS as ID_LENGTH
 from handler.validate import example
 from tests.fixtures import artifact, events, protocols
-from tests.fixtures.artifact import FLOAT
+from tests.fixtures.artifact import FLOAT, INT64
 
 CARRIED = 6_000_000  # bytes of an event that Lambda carries, and so of any body
 FRAMES = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -77,7 +77,40 @@ def contracts(model_dir: Path, scratch: Path) -> dict[str, Path]:
         outputs=[{**output, "tensor": "mean"}],
         limits={**limits, "response_bytes": CARRIED},
     )
-    return {"shipped": model_dir, "limits raised": raised, "image": image}
+    names = [f"column_{i}" for i in range(200)]
+    matrix, total = ("x", FLOAT, [None, 200]), ("total", FLOAT, [None, 1])
+    node = helper.make_node("ReduceSum", ["x"], ["total"], keepdims=1)
+    output = {"name": "total", "dtype": "float32", "shape": [None, 1], "kind": "value"}
+    table = artifact.write(
+        scratch / "table",
+        artifact.graph([node], [matrix], [total]),
+        name="table",
+        inputs=artifact.tensors([matrix]),
+        features=[
+            {"name": name, "input": "x", "column": i, "type": "number", "example": 1.0}
+            for i, name in enumerate(names)
+        ],
+        outputs=[{**output, "tensor": "total"}],
+        limits={**limits, "rows": 1000, "response_bytes": CARRIED},
+    )
+    ids = ("ids", INT64, [None, None])
+    node = helper.make_node("Identity", ["ids"], ["same"])
+    output = {"name": "same", "dtype": "int64", "shape": [None, None], "kind": "tensor"}
+    tokens = artifact.write(
+        scratch / "tokens",
+        artifact.graph([node], [ids], [("same", INT64, [None, None])]),
+        name="tokens",
+        inputs=artifact.tensors([ids]),
+        outputs=[{**output, "tensor": "same"}],
+        limits={**limits, "rows": 1000, "response_bytes": CARRIED},
+    )
+    return {
+        "shipped": model_dir,
+        "limits raised": raised,
+        "image": image,
+        "200 columns": table,
+        "tokens": tokens,
+    }
 
 
 def bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
@@ -114,20 +147,32 @@ def bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
         "NaN at the end": _filled("1", size) + ",NaN",
     }.items():
         yield name, events.rest(f'{{"instances":[{text}]}}')
-    yield "a job of empty rows", events.rest(f'{{"instances":[{_filled("{}", size)}]}}', "/jobs")
+    for name, item in {
+        "empty rows": "{}", "lists": "[[[[]]]]", "rows of one field": '{"a":1}', "numbers": "1"
+    }.items():  # fmt: skip
+        yield f"a job of {name}", events.rest(f'{{"instances":[{_filled(item, size)}]}}', "/jobs")
     yield from _invocations(manifest, size)
     yield from _inference(manifest, size)
-    nested = _filled("[[[[[]]]]]", min(size, MAX_BODY_BYTES - 100))
-    nested = f'{{"prediction_id":"x","actual":[{nested}]}}'
     id = "0" * ID_LENGTH
     outcome = f'{{"prediction_id":"{id}","actual":1}}'
+    feedback = MAX_FEEDBACK_BYTES - 500
+
+    def nested(actual: str) -> str:
+        return f'{{"prediction_id":"{id}","actual":[{actual}]}}'
+
     for name, text in {
         "a thousand bad ids": ",".join([outcome] * 1000),
-        "too many outcomes": _filled(outcome, size),
-        "lists for an actual value": nested,
-        "numbers for outcomes": _filled("1", size),
+        "too many outcomes": _filled(outcome, feedback),
+        "numbers for outcomes": _filled("1", feedback),
+        "nested outcomes": nested(_filled("[[[[]]]]", feedback)),
+        "deep outcomes": nested("[" * (feedback // 2) + "]" * (feedback // 2)),
+        "outcomes of a long number": nested("9" * feedback),
+        "outcomes of a long text": nested(f'"{"a" * feedback}"'),
+        "outcomes of empty objects": nested(_filled("{}", feedback)),
+        "outcomes of many fields": "{" + _numbered('"%d":1', feedback) + "}",
     }.items():
         yield name, events.rest(f'{{"outcomes":[{text}]}}', "/feedback")
+    yield "feedback as large as a prediction", events.rest("[" * size, "/feedback")
 
 
 def _invocations(manifest: Manifest, size: int) -> Iterator[tuple[str, Event]]:
@@ -237,6 +282,8 @@ def _inference(manifest: Manifest, size: int) -> Iterator[tuple[str, Event]]:
     whole = inputs(
         {name: f"[{','.join(['1'] * int(np.prod(shape)))}]" for name, shape in shapes.items()}
     )
+    known = _filled(f'{{"name":"{manifest.outputs[0].tensor}"}}', size - 5000)
+    yield "OIP: one output again", protocols.event(f'{whole[:-1]},"outputs":[{known}]}}', path)
     yield "OIP: outputs without end", protocols.event(f'{whole[:-1]},"outputs":[{outputs}]}}', path)
     yield "OIP: no JSON", protocols.event("[" * size, path)
     tail = size // 4 * 3 - 3000

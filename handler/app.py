@@ -32,7 +32,7 @@ from handler.errors import (
 )
 from handler.gateway_events import Event
 from handler.http import IDEMPOTENCY_KEY, JSON, PROBLEM_JSON, Request, Response
-from handler.manifest import OPENAPI_FILE_NAME
+from handler.manifest import FILE_NAME, OPENAPI_FILE_NAME
 from handler.scoring import Scored, Scorer
 
 Handler = Callable[[Any, Any], Event]
@@ -79,9 +79,9 @@ def invocations(state: AppState, request: Request, deadline: float | None) -> Ha
     from handler.protocols import invocations
 
     start = time.perf_counter()
-    columns = invocations.columns(state.scorer, request)
+    columns, pointer_for_row = invocations.parse(state.scorer, request)
     validated = time.perf_counter() - start
-    scored = state.scorer.score_columns(columns, deadline)
+    scored = state.scorer.score_columns(columns, deadline, pointer_for_row)
     scored.seconds["validate"] = validated
     return _prediction_result(state, scored)
 
@@ -114,7 +114,7 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
     start = time.perf_counter()
     inference = open_inference.parse_request(scorer, request)
     validated = time.perf_counter() - start
-    scored = scorer.run(inference.columns, deadline)
+    scored = scorer.run(inference.columns, deadline, open_inference.row_pointer)
     scored.seconds["validate"] = validated
     unbatched = not scorer.manifest.has_batch_axis  # the outputs have no axis for rows
     outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]
@@ -279,6 +279,10 @@ def create(config: settings.Settings) -> Handler:
     def dispatch(request: Request, route: str, context: Any) -> HandlerResult:
         if request.synthetic and request.path.startswith("/golden/") and state:
             return _golden_row(state, request.path.rpartition("/")[2])
+        if request.synthetic and request.path == "/manifest" and state:
+            # whole: the drift monitor needs the baseline, which `GET /model` leaves out
+            text = (state.artifact / FILE_NAME).read_bytes()
+            return HandlerResult(Response(200, text, JSON_HEADERS))
         if not route or (route in JOB_ROUTES and not _has_jobs(config)):
             raise NotFound("the paths are listed at /openapi.json")
         if state is None:

@@ -11,7 +11,7 @@ from handler.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from handler.http import JSON, OCTET_STREAM, Request, Response
 
 GZIP_MIN_BYTES = 4096  # infra sets the same for the REST API
-NESTING_CHECK_MIN_CHARS = 250_000  # a smaller body cannot nest enough
+ITEM_COUNT_MIN_CHARS = 250_000  # a smaller body cannot have too many items
 FAST_BASE64_MIN_CHARS = 100_000  # from this length on, numpy is faster
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE).search
 
@@ -30,23 +30,24 @@ def read_json(request: Request, limit: int) -> str | bytes:
     if charset and charset[1].lower() not in ("utf-8", "utf8"):
         raise UnsupportedMediaType("send JSON as UTF-8")
     body = read(request, limit)
-    check_nesting(body)
+    check_item_count(body)
     return body
 
 
-def check_nesting(body: str | bytes) -> None:
-    """Raise PayloadTooLarge if the arrays and objects of a JSON text would take too much memory.
+def check_item_count(body: str | bytes) -> None:
+    """Raise PayloadTooLarge if the items of a JSON text would take too much memory when parsed.
 
-    Each takes about 100 bytes, and a validator copies it. Ten times the body and 40 MB are allowed.
+    An array or object takes about 100 bytes and a string 60, and validators copy arrays. Ten times
+    the body and 40 MB are allowed.
     """
-    if len(body) < NESTING_CHECK_MIN_CHARS:
+    if len(body) < ITEM_COUNT_MIN_CHARS:
         return
     if isinstance(body, str):
-        count = body.count("[") + body.count("{")
+        nested, quotes = body.count("[") + body.count("{"), body.count('"')
     else:
-        count = body.count(b"[") + body.count(b"{")
-    if count * 200 > 10 * len(body) + 40_000_000:
-        raise PayloadTooLarge("the body has too many arrays and objects; send fewer rows")
+        nested, quotes = body.count(b"[") + body.count(b"{"), body.count(b'"')
+    if nested * 200 + quotes * 35 > 10 * len(body) + 40_000_000:
+        raise PayloadTooLarge("the body has too many arrays, objects and texts; send fewer rows")
 
 
 def content_type(request: Request) -> str:

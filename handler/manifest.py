@@ -69,8 +69,7 @@ class Tensor(NamedTuple):
 
     `axes` names the axes, "" for one without a name. Free axes of one name have one length, in all
     inputs of a request. `minimum` and `maximum` are inclusive bounds of the elements, `min_shape`
-    and `max_shape` of the lengths of free axes. A free axis has at least one element, unless
-    `min_shape` says otherwise: some operators end the process on empty tensors.
+    and `max_shape` of the lengths of free axes; None and () are no bound.
     """
 
     name: str
@@ -166,7 +165,8 @@ class Baseline(NamedTuple):
     """The distributions of inputs and outputs at pack time, by feature or output name.
 
     Probabilities have one distribution per class, under `output.class`. A text feature has the
-    distribution of its length in characters, a date that of its days since 1970-01-01.
+    distribution of its length in characters, a date that of its days since 1970-01-01. A raw
+    tensor has the distributions of summaries (handler/drift/summaries.py), under `tensor.summary`.
     """
 
     rows: int
@@ -201,7 +201,7 @@ class Alarms(NamedTuple):
     `availability`: minimum percentage of requests without a server error.
     `latency_ms`: maximum 99th percentile of the latency.
     `client_error_max_percent`: maximum percentage of requests with a client error.
-    `drift_threshold`: maximum drift score (handler/drift/statistic.py) over `drift_hours`, which
+    `drift_threshold`: maximum drift score (handler/drift/decision.py) over `drift_hours`, which
     are 1 to 24, with at least `drift_min_rows` values.
     `unseen_max_percent`: maximum percentage of rows with a value that the baseline does not know.
     `max_days_without_outcomes`: 1 to 7, or 0 for no alarm.
@@ -346,6 +346,12 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _tensor_problems(manifest)
     yield from _feature_problems(manifest)
     yield from _baseline_problems(manifest.baseline)
+    if manifest.outcome_value and manifest.outcome_value.max_outcome_age_days < 1:
+        yield "outcome_value: max_outcome_age_days is below 1"
+    for output in manifest.outputs:
+        review = output.decision.review if output.decision else None
+        if review and review[0] > review[1]:
+            yield f"output {output.name}: review from {review[0]:g} to {review[1]:g}"
     alarms = manifest.alarms
     if not 0 < alarms.availability < 100 or not 0 < alarms.client_error_max_percent <= 100:
         yield "alarms: a percentage that is out of range"

@@ -200,7 +200,8 @@ def make_id_generator(
         table = np.empty(rows, _ROW)
         heads = np.array([body(request, 0.0)[: _HEAD.size] for request in requests], "S21")
         table["head"] = np.repeat(heads, counts)
-        table["row"] = np.concatenate([np.arange(count) for count in counts])
+        firsts = np.cumsum(counts) - counts
+        table["row"] = np.arange(rows) - np.repeat(firsts, counts)
         table["value"] = values(outputs, rows)
         table["signature"] = b""
         data, size = table.tobytes(), _ROW.itemsize

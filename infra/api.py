@@ -1,23 +1,27 @@
-"""The REST API in front of `live`: who may call, how often, what is logged, what is refused.
+"""The REST API: authentication, limits, logs, domain, and the gateway's own error responses.
 
-REST rather than HTTP API: it has API keys, usage plans, its own gateway responses and a resource
-for access policies. Every path goes to the function, so that 404 and 405 are the function's too.
+A REST API has API keys, usage plans and gateway responses; an HTTP API has not. Every path goes to
+the function, so 404 and 405 are the function's too.
 """
 
 import json
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_certificatemanager as acm
 from aws_cdk import aws_cognito as cognito
 from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_route53 as route53
+from aws_cdk import aws_route53_targets as route53_targets
+from aws_cdk import aws_wafv2 as wafv2
 from constructs import Construct
 
 from infra import gateway_responses
 from infra.logs import log_group
-from infra.settings import Settings
+from infra.settings import Client, Settings
 from infra.suppress_nag import suppress_nag
 
-# No query string, header or body: the record of what was asked is the function's.
+# no query string, header or body: the function's record has what may be logged
 ACCESS_LOG = {
     "request_id": "$context.requestId",
     "time": "$context.requestTimeEpoch",
@@ -38,7 +42,7 @@ ACCESS_LOG = {
 
 
 class Api(Construct):
-    """`api` and its one stage, named as the settings say."""
+    """The API with one stage, which has the name of the deployment's stage."""
 
     def __init__(
         self, scope: Construct, id: str, *, settings: Settings, alias: lambda_.Alias
@@ -50,9 +54,8 @@ class Api(Construct):
             "Rest",
             rest_api_name=settings.service,
             endpoint_types=[apigateway.EndpointType.REGIONAL],
-            # What is binary comes as base64, and what is not must not: it would cost JSON bodies
-            # a third of Lambda's 6 MB. Gzip bodies the gateway unpacks itself, because
-            # compression is on; it also packs answers for clients that accept it.
+            # Only binary bodies come as base64, which takes a third of Lambda's 6 MB. With
+            # compression on, the gateway also unpacks gzip bodies.
             binary_media_types=["application/octet-stream", "application/x-npy"],
             min_compression_size=cdk.Size.kibibytes(4),
             cloud_watch_role=settings.gateway_log_role,
@@ -66,11 +69,12 @@ class Api(Construct):
                 throttling_burst_limit=settings.burst_limit,
                 logging_level=apigateway.MethodLoggingLevel.ERROR,
                 data_trace_enabled=False,  # it would log bodies
+                tracing_enabled=settings.tracing,
                 metrics_enabled=False,  # per method, at a price; the stage's own are free
                 access_log_destination=apigateway.LogGroupLogDestination(logs),
                 access_log_format=apigateway.AccessLogFormat.custom(json.dumps(ACCESS_LOG)),
             ),
-            default_method_options=self._who(settings),
+            default_method_options=self._authorization(settings),
             default_integration=apigateway.LambdaIntegration(alias, allow_test_invoke=False),
         )
         rest = self.api.node.default_child
@@ -88,11 +92,20 @@ class Api(Construct):
         self.api.root.add_proxy()
         gateway_responses.add(self, self.api)
         if settings.auth == "api-key":
-            self._plan(settings)
-        self._acknowledge(settings)
+            self._usage_plans(settings)
+        if settings.domain_name:
+            self._domain(settings)
+        if settings.web_acl_arn:
+            wafv2.CfnWebACLAssociation(
+                self,
+                "WebAcl",
+                resource_arn=self.stage.stage_arn,
+                web_acl_arn=settings.web_acl_arn,
+            )
+        self._suppress_nag(settings)
 
-    def _who(self, settings: Settings) -> apigateway.MethodOptions:
-        """Every method asks the same of its caller."""
+    def _authorization(self, settings: Settings) -> apigateway.MethodOptions:
+        """Return the authorization of every method."""
         if settings.auth == "api-key":
             return apigateway.MethodOptions(api_key_required=True)
         if settings.auth == "cognito":
@@ -107,21 +120,64 @@ class Api(Construct):
             )
         return apigateway.MethodOptions(authorization_type=apigateway.AuthorizationType.IAM)
 
-    def _plan(self, settings: Settings) -> None:
-        """A usage plan, and one key to start with: `aws apigateway get-api-key --include-value`."""
+    def _usage_plans(self, settings: Settings) -> None:
+        """Add the stack's own key, and one per client; `get-api-key --include-value` shows them."""
+        own = Client(rate_limit=settings.rate_limit, burst_limit=settings.burst_limit)
+        key = self._key("", settings.service, own)
+        cdk.CfnOutput(cdk.Stack.of(self), "ApiKeyId", value=key.key_id)
+        for name, client in settings.clients.items():
+            self._key(f"Client-{name}-", f"{settings.service}-{name}", client)
+
+    def _key(self, prefix: str, name: str, client: Client) -> apigateway.IApiKey:
+        """Return an API key with a usage plan of its own."""
+        quota = client.requests_per_month
         plan = self.api.add_usage_plan(
-            "Plan",
-            name=settings.service,
+            f"{prefix}Plan",
+            name=name,
             throttle=apigateway.ThrottleSettings(
-                rate_limit=settings.rate_limit, burst_limit=settings.burst_limit
+                rate_limit=client.rate_limit, burst_limit=client.burst_limit
             ),
+            quota=apigateway.QuotaSettings(limit=quota, period=apigateway.Period.MONTH)
+            if quota
+            else None,
             api_stages=[apigateway.UsagePlanPerApiStage(api=self.api, stage=self.stage)],
         )
-        key = self.api.add_api_key("Key", api_key_name=settings.service)
+        key = self.api.add_api_key(f"{prefix}Key", api_key_name=name)
         plan.add_api_key(key)
-        cdk.CfnOutput(cdk.Stack.of(self), "ApiKeyId", value=key.key_id)
+        return key
 
-    def _acknowledge(self, settings: Settings) -> None:
+    def _domain(self, settings: Settings) -> None:
+        """Map the domain name to the stage; with a hosted zone, add its record."""
+        domain = apigateway.DomainName(
+            self,
+            "Domain",
+            domain_name=settings.domain_name,
+            certificate=acm.Certificate.from_certificate_arn(
+                self, "Certificate", settings.certificate_arn
+            ),
+            endpoint_type=apigateway.EndpointType.REGIONAL,
+            security_policy=apigateway.SecurityPolicy.TLS_1_2,
+            mapping=self.api,
+        )
+        cdk.CfnOutput(
+            cdk.Stack.of(self), "DomainTarget", value=domain.domain_name_alias_domain_name
+        )
+        if settings.hosted_zone_id:
+            zone = route53.HostedZone.from_hosted_zone_attributes(
+                self,
+                "Zone",
+                hosted_zone_id=settings.hosted_zone_id,
+                zone_name=settings.domain_name.partition(".")[2],
+            )
+            route53.ARecord(
+                self,
+                "Record",
+                zone=zone,
+                record_name=f"{settings.domain_name}.",
+                target=route53.RecordTarget.from_alias(route53_targets.ApiGatewayDomain(domain)),
+            )
+
+    def _suppress_nag(self, settings: Settings) -> None:
         suppress_nag(
             self.api,
             {
@@ -131,19 +187,17 @@ class Api(Construct):
                 ),
             },
         )
-        suppress_nag(
-            self.stage,
-            {
-                "AwsSolutions-APIG3": (
-                    "A web ACL costs more than the rest of an idle stack and belongs to the "
-                    "account's edge; attach yours to the stage."
-                ),
-                "Serverless-APIGWXrayEnabled": (
-                    "Access log and record share a request id and have all timings; X-Ray would "
-                    "add a permission on all resources and a price per request."
-                ),
-            },
-        )
+        of_stage = {}
+        if not settings.web_acl_arn:
+            of_stage["AwsSolutions-APIG3"] = (
+                "A web ACL costs more than the rest of an idle stack; `web_acl_arn` adds one."
+            )
+        if not settings.tracing:
+            of_stage["Serverless-APIGWXrayEnabled"] = (
+                "Access log and record share a request id and have all timings; `tracing` adds "
+                "X-Ray at a price per request."
+            )
+        suppress_nag(self.stage, of_stage)
         if settings.auth != "cognito":
             chosen = f"Callers are authenticated as the settings say: auth={settings.auth}."
             rules = {"AwsSolutions-COG4": chosen}

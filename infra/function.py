@@ -1,7 +1,4 @@
-"""A Lambda function of the image: its entry point, its role, its log group, `live`, and versions.
-
-Used once for the HTTP door; another door is another instance, with its own memory and timeout.
-"""
+"""Lambda functions of the image: those that serve a model, and those that look after it."""
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
@@ -15,12 +12,11 @@ from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
 ALIAS = "live"
-# a golden set of 64 rows is asked for in seconds; this is for one whose every answer takes long
-HELPER_SECONDS = 600
+OPS_SECONDS = 600  # enough for 64 golden rows of a slow model
 
 
 class ModelFunction(Construct):
-    """`function` is $LATEST, which nobody calls; `alias` is what clients reach."""
+    """A function with its role, log group and versions. Clients reach `alias`."""
 
     def __init__(
         self,
@@ -34,7 +30,7 @@ class ModelFunction(Construct):
     ) -> None:
         super().__init__(scope, id)
         self.log_group = log_group(self, "Logs", settings)
-        # Not the managed policy: that one may write to every log group of the account.
+        # the managed policy may write to every log group of the account
         self.role = iam.Role(
             self,
             "Role",
@@ -53,11 +49,12 @@ class ModelFunction(Construct):
                 else lambda_.Architecture.X86_64
             ),
             memory_size=settings.memory,
+            ephemeral_storage_size=cdk.Size.mebibytes(settings.ephemeral_storage),
+            tracing=lambda_.Tracing.ACTIVE if settings.tracing else None,
             timeout=timeout,
             role=self.role,
             log_group=self.log_group,
-            # Text leaves our JSON lines as they are; Lambda's JSON format would wrap them, and
-            # CloudWatch would find no metrics in them.
+            # Lambda's JSON format would wrap the lines, and CloudWatch find no metrics in them
             logging_format=lambda_.LoggingFormat.TEXT,
             environment={
                 "SERVICE_NAME": settings.service,
@@ -75,6 +72,8 @@ class ModelFunction(Construct):
                 description=f"{manifest.name} {manifest.version}",
             ),
         )
+        if settings.subnet_ids:
+            self._join_vpc(settings)
         self.version = self.function.current_version
         pinned = settings.pinned_version and lambda_.Version.from_version_attributes(
             self, "Pinned", lambda_=self.function, version=str(settings.pinned_version)
@@ -86,15 +85,30 @@ class ModelFunction(Construct):
             version=pinned or self.version,
             provisioned_concurrent_executions=settings.provisioned_concurrency or None,
         )
+        accepted = {"Serverless-LambdaDLQ": "The client gets the failure; nothing is lost."}
+        if settings.tracing:
+            reason = "X-Ray's actions have no resources."
+            suppress_nag(self.role, {"AwsSolutions-IAM5[Resource::*]": reason})
+        else:
+            accepted["Serverless-LambdaTracing"] = (
+                "Every request leaves a record with its timings; X-Ray would cost each cold start "
+                "and need a permission on all resources. `tracing` switches it on."
+            )
+        suppress_nag(self.function, accepted)
+
+    def _join_vpc(self, settings: Settings) -> None:
+        """Attach the function to the subnets. CDK's own way needs the VPC's zones as well."""
+        template = self.function.node.default_child
+        assert isinstance(template, lambda_.CfnFunction)
+        template.vpc_config = lambda_.CfnFunction.VpcConfigProperty(
+            subnet_ids=[*settings.subnet_ids], security_group_ids=[*settings.security_group_ids]
+        )
+        verbs = ["CreateNetworkInterface", "DescribeNetworkInterfaces", "DeleteNetworkInterface"]
+        verbs += ["AssignPrivateIpAddresses", "UnassignPrivateIpAddresses", "DescribeSubnets"]
+        allow(self.function, [f"ec2:{verb}" for verb in verbs], "*")
         suppress_nag(
-            self.function,
-            {
-                "Serverless-LambdaDLQ": "Called synchronously: a failure is the caller's answer.",
-                "Serverless-LambdaTracing": (
-                    "Every request leaves a record with its timings; X-Ray would cost each cold "
-                    "start and need a permission on all resources."
-                ),
-            },
+            self.role,
+            {"AwsSolutions-IAM5[Resource::*]": "Lambda requires these actions on all interfaces."},
         )
 
 
@@ -108,11 +122,12 @@ def ops_function(
     description: str,
     environment: dict[str, str],
     name: str | None = None,
+    retention_days: int | None = None,
 ) -> lambda_.DockerImageFunction:
-    """A function of the same image that looks after the model's: no alias, no versions, and a role
-    that may write its own log until more is added.
+    """Return a function of the same image for operations: no alias, no versions, and a role that
+    may only write its log.
     """
-    logs = log_group(scope, "Logs", settings)
+    logs = log_group(scope, "Logs", settings, retention_days=retention_days)
     text = f"{settings.service}: {description}"
     role = iam.Role(
         scope,
@@ -129,7 +144,7 @@ def ops_function(
         description=text[:256],
         architecture=scoring.function.architecture,
         memory_size=512,
-        timeout=cdk.Duration.seconds(HELPER_SECONDS),
+        timeout=cdk.Duration.seconds(OPS_SECONDS),
         role=role,
         log_group=logs,
         logging_format=lambda_.LoggingFormat.TEXT,
@@ -142,19 +157,19 @@ def ops_function(
     suppress_nag(
         function,
         {
-            "Serverless-LambdaDLQ": "Silence counts as a no, and the log says why.",
-            "Serverless-LambdaTracing": "It runs once in a while and logs what it asked.",
+            "Serverless-LambdaDLQ": "No answer counts as a failure, and the log says why.",
+            "Serverless-LambdaTracing": "It runs rarely, and logs its steps.",
         },
     )
     return function
 
 
 def allow(function: lambda_.IFunction, actions: list[str], *resources: str) -> None:
-    """Add to what a function's role may do."""
+    """Allow a function's role actions on resources."""
     function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=[*resources]))
 
 
 def any_version(function: lambda_.IFunction) -> str:
-    """How cdk-nag finds the permission for every version of a function."""
+    """Return cdk-nag's id of the permission for every version of a function."""
     name = cdk.Stack.of(function).get_logical_id(function.node.default_child)  # type: ignore[arg-type]
     return f"AwsSolutions-IAM5[Resource::<{name}.Arn>:*]"

@@ -1,7 +1,6 @@
-"""What API Gateway itself answers, in the shape of handler/errors.py.
+"""The responses of API Gateway itself, in the format of handler/errors.py.
 
-The sentences are ours and fixed: the gateway's own messages may quote the request (an invalid
-signature comes back with the headers it was made from).
+The texts are fixed, because the gateway's own messages may quote the request.
 """
 
 import json
@@ -10,111 +9,90 @@ from typing import NamedTuple
 from aws_cdk import aws_apigateway as apigateway
 from constructs import Construct
 
+from handler import errors
+from handler.errors import ApiError
+from handler.http import COMMON_HEADERS, PROBLEM_JSON
+
 Type = apigateway.ResponseType
 
 
 class GatewayResponseSpec(NamedTuple):
-    """`status` None leaves the one the gateway chose, which a template cannot name."""
+    """A problem. A `status` of None keeps the gateway's, which a template cannot name."""
 
     status: int | None
-    kind: str
+    slug: str
     title: str
     detail: str
 
 
+def _like(error: type[ApiError], detail: str, status: int | None = None) -> GatewayResponseSpec:
+    """Return a problem that the function answers, too."""
+    return GatewayResponseSpec(status or error.status, error.slug, error.title, detail)
+
+
+def _forbidden(detail: str) -> GatewayResponseSpec:
+    return GatewayResponseSpec(403, "forbidden", "Forbidden", detail)
+
+
+def _throttled(detail: str) -> GatewayResponseSpec:
+    return GatewayResponseSpec(429, "throttled", "Too many requests", detail)
+
+
 GATEWAY_RESPONSES: dict[str, GatewayResponseSpec] = {
-    "BAD_REQUEST_BODY": GatewayResponseSpec(
-        400, "malformed-body", "The request body cannot be read", "the body cannot be read"
-    ),
+    "BAD_REQUEST_BODY": _like(errors.BadRequest, "the body cannot be parsed"),
     "BAD_REQUEST_PARAMETERS": GatewayResponseSpec(
-        400, "malformed-request", "The request cannot be read", "a parameter cannot be read"
+        400, "malformed-request", "The request cannot be parsed", "a parameter cannot be parsed"
     ),
-    "UNAUTHORIZED": GatewayResponseSpec(401, "unauthorized", "Who is asking?", "send credentials"),
-    "ACCESS_DENIED": GatewayResponseSpec(
-        403, "forbidden", "Not allowed", "these credentials may not do this"
+    "UNAUTHORIZED": GatewayResponseSpec(401, "unauthorized", "Unauthorized", "send credentials"),
+    "ACCESS_DENIED": _forbidden("these credentials do not allow the request"),
+    "EXPIRED_TOKEN": _forbidden("the credentials have expired"),
+    "INVALID_API_KEY": _forbidden("send a valid x-api-key"),
+    "INVALID_SIGNATURE": _forbidden("the signature is not valid"),
+    # also for a request without a signature
+    "MISSING_AUTHENTICATION_TOKEN": _forbidden("send credentials, to a path that exists"),
+    "WAF_FILTERED": _forbidden("the firewall refused the request"),
+    "RESOURCE_NOT_FOUND": _like(errors.NotFound, "there is no such path"),
+    "REQUEST_TOO_LARGE": _like(
+        errors.PayloadTooLarge, "the request is over the gateway's limit of 10 MB"
     ),
-    "EXPIRED_TOKEN": GatewayResponseSpec(
-        403, "forbidden", "Not allowed", "the credentials have expired"
+    "UNSUPPORTED_MEDIA_TYPE": _like(
+        errors.UnsupportedMediaType, "the content type is not supported"
     ),
-    "INVALID_API_KEY": GatewayResponseSpec(
-        403, "forbidden", "Not allowed", "send a valid x-api-key"
+    "THROTTLED": _throttled("wait a moment and send the request again"),
+    "QUOTA_EXCEEDED": _throttled("the key's quota is used up"),
+    "API_CONFIGURATION_ERROR": _like(errors.ServerError, "the gateway is misconfigured"),
+    "AUTHORIZER_CONFIGURATION_ERROR": _like(
+        errors.ServerError, "the credentials cannot be checked"
     ),
-    "INVALID_SIGNATURE": GatewayResponseSpec(
-        403, "forbidden", "Not allowed", "the signature is not valid"
-    ),
-    # also the answer to a request without any signature
-    "MISSING_AUTHENTICATION_TOKEN": GatewayResponseSpec(
-        403, "forbidden", "Not allowed", "send credentials, and ask for a path that there is"
-    ),
-    "WAF_FILTERED": GatewayResponseSpec(
-        403, "forbidden", "Not allowed", "the firewall refused the request"
-    ),
-    "RESOURCE_NOT_FOUND": GatewayResponseSpec(
-        404, "not-found", "There is nothing at this path", "there is nothing at this path"
-    ),
-    "REQUEST_TOO_LARGE": GatewayResponseSpec(
-        413, "payload-too-large", "Too large", "the request is over the gateway's 10 MB"
-    ),
-    "UNSUPPORTED_MEDIA_TYPE": GatewayResponseSpec(
-        415,
-        "unsupported-media-type",
-        "The content type is not supported",
-        "the content type is not supported",
-    ),
-    "THROTTLED": GatewayResponseSpec(
-        429, "throttled", "Too many requests", "wait a moment and send it again"
-    ),
-    "QUOTA_EXCEEDED": GatewayResponseSpec(
-        429, "throttled", "Too many requests", "the key's quota is used up"
-    ),
-    "API_CONFIGURATION_ERROR": GatewayResponseSpec(
-        500, "server-error", "Internal server error", "the gateway is not configured well"
-    ),
-    "AUTHORIZER_CONFIGURATION_ERROR": GatewayResponseSpec(
-        500, "server-error", "Internal server error", "the credentials cannot be checked"
-    ),
-    "AUTHORIZER_FAILURE": GatewayResponseSpec(
-        500, "server-error", "Internal server error", "the credentials cannot be checked"
-    ),
-    "INTEGRATION_FAILURE": GatewayResponseSpec(
-        504, "server-error", "Internal server error", "the function did not answer"
-    ),
-    "INTEGRATION_TIMEOUT": GatewayResponseSpec(
-        504, "deadline-exceeded", "The model did not answer in time", "no answer in 29 seconds"
-    ),
+    "AUTHORIZER_FAILURE": _like(errors.ServerError, "the credentials cannot be checked"),
+    "INTEGRATION_FAILURE": _like(errors.ServerError, "the function did not respond", 504),
+    "INTEGRATION_TIMEOUT": _like(errors.DeadlineExceeded, "no response in 29 seconds"),
     "DEFAULT_4XX": GatewayResponseSpec(
-        None, "refused", "Refused", "the gateway refused the request"
+        None, "refused", "Request refused", "the gateway refused the request"
     ),
-    "DEFAULT_5XX": GatewayResponseSpec(
-        None, "server-error", "Internal server error", "the gateway could not serve this"
-    ),
+    "DEFAULT_5XX": _like(errors.ServerError, "the gateway failed")._replace(status=None),
 }
 
 
 def add(scope: Construct, api: apigateway.IRestApi) -> None:
-    """One gateway response for every type there is."""
-    for name, answer in GATEWAY_RESPONSES.items():
-        headers = {"Content-Type": "'application/problem+json'"}
-        if answer.status == 429:
-            headers["Retry-After"] = "'1'"
+    """Add a gateway response of every type."""
+    for name, spec in GATEWAY_RESPONSES.items():
+        headers = {"Content-Type": PROBLEM_JSON, **COMMON_HEADERS}
+        if spec.status == 429:
+            headers["Retry-After"] = "1"
         apigateway.GatewayResponse(
             scope,
             name,
             rest_api=api,
             type=Type.of(name),
-            status_code=str(answer.status) if answer.status else None,
-            response_headers=headers,
-            templates={"application/json": json.dumps(_problem(answer))},
+            status_code=str(spec.status) if spec.status else None,
+            response_headers={name: f"'{value}'" for name, value in headers.items()},
+            templates={"application/json": json.dumps(_problem(spec))},
         )
 
 
-def _problem(answer: GatewayResponseSpec) -> dict[str, object]:
-    problem: dict[str, object] = {
-        "type": f"urn:answerable:problem:{answer.kind}",
-        "title": answer.title,
-        "status": answer.status,
-        "detail": answer.detail,
-        "instance": "$context.requestId",
-        "error": answer.detail,
-    }
-    return {key: value for key, value in problem.items() if value is not None}
+def _problem(spec: GatewayResponseSpec) -> dict[str, object]:
+    error = ApiError(spec.detail)
+    error.slug, error.title = spec.slug, spec.title
+    document = error.problem("$context.requestId") | {"status": spec.status}
+    return {key: value for key, value in document.items() if value is not None}

@@ -20,7 +20,6 @@ from infra.function import ModelFunction
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
-BATCH_SIZE, WINDOW_SECONDS = 100, 1
 TOLERATED_FAILURES = 3  # in an hour, before anybody is notified
 
 
@@ -56,7 +55,9 @@ class Jobs(Construct):
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
             # AWS's rule for Lambda: six timeouts of the function and the batching window
-            visibility_timeout=cdk.Duration.seconds(6 * settings.job_timeout + WINDOW_SECONDS),
+            visibility_timeout=cdk.Duration.seconds(
+                6 * settings.job_timeout + settings.job_batch_window
+            ),
             # a message that outlives its job could only fail
             retention_period=cdk.Duration.days(settings.job_retention_days),
             dead_letter_queue=sqs.DeadLetterQueue(
@@ -77,13 +78,15 @@ class Jobs(Construct):
             entry_point="handler.jobs.function.lambda_handler",
             timeout=timeout,
         )
+        # the new worker gets jobs when the API's canary has passed
+        self.worker.alias.node.add_dependency(scoring.alias)
         self._environment(settings, scoring)
         self._permissions(scoring)
         self.worker.alias.add_event_source(
             sources.SqsEventSource(
                 self.queue,
-                batch_size=BATCH_SIZE,
-                max_batching_window=cdk.Duration.seconds(WINDOW_SECONDS),
+                batch_size=settings.job_batch_size,
+                max_batching_window=cdk.Duration.seconds(settings.job_batch_window),
                 report_batch_item_failures=True,
                 # A limit of the function would throttle after a message was received, and good
                 # messages would become dead letters.

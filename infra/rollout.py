@@ -1,9 +1,10 @@
-"""How traffic reaches a new version: CodeDeploy moves `live` bit by bit and back on an alarm."""
+"""The rollout: CodeDeploy shifts traffic to a new version in steps, and back on an alarm."""
 
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_codedeploy as codedeploy
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from handler.manifest import Manifest
@@ -12,7 +13,7 @@ from infra.function import ModelFunction
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
-PERCENT = 10
+CANARY_PERCENT = 10
 POLICY = "service-role/AWSCodeDeployRoleForLambdaLimited"
 
 
@@ -52,7 +53,7 @@ class Rollout(Construct):
             "Group",
             application=codedeploy.LambdaApplication(self, "Application"),
             alias=scoring.alias,
-            # the hooks' names are such that the managed policy suffices
+            # the managed policy covers the hooks, by their names
             role=role.without_policy_updates(),
             deployment_config=codedeploy.LambdaDeploymentConfig(
                 self, "Config", traffic_routing=_routing(settings)
@@ -63,28 +64,33 @@ class Rollout(Construct):
             auto_rollback=codedeploy.AutoRollbackConfig(
                 failed_deployment=True, stopped_deployment=True, deployment_in_alarm=True
             ),
-            # an alarm that cannot be read is no permission to go on
+            # CodeDeploy must not go on without its alarms
             ignore_poll_alarms_failure=False,
         )
+        if settings.pinned_version:
+            # CloudFormation moves the alias; the group stays, and with it the deployments' history
+            alias = scoring.alias.node.default_child
+            assert isinstance(alias, lambda_.CfnAlias)
+            alias.cfn_options.update_policy = None
         for hook in (before, after):
             hook.may_answer(self.group.deployment_group_arn)
         suppress_nag(
             role,
             {
                 f"AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{POLICY}]": (
-                    "What CodeDeploy calls while it shifts traffic is AWS's to know and to keep; "
-                    "the limited policy reaches only hooks named CodeDeployHook_*."
+                    "AWS maintains what CodeDeploy needs to shift traffic; the limited policy "
+                    "reaches only hooks named CodeDeployHook_*."
                 ),
             },
         )
 
 
 def _routing(settings: Settings) -> codedeploy.TrafficRouting:
-    """Canary: 10 %, then after the bake all. Linear: 10 % more at each of nine steps."""
+    """Return a canary of 10 % and then 100 %, or nine linear steps of 10 % more."""
     if settings.rollout == "canary":
         return codedeploy.TimeBasedCanaryTrafficRouting(
-            interval=cdk.Duration.minutes(settings.bake_minutes), percentage=PERCENT
+            interval=cdk.Duration.minutes(settings.bake_minutes), percentage=CANARY_PERCENT
         )
     return codedeploy.TimeBasedLinearTrafficRouting(
-        interval=cdk.Duration.minutes(round(settings.bake_minutes / 9)), percentage=PERCENT
+        interval=cdk.Duration.minutes(round(settings.bake_minutes / 9)), percentage=CANARY_PERCENT
     )

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from handler import manifest
 from handler.errors import ArtifactError
-from handler.manifest import Manifest
+from handler.manifest import Alarms, Manifest
 from infra.project import ARTIFACTS, find_model, model_names
 
 FILE = Path("deploy.toml")  # in the project's folder, which is the current one
@@ -34,6 +34,16 @@ Destination = Annotated[
 
 class SettingsError(Exception):
     """Settings that cannot be deployed: one line per fault."""
+
+
+class Client(BaseModel):
+    """The quota of one API key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    requests_per_month: Annotated[int | None, Field(ge=1)] = None
+    rate_limit: Annotated[int, Field(ge=1, le=10000)] = 50
+    burst_limit: Annotated[int, Field(ge=1, le=5000)] = 100
 
 
 class Settings(BaseModel):
@@ -61,6 +71,9 @@ class Settings(BaseModel):
     # Restore a snapshot instead of an init on a cold start. The cached snapshot of every published
     # version is billed by GB and hour (`answerable cost --snapstart`), and versions are retained.
     snapstart: bool = False
+    # MB of /tmp
+    ephemeral_storage: Annotated[int, Field(ge=512, le=10240)] = 512
+    # of the alias; CodeDeploy moves it, so it needs a rollout
     provisioned_concurrency: Annotated[int, Field(ge=0, le=1000)] = 0
     max_concurrency: Annotated[int | None, Field(ge=1, le=10000)] = None
 
@@ -91,17 +104,36 @@ class Settings(BaseModel):
     # API Gateway's log role is one per account and region; false if another stack has it
     gateway_log_role: bool = True
 
+    # API keys besides the stack's own, by name, each with its quota; auth=api-key
+    clients: dict[Name, Client] = {}
+    # the API's own domain name and the ARN of its certificate; with a zone, its record is added
+    domain_name: Annotated[str, Field(pattern=r"^([a-z0-9*-]+(\.[a-z0-9-]+)+)?$")] = ""
+    certificate_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:acm:.+)?$")] = ""
+    hosted_zone_id: Annotated[str, Field(pattern=r"^[A-Z0-9]*$")] = ""
+    # AWS WAF's web ACL in front of the API
+    web_acl_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:wafv2:.+)?$")] = ""
+    # X-Ray, for the gateway and the functions that serve
+    tracing: bool = False
+    # the VPC of the functions that serve; they need endpoints for S3, SQS and logs there
+    subnet_ids: tuple[Annotated[str, Field(pattern=r"^subnet-\w+$")], ...] = ()
+    security_group_ids: tuple[Annotated[str, Field(pattern=r"^sg-\w+$")], ...] = ()
+    # of every role
+    permissions_boundary: Annotated[str, Field(pattern=r"^(arn:[\w-]+:iam::.+:policy/.+)?$")] = ""
+    # of every resource
+    tags: dict[str, str] = {}
+
     # POST /jobs, with a queue, a bucket and a worker
     jobs: bool = False
     # how long jobs and their results are kept; SQS keeps no message longer than 14 days
     job_retention_days: Annotated[int, Field(ge=1, le=14)] = 7
     # seconds, for one batch of jobs
     job_timeout: Annotated[int, Field(ge=10, le=900)] = 120
+    # messages in one call of the worker, and seconds to wait for them
+    job_batch_size: Annotated[int, Field(ge=1, le=10000)] = 100
+    job_batch_window: Annotated[int, Field(ge=0, le=300)] = 1
     # workers at the same time
     job_concurrency: Annotated[int, Field(ge=2, le=1000)] = 10
 
-    # every drift alarm reads ten metrics, a dollar a month: of each output, or of each input too
-    drift_alarms: Literal["all", "outputs", "off"] = "all"
     # the version of the secret that signs prediction ids; a higher number makes a new secret, and
     # ids signed with the one before are still accepted
     prediction_id_key_version: Annotated[int, Field(ge=1)] = 1
@@ -114,8 +146,12 @@ class Settings(BaseModel):
     alarm_destination: Destination = ""
     # the same for alarms that can wait until morning, if they are to go elsewhere
     ticket_destination: Destination = ""
+    # thresholds instead of the manifest's, as { latency_ms = 500 }
+    alarms: dict[str, int | float] = {}
     # of every log group
     log_retention_days: int = 30
+    # of the drift monitor's records, which hold months for `answerable report`
+    drift_history_days: int = 400
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property
@@ -140,12 +176,25 @@ class Settings(BaseModel):
             raise ValueError("auth=cognito and user_pool_arn go together")
         if self.user_pool_scope and not self.user_pool_arn:
             raise ValueError("user_pool_scope needs auth=cognito")
+        if self.provisioned_concurrency and (self.pinned_version or self.rollout == "all-at-once"):
+            raise ValueError("provisioned_concurrency needs a rollout by CodeDeploy, and no pin")
+        if self.clients and self.auth != "api-key":
+            raise ValueError("clients need auth=api-key")
+        if bool(self.domain_name) != bool(self.certificate_arn):
+            raise ValueError("domain_name and certificate_arn go together")
+        if self.hosted_zone_id and not self.domain_name:
+            raise ValueError("hosted_zone_id needs domain_name")
+        if bool(self.subnet_ids) != bool(self.security_group_ids):
+            raise ValueError("subnet_ids and security_group_ids go together")
+        if unknown := sorted(self.alarms.keys() - set(Alarms._fields)):
+            raise ValueError(f"alarms has no {unknown[0]}, but {', '.join(Alarms._fields)}")
         if self.burst_limit < self.rate_limit:
             raise ValueError("burst_limit is under rate_limit: it would be the limit")
         if self.rollout == "linear" and self.bake_minutes < 9:
             raise ValueError("nine steps of a minute make a linear rollout: bake_minutes >= 9")
-        if self.log_retention_days not in RETENTIONS:
-            raise ValueError(f"log_retention_days is one of {', '.join(map(str, RETENTIONS))}")
+        for name in ("log_retention_days", "drift_history_days"):
+            if getattr(self, name) not in RETENTIONS:
+                raise ValueError(f"{name} is one of {', '.join(map(str, RETENTIONS))}")
         return self
 
 
@@ -182,7 +231,9 @@ def read(
             for item in error.errors(include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None
-    return settings, _read_manifest(settings, artifacts)
+    packed = _read_manifest(settings, artifacts)
+    alarms: dict[str, Any] = settings.alarms
+    return settings, packed._replace(alarms=packed.alarms._replace(**alarms))
 
 
 def _from_file(file: Path, stage: str, model: str, names: set[str]) -> dict[str, Any]:

@@ -5,15 +5,22 @@ import re
 
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from handler.manifest import Manifest
 from infra import image
-from infra.alarms import CanaryAlarms, MonitoringContext, ServiceAlarms, topic
+from infra.alarms import (
+    CanaryAlarms,
+    MonitoringContext,
+    OutcomeAlarms,
+    ServiceAlarms,
+    topic,
+)
 from infra.api import Api
 from infra.archive import Archive
 from infra.dashboard import Dashboard
-from infra.drift import DriftAlarms
+from infra.drift import DriftMonitor
 from infra.function import ModelFunction
 from infra.jobs import Jobs, JobsAlarms
 from infra.rollback import Rollback
@@ -41,9 +48,21 @@ class ModelStack(cdk.Stack):
             "owner": owner,
         }.items():
             cdk.Tags.of(self).add(f"answerable:{key}", value)
+        for key, value in settings.tags.items():
+            cdk.Tags.of(self).add(key, value)
+        if settings.permissions_boundary:
+            boundary = iam.ManagedPolicy.from_managed_policy_arn(
+                self, "Boundary", settings.permissions_boundary
+            )
+            iam.PermissionsBoundary.of(self).apply(boundary)
+        if settings.bake_minutes > 60 and settings.rollout != "all-at-once":
+            text = f"bake_minutes: nothing else can be deployed for {settings.bake_minutes} minutes"
+            cdk.Annotations.of(self).add_warning_v2("answerable:bake-minutes", text)
         # what `answerable deploy` compares the next deployment with
-        self.template_options.metadata = {SETTINGS: settings.model_dump(exclude_none=True)}
-        changed = settings.model_dump(exclude_defaults=True, exclude={"model", "stage"})
+        self.template_options.metadata = {
+            SETTINGS: settings.model_dump(mode="json", exclude_none=True)
+        }
+        changed = settings.model_dump(mode="json", exclude_defaults=True)
         cdk.CfnOutput(self, "Settings", value=json.dumps(changed))
         scoring = ModelFunction(
             self,
@@ -66,7 +85,7 @@ class ModelStack(cdk.Stack):
         context = MonitoringContext(settings, manifest, scoring, page, ticket)
         alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]
         rollout, worker = None, None
-        if settings.rollout != "all-at-once" and not settings.pinned_version:
+        if settings.rollout != "all-at-once":
             canary = CanaryAlarms(self, "Canary", context)
             rollout = Rollout(
                 self,
@@ -84,11 +103,14 @@ class ModelStack(cdk.Stack):
             worker = jobs.worker
             worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
             alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
-        drift = DriftAlarms(self, "Drift", context, context.ticket)
-        rollback = Rollback(self, "Rollback", context, drift, worker, rollout)
+        drift = DriftMonitor(self, "Drift", context, worker)
+        outcomes = OutcomeAlarms(self, "Outcomes", context)
+        rollback = Rollback(self, "Rollback", context, drift, outcomes, worker, rollout)
         if settings.archive:
-            Archive(self, "Archive", [scoring, *([worker] if worker else [])])
-        Dashboard(self, "Dashboard", context, [*alarms, rollback.alarm, *drift.shown])
+            functions = [scoring, *([worker] if worker else [])]
+            alarms.append(Archive(self, "Archive", context, functions).alarm)
+        alarms += [rollback.alarm, *drift.alarms, *outcomes.alarms]
+        Dashboard(self, "Dashboard", context, alarms)
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
         cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)

@@ -3,14 +3,15 @@
 Before the deployment the synthesised template is compared with the deployed one. A deployment that
 would remove a queue, a bucket, a key or the archive, or that would change how clients authenticate,
 stops and lists the losses. It also stops where a rollback has moved the alias away from the version
-in the template: CodeDeploy refuses such a deployment.
+in the template: CodeDeploy refuses such a deployment. After the deployment a smoke test asks the
+golden rows of the live version, and calls the URL.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from answerable import cdk
+from answerable import cdk, smoke
 from answerable.removals import Removal, removals
 from answerable.stack import Client, deployed_template, lookup
 from handler.release import rollback
@@ -23,9 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cdk.add_arguments(parser)
     parser.add_argument("--yes-remove", nargs="+", action="extend", default=[], metavar="SETTING",
         help="remove what these settings had made, as jobs")  # fmt: skip
+    parser.add_argument("--skip-smoke-test", action="store_true",
+        help="do not ask the golden rows of the deployed version, nor call its URL")  # fmt: skip
 
 
-def main(args: argparse.Namespace, run: cdk.Run = cdk.run, client: Client | None = None) -> int:
+def main(
+    args: argparse.Namespace,
+    run: cdk.Run = cdk.run,
+    client: Client | None = None,
+    get: smoke.Get = smoke.get_status,
+) -> int:
     """Return the CDK CLI's exit code; 2 for a fault in the settings, 1 if it must not be done."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
@@ -40,15 +48,21 @@ def main(args: argparse.Namespace, run: cdk.Run = cdk.run, client: Client | None
             losses = removals(deployed, cdk.template(chosen.stack))
             check_removals([loss for loss in losses if loss.name not in args.yes_remove])
             check_alias(lookup(client, chosen.model, chosen.stage), chosen)
+        # without a terminal nobody can approve the changes of IAM
+        approval = [] if sys.stdin.isatty() else ["--require-approval", "never"]
+        if code := run(["deploy", "--app", str(cdk.OUTPUT), *approval, chosen.stack]):
+            return code
+        if not args.skip_smoke_test:
+            service = lookup(client, chosen.model, chosen.stage)
+            smoke.check_live_version(service, print)
+            smoke.check_url(service, chosen.auth, get, print)
     except SettingsError as error:
         print(f"deploy: {error}", file=sys.stderr)
         return 2
     except (ReleaseError, ClientError, BotoCoreError) as error:
         print(f"deploy: {error}", file=sys.stderr)
         return 1
-    # without a terminal nobody can approve the changes of IAM
-    approval = [] if sys.stdin.isatty() else ["--require-approval", "never"]
-    return run(["deploy", "--app", str(cdk.OUTPUT), *approval, chosen.stack])
+    return 0
 
 
 def check_removals(losses: Sequence[Removal]) -> None:

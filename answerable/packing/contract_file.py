@@ -8,8 +8,9 @@ description = "…"                  runbook = "…"
 [outcome_value]                    any field of handler.manifest.OutcomeValue
 """
 
+import math
 import tomllib
-from datetime import date
+from datetime import date, time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,10 @@ def read(path: Path) -> ContractFile:
             if known is not None and key not in known:
                 place = f"{where}.{key}" if where else key
                 raise PackError(f"{path}: unknown key {place}; known are {', '.join(known)}")
-        return {str(key): _frozen(item) for key, item in value.items()}
+        return {
+            str(key): _frozen(item, f"{path}: {where}.{key}" if where else f"{path}: {key}")
+            for key, item in value.items()
+        }
 
     document = table(document, "", TOP_KEYS)
     for part, known in (("features", FEATURE_KEYS), ("outputs", OUTPUT_KEYS)):
@@ -76,8 +80,17 @@ def read(path: Path) -> ContractFile:
     return ContractFile(**document)
 
 
-def _frozen(value: Any) -> Any:
-    """Return a list as a tuple, and a date of TOML or YAML as its ISO 8601 text."""
+def _frozen(value: Any, where: str) -> Any:
+    """Return a list as a tuple, and a date of TOML or YAML as its ISO 8601 text.
+
+    Raise PackError for a number that is not finite and for a time of day.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PackError(f"{where} is {value}, which is not a finite number")
+    if isinstance(value, time):
+        raise PackError(f"{where} is a time of day: put it in quotes, as text")
     if isinstance(value, date):  # a datetime is one
         return value.isoformat()
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return {key: _frozen(item, f"{where}.{key}") for key, item in value.items()}
+    return tuple(_frozen(item, where) for item in value) if isinstance(value, list) else value

@@ -90,7 +90,8 @@ def batch(run: Run, kind: Batch, samples: Samples, quantised: bool = False) -> B
     """
     if kind == "none":
         return kind
-    numbers = sorted({i * (n_rows(samples) - 1) // (PROBED_ROWS - 1) for i in range(PROBED_ROWS)})
+    last = n_rows(samples) - 1  # of few rows, some run twice
+    numbers = [i * last // (PROBED_ROWS - 1) for i in range(PROBED_ROWS)]
     rows = {name: array[numbers] for name, array in samples.items()}
     try:
         alone = [run(slice_rows(rows, i, i + 1)) for i in range(len(numbers))]

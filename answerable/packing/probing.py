@@ -244,7 +244,7 @@ def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) 
 def features(
     prober: Prober, sample: Sample, inputs: Sequence[Tensor], stated: dict[str, Fields]
 ) -> tuple[tuple[FeatureType, ...], list[str]]:
-    """Return the features' types with the bounds that the graph needs, and what was found, in words.
+    """Return the features with the bounds that the graph needs, and what was found, in words.
 
     Raise PackError where the graph fails inside of what the contract file states.
     """
@@ -260,7 +260,7 @@ def features(
 
     ranges = {}
     for kind in sample.types:
-        if kind.is_number:
+        if kind.feature.type in ("number", "integer"):
             name = kind.feature.name
             present = [value for value in sample.columns[name] if value is not None]
             ranges[name] = outwards(min(present), max(present), kind.whole, _limits(kind))
@@ -374,7 +374,6 @@ def tensors(
     """Return the inputs with the bounds that the graph needs, and what was found, in words."""
     base = execution.slice_rows(sample.feeds, 0, 1)
     inputs = tuple(_consistent_axes(tensor, inputs, base, batch) for tensor in inputs)
-    inputs = tuple(_empty_axes(tensor, base, batch) for tensor in inputs)
     groups = [group for group in _free_axes(inputs, batch) if _size(base, group)]
     inputs, groups = _joined(prober, inputs, groups, base, batch)
     answers, ranges = _element_answers(prober, base), _element_ranges(inputs, sample, base)
@@ -411,13 +410,6 @@ def _consistent_axes(
                 lengths.setdefault(name, set()).add(base[other.name].shape[axis + offset])
     axes = tuple("" if len(lengths.get(name, ())) > 1 else name for name in tensor.axes)
     return tensor._replace(axes=axes if any(axes) else ())
-
-
-def _empty_axes(tensor: Tensor, base: Samples, batch: Batch) -> Tensor:
-    """Return the tensor with the free axes that are empty in the sample stated as such."""
-    lengths = base[tensor.name].shape[int(batch == "none") :]
-    empty = [size is None and n == 0 for size, n in zip(tensor.shape, lengths, strict=True)]
-    return tensor._replace(min_shape=tuple(0 if e else None for e in empty) if any(empty) else ())
 
 
 def _free_axes(inputs: Sequence[Tensor], batch: Batch) -> list[_Lengths]:
@@ -582,17 +574,21 @@ def _length_note(found: Found) -> str:
 def _sized(
     tensor: Tensor, groups: Sequence[_Lengths], lengths: Mapping[Any, Found], batch: Batch
 ) -> Tensor:
-    """Return the tensor with the bounds of its free axes."""
+    """Return the tensor with the bounds of its free axes.
+
+    At least one element is stated unless the sample has none: some operators end the process on
+    empty tensors, so that is not probed.
+    """
     offset = int(batch == "none")
-    least = list(tensor.min_shape or (None,) * len(tensor.shape))
-    most: list[int | None] = [None] * len(tensor.shape)
+    least: list[int | None] = [None] * len(tensor.shape)
+    most = list(least)
     for group in groups:
         found = lengths[group]
+        low, high = (None, None) if found.failures else found[:2]
         for name, axis in group.axes:
-            if name == tensor.name and not found.failures:
-                least[axis - offset] = None if found.minimum is None else int(found.minimum)
-                most[axis - offset] = None if found.maximum is None else int(found.maximum)
+            if name == tensor.name:
+                least[axis - offset] = int(low or 1)
+                most[axis - offset] = None if high is None else int(high)
     return tensor._replace(
-        min_shape=tuple(least) if set(least) - {None} else (),
-        max_shape=tuple(most) if any(most) else (),
+        min_shape=tuple(least) if any(least) else (), max_shape=tuple(most) if any(most) else ()
     )

@@ -6,8 +6,8 @@ https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
 
 A body that breaks the contract would break it again, so its job ends as a failed result. After a
 server error the message returns to the queue. When its receives are used up, a job whose run fails
-ends as a failed result too. A message that could not be run becomes a dead letter: its storage was
-not available, or another service wrapped it without a body of ours.
+ends as a failed result too. A job that could not begin becomes a dead letter, which a redrive
+scores: its storage was not available, or another service wrapped it without a body of ours.
 
 A model that cannot be loaded stops the function at init. Lambda then delivers less, and the
 messages keep their receives.
@@ -165,7 +165,7 @@ class SqsBatch:
         chains: dict[str, list[int]] = {}  # the results of a FIFO group are written in order
         for work in pending:
             outcome = work.error or next(scored)
-            if work.job.group in self._stopped_groups or self._is_retry(work.job, outcome):
+            if work.job.group in self._stopped_groups or self._is_retry(work, outcome):
                 self._return(work.job, outcome)
                 continue
             chains.setdefault(work.job.group or work.job.id, []).append(len(results))
@@ -190,11 +190,10 @@ class SqsBatch:
             payload=self._log_payloads(result.work.rows, predictions) if predictions else {},
         )
 
-    def _is_retry(self, job: Job, outcome: ApiError | list[bytes]) -> bool:
-        """Return whether a job's messages must be delivered again."""
-        if job.error or isinstance(outcome, Unavailable):
-            return True
-        return isinstance(outcome, ServerError) and not self._is_last_receive(job)
+    def _is_retry(self, work: Work, outcome: ApiError | list[bytes]) -> bool:
+        """Return whether a job's messages must be delivered again, or become dead letters."""
+        began = work.error is None
+        return isinstance(outcome, ServerError) and not (began and self._is_last_receive(work.job))
 
     def _result(self, work: Work, outcome: ApiError | list[bytes]) -> Result:
         """Return the result of a job: its predictions, or the problem."""

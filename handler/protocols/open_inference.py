@@ -155,12 +155,12 @@ def _split_body(request: Request, limit: int) -> tuple[str | bytes, memoryview |
         return http_body.read_json(request, limit), None
     data = http_body.read_binary(request, limit)
     if length is None:
-        http_body.check_nesting(data)
+        http_body.check_item_count(data)
         return data, None
     if not (length.isascii() and length.isdigit() and 0 < int(length[:20]) <= len(data)):
         raise BadRequest(f"{INFERENCE_HEADER_LENGTH} is not the length of the leading JSON")
     size = int(length[:20])
-    http_body.check_nesting(data[:size])
+    http_body.check_item_count(data[:size])
     return data[:size], memoryview(data)[size:]
 
 
@@ -300,6 +300,11 @@ def _tensor_array(
     else:
         values = convert_array(values, tensor, lambda k: pointer_for(tensor.name, k))
     return values.reshape(shape)
+
+
+def row_pointer(row: int) -> str:
+    """Return what a violation of a whole row points at: its values are in several inputs."""
+    return "/inputs"
 
 
 def string_tensor(ids: Sequence[bytes]) -> Array:

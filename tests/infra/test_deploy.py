@@ -1,17 +1,21 @@
 """`answerable deploy` beside the deployed stack: what it compares, and when it stops."""
 
 import argparse
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
+from answerable import smoke
 from answerable.commands import bootstrap, deploy, destroy, synth
+from handler.release.rollback import ReleaseError, Service
 from tests.fixtures.artifact import DIABETES
-from tests.fixtures.release import STACK, Account
+from tests.fixtures.release import FUNCTION, NAME, STACK, Account
 from tests.infra.conftest import Synth, Template
 
 Capture = pytest.CaptureFixture[str]
@@ -56,7 +60,8 @@ def account() -> Iterator[Callable[..., Account]]:
 def run(command: Any, cli: Cli, *words: str, **more: Any) -> int:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    code: int = command.main(parser.parse_args(words), cli, **more)
+    skip = ["--skip-smoke-test"] if command is deploy and "get" not in more else []
+    code: int = command.main(parser.parse_args([*words, *skip]), cli, **more)
     return code
 
 
@@ -177,6 +182,101 @@ def test_a_deployment_under_way_is_waited_for(
     assert "a deployment is under way" in capsys.readouterr().err
 
 
+class Url:
+    """The deployed URL: what is asked of it, and the status it answers."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        self.calls: list[tuple[str, Mapping[str, str]]] = []
+
+    def __call__(self, url: str, headers: Mapping[str, str]) -> int:
+        self.calls.append((url, headers))
+        return self.status
+
+
+def first_deployment(account: Callable[..., Account], **functions: Any) -> Account:
+    """An account without the stack, until the CLI has deployed it."""
+    made = account(stack=False)
+    made.outputs["Url"] = "https://abc.execute-api.eu-west-1.amazonaws.com/dev/"
+    made.error("cloudformation", "describe_stacks", "ValidationError")
+    made.stack()
+    made.functions.handlers.update(functions)
+    made.answer("lambda", "get_alias", {"FunctionVersion": "3", "AliasArn": f"{FUNCTION}:3"})
+    return made
+
+
+def test_the_smoke_test_asks_golden_rows_and_calls_the_url(
+    project: Path, account: Callable[..., Account], template: Template, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(smoke, "sign", lambda url: {"authorization": "AWS4-HMAC-SHA256 …"})
+    made, url = first_deployment(account), Url(200)
+    made.stack()
+    assert run(deploy, Cli(template), "dev", client=made.clients.__getitem__, get=url) == 0
+    assert "version 3: 29 golden rows answered as packed" in capsys.readouterr().out
+    ((called, headers),) = url.calls
+    assert called == "https://abc.execute-api.eu-west-1.amazonaws.com/dev/ping"
+    assert "authorization" in headers
+
+
+def test_a_first_deployment_of_a_broken_version_fails(
+    project: Path, account: Callable[..., Account], template: Template, capsys: Capture
+) -> None:
+    made, url = first_deployment(account, **{"3": lambda *_: 1 / 0}), Url(200)
+    assert run(deploy, Cli(template), "dev", client=made.clients.__getitem__, get=url) == 1
+    assert "version 3 does not answer: GET /model: crashed" in capsys.readouterr().err
+    assert url.calls == []
+
+
+def test_a_refused_client_is_told_the_permission(
+    project: Path, account: Callable[..., Account], template: Template, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(smoke, "sign", lambda url: {})
+    made = first_deployment(account)
+    made.stack()
+    assert run(deploy, Cli(template), "dev", client=made.clients.__getitem__, get=Url(403)) == 1
+    message = capsys.readouterr().err
+    assert '"Action": "execute-api:Invoke"' in message
+    assert "arn:aws:execute-api:eu-west-1:*:abc/dev/*" in message
+
+
+@pytest.mark.parametrize(
+    ("auth", "status", "code"),
+    [("cognito", 401, 0), ("cognito", 200, 1), ("iam", 500, 1), ("iam", 200, 0)],
+)
+def test_the_url_must_answer_as_its_auth_says(
+    account: Callable[..., Account],
+    monkeypatch: pytest.MonkeyPatch,
+    auth: str,
+    status: int,
+    code: int,
+) -> None:
+    monkeypatch.setattr(smoke, "sign", lambda url: {})
+    made = account(stack=False)
+    made.outputs["Url"] = "https://abc.execute-api.eu-west-1.amazonaws.com/dev/"
+    made.stack()
+    service = Service(made.clients.__getitem__, NAME, stack=STACK)
+    failure = pytest.raises(ReleaseError) if code else contextlib.nullcontext()
+    with failure:
+        smoke.check_url(service, auth, Url(status), print)
+
+
+def test_the_smoke_test_names_the_permission_that_it_lacks(
+    account: Callable[..., Account], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = account(stack=False)
+    made.answer("lambda", "get_alias", {"FunctionVersion": "3", "AliasArn": f"{FUNCTION}:3"})
+    denied = ClientError({"Error": {"Code": "AccessDeniedException"}}, "Invoke")
+
+    def invoke(**call: Any) -> Any:
+        raise denied
+
+    made.clients["lambda"].invoke = invoke
+    with pytest.raises(ReleaseError, match="the smoke test needs lambda:InvokeFunction on arn:"):
+        smoke.check_live_version(Service(made.clients.__getitem__, NAME), print)
+
+
 @pytest.mark.parametrize("command", [deploy, destroy, synth])
 def test_a_fault_in_the_settings_runs_nothing(
     project: Path, template: Template, capsys: Capture, command: Any
@@ -216,4 +316,4 @@ def test_the_stack_says_its_settings(synth: Synth) -> None:
     template = synth.template("jobs=true", "memory=3008")
     assert template.body["Metadata"]["answerable:settings"]["rollout"] == "canary"
     output = json.loads(template.body["Outputs"]["Settings"]["Value"])
-    assert output == {"jobs": True, "memory": 3008}
+    assert output == {"model": "diabetes", "jobs": True, "memory": 3008}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from handler import errors, manifest
+from handler.http import COMMON_HEADERS
 from handler.release import deploy_hooks
 from infra import alarms, gateway_responses
 from infra import deploy_hooks as infra_deploy_hooks
@@ -122,14 +123,15 @@ def test_a_long_service_s_hooks_have_names_that_lambda_takes() -> None:
     assert all(len(name) <= 64 for name in names)
 
 
-def test_a_pinned_version_is_live_without_codedeploy(synth: Synth) -> None:
+def test_a_pinned_version_is_live_without_a_deployment(synth: Synth) -> None:
     template = synth.template("pinned_version=7")
     alias = template.one("AWS::Lambda::Alias")
     assert alias["Properties"]["FunctionVersion"] == "7"
     assert "UpdatePolicy" not in alias
-    assert "DependsOn" not in alias
-    assert not template.all("AWS::CodeDeploy::DeploymentGroup")
-    assert not [name for name in template.alarms() if name.startswith("Canary")]
+    # the group stays, and with it the history that names the previous version
+    (group,) = template.all("AWS::CodeDeploy::DeploymentGroup")
+    assert group in synth.template().all("AWS::CodeDeploy::DeploymentGroup")
+    assert template.body["Outputs"]["DeploymentGroup"]["Value"] == {"Ref": group}
     # what this checkout would publish is published and retained, and called by nobody
     assert template.one("AWS::Lambda::Version")["DeletionPolicy"] == "RetainExceptOnCreate"
     assert template.body["Outputs"]["LiveVersion"]["Value"] == "7"
@@ -249,11 +251,14 @@ def test_the_gateway_answers_in_our_shape(template: Template) -> None:
         assert json.dumps(body).count("$") == 1
         header = response["ResponseParameters"]["gatewayresponse.header.Content-Type"]
         assert header == "'application/problem+json'"
+        for name, value in COMMON_HEADERS.items():
+            assert response["ResponseParameters"][f"gatewayresponse.header.{name}"] == f"'{value}'"
 
 
 def test_logs_are_kept_as_long_as_the_settings_say(synth: Synth) -> None:
-    groups = synth.template("log_retention_days=365").all("AWS::Logs::LogGroup").values()
-    assert len(groups) == 7  # function, API (access, execution), hooks, probe, secret
+    settings = ("log_retention_days=365", "drift_history_days=365")
+    groups = synth.template(*settings).all("AWS::Logs::LogGroup").values()
+    assert len(groups) == 8  # function, API (access, execution), hooks, probe, secret, monitor
     assert {group["Properties"]["RetentionInDays"] for group in groups} == {365}
     assert {group["DeletionPolicy"] for group in groups} == {"RetainExceptOnCreate"}
 
@@ -304,11 +309,8 @@ def test_the_dashboard_names_owner_runbook_and_every_alarm(template: Template) -
     body = json.dumps(template.one("AWS::CloudWatch::Dashboard"))
     assert MANIFEST.owner in body
     assert f"[runbook]({MANIFEST.runbook or alarms.RUNBOOK})" in body
-    for alarm, resource in template.all("AWS::CloudWatch::Alarm").items():
-        # those of single inputs are behind the one of all inputs
-        assert alarm in body or "-drift-in_" in resource["Properties"]["AlarmName"]
-    (inputs,) = template.all("AWS::CloudWatch::CompositeAlarm")
-    assert inputs in body
+    for alarm in template.all("AWS::CloudWatch::Alarm"):
+        assert alarm in body
 
 
 def test_no_debug_flags(template: Template) -> None:

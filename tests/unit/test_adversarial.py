@@ -80,7 +80,7 @@ class Served:
         directory = adversarial.directory(kind, parent)
         found = manifest.read(directory)
         self.memory = Memory()
-        self.api, self.worker = adversarial.doors(directory, self.memory, monkeypatch)
+        self.api, self.worker = adversarial.handlers(directory, self.memory, monkeypatch)
         cases = [case for case in contract_cases.cases(found, True) if len(case.body) < 50_000]
         self.cases = {
             door: [c for c in cases if of(c) and not c.event] for door, of in DOORS.items()

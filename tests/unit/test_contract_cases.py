@@ -1,4 +1,4 @@
-"""The corpus of bad input: every case gets its answer, under every kind of contract."""
+"""Contract cases: every case gets its answer, under every kind of contract."""
 
 import io
 import re
@@ -44,7 +44,7 @@ def mismatches(results: conformance.Results) -> dict[str, set[str]]:
     " violation; nothing is scored",
 )
 @pytest.mark.parametrize("kind", adversarial.KINDS)
-def test_every_case_gets_its_answer(kind: str, tmp_path: Path) -> None:
+def test_contract_cases_of_every_contract_get_their_answer(kind: str, tmp_path: Path) -> None:
     sent, wrong = differed(adversarial.directory(kind, tmp_path))
     assert wrong == {}
     assert sent > 600
@@ -54,7 +54,7 @@ def test_every_case_gets_its_answer(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("shape", "batch"), [
     ((), "none"), ((2, 3), "none"), ((None, 3), "dynamic"), ((None, 2, None), "single"),
 ])  # fmt: skip
-def test_every_tensor_s_cases_get_their_answers(
+def test_contract_cases_of_every_tensor_get_their_answer(
     dtype: str, shape: Any, batch: str, tmp_path: Path
 ) -> None:
     sent, wrong = differed(graphs.write(tmp_path, dtype, shape, batch))
@@ -62,9 +62,9 @@ def test_every_tensor_s_cases_get_their_answers(
     assert sent > 400
 
 
-def test_every_rule_of_a_feature_has_its_breach(tmp_path: Path) -> None:
+def test_bad_values_cover_every_rule_of_a_feature(tmp_path: Path) -> None:
     found = manifest.read(adversarial.directory("echo", tmp_path))
-    told = {(b.field, b.kind, b.code, b.json) for b in contract_cases.bad_values(found)}
+    values = {(b.field, b.kind, b.code, b.json) for b in contract_cases.bad_values(found)}
     for expected in (
         ("ratio", "missing", "missing", None),
         ("ratio", "just outside", "out_of_range", "-5e-324"),
@@ -76,11 +76,11 @@ def test_every_rule_of_a_feature_has_its_breach(tmp_path: Path) -> None:
         ("serum", "overflow", "out_of_range", "1e39"),
         ("serum", "not finite", "non_finite", "NaN"),
     ):
-        assert expected in told
-    assert not any(name == "serum" and kind in ("missing", "null") for name, kind, *_ in told)
+        assert expected in values
+    assert not any(name == "serum" and kind in ("missing", "null") for name, kind, *_ in values)
 
 
-def test_every_door_and_form_is_asked() -> None:
+def test_contract_cases_cover_every_protocol() -> None:
     paths = {case.path for case in contract_cases.cases(MANIFEST, True)}
     doors = ("/predict", "/jobs", "/feedback", "/invocations", "/v1/models/", "/v2/models/")
     assert all(any(path.startswith(door) for path in paths) for door in doors)
@@ -88,7 +88,7 @@ def test_every_door_and_form_is_asked() -> None:
 
 
 @pytest.mark.parametrize("path", ["/predict", "/invocations", "/v2/models/diabetes/infer"])
-def test_what_differs_is_said(path: str) -> None:
+def test_conformance_lists_what_differs(path: str) -> None:
     ask = conformance.local(SHIPPED)
 
     def lying(case: Case) -> tuple[int, bytes]:
@@ -103,13 +103,13 @@ def test_what_differs_is_said(path: str) -> None:
     assert any("other violations" in text for text in found["unknown category"])
 
 
-def test_another_model_s_path_names_another_model() -> None:
+def test_contract_cases_of_another_model_name_another_model() -> None:
     paths = {case.path for case in contract_cases.cases(MANIFEST, True)}
     other = quote(CLIENT_TEXT)
     assert {f"/v1/models/{other}:predict", f"/v2/models/{other}/infer"} <= paths
 
 
-def test_accepted_values_of_every_feature_type(tmp_path: Path) -> None:
+def test_accepted_values_cover_every_feature_type(tmp_path: Path) -> None:
     echo = manifest.read(adversarial.directory("echo", tmp_path))
     values = [(kind, *fields.items()) for kind, fields in contract_cases.accepted_values(echo)]
     for expected in (
@@ -125,7 +125,7 @@ def test_accepted_values_of_every_feature_type(tmp_path: Path) -> None:
                 and fields[0][0] == "count"]  # fmt: skip
 
 
-def test_tensors_of_every_free_length_are_accepted(tmp_path: Path) -> None:
+def test_accepted_values_have_short_and_long_free_axes(tmp_path: Path) -> None:
     pair = manifest.read(adversarial.directory("tensors", tmp_path))
     shapes = [
         (np.shape(fields["image"]), np.shape(fields["words"]))
@@ -135,26 +135,26 @@ def test_tensors_of_every_free_length_are_accepted(tmp_path: Path) -> None:
     assert shapes[-1][0][1] > 1000
 
 
-def test_a_value_that_the_graph_cannot_take_is_a_difference(tmp_path: Path) -> None:
+def test_conformance_finds_an_accepted_value_that_the_graph_cannot_take(tmp_path: Path) -> None:
     feature = {"name": "x", "input": "x", "type": "number", "example": 1.0, "maximum": 1e12,
                "minimum": 1.0, "out_of_range": "accept"}  # fmt: skip
     directory = artifact.hungry(tmp_path / "hungry", features=[feature])
     _, wrong = differed(directory)
-    assert wrong["accepted: at the sample's bounds"] == {"/predict: 500 instead of 200"}
+    assert wrong["accepted: at the sample's bounds"] == {"/predict: 422 instead of 200"}
 
 
 def run(*words: str) -> int:
     return answerable.main(["conformance", "--model", *words])
 
 
-def test_a_good_artifact_passes(capsys: Capture) -> None:
+def test_conformance_of_a_good_artifact_passes(capsys: Capture) -> None:
     assert run(str(SHIPPED)) == 0
     out = capsys.readouterr().out
     assert re.search(r"golden +│ 87 +│ 87 ", out)
     assert ", 0 answered otherwise than stated" in out
 
 
-def test_golden_rows_that_are_answered_otherwise_are_found(
+def test_conformance_finds_golden_rows_that_are_answered_otherwise(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *rows = golden.read(SHIPPED)
@@ -166,12 +166,14 @@ def test_golden_rows_that_are_answered_otherwise_are_found(
     assert "3 answered otherwise" in out
 
 
-def test_no_artifact_is_one_line(capsys: Capture, tmp_path: Path) -> None:
+def test_conformance_without_artifact_prints_one_line(capsys: Capture, tmp_path: Path) -> None:
     assert run(str(tmp_path)) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_url_is_asked_over_http(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conformance_of_a_url_sends_over_http(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
@@ -179,28 +181,28 @@ def test_a_url_is_asked_over_http(capsys: Capture, monkeypatch: pytest.MonkeyPat
         assert run(str(SHIPPED), "--url", f"http://{address}/") == 0
     out = capsys.readouterr().out
     assert ", 0 answered otherwise" in out
-    assert "gzip bomb" not in out  # a front's own affair
+    assert "gzip bomb" not in out  # the event source changes it
     assert "header length" in out
 
 
 @pytest.mark.parametrize(("given", "signed"), [([], True), (["X-Api-Key: k"], False)])
-def test_a_call_is_signed_or_has_its_key(
+def test_conformance_signs_or_sends_the_header(
     given: list[str], signed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
-    asked: list[Any] = []
+    requests: list[Any] = []
 
     class Answer(io.BytesIO):
         status = 200
 
     def urlopen(request: Any, timeout: float) -> Any:
-        asked.append({name.lower(): value for name, value in request.header_items()})
+        requests.append({name.lower(): value for name, value in request.header_items()})
         return Answer(b"{}")
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     url = "https://abc.execute-api.eu-central-1.amazonaws.com/live/"
     answer = conformance.remote(url, given)(Case("x", "/predict", b"{}", 200))
     assert answer == (200, b"{}")
-    assert ("eu-central-1/execute-api" in asked[0].get("authorization", "")) is signed
-    assert asked[0].get("x-api-key") == (None if signed else "k")
+    assert ("eu-central-1/execute-api" in requests[0].get("authorization", "")) is signed
+    assert requests[0].get("x-api-key") == (None if signed else "k")

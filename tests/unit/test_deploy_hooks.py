@@ -123,10 +123,10 @@ def test_a_good_version_passes(hook: Hooks, capsys: Capture) -> None:
     assert found["golden"] == 29
     assert found["bad"] >= 8
     assert found["live"] == "1.0.0"
-    assert made.functions.asked[0] == ("2", "GET /model")
-    assert made.functions.asked[-1] == ("live", "GET /model")
+    assert made.functions.calls[0] == ("2", "GET /model")
+    assert made.functions.calls[-1] == ("live", "GET /model")
     # clients' functions are asked for nothing else: they are answering clients
-    assert [path for qualifier, path in made.functions.asked if qualifier == "live"] == [
+    assert [path for qualifier, path in made.functions.calls if qualifier == "live"] == [
         "GET /model"
     ]
 
@@ -362,7 +362,7 @@ def test_codedeploy_s_own_rollback_is_not_prevented(
     made = hook({"1": SHIPPED, "2": lambda *_: 1 / 0})
     made.creator = "codeDeployRollback"
     assert run(made, capsys, "Succeeded", entry)["rollback"] is True
-    assert made.functions.asked == []
+    assert made.functions.calls == []
 
 
 @pytest.mark.parametrize("entry", [before_traffic, after_traffic])
@@ -385,7 +385,7 @@ def test_enough_requests_are_enough(hook: Hooks, capsys: Capture) -> None:
     made = hook({"2": crash}, served=20)  # its alarms have judged it; nothing is asked of it
     found = run(made, capsys, "Succeeded", after_traffic)
     assert (found["served"], found["minimum"]) == (20, 20)
-    assert made.functions.asked == []
+    assert made.functions.calls == []
     (query,) = made.asked_for["MetricDataQueries"]
     metric = query["MetricStat"]["Metric"]
     assert (metric["Namespace"], metric["MetricName"]) == ("Answerable", "Requests")
@@ -409,7 +409,7 @@ def test_too_few_are_made_up_for_by_a_replay(hook: Hooks, capsys: Capture) -> No
     found = run(made, capsys, "Succeeded", after_traffic)
     assert found["golden"] == 29
     assert found["replayed"] == {"golden rows": {"compared": 29, "differing": 0, "largest": 0.0}}
-    assert {qualifier for qualifier, _ in made.functions.asked} == {"1", "2"}
+    assert {qualifier for qualifier, _ in made.functions.calls} == {"1", "2"}
 
 
 def test_the_same_model_must_answer_as_before(hook: Hooks, capsys: Capture) -> None:

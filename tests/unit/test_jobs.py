@@ -82,9 +82,9 @@ def test_a_job_is_stored_queued_and_found(handler: app.Handler, memory: Memory) 
     assert [json.loads(sent) for sent in memory.sent] == [{"job": job["id"]}]
     ends = time.mktime(time.strptime(job["expires_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
     assert memory_store.DAY - 5 < ends - time.time() <= memory_store.DAY
-    found = get(handler, job["id"])
-    assert (found["statusCode"], body(found)) == (200, body(answer))
-    assert found["headers"]["retry-after"] == "2"
+    response = get(handler, job["id"])
+    assert (response["statusCode"], body(response)) == (200, body(answer))
+    assert response["headers"]["retry-after"] == "2"
 
 
 def test_a_finished_job_is_answered_as_it_was_written(handler: app.Handler, memory: Memory) -> None:
@@ -95,9 +95,9 @@ def test_a_finished_job_is_answered_as_it_was_written(handler: app.Handler, memo
     storage.write_result(
         memory_store.store(memory), id, "succeeded", text, storage.ANONYMOUS, int(time.time()) + 9
     )
-    found = get(handler, id)
-    assert (found["statusCode"], found["body"]) == (200, text.decode())
-    assert "retry-after" not in found["headers"]
+    response = get(handler, id)
+    assert (response["statusCode"], response["body"]) == (200, text.decode())
+    assert "retry-after" not in response["headers"]
 
 
 @pytest.mark.parametrize(
@@ -142,14 +142,14 @@ def test_a_deployment_without_jobs_has_no_such_paths(echo_dir: Path) -> None:
     bare = app.create(Settings(echo_dir, jobs_bucket="bucket"))
     assert bare(events.rest(BODY, "/jobs"), Context())["statusCode"] == 404
     assert bare(events.rest(None, "/jobs/x", "GET"), Context())["statusCode"] == 404
-    told = body(bare(events.rest(None, "/openapi.json", "GET"), Context()))
-    assert "/jobs" not in told["paths"]
+    document = body(bare(events.rest(None, "/openapi.json", "GET"), Context()))
+    assert "/jobs" not in document["paths"]
 
 
 def test_openapi_has_every_path_of_a_deployment_with_jobs(handler: app.Handler, echo: Any) -> None:
-    told = body(handler(events.rest(None, "/openapi.json", "GET"), Context()))
-    assert told == openapi.document(echo.manifest)
-    assert set(told["paths"]) == set(app.ROUTES)
+    document = body(handler(events.rest(None, "/openapi.json", "GET"), Context()))
+    assert document == openapi.document(echo.manifest)
+    assert set(document["paths"]) == set(app.ROUTES)
 
 
 def test_the_record_has_the_pattern_and_never_the_id(handler: app.Handler, capsys: Capture) -> None:
@@ -356,8 +356,8 @@ def test_no_path_leads_to_another_object(
 ) -> None:
     post(handler, headers={"Idempotency-Key": "order-1"})  # so that there is a secret
     id = body(post(handler))["job"]["id"]
-    for told in (trick.format(id), id[:-1], id + "A", id.swapcase()):
-        answer = handler(event_source(None, f"/jobs/{told}", "GET"), Context())
+    for document in (trick.format(id), id[:-1], id + "A", id.swapcase()):
+        answer = handler(event_source(None, f"/jobs/{document}", "GET"), Context())
         assert answer["statusCode"] == 404
         assert memory.objects["secret"][0].hex() not in answer["body"]
 
@@ -547,9 +547,9 @@ def test_what_the_real_client_raises_is_understood(code: str) -> None:
 )
 def test_an_endpoint_that_never_answers_or_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         options = Config(connect_timeout=1, read_timeout=0.1, retries={"total_max_attempts": 1})
-        store = storage.JobStore(client("s3", place, options), None, "bucket", "", 9)
+        store = storage.JobStore(client("s3", endpoint, options), None, "bucket", "", 9)
         with pytest.raises(Unavailable, match="ReadTimeoutError"):
             storage.submit(store, b"")
     with pytest.raises(Unavailable, match="EndpointConnectionError"):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from handler import prediction_id
-from handler.errors import NotFound
+from handler.errors import BadOutput, NotFound, ServerError
 from handler.jobs import storage, worker
 from handler.scoring import Scorer
 from handler.settings import Settings
@@ -76,14 +76,14 @@ def test_claim_checks_and_producers_own_messages_are_scored(
     assert answer == {"batchItemFailures": []}
     assert counts(memory, ticket.id) == [7, 8]
     assert counts(memory, "m2") == [9]
-    found, finished = storage.get_job(memory_store.store(memory), ticket.id, "me")
+    job_document, finished = storage.get_job(memory_store.store(memory), ticket.id, "me")
     assert finished
-    queued, done = json.loads(ticket.document)["job"], json.loads(found)["job"]
+    queued, done = json.loads(ticket.document)["job"], json.loads(job_document)["job"]
     assert done == {**queued, "status": "succeeded"}
-    told = result(memory, "m2")["result"]
-    read = prediction_id.parse(told["predictions"][0].pop("id"), prediction_id.signer(""))
+    document = result(memory, "m2")["result"]
+    read = prediction_id.parse(document["predictions"][0].pop("id"), prediction_id.signer(""))
     assert (read.row, read.version) == (0, "1.2.3")
-    assert told == json.loads(echo.renderer.render_response(echo.score(body(9)).predictions))
+    assert document == json.loads(echo.renderer.render_response(echo.score(body(9)).predictions))
 
 
 def test_the_result_stays_its_callers(handle: Handle, memory: Memory) -> None:
@@ -171,10 +171,10 @@ def test_a_message_that_breaks_the_contract_is_a_failed_result(
 ) -> None:
     answer = handle(event(record(sent, "bad"), record(body(1), "good")), Context())
     assert answer == {"batchItemFailures": []}
-    told = result(memory, "bad")
-    assert told["job"]["status"] == "failed"
-    assert told["problem"]["type"] == f"urn:answerable:problem:{kind}"
-    assert told["problem"]["instance"] == "bad"
+    document = result(memory, "bad")
+    assert document["job"]["status"] == "failed"
+    assert document["problem"]["type"] == f"urn:answerable:problem:{kind}"
+    assert document["problem"]["instance"] == "bad"
     assert memory.objects["jobs/bad/result.json"][1]["status"] == "failed"
     assert counts(memory, "good") == [1]
     *lines, batch = map(json.loads, capsys.readouterr().out.splitlines())
@@ -214,8 +214,8 @@ def test_a_breach_that_only_scoring_finds_points_into_its_own_message(
 
 
 @pytest.mark.fault(
-    "The model fails on one message of a batch",
-    "That one goes back to the queue, the others have their results",
+    "The model fails on the values of one message of a batch",
+    "That one has a failed result, 422 at the row; the others have their predictions",
 )
 def test_one_message_that_the_model_fails_on_does_not_fail_its_neighbours(
     tmp_path: Path, memory: Memory, capsys: Capture
@@ -223,10 +223,13 @@ def test_one_message_that_the_model_fails_on_does_not_fail_its_neighbours(
     handle = made(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])), memory)
     sent = [record(f'{{"instances":[{{"x":{i}}}]}}', f"m{i}") for i in range(10)]
     for _ in range(2):  # the pace unknown, and known
-        assert returned(handle(event(*sent), Context())) == ["m0"]
-    assert set(memory.objects) == {f"jobs/m{i}/result.json" for i in range(1, 10)}
+        assert returned(handle(event(*sent), Context())) == []
+    assert set(memory.objects) == {f"jobs/m{i}/result.json" for i in range(10)}
+    (violation,) = result(memory, "m0")["problem"]["errors"]
+    assert (violation["pointer"], violation["code"]) == ("/instances/0", "model_rejected")
+    assert result(memory, "m1")["result"]["predictions"][0]["y"] == 0
     line = json.loads(capsys.readouterr().out.splitlines()[0])
-    assert (line["message_id"], line["problem"]) == ("m0", "bad-output")
+    assert (line["job"], line["problem"]) == ("m0", "contract-violation")
 
 
 @pytest.mark.fault(
@@ -310,9 +313,17 @@ def test_a_request_that_is_not_there_fails_after_the_last_receive(
 )
 @pytest.mark.parametrize("receives", [1, 4, 5, 6])
 def test_a_job_whose_run_fails_for_good_ends_as_a_failed_result(
-    tmp_path: Path, memory: Memory, capsys: Capture, receives: int
+    tmp_path: Path,
+    memory: Memory,
+    capsys: Capture,
+    receives: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    handle = made(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])), memory)
+    def fail(*_: Any) -> Any:
+        raise BadOutput("y does not have the shape of the contract")
+
+    handle = made(artifact.ratio(tmp_path, helper.make_node("Identity", ["x"], ["y"])), memory)
+    monkeypatch.setattr(Scorer, "score_columns", fail)
     ticket = storage.submit(memory_store.store(memory), b'{"instances":[{"x":0}]}')
     sent = [record(memory.sent[0], "claim", receives=receives),
             record('{"instances":[{"x":0}]}', "own", receives=receives)]  # fmt: skip
@@ -347,10 +358,10 @@ def test_an_unexpected_error_ends_too(
 
 
 @pytest.mark.fault(
-    "S3 fails, or the time is over, at the last receive of a message",
+    "S3 fails, a request is damaged, or the time is over, at the last receive of a message",
     "It becomes a dead letter, which a redrive scores; it has no failed result",
 )
-def test_a_message_that_could_not_run_becomes_a_dead_letter(echo_dir: Path, memory: Memory) -> None:
+def test_a_job_that_could_not_begin_becomes_a_dead_letter(echo_dir: Path, memory: Memory) -> None:
     def refuse(name: str, number: int) -> None:
         raise memory_store.error("SlowDown", 503)
 
@@ -360,7 +371,12 @@ def test_a_message_that_could_not_run_becomes_a_dead_letter(echo_dir: Path, memo
     assert returned(broken(event(*sent), Context())) == ["claim", "own"]
     whole = made(echo_dir, memory)
     assert returned(whole(event(*sent), Context(milliseconds=0))) == ["claim", "own"]
+    key = f"jobs/{ticket.id}/request.json"
+    request, metadata, tag = memory.objects[key]
+    memory.objects[key] = request, {**metadata, "expires": "never"}, tag
+    assert returned(whole(event(sent[0]), Context())) == ["claim"]
     assert not [key for key in memory.objects if key.endswith("result.json")]
+    memory.objects[key] = request, metadata, tag
     assert returned(whole(event(*sent), Context())) == []
     assert counts(memory, ticket.id) == [1]
 
@@ -624,8 +640,18 @@ def test_without_a_context_it_works_too(handle: Handle) -> None:
     "A message of a FIFO group fails",
     "What follows in its group goes back too, so that the order holds",
 )
-def test_a_group_stops_at_its_first_failure(tmp_path: Path, memory: Memory) -> None:
-    handle = made(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])), memory)
+def test_a_group_stops_at_its_first_failure(
+    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_columns = Scorer.score_columns
+
+    def fail(scorer: Scorer, columns: Any, *more: Any) -> Any:
+        if 0 in columns[0]:
+            raise ServerError("the model failed")
+        return score_columns(scorer, columns, *more)
+
+    handle = made(artifact.ratio(tmp_path, helper.make_node("Identity", ["x"], ["y"])), memory)
+    monkeypatch.setattr(Scorer, "score_columns", fail)
     sent = [
         record(f'{{"instances":[{{"x":{0 if i == 3 else 1}}}]}}', f"{group}{i}", group)
         for i in range(6)
@@ -675,8 +701,8 @@ def test_a_failed_result_does_not_stop_its_group_and_keeps_its_place(
 def test_groups_of_a_standard_queue_are_for_fairness_alone(handle: Handle, memory: Memory) -> None:
     gone = record('{"job":"gone"}', "m1", "g")
     sent = [gone, record(body(1), "m2", "g")]
-    for each in sent:
-        each["eventSourceARN"] = each["eventSourceARN"].removesuffix(".fifo")
+    for message in sent:
+        message["eventSourceARN"] = message["eventSourceARN"].removesuffix(".fifo")
     assert returned(handle(event(*sent), Context())) == ["m1"]
 
 
@@ -719,11 +745,11 @@ def test_every_message_is_done_or_returned_and_none_twice(
     answer = echo_worker(memory_store.store(memory_store.Faulty(memory, fail)), event(*sent))
     left = returned(answer)
     assert len(set(left)) == len(left)
-    assert set(left) <= {each["messageId"] for each in sent}
-    for each in sent:
-        claim = each["body"] == '{"job":"missing"}'
-        key = f"jobs/{'missing' if claim else each['messageId']}/result.json"
-        assert each["messageId"] in left or key in memory.objects
+    assert set(left) <= {message["messageId"] for message in sent}
+    for message in sent:
+        claim = message["body"] == '{"job":"missing"}'
+        key = f"jobs/{'missing' if claim else message['messageId']}/result.json"
+        assert message["messageId"] in left or key in memory.objects
     assert not memory.written or max(Counter(memory.written).values()) == 1
     orjson.dumps(answer)
 
@@ -918,9 +944,9 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(
     # a kill between a write and its trace leaves the trace out, never the write
     assert set(results.values()) == {1}
     for i, id in enumerate(jobs_of.values()):
-        found, finished = storage.get_job(memory_store.store(bucket), id)
+        job_document, finished = storage.get_job(memory_store.store(bucket), id)
         assert finished
-        assert [row["count"] for row in json.loads(found)["result"]["predictions"]] == [i]
+        assert [row["count"] for row in json.loads(job_document)["result"]["predictions"]] == [i]
     assert len([p for p in os.listdir(bucket.root) if re.search("result", p)]) == number
 
 
@@ -928,7 +954,7 @@ def test_a_batch_of_nothing_says_that_the_version_starts(
     echo_dir: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What handler/release/rollback.py asks; no store is there, and no record says that jobs were done."""
+    """The rollback sends it, to see whether the version starts. It needs no store and no record."""
     handler = worker.create(Settings(echo_dir))
     assert handler({"Records": []}, None) == {"batchItemFailures": []}
     assert capsys.readouterr().out == ""

@@ -71,7 +71,7 @@ def test_the_whole_corpus_leaves_nothing_behind(
     capfd: Descriptors,
 ) -> None:
     directory, memory = adversarial.directory(kind, tmp_path), Memory()
-    api, worker = adversarial.doors(directory, memory, monkeypatch)
+    api, worker = adversarial.handlers(directory, memory, monkeypatch)
     monkeypatch.chdir(watched)
     asked = 0
     for case in contract_cases.cases(manifest.read(directory), True):
@@ -104,7 +104,9 @@ def test_the_whole_corpus_leaves_nothing_behind(
 def test_a_value_that_the_contract_takes_is_in_the_answer_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Descriptors
 ) -> None:
-    api, worker = adversarial.doors(adversarial.directory("echo", tmp_path), Memory(), monkeypatch)
+    api, worker = adversarial.handlers(
+        adversarial.directory("echo", tmp_path), Memory(), monkeypatch
+    )
     row = {f["name"]: f["example"] for f in ECHO_FEATURES} | {"note/~": CLIENT_TEXT}
     body = json.dumps({"instances": [row]})
     answer = api(event(Case("", "/predict", body.encode(), 200)), Context())
@@ -124,7 +126,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "scoring": lambda patch: patch.setattr(Scorer, "_run", broken),
     "reading": lambda patch: patch.setattr("handler.http_body.read", broken),
     "answering": lambda patch: patch.setattr("handler.prediction_id.attach_ids", broken),
-    "ranking": lambda patch: patch.setattr("handler.drift.bins.Binner.rank", broken),
+    "binning": lambda patch: patch.setattr("handler.drift.bins.Binner.bin", broken),
     "session": lambda patch: patch.setattr(
         "onnxruntime.InferenceSession.run", broken, raising=True
     ),
@@ -140,7 +142,7 @@ def test_an_unexpected_error_is_told_without_its_text(
     fault: str, monkeypatch: pytest.MonkeyPatch, capfd: Descriptors
 ) -> None:
     directory, memory = adversarial.directory("shipped", Path()), Memory()
-    api, worker = adversarial.doors(directory, memory, monkeypatch)
+    api, worker = adversarial.handlers(directory, memory, monkeypatch)
     FAULTS[fault](monkeypatch)
     failed = 0
     for case in contract_cases.cases(manifest.read(directory), True):
@@ -154,9 +156,9 @@ def test_an_unexpected_error_is_told_without_its_text(
                 answered = worker(memory_store.event(record), Context())
                 returned = answered["batchItemFailures"]
                 assert bool(returned) is (fault in ("scoring", "answering", "session"))
-    assert failed or fault == "ranking"
+    assert failed or fault == "binning"
     written = quiet(capfd)
-    told = {"session": "the model failed", "ranking": '"drift_error":"ValueError"'}
+    told = {"session": "the model failed", "binning": '"drift_error":"ValueError"'}
     assert told.get(fault, "test_leaks.py") in written or fault == "session"
 
 

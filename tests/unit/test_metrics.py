@@ -16,14 +16,15 @@ ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
 
 
-def test_every_metric_has_a_line_in_the_list() -> None:
+def test_every_metric_but_those_in_units_of_the_model_has_a_unit() -> None:
     names = {
         value
         for name, value in vars(metrics).items()
         if name.isupper() and isinstance(value, str) and name != "NAMESPACE"
     }
+    without = {metrics.OUTCOME_AGE, metrics.ABSOLUTE_ERROR, metrics.CORRECT, metrics.IMPACT}
+    assert names - metrics.UNITS.keys() == without
     assert metrics.UNITS.keys() <= names
-    assert len(names) == 16
 
 
 @pytest.mark.parametrize("count", [1, 100, 101, 250])

@@ -1,9 +1,12 @@
 """`answerable pack`, from a model and its sample to answers through the handler."""
 
 import argparse
+import io
 import json
 import os
+import re
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ from onnx import TensorProto, helper
 
 from answerable.__main__ import main
 from answerable.commands import pack as command
-from answerable.packing import execution, graph
+from answerable.packing import execution, graph, verification
+from answerable.packing import pack as pack_module
 from answerable.packing.errors import PackError
 from answerable.packing.pack import pack
 from handler import manifest as manifests
@@ -114,6 +118,69 @@ def test_classes_are_found_without_zipmap(packed: Packer, model: Callable[[], by
     assert [output.kind for output in manifest.outputs] == ["label", "probabilities"]
     assert len(manifest.outputs[0].classes) == 3
     assert manifest.outputs[0].classes == manifest.outputs[1].classes
+
+
+def scores(post_transform: str = "NONE") -> bytes:
+    """Return a linear classifier of x [N, 1] whose scores are x and -x, or their softmax."""
+    node = helper.make_node(
+        "LinearClassifier",
+        ["x"],
+        ["label", "probabilities"],
+        domain="ai.onnx.ml",
+        classlabels_strings=["yes", "no"],
+        coefficients=[1.0, -1.0],
+        intercepts=[0.0, 0.0],
+        post_transform=post_transform,
+    )
+    outputs = [
+        models.tensor("label", ["N"], TensorProto.STRING),
+        models.tensor("probabilities", ["N", 2]),
+    ]
+    return models.graph([node], [models.tensor("x", ["N", 1])], outputs, None, **{"ai.onnx.ml": 3})
+
+
+def test_pack_scores_are_not_called_probabilities(packed: Packer) -> None:
+    table = {"x": [-0.834, 0.5, 2.0]}
+    manifest = packed(scores(), table)
+    assert [(o.name, o.kind) for o in manifest.outputs] == [
+        ("label", "label"),
+        ("scores", "scores"),
+    ]
+    assert ask([{"x": -0.834}]) == [{"label": "no", "scores": {"yes": -0.834, "no": 0.834}}]
+    assert packed(scores("SOFTMAX"), table, "--replace").outputs[1].kind == "probabilities"
+
+
+def test_pack_scores_stated_as_probabilities_are_refused(packed: Packer) -> None:
+    contract = '[outputs.probabilities]\nkind = "probabilities"'
+    with pytest.raises(PackError, match="0 to 1 and add up to 1"):
+        packed(scores(), {"x": [-0.834, 0.5, 2.0]}, contract=contract)
+
+
+def test_pack_difference_by_optimisation_is_refused_with_the_remedy(
+    packed: Packer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pack_module._originals
+
+    def shifted(*args: Any) -> tuple[verification.Originals, list[str]]:
+        originals, notes = read(*args)
+        plain = originals.plain
+        return originals._replace(plain=lambda feeds: [y + 0.001 for y in plain(feeds)]), notes
+
+    monkeypatch.setattr(pack_module, "_originals", shifted)
+    table = models.regressor_table()
+    with pytest.raises(PackError, match=r"optimising the graph changes its answers .*--tolerance"):
+        packed(models.regressor(), table)
+    assert packed(models.regressor(), table, "--tolerance", "0.01")
+
+
+def test_pack_empty_axis_before_another_is_refused(packed: Packer) -> None:
+    model = models.graph(
+        [helper.make_node("Abs", ["x"], ["y"])],
+        [models.tensor("x", ["a", "b", 4])],
+        [models.tensor("y", ["a", "b", 4])],
+    )
+    with pytest.raises(PackError, match="empty axis before another"):
+        packed(model, {"x": np.zeros((2, 3, 0, 4), np.float32)})
 
 
 def test_a_regressor_of_one_tensor(packed: Packer) -> None:
@@ -297,7 +364,8 @@ def test_the_body_limit_lets_full_requests_through(packed: Packer) -> None:
 
 
 def test_alarms_and_the_worth_of_outcomes_are_stated(packed: Packer) -> None:
-    contract = "[alarms]\ndrift_threshold = 0.1\nmin_daily_impact = 2.0\n[outcome_value]\nunit = 'EUR'\ncost = 0.5\n"
+    contract = "[alarms]\ndrift_threshold = 0.1\nmin_daily_impact = 2.0\n"
+    contract += "[outcome_value]\nunit = 'EUR'\ncost = 0.5\n"
     contract += "[outcome_value.outcomes.a]\nb = 1.5\n[features.a]\nlog_policy = 'drop'\n"
     manifest = packed(models.regressor(), models.regressor_table(), contract=contract)
     assert manifest.alarms == Alarms(drift_threshold=0.1, min_daily_impact=2.0)
@@ -482,7 +550,7 @@ def test_samples_that_are_none(packed: Packer) -> None:
     [
         (["--version", "1.0"], "semantic version"),
         (["--version", "v1.0.0"], "semantic version"),
-        (["--name", "My_Model"], "name: "),
+        (["--name", "My_Model"], "for example my-model"),
         (["--owner", " "], "owner: "),
         (["--metric", "mae"], "metric"),
         (["--metric", "mae=nan"], "metric"),
@@ -492,10 +560,35 @@ def test_words_without_meaning(packed: Packer, words: list[str], said: str) -> N
     assert said in refused(packed, models.regressor(), models.regressor_table(), *words)
 
 
+@pytest.mark.parametrize("shape", [(2**31,), (2**50,), (2**62, 2**62)])
+def test_an_npz_whose_header_says_any_size_is_one_line(
+    packed: Packer, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": shape}
+    )
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as file:
+        file.writestr("image.npy", header.getvalue())
+    words = ("--reference", "huge.npz")
+    assert "huge.npz: " in refused(packed, models.image_classifier(), None, *words)
+
+
 @pytest.mark.parametrize(
     ("contract", "said"),
     [
         ("owner = 'me'", "unknown key owner"),
+        ("limits.rows = inf", "contract.toml: limits.rows is inf, which is not a finite number"),
+        ("features.a.minimum = nan", "features.a.minimum is nan, which is not a finite number"),
+        ("outputs.variable.decision = {threshold = -inf}", "decision.threshold is -inf, which"),
+        ("features.a.categories = [1, inf]", "features.a.categories is inf, which"),
+        ("features.a.unit = 10:30:00", "features.a.unit is a time of day"),
+        ("alarms.max_days_without_outcomes = -3", "max_days_without_outcomes is 0 to 7"),
+        ("outcome_value.max_outcome_age_days = -1", "max_outcome_age_days is below 1"),
+        (
+            "outputs.variable.decision = {threshold = 1, review = [5, 1]}",
+            "output value: review from 5 to 1",
+        ),
         ("[features.a]\nminium = 3", "unknown key features.a.minium"),
         ("[features.z]\nunit = 'm'", "not there: z"),
         ("[features.a]\nminimum = 5", "outside of the stated contract"),
@@ -704,3 +797,37 @@ def test_what_cannot_be_compared_is_said(packed: Packer) -> None:
     Path("model_artifacts/model/manifest.json").write_text("{}")
     with pytest.raises(PackError, match=r"cannot be compared \(manifest\.json: .*move it away"):
         packed(models.regressor(), models.regressor_table())
+
+
+def test_the_summary_tells_what_is_coming(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    table = models.regressor_table()
+    table["[/x] \x1b[31m"] = table.pop("a")
+    Path("m.onnx").write_bytes(models.regressor())
+    Path("d.csv").write_text(models.csv(table))
+    Path("c.toml").write_text(
+        "[outputs.value.decision]\nthreshold = 20.000000001\nabove = 'call'\nbelow = 'leave'\n"
+        "review = [19, 21]\n"
+    )
+    words = ["pack", "m.onnx", "--reference", "d.csv", "--threads", "1", "--contract", "c.toml"]
+    for version in ("1.0.0", "1.0.1"):
+        assert main([*words, *WORDS, "--version", version]) == 0
+    out = capsys.readouterr().out
+    text = " ".join(out.split())
+    assert "[/x] \\x1b[31m" in out
+    assert "\x1b" not in out
+    assert "call from 20, else leave; review 19 to 21" in text
+    assert re.search(r"conformance [\d,]+ requests answered as the contract says", text)
+    assert re.search(r"an idle month about \d+\.\d\d USD", text)
+    assert "replaces 1.0.0, which stays as model@1.0.0: answerable diff model@1.0.0 model" in text
+    assert not re.search(r"\d\.\d{8}", out)
+
+
+def test_a_producer_that_logs_is_cut(packed: Packer) -> None:
+    model = onnx.load_from_string(models.regressor())
+    model.producer_version = "1.2.8\n" + "built by somebody\n" * 10
+    manifest = packed(model.SerializeToString(), models.regressor_table())
+    assert manifest.producer == "skl2onnx 1.2.8"
+    assert manifest.lineage.versions["skl2onnx"] == "1.2.8"

@@ -32,12 +32,12 @@ def test_an_id_says_what_was_predicted_and_by_whom(values: list[float], secret: 
     ids = issue([np.array(values, "float32")[:, None]], [new_request(len(values))])
     assert len(set(ids)) == len(values)
     for row, (id, value) in enumerate(zip(ids, values, strict=True)):
-        found = prediction_id.parse(id.decode(), prediction_id.signer(secret))
-        assert (found.kind, found.value, found.row) == (prediction_id.NUMBER, value, row)
-        assert (found.version, found.model, found.function_version) == ("1.2.3", "abcdef", "42")
-        assert found.prefix == ids[0].decode()[: prediction_id.REQUEST_PREFIX_CHARS]
-        assert before <= found.milliseconds <= time.time_ns() // 1_000_000
-        assert found.name_checksum == prediction_id.model_name_checksum("test")
+        parsed = prediction_id.parse(id.decode(), prediction_id.signer(secret))
+        assert (parsed.kind, parsed.value, parsed.row) == (prediction_id.NUMBER, value, row)
+        assert (parsed.version, parsed.model, parsed.function_version) == ("1.2.3", "abcdef", "42")
+        assert parsed.prefix == ids[0].decode()[: prediction_id.REQUEST_PREFIX_CHARS]
+        assert before <= parsed.milliseconds <= time.time_ns() // 1_000_000
+        assert parsed.name_checksum == prediction_id.model_name_checksum("test")
 
 
 def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +89,9 @@ def test_classes_are_recognised_by_their_json(count: int) -> None:
         ids = prediction_id.make_id_generator(manifest(*outputs), "1", "")(
             arrays, [new_request(count)]
         )
-        found = [prediction_id.parse(id.decode(), prediction_id.signer("")) for id in ids]
-        assert {one.kind for one in found} == {prediction_id.CLASS}
-        assert [one.value for one in found] == [
+        parsed = [prediction_id.parse(id.decode(), prediction_id.signer("")) for id in ids]
+        assert {one.kind for one in parsed} == {prediction_id.CLASS}
+        assert [one.value for one in parsed] == [
             prediction_id.label_checksum(label) for label in labels
         ]
 
@@ -100,8 +100,8 @@ def test_raw_tensors_have_ids_without_a_value() -> None:
     (id,) = prediction_id.make_id_generator(manifest(RAW), "$LATEST", "")(
         [np.zeros((1, 3))], [new_request(1)]
     )
-    found = prediction_id.parse(id.decode(), prediction_id.signer(""))
-    assert (found.kind, found.value, found.function_version) == (
+    parsed = prediction_id.parse(id.decode(), prediction_id.signer(""))
+    assert (parsed.kind, parsed.value, parsed.function_version) == (
         prediction_id.NO_VALUE,
         0.0,
         "$LATEST",
@@ -109,14 +109,14 @@ def test_raw_tensors_have_ids_without_a_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "told"),
+    ("version", "expected"),
     [("2.0.1-rc.1", "2.0.1"), ("1.300.0", "1.255.0"), ("10.20.30+b", "10.20.30")],
 )
-def test_versions_are_told_as_far_as_three_bytes_go(version: str, told: str) -> None:
+def test_versions_are_told_as_far_as_three_bytes_go(version: str, expected: str) -> None:
     (id,) = prediction_id.make_id_generator(manifest(VALUE, version=version), "1", "")(
         [np.ones(1)], [new_request(1)]
     )
-    assert prediction_id.parse(id.decode(), prediction_id.signer("")).version == told
+    assert prediction_id.parse(id.decode(), prediction_id.signer("")).version == expected
 
 
 def test_the_ids_of_several_requests_are_those_of_each() -> None:
@@ -151,15 +151,15 @@ def test_predictions_get_their_ids_first() -> None:
 
 def test_a_new_secret_seals_and_the_one_before_is_still_known() -> None:
     outputs = [np.ones((1, 1))]
-    made = {}
+    ids_by_secret = {}
     for secret in ("old", "new old", "older", ""):
         generate = prediction_id.make_id_generator(manifest(VALUE), "1", secret)
-        made[secret] = generate(outputs, [new_request(1)])[0].decode()
+        ids_by_secret[secret] = generate(outputs, [new_request(1)])[0].decode()
     seals = prediction_id.verifiers("new  old ")
     assert len(seals) == 2
-    assert prediction_id.parse(made["new old"], prediction_id.signer("new")).value == 1
-    for known in ("old", "new old"):
-        assert prediction_id.parse(made[known], *seals).value == 1
+    assert prediction_id.parse(ids_by_secret["new old"], prediction_id.signer("new")).value == 1
+    for secret_used in ("old", "new old"):
+        assert prediction_id.parse(ids_by_secret[secret_used], *seals).value == 1
     for unknown in ("older", ""):  # nor does a second space let a checksum in
         with pytest.raises(BadId, match="invalid_signature"):
-            prediction_id.parse(made[unknown], *seals)
+            prediction_id.parse(ids_by_secret[unknown], *seals)

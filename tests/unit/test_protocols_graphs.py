@@ -1,5 +1,7 @@
 """Every datatype at every rank, through the protocol: the bytes of onnxruntime's own answer."""
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from onnx import TensorProto, helper
 
 from handler import app
 from handler.settings import Settings
-from tests.fixtures import artifact, protocols
+from tests.fixtures import artifact, events, protocols
+from tests.fixtures.events import Context
 
 STRINGS = ["", "é", "a\nb", "日本", "x" * 300, '"', " ", "end"]
 DTYPES = [
@@ -117,3 +120,56 @@ def test_a_graph_of_rows(
     directory = write(tmp_path, dtype, shape, batch)
     sizes = iter((3, 4))
     check(directory, values(dtype, tuple(n or next(sizes) for n in shape)), capsys)
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(), (None, 3), (None, 1, 2)])
+def test_a_tensor_whose_rows_interact_is_one_instance_for_every_protocol(
+    tmp_path: Path, shape: Any
+) -> None:
+    sent = tuple(4 if size is None else size for size in shape)
+    x = np.arange(1, 1 + int(np.prod(sent)), dtype=np.float32).reshape(sent)
+    value, result = ("x", artifact.FLOAT, list(shape)), ("y", artifact.FLOAT, list(shape))
+    if shape:
+        axis = helper.make_node("Constant", [], ["axis"], value_int=0)
+        nodes = [axis, helper.make_node("CumSum", ["x", "axis"], ["y"])]
+    else:
+        nodes = [helper.make_node("Neg", ["x"], ["y"])]
+    output = {"name": "y", "tensor": "y", "dtype": "float32", "shape": shape, "kind": "tensor"}
+    directory = artifact.write(
+        tmp_path,
+        artifact.graph(nodes, [value], [result]),
+        inputs=artifact.tensors([value]),
+        outputs=[output],
+        execution={"batch": "none"},
+    )
+    (expected,) = ort.InferenceSession(directory / "model.onnx").run(None, {"x": x})
+    handler = app.create(Settings(directory))
+
+    def predict(path: str, body: Any, content_type: str = "application/json") -> Any:
+        text = body if isinstance(body, bytes) else json.dumps(body)
+        event = events.rest(text, path, headers={"content-type": content_type})
+        answer = handler(event, Context())
+        assert answer["statusCode"] == 200, answer["body"]
+        return [row["y"] for row in json.loads(answer["body"])["predictions"]]
+
+    whole, y = x.tolist(), expected.tolist()
+    for path in ("/invocations", "/v1/models/test:predict"):
+        for body in (
+            {"instances": [whole]},
+            {"instances": [{"x": whole}]},
+            {"inputs": whole},
+            {"inputs": {"x": whole}},
+        ):
+            assert predict(path, body) == [y], body
+        assert predict(path, npy(x), "application/x-npy") == [y]
+        assert predict(path, {"instances": [whole, whole]}) == [y, y]
+    assert predict("/predict", {"instances": [{"x": whole}]}) == [y]
+    for made in (protocols.as_json, protocols.as_binary):
+        status, _, arrays = protocols.ask(handler, made({"x": x}))
+        assert (status, arrays["y"].tolist()) == (200, y)

@@ -36,7 +36,7 @@ class Queues(Memory):
         if not self.after:
             raise KeyboardInterrupt
         self.after -= 1
-        self.letters = [each for each in self.letters if each["MessageId"] != ReceiptHandle]
+        self.letters = [letter for letter in self.letters if letter["MessageId"] != ReceiptHandle]
 
     def send_message(self, *, QueueUrl: str, MessageBody: str, **fifo: str) -> Any:
         self.fifo.append(fifo)
@@ -47,8 +47,8 @@ class Queues(Memory):
 
 
 def test_claim_checks_are_sent_as_they_are_and_own_messages_keep_their_id(echo_dir: Any) -> None:
-    own = '{"instances":[]}'
-    queues = Queues('{"job":"a"}', own, "SENTINEL")
+    own_body = '{"instances":[]}'
+    queues = Queues('{"job":"a"}', own_body, "SENTINEL")
     store = memory_store.store(queues)
     assert redrive.redrive(store, DEAD) == (3, 2)
     assert [json.loads(text) for text in queues.sent] == [
@@ -57,15 +57,15 @@ def test_claim_checks_are_sent_as_they_are_and_own_messages_keep_their_id(echo_d
         {"job": "m2"},
     ]
     assert not queues.letters
-    assert queues.objects["jobs/m1/request.json"][0] == own.encode()
+    assert queues.objects["jobs/m1/request.json"][0] == own_body.encode()
     # the producer finds the result under the id that it was given
     handle = worker.create(Settings(echo_dir), store)
     again = [memory_store.record(text, f"new-{i}") for i, text in enumerate(queues.sent[1:])]
     handle(memory_store.event(*again), None)
     for id in ("m1", "m2"):
-        found, finished = storage.get_job(store, id)
+        document, finished = storage.get_job(store, id)
         assert finished
-        assert json.loads(found)["job"]["id"] == id
+        assert json.loads(document)["job"]["id"] == id
 
 
 def test_an_envelope_is_sent_as_it_is(echo_dir: Any) -> None:
@@ -124,7 +124,7 @@ def queues(monkeypatch: pytest.MonkeyPatch) -> Queues:
     """What a stack with jobs, called `s`, has; another stack has none."""
     import boto3
 
-    found = Queues('{"job":"a"}', "own")
+    document = Queues('{"job":"a"}', "own")
     values = ("queue", DEAD, "bucket", "3")
     outputs = [
         {"OutputKey": key, "OutputValue": value}
@@ -138,10 +138,10 @@ def queues(monkeypatch: pytest.MonkeyPatch) -> Queues:
             return {"Stacks": [{"Outputs": outputs} if StackName == "s" else {}]}
 
     def client(name: str) -> Any:
-        return Formation() if name == "cloudformation" else found
+        return Formation() if name == "cloudformation" else document
 
     monkeypatch.setattr(boto3, "client", client)
-    return found
+    return document
 
 
 def test_a_dry_run_only_counts(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ def test_a_rollback_proves_moves_and_says_how_to_pin(account: Make, capsys: Capt
     assert "version 2: diabetes 1.0.0, 29 golden rows answered as packed" in told
     assert "move live from version 3 to 2" in told
     assert PIN in told.splitlines()
-    assert {qualifier for qualifier, _ in made.functions.asked} == {"2"}
+    assert {qualifier for qualifier, _ in made.functions.calls} == {"2"}
 
 
 def test_it_can_be_told_where_to(account: Make) -> None:
@@ -210,7 +210,7 @@ def test_an_inactive_version_is_woken(account: Make) -> None:
     made.deployments()
     made.moved()
     assert run(made, "rollback", "2") == 0
-    assert made.functions.asked[0] == ("2", "GET /ping")
+    assert made.functions.calls[0] == ("2", "GET /ping")
 
 
 @pytest.mark.fault(
@@ -290,7 +290,7 @@ def test_the_worker_goes_back_with_it_and_after_it(account: Make, capsys: Captur
     assert "the worker's version 8: the same image, and it starts" in told
     assert told.index("move live from version 3") < told.index("move the worker's live from")
     assert "-c pinned_version=2 -c pinned_worker_version=8" in told
-    assert made.functions.asked[-1] == (f"{WORKER}:8", '{"Records": []}')
+    assert made.functions.calls[-1] == (f"{WORKER}:8", '{"Records": []}')
 
 
 def test_forth_the_worker_goes_first_and_what_is_there_stays(account: Make) -> None:

@@ -11,6 +11,7 @@ from answerable.local import event_sources
 from handler import app, request_log, settings
 from handler import manifest as manifests
 from handler.drift import bins
+from handler.drift.targets import fingerprint
 from handler.prediction_id import derive_key
 from handler.scoring import Scorer
 from handler.settings import Settings
@@ -30,44 +31,46 @@ def record(capsys: Capture, settings: Settings, rows: list[Any], status: int = 2
     assert answer["statusCode"] == status
     (line,) = capsys.readouterr().out.splitlines()
     assert len(line) < request_log.MAX_LINE_BYTES
-    found = json.loads(line)
-    emf.validate(found)
-    return found
+    line = json.loads(line)
+    emf.validate(line)
+    return line
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 100, 1000])
-def test_every_target_is_a_metric(capsys: Capture, count: int) -> None:
-    found = record(capsys, Settings(DIABETES), [GOLDEN] * count)
+def test_every_target_has_bins_and_none_is_a_metric(capsys: Capture, count: int) -> None:
+    line = record(capsys, Settings(DIABETES), [GOLDEN] * count)
     sampled = min(count, max(bins.ALWAYS_BINNED_ROWS, min(count // 10, bins.MAX_BINNED_ROWS)))
-    for name in [*(f"in_{name}" for name in GOLDEN), "out_progression"]:
-        values = found[name] if count > 1 else [found[name]]
+    assert len(line["bins"]) == len(GOLDEN) + 1
+    for numbers in line["bins"]:
+        values = numbers if count > 1 else [numbers]
         assert len(values) == sampled
         assert set(values) <= set(range(1, 11))
-    names = [m["Name"] for d in found["_aws"]["CloudWatchMetrics"] for m in d["Metrics"]]
-    assert {"in_bmi", "out_progression", "Unseen", "Latency"} <= set(names)
-    assert found.get("sampled_rows") == (sampled if count > sampled else None)
-    assert len(found["prediction_id_prefix"]) == 28
+    names = [m["Name"] for d in line["_aws"]["CloudWatchMetrics"] for m in d["Metrics"]]
+    assert set(names) == {"Requests", "Rows", "ClientErrors", "ServerErrors", "Latency"}
+    assert line["model"]["fingerprint"] == fingerprint(manifests.read(DIABETES))
+    assert line.get("sampled_rows") == (sampled if count > sampled else None)
+    assert len(line["prediction_id_prefix"]) == 28
 
 
-def test_a_refusal_has_no_ranks(capsys: Capture) -> None:
-    found = record(capsys, Settings(DIABETES), [{}], 422)
-    assert "in_bmi" not in found
-    assert found["ClientErrors"] == 1
+def test_a_refusal_has_no_bins(capsys: Capture) -> None:
+    line = record(capsys, Settings(DIABETES), [{}], 422)
+    assert "bins" not in line
+    assert line["ClientErrors"] == 1
 
 
 @pytest.mark.parametrize("log_payloads", ["off", "outputs", "full"])
 def test_log_payloads_selects_what_is_kept(capsys: Capture, log_payloads: Any) -> None:
     rows = [GOLDEN | {"bmi": 31.41592}, GOLDEN | {"glucose": None}]
-    found = record(capsys, Settings(DIABETES, log_payloads=log_payloads), rows)
-    text = json.dumps(found)
+    line = record(capsys, Settings(DIABETES, log_payloads=log_payloads), rows)
+    text = json.dumps(line)
     assert ("31.41592" in text) == (log_payloads == "full")
-    assert ("progression" in found.get("predictions", [{}])[0]) == (log_payloads != "off")
+    assert ("progression" in line.get("predictions", [{}])[0]) == (log_payloads != "off")
     if log_payloads == "full":
-        assert found["instances"] == rows
-        assert found["missing_counts"] == {"glucose": 1}
+        assert line["instances"] == rows
+        assert line["missing_counts"] == {"glucose": 1}
     if log_payloads != "off":
-        assert found["logged_rows"] == 2
-        assert found["predictions"][0]["id"].startswith(found["prediction_id_prefix"])
+        assert line["logged_rows"] == 2
+        assert line["predictions"][0]["id"].startswith(line["prediction_id_prefix"])
 
 
 @pytest.mark.parametrize("secret", ["", "key"])
@@ -131,12 +134,12 @@ def test_the_payload_of_every_protocol_is_logged(
         )
         answer = handler(event_sources.make_event("rest", request, "id"), Context())
         assert answer["statusCode"] == 200, (case.kind, case.path, answer["body"])
-        found = json.loads(capsys.readouterr().out)
-        emf.validate(found)
-        assert "log_error" not in found
-        assert len(found["instances"]) == len(found["predictions"]) == found["logged_rows"]
+        line = json.loads(capsys.readouterr().out)
+        emf.validate(line)
+        assert "log_error" not in line
+        assert len(line["instances"]) == len(line["predictions"]) == line["logged_rows"]
         if len(case.body.strip()) < request_log.MAX_PAYLOAD_BYTES // 3:
-            assert found["logged_rows"] == found["Rows"] > 0
+            assert line["logged_rows"] == line["Rows"] > 0
 
 
 @pytest.mark.fault(
@@ -151,11 +154,11 @@ def test_a_record_that_cannot_be_made_fails_no_request(
 
     monkeypatch.setattr(request_log, "_dump", explode)
     rows = [GOLDEN | {"bmi": 31.41592}]
-    found = record(capsys, Settings(DIABETES, log_payloads="full"), rows)
-    assert (found["log_error"], found["LogErrors"]) == ("ValueError", 1)
-    assert (found["Requests"], found["Rows"], found["ClientErrors"]) == (1, 1, 0)
-    assert "31.41592" not in json.dumps(found)
-    assert "SENTINEL" not in json.dumps(found)
+    line = record(capsys, Settings(DIABETES, log_payloads="full"), rows)
+    assert (line["log_error"], line["LogErrors"]) == ("ValueError", 1)
+    assert (line["Requests"], line["Rows"], line["ClientErrors"]) == (1, 1, 0)
+    assert "31.41592" not in json.dumps(line)
+    assert "SENTINEL" not in json.dumps(line)
 
 
 def test_a_server_error_has_its_callers_hash_and_no_name(
@@ -194,9 +197,9 @@ def test_no_key_serves_two_purposes() -> None:
 
 def test_a_record_never_exceeds_an_event(capsys: Capture) -> None:
     rows = [GOLDEN | {"bmi": 30 + i / 50} for i in range(1000)]
-    found = record(capsys, Settings(DIABETES, log_payloads="full"), rows)
-    assert 300 < found["logged_rows"] <= 1000
-    assert len(found["instances"]) == len(found["predictions"]) == found["logged_rows"]
+    line = record(capsys, Settings(DIABETES, log_payloads="full"), rows)
+    assert 300 < line["logged_rows"] <= 1000
+    assert len(line["instances"]) == len(line["predictions"]) == line["logged_rows"]
 
 
 @pytest.mark.fault(
@@ -207,19 +210,19 @@ def test_a_record_that_would_be_too_long_keeps_its_metrics(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_log, "MAX_LINE_BYTES", 1500)
-    found = record(capsys, Settings(DIABETES), [GOLDEN] * 100)
-    assert found["truncated"] is True
-    assert (found["Requests"], found["Rows"]) == (1, 100)
+    line = record(capsys, Settings(DIABETES), [GOLDEN] * 100)
+    assert line["truncated"] is True
+    assert (line["Requests"], line["Rows"]) == (1, 100)
 
 
-def test_hundreds_of_features_are_as_many_metrics_as_fit(capsys: Capture, tmp_path: Path) -> None:
+def test_hundreds_of_features_have_bins_in_a_short_record(capsys: Capture, tmp_path: Path) -> None:
     count = 260
     features = [
         {"name": f"x{i}", "input": "x", "type": "number", "column": i, "example": 1.0}
         for i in range(count)
     ]
     step = {"rows": 9, "missing_share": 0.0, "values": [1.0], "cdf_left": [0.0], "cdf_right": [1.0]}
-    known = {"rows": 9, "features": {f["name"]: step for f in features}, "outputs": {}}
+    baseline = {"rows": 9, "features": {f["name"]: step for f in features}, "outputs": {}}
     from onnx import helper
 
     model = artifact.graph(
@@ -234,20 +237,20 @@ def test_hundreds_of_features_are_as_many_metrics_as_fit(capsys: Capture, tmp_pa
         features=features,
         inputs=[{"name": "x", "dtype": "float32", "shape": [None, count]}],
         outputs=[output],
-        baseline=known,
+        baseline=baseline,
         execution={"batch": "single"},
     )
     rows = [{f["name"]: 1.0 for f in features}] * 300
-    found = record(capsys, Settings(directory), rows)
-    assert "in_x199" in found
-    assert "in_x200" not in found
-    directives = found["_aws"]["CloudWatchMetrics"]
-    assert [len(each["Metrics"]) for each in directives] == [100, 100, 6]
+    line = record(capsys, Settings(directory), rows)
+    assert len(line["bins"]) == count
+    assert {len(numbers) for numbers in line["bins"]} == {line["sampled_rows"]} == {32}
+    one = record(capsys, Settings(directory), rows[:1])
+    assert len(json.dumps(one["bins"], separators=(",", ":"))) < 3 * count + 10
 
 
 def test_settings_are_read_from_the_environment() -> None:
-    found = settings.read({"LOG_PAYLOADS": "full", "PREDICTION_ID_SECRET": "x"})
-    assert (found.log_payloads, found.prediction_id_secret, found.invalid) == ("full", "x", "")
+    line = settings.read({"LOG_PAYLOADS": "full", "PREDICTION_ID_SECRET": "x"})
+    assert (line.log_payloads, line.prediction_id_secret, line.invalid) == ("full", "x", "")
 
 
 @pytest.mark.fault(
@@ -291,16 +294,16 @@ def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -
 
 
 @pytest.mark.fault(
-    "Drift ranks cannot be computed",
+    "Drift bins cannot be computed",
     "The answer goes out, the record says `drift_error`",
 )
-def test_ranks_that_fail_do_not_fail_the_request(
+def test_bins_that_fail_do_not_fail_the_request(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(*_: Any) -> Any:
         raise ValueError("SENTINEL")
 
-    monkeypatch.setattr(bins.Binner, "rank", explode)
-    found = record(capsys, Settings(DIABETES), [GOLDEN])
-    assert found["drift_error"] == "ValueError"
-    assert "SENTINEL" not in json.dumps(found)
+    monkeypatch.setattr(bins.Binner, "bin", explode)
+    line = record(capsys, Settings(DIABETES), [GOLDEN])
+    assert line["drift_error"] == "ValueError"
+    assert "SENTINEL" not in json.dumps(line)

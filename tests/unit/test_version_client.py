@@ -225,4 +225,4 @@ def test_nothing_is_asked_when_the_check_forbids_it() -> None:
     functions = Lambda({"1": SHIPPED})
     with pytest.raises(version_client.OutOfTimeError):
         VersionClient(functions, f"{FUNCTION}:1", check).call("GET", "/model")
-    assert functions.asked == []
+    assert functions.calls == []

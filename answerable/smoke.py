@@ -1,0 +1,92 @@
+"""The smoke test that closes a deployment: golden rows of the live version, then the URL."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from answerable.stack import stack_outputs
+from handler.release import version_client
+from handler.release.rollback import Log, ReleaseError, Service
+from handler.release.version_client import VersionClient
+
+SECONDS = 40  # for one call of the URL, a cold start included
+Get = Callable[[str, Mapping[str, str]], int]
+
+
+def check_live_version(service: Service, log: Log) -> None:
+    """Ask the live version its golden rows. Raises ReleaseError if an answer is wrong.
+
+    This also covers a first deployment and all-at-once, where no canary is in between.
+    """
+    from botocore.exceptions import ClientError
+
+    alias = service.alias()
+    version = VersionClient(service.client("lambda"), alias["AliasArn"])
+    try:
+        manifest, reason = version.manifest()
+        if manifest is None:
+            raise ReleaseError(f"version {alias['FunctionVersion']} does not answer: {reason}")
+        result = version_client.check_golden_rows(version, manifest, math.inf)
+    except ClientError as error:
+        if "AccessDenied" not in error.response["Error"]["Code"]:
+            raise
+        arn = alias["AliasArn"]
+        raise ReleaseError(f"the smoke test needs lambda:InvokeFunction on {arn}") from None
+    if result.reasons:
+        raise ReleaseError(f"the live version is not as packed: {'; '.join(result.reasons)}")
+    log(f"version {alias['FunctionVersion']}: {result.rows} golden rows answered as packed")
+
+
+def check_url(service: Service, auth: str, get: Get, log: Log) -> None:
+    """Call the deployed URL as a client. Raises ReleaseError if it does not answer."""
+    client = service.client
+    stacks = client("cloudformation").describe_stacks(StackName=service.stack)["Stacks"]
+    outputs = stack_outputs(stacks[0])
+    url = f"{outputs['Url']}ping"
+    headers: Mapping[str, str] = {}
+    if auth == "iam":
+        headers = sign(url)
+    elif auth == "api-key":
+        key = client("apigateway").get_api_key(apiKey=outputs["ApiKeyId"], includeValue=True)
+        headers = {"x-api-key": key["value"]}
+    status = get(url, headers)
+    if auth == "cognito":
+        if status != 401:
+            raise ReleaseError(f"{url} answers {status} without a token, instead of 401")
+        log(f"{url}: 401 without a token")
+    elif status == 403 and auth == "iam":
+        # https://<api>.execute-api.<region>.amazonaws.com/<stage>/
+        host, _, stage = url.removeprefix("https://").partition("/")
+        api, _, region, *_ = host.split(".")
+        arn = f"arn:aws:execute-api:{region}:*:{api}/{stage.split('/')[0]}/*"
+        allow = {"Effect": "Allow", "Action": "execute-api:Invoke", "Resource": arn}
+        raise ReleaseError(f"{url} answers 403. A client needs the permission {json.dumps(allow)}")
+    elif status != 200:
+        raise ReleaseError(f"{url} answers {status}")
+    else:
+        log(f"{url}: 200")
+
+
+def sign(url: str) -> dict[str, str]:
+    """Return the headers of a GET, signed with the caller's credentials."""
+    import boto3
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+
+    session = boto3.Session()
+    request = AWSRequest("GET", url)
+    SigV4Auth(session.get_credentials(), "execute-api", session.region_name).add_auth(request)
+    return dict(request.headers)
+
+
+def get_status(url: str, headers: Mapping[str, str]) -> int:
+    """Return the status of a GET. Raises ReleaseError if there is no response."""
+    try:
+        with urlopen(Request(url, headers=dict(headers)), timeout=SECONDS) as response:  # noqa: S310
+            return int(response.status)
+    except HTTPError as error:
+        return error.code
+    except (URLError, TimeoutError) as error:
+        raise ReleaseError(f"{url} does not answer: {error}") from None
