@@ -1,4 +1,7 @@
-"""Duplicate keys in JSON objects: JSON parsers disagree on which value wins (RFC 8259, section 4)."""
+"""Reject duplicate keys in JSON objects.
+
+JSON parsers disagree on which value wins (RFC 8259, section 4).
+"""
 
 from typing import Any
 
