@@ -104,7 +104,9 @@ def test_the_whole_corpus_leaves_nothing_behind(
 def test_a_value_that_the_contract_takes_is_in_the_answer_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Descriptors
 ) -> None:
-    api, worker = adversarial.handlers(adversarial.directory("echo", tmp_path), Memory(), monkeypatch)
+    api, worker = adversarial.handlers(
+        adversarial.directory("echo", tmp_path), Memory(), monkeypatch
+    )
     row = {f["name"]: f["example"] for f in ECHO_FEATURES} | {"note/~": CLIENT_TEXT}
     body = json.dumps({"instances": [row]})
     answer = api(event(Case("", "/predict", body.encode(), 200)), Context())
