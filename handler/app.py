@@ -79,9 +79,9 @@ def invocations(state: AppState, request: Request, deadline: float | None) -> Ha
     from handler.protocols import invocations
 
     start = time.perf_counter()
-    columns = invocations.columns(state.scorer, request)
+    columns, pointer_for_row = invocations.parse(state.scorer, request)
     validated = time.perf_counter() - start
-    scored = state.scorer.score_columns(columns, deadline)
+    scored = state.scorer.score_columns(columns, deadline, pointer_for_row)
     scored.seconds["validate"] = validated
     return _prediction_result(state, scored)
 
@@ -114,7 +114,7 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
     start = time.perf_counter()
     inference = open_inference.parse_request(scorer, request)
     validated = time.perf_counter() - start
-    scored = scorer.run(inference.columns, deadline)
+    scored = scorer.run(inference.columns, deadline, open_inference.row_pointer)
     scored.seconds["validate"] = validated
     unbatched = not scorer.manifest.has_batch_axis  # the outputs have no axis for rows
     outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]

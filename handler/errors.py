@@ -155,7 +155,7 @@ class BadOutput(ServerError):
     """The model returned a wrong shape or dtype, NaN or infinity."""
 
     slug, title = "bad-output", "The model returned an invalid output"
-    rows: Sequence[int] = ()  # the numbers of rows with NaN or infinity
+    rows: Sequence[int] = ()  # the numbers of the rows with NaN or infinity
 
 
 class NotReady(ServerError):

@@ -337,6 +337,16 @@ class FeatureType:
         """Return a value in JSON form for one that was drawn from the baseline."""
         return value
 
+    def is_sampled(self, value: Any, baseline: Distribution) -> bool:
+        """Return whether a validated value is within what the sample showed."""
+        if value is None or value != value:
+            return baseline.missing_share > 0
+        if self.binned_by_length:
+            value = len(value)
+        if self.discrete:
+            return value in baseline.values
+        return bool(baseline.values) and baseline.values[0] <= value <= baseline.values[-1]
+
     # contract cases -----------------------------------------------------------------------------
 
     def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
@@ -531,9 +541,6 @@ class Integer(Number):
         high = exact if maximum is None else high
         return low, high
 
-    def from_numbers(self, values: list[Any]) -> list[Any]:
-        return [int(v) if type(v) is float and v == v // 1 else v for v in values]
-
     @classmethod
     def matches(cls, cells: Sequence[str], dtype: str) -> bool:
         return "int" in dtype
@@ -549,10 +556,6 @@ class Date(Number):
     """
 
     name, is_number = "date", False
-
-    def __init__(self, feature: Feature, dtype: str) -> None:
-        super().__init__(feature, dtype)
-        self.whole = False  # a time of day is dropped, not refused
 
     def _bound(self, bound: Bound) -> Number_ | None:
         if bound is None:

@@ -28,6 +28,7 @@ Duplicates and corrections are detected within the last MAX_REMEMBERED_IDS that 
 Elsewhere the same outcome counts again. Where each must count once, send it once.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from math import isfinite
@@ -49,7 +50,7 @@ MAX_NUMBER = 2.0**360
 MAX_REMEMBERED_IDS = 50_000
 CLOCK_SKEW_MS = 120_000  # between two environments
 DAY_MS = 86_400_000
-MESSAGES = {
+ID_MESSAGES = {
     "malformed_id": "is not a prediction id",
     "invalid_signature": "was not issued by this service, or was changed",
     "invalid_checksum": "is damaged: its checksum is wrong",
@@ -57,12 +58,15 @@ MESSAGES = {
     "in_future": "is a prediction of the future",
     "expired": "is a prediction too long ago",
     "duplicate": "has this outcome already",
+}
+ACTUAL_MESSAGES = {
     "type": "must be a number",
     "unknown_label": "must be one of the model's classes",
     "out_of_range": "is too large a number",
 }
 _FIELDS = {"prediction_id", "actual", "value"}
 _REQUIRED = {"prediction_id", "actual"}
+_is_integer = re.compile(r"-?[0-9]+").fullmatch
 
 
 class FeedbackResult(NamedTuple):
@@ -111,8 +115,9 @@ def make_feedback_handler(
                     raise _Refused("duplicate")
             except _Refused as refusal:
                 code = str(refusal)
-                field = "prediction_id" if code in _ID_CODES else "actual"
-                refused.append(Violation(pointer("outcomes", i, field), code, MESSAGES[code]))
+                field = "prediction_id" if code in ID_MESSAGES else "actual"
+                message = (ID_MESSAGES | ACTUAL_MESSAGES)[code]
+                refused.append(Violation(pointer("outcomes", i, field), code, message))
                 continue
             corrected += id in remembered
             remembered.pop(id, None)  # so that the order is that of the last outcomes
@@ -154,11 +159,9 @@ def _parse(body: str | bytes) -> list[dict[str, Any]]:
         actual, value = outcome["actual"], outcome.get("value", 0)
         if not isinstance(outcome["prediction_id"], str):
             raise _invalid("outcomes", i, "prediction_id")
-        if not isinstance(actual, str | int | float):
-            raise _invalid("outcomes", i, "actual")
-        if isinstance(actual, str) and len(actual) > MAX_LABEL_CHARS:
-            raise _invalid("outcomes", i, "actual")
-        if isinstance(actual, float) and not isfinite(actual):
+        is_text = isinstance(actual, str) and len(actual) <= MAX_LABEL_CHARS
+        is_number = isinstance(actual, int) or (isinstance(actual, float) and isfinite(actual))
+        if not is_text and not is_number:
             raise _invalid("outcomes", i, "actual")
         if type(value) not in (int, float) or not abs(value) <= MAX_NUMBER:
             raise _invalid("outcomes", i, "value")
@@ -169,17 +172,6 @@ def _parse(body: str | bytes) -> list[dict[str, Any]]:
 def _invalid(*path: str | int) -> ContractViolation:
     message = "is not in the form that /openapi.json states"
     return ContractViolation([Violation(pointer(*path), "invalid", message)])
-
-
-_ID_CODES = {
-    "malformed_id",
-    "invalid_signature",
-    "invalid_checksum",
-    "other_model",
-    "in_future",
-    "expired",
-    "duplicate",
-}
 
 
 def _make_evaluator(
@@ -266,13 +258,9 @@ def _make_label_reader(output: Output | None) -> Callable[[Any], Any]:
             return spelling
         if dtype == "bool" and spelling in ("true", "false"):
             return spelling == "true"
-        if (
-            spelling.isascii()
-            and spelling.removeprefix("-").isdecimal()
-            and abs(int(spelling)) < 1 << 63
-        ):
-            return bool(int(spelling)) if dtype == "bool" else int(spelling)
-        raise _Refused("unknown_label")
+        if not _is_integer(spelling) or abs(int(spelling)) >= 1 << 63:
+            raise _Refused("unknown_label")
+        return bool(int(spelling)) if dtype == "bool" else int(spelling)
 
     return read
 

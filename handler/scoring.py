@@ -1,6 +1,7 @@
 """Runs one request: validate, run the ONNX session, render the predictions."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +12,17 @@ import orjson
 
 from handler import feature_types
 from handler import manifest as manifests
-from handler.errors import ApiError, ArtifactError
+from handler.errors import (
+    MAX_VIOLATIONS,
+    ApiError,
+    ArtifactError,
+    BadOutput,
+    ContractViolation,
+    DeadlineExceeded,
+    ServerError,
+    Violation,
+    pointer,
+)
 from handler.manifest import Manifest
 from handler.model_inputs import Array, Columns, make_batcher
 from handler.render import ResponseRenderer
@@ -38,6 +49,10 @@ class Scored(NamedTuple):
     outputs: Sequence[Array]
 
 
+def _instance_pointer(row: int) -> str:
+    return pointer("instances", row)
+
+
 class _Runs(NamedTuple):
     """The results of all runs of a request: row numbers and outputs of each."""
 
@@ -55,6 +70,7 @@ class Scorer:
         self.validator = RequestValidator(manifest, self.types)
         self.renderer = ResponseRenderer(manifest)
         self._batches = make_batcher(manifest, self.types)
+        self._directory = directory
         self._session = Session(directory, manifest)
 
     @cached_property
@@ -73,8 +89,38 @@ class Scorer:
         scored.seconds["validate"] = validated
         return scored
 
-    def score_columns(self, columns: Columns, deadline: float | None = None) -> Scored:
-        """Score validated columns, of one request or of many."""
+    def score_columns(
+        self,
+        columns: Columns,
+        deadline: float | None = None,
+        pointer_for_row: Callable[[int], str] = _instance_pointer,
+    ) -> Scored:
+        """Score validated columns, of one request or of many.
+
+        Raise ContractViolation for rows that the model alone fails for, ServerError if the model
+        also fails on its own example.
+        """
+        try:
+            return self._score(columns, deadline)
+        except ServerError as error:
+            raise self._attribute(error, columns, deadline, pointer_for_row) from None
+
+    def run(
+        self,
+        columns: Columns,
+        deadline: float | None = None,
+        pointer_for_row: Callable[[int], str] = _instance_pointer,
+    ) -> Scored:
+        """Score validated columns for their outputs, all of them, without predictions.
+
+        Raise as `score_columns` does.
+        """
+        try:
+            return self._score_outputs(columns, deadline)
+        except ServerError as error:
+            raise self._attribute(error, columns, deadline, pointer_for_row) from None
+
+    def _score(self, columns: Columns, deadline: float | None) -> Scored:
         start, count = perf_counter(), len(columns[0])
         runs = self._run(columns, deadline)
         if len(runs.results) == 1:
@@ -83,7 +129,8 @@ class Scorer:
         else:
             predictions = [b""] * count
             for indices, results in runs.results:
-                rendered = self.renderer.render_predictions(results, len(indices))
+                with _request_rows(indices):
+                    rendered = self.renderer.render_predictions(results, len(indices))
                 for i, text in zip(indices, rendered, strict=True):
                     predictions[i] = text
             is_field = [output.kind != "tensor" for output in self.manifest.outputs]
@@ -91,12 +138,12 @@ class Scorer:
         seconds = {"run": runs.seconds, "convert": perf_counter() - start - runs.seconds}
         return Scored(predictions, runs.out_of_range_counts, seconds, columns, outputs)
 
-    def run(self, columns: Columns, deadline: float | None = None) -> Scored:
-        """Score validated columns for their outputs, all of them, without predictions."""
+    def _score_outputs(self, columns: Columns, deadline: float | None) -> Scored:
         start = perf_counter()
         runs = self._run(columns, deadline)
         for indices, results in runs.results:
-            self.renderer.check_outputs(results, len(indices))
+            with _request_rows(indices):
+                self.renderer.check_outputs(results, len(indices))
         if len(runs.results) == 1:
             outputs = runs.results[0][1]
         else:
@@ -113,6 +160,94 @@ class Scorer:
             results.append((indices, outputs))
             out_of_range.update(counts)
         return _Runs(results, out_of_range, seconds)
+
+    def _attribute(
+        self,
+        error: ServerError,
+        columns: Columns,
+        deadline: float | None,
+        pointer_for_row: Callable[[int], str],
+    ) -> ApiError:
+        """Return the violations of the rows that the model fails for, or else `error`.
+
+        Rows that give NaN or infinity count as rows that the model fails for. The model is at
+        fault, not the caller, if it also fails for its own example, or for a row whose values are
+        all within what the sample showed.
+        """
+        at_fault = type(error) in (ServerError, BadOutput)
+        if not at_fault or (isinstance(error, BadOutput) and not error.rows):
+            return error
+        if not self._can_score(self._example_columns(), deadline):
+            return error
+        rows = error.rows if isinstance(error, BadOutput) else self._failing_rows(columns, deadline)
+        if any(self._is_sampled(columns, i) for i in rows):
+            return error
+        violations = [
+            Violation(pointer_for_row(i), "model_rejected", f"the model cannot score row {i}")
+            for i in rows
+        ]
+        return ContractViolation(violations) if violations else error
+
+    def _failing_rows(self, columns: Columns, deadline: float | None) -> Sequence[int]:
+        """Return the first rows that the model fails for, by halving a run that failed.
+
+        The result is empty if the rows fail only together.
+        """
+        count = len(columns[0])
+        if count == 1:
+            return [0]
+        failing: list[int] = []
+        pending = [(count // 2, count), (0, count // 2)]
+        while pending and len(failing) <= MAX_VIOLATIONS:
+            start, stop = pending.pop()
+            if self._can_score([column[start:stop] for column in columns], deadline):
+                continue
+            if stop - start == 1:
+                failing.append(start)
+            else:
+                middle = (start + stop) // 2
+                pending += [(middle, stop), (start, middle)]
+        return failing
+
+    def _is_sampled(self, columns: Columns, row: int) -> bool:
+        """Return whether all values of a row are within what the sample showed."""
+        baseline = self.manifest.baseline.features if self.manifest.baseline else {}
+        pairs = zip(self.types, columns, strict=True) if self.types else ()
+        return bool(baseline) and all(
+            kind.is_sampled(column[row], baseline[kind.feature.name])
+            for kind, column in pairs
+            if kind.feature.name in baseline
+        )
+
+    def _can_score(self, columns: Columns, deadline: float | None) -> bool:
+        """Return whether the model scores all rows. Raise DeadlineExceeded."""
+        try:
+            self._score_outputs(columns, deadline)
+        except DeadlineExceeded:
+            raise
+        except ApiError:
+            return False
+        return True
+
+    def _example_columns(self) -> Columns:
+        """Return the contract's example, of a tensor contract the first golden row."""
+        instance = example(self.manifest)
+        if not self.types:
+            from handler.release import golden
+
+            with contextlib.suppress(ArtifactError):
+                instance = golden.read(self._directory)[0].instance
+        return self.validator.parse(orjson.dumps({"instances": [instance]}))
+
+
+@contextlib.contextmanager
+def _request_rows(indices: Sequence[int]) -> Iterator[None]:
+    """Have a BadOutput name rows of the request instead of rows of the run."""
+    try:
+        yield
+    except BadOutput as error:
+        error.rows = [indices[i] for i in error.rows]
+        raise
 
 
 def _concat_in_request_order(runs: _Runs, selected: Sequence[bool]) -> list[Array]:

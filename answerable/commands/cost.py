@@ -168,3 +168,9 @@ def main(args: argparse.Namespace) -> int:
     table.add_row(f"with {month.requests:,} requests", "", "", f"{total:,.2f}")
     Console().print(table)
     return 0
+
+
+def of_model(model: Manifest) -> dict[str, int]:
+    """Return the fields of a month that the model decides."""
+    metrics, alarms = watched(model, "all")
+    return {"drift_metrics": metrics, "drift_alarms": alarms}

@@ -6,9 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
+from answerable.commands import conformance, cost
 from answerable.packing import graph, provenance, summary
 from answerable.packing.errors import PackError
-from answerable.packing.pack import pack
+from answerable.packing.pack import Packed, pack
+from answerable.terminal import plain
+from handler.release import golden
 from infra.project import ARTIFACTS
 
 
@@ -92,8 +95,25 @@ def main(args: argparse.Namespace) -> int:
     try:
         with progress.status("Packing") as status:
             packed = pack(**arguments(args), progress=lambda step: status.update(f"{step} …"))
+            status.update("Checking that the contract is kept …")
+            facts = {**packed.facts, "conformance": _conformance(packed)}
     except PackError as error:
-        progress.print(f"pack: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        progress.print(plain(f"pack: {error}", "red"), soft_wrap=True)
         return 2
-    summary.show(out, packed.manifest, packed.directory, packed.facts)
+    fields: dict[str, Any] = {**cost.of_model(packed.manifest)}
+    dollars = sum(item.dollars for item in cost.bill(cost.Month(**fields)))
+    facts["an idle month"] = f"about {dollars:.2f} USD, once deployed (answerable cost)"
+    facts["the stack"] = "answerable synth dev writes it, answerable deploy dev deploys it"
+    summary.show(out, packed.manifest, packed.directory, facts)
     return 0
+
+
+def _conformance(packed: Packed) -> str:
+    """Return how many requests, at most 50 of a kind, were answered as the contract says."""
+    rows, send = golden.read(packed.directory), conformance.local(packed.directory)
+    results = conformance.check(packed.manifest, rows, send, over_http=False, most=50)
+    sent = sum(counts.total() for counts in results.values())
+    differing = sent - sum(counts[""] for counts in results.values())
+    if differing:
+        return f"{differing} of {sent:,} requests differ: answerable conformance lists them"
+    return f"{sent:,} requests answered as the contract says"

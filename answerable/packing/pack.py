@@ -32,6 +32,7 @@ from answerable.packing import (
 )
 from answerable.packing import sample as samples
 from answerable.packing.errors import PackError
+from answerable.terminal import number
 from handler import manifest as manifests
 from handler import scoring
 from handler.errors import ArtifactError
@@ -39,7 +40,7 @@ from handler.manifest import Alarms, Execution, Manifest, OutcomeValue, Output, 
 from infra.project import ARTIFACTS
 
 GOLDEN = "golden.jsonl"
-NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # of stacks, alarms and paths
 # https://semver.org
 VERSION = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
@@ -102,12 +103,13 @@ def pack(
         sources = provenance.Sources(model_file, sample_file)
         lineage = provenance.lineage(reason, sources, _producer(source), metrics or {}, target)
 
+    before = artifact.packed_version(target)
     with artifact.staged(target) as directory:
         progress("Optimising the graph")
         optimised = graph.optimise(source.model, optimize)
         graph.save(optimised, directory)
 
-        progress("Running the sample")
+        progress(f"Running {_rows(execution.n_rows(sample.feeds))} of the sample")
         session = graph.session(directory / graph.MODEL, graph.as_packed())
         run = execution.runner(session)
         quantised = graph.quantises_dynamically(source.model)
@@ -164,10 +166,10 @@ def pack(
         if threads is None:
             progress("Measuring threads")
             times = execution.threads(directory, draft, sample.feeds)
-            number = execution.choose_threads(times)
-            draft = draft._replace(execution=Execution(number, batch))
+            chosen = execution.choose_threads(times)
+            draft = draft._replace(execution=Execution(chosen, batch))
             many = min(execution.MEASURED_ROWS, draft.limits.rows, execution.n_rows(sample.feeds))
-            measured = f"{number} ({_times(times, many)})"
+            measured = f"{chosen} ({_times(times, many)})"
 
         progress("Writing golden rows")
         rows = golden.choose(sample)
@@ -180,19 +182,28 @@ def pack(
             scorer, originals, sample, [row for _, row in rows], tolerance
         )
         version_check.check(target, manifest, replace)
+    same, plain = (number(float(f"{x:.1g}")) for x in (same_level, unoptimised))
     facts = {
         "threads": measured,
         "golden": _rows(len(rows)),
-        "verified": f"{_rows(compared)}, at most {same_level:.1g} from onnxruntime's answers at "
-        f"this optimisation, and {unoptimised:.1g} without any",
+        "verified": f"{_rows(compared)}, at most {same} from onnxruntime's answers at this "
+        f"optimisation, and {plain} without any",
         "found by probing": "; ".join(found) or "the graph takes what the contract accepts",
     }
+    if before and before != version:
+        facts["replaces"] = f"{before}, which stays as {name}@{before}: " + (
+            f"answerable diff {name}@{before} {name}"
+        )
     return Packed(manifest, target, facts | ({"note": "; ".join(notes)} if notes else {}))
 
 
 def _check_words(name: str, version: str, owner: str, reason: str, threads: int | None) -> None:
     if not NAME.fullmatch(name):
-        raise PackError("name: lower-case letters, digits and hyphens only, as in credit-risk")
+        spelt = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:40]
+        raise PackError(
+            f"name: a letter, then at most 39 letters, digits and hyphens, all lower-case; "
+            f"for example {spelt or 'churn'}"
+        )
     if not VERSION.fullmatch(version):
         raise PackError("version: a semantic version is needed, as 1.0.0 or 2.1.0-rc.1")
     for option, text in (("owner", owner), ("reason", reason)):
@@ -249,7 +260,9 @@ def _sample_file(X: Any, inputs: Sequence[Tensor], folder: Path) -> Path | None:
 
 
 def _producer(source: graph.Source) -> str:
-    return f"{source.model.producer_name} {source.model.producer_version}".strip()
+    """Return the exporter's name and version; some write their whole build log there."""
+    text = f"{source.model.producer_name} {source.model.producer_version}".strip()
+    return text.split("\n")[0][:80]
 
 
 def _originals(
@@ -306,11 +319,11 @@ def _times(times: dict[int, list[float]], rows: int) -> str:
     """What was measured, in words."""
     sizes = " / ".join(["1 row", _rows(rows)][: len(times[1])])
     parts = [
-        f"{number}: {' / '.join(f'{1000 * seconds:.2g}' for seconds in measured)} ms"
-        for number, measured in times.items()
+        f"{count}: {' / '.join(number(float(f'{1000 * seconds:.2g}')) for seconds in measured)} ms"
+        for count, measured in times.items()
     ]
     return f"a run of {sizes} takes with {', '.join(parts)}"
 
 
-def _rows(number: int) -> str:
-    return f"{number} row{'s' * (number != 1)}"
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"

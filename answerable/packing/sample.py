@@ -23,7 +23,8 @@ class Sample(NamedTuple):
     """A sample: `feeds` are the graph's inputs, with the instances as the leading axis.
 
     `types` and `columns` (the features' values in their JSON form) are empty for a tensor
-    contract. `origin` names an instance. `batch` is what the graph and the sample's shapes say about the rows.
+    contract. `origin` names an instance. `batch` is what the graph and the sample's shapes say
+    about the rows.
     """
 
     feeds: Samples
@@ -115,6 +116,11 @@ def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
     for tensor in inputs:
         expected = row_shape(tensor.shape, batch)
         arrays[tensor.name] = _fit(arrays[tensor.name], tensor, expected, path.name)
+        if 0 in arrays[tensor.name].shape[1:-1]:  # [2, 0, 4] and [2, 0, 5] are one list in JSON
+            raise PackError(
+                f"{path.name}: {tensor.name} has an empty axis before another, whose length JSON "
+                "cannot say; give a sample without empty axes"
+            )
     if not len(arrays[inputs[0].name]):
         raise PackError(f"{path.name} has no instances; a sample needs at least one")
     return Sample({name: arrays[name] for name in wanted}, batch)

@@ -9,8 +9,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from answerable.packing.limits import MAX_ROWS
+from answerable.terminal import number, plain
 from handler import feature_types
-from handler.manifest import BY_CLASS, Manifest
+from handler.manifest import BY_CLASS, Manifest, Output
 
 
 def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str, str]) -> None:
@@ -18,7 +20,7 @@ def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str,
     parts: list[Any] = [_features(manifest)] if manifest.features else [_inputs(manifest)]
     parts += [_outputs(manifest), _facts(manifest, facts)]
     title = Text.assemble(("Packed ", "bold"), (f"{manifest.name} {manifest.version}", "bold cyan"))
-    console.print(title, Text(f"in {directory}", overflow="fold"))
+    console.print(title, plain(f"in {directory}"))
     console.print(Group(*parts))
 
 
@@ -36,7 +38,8 @@ def _features(manifest: Manifest) -> Table:
         feature = kind.feature
         share = manifest.baseline.features[feature.name].missing_share if manifest.baseline else 0
         missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
-        table.add_row(feature.name, feature.type, kind.span(), missing, kind.policy())
+        cells = (feature.name, feature.type, kind.span(), missing, kind.policy())
+        table.add_row(*map(plain, cells))
     return table
 
 
@@ -51,16 +54,28 @@ def _shape(shape: tuple[int | None, ...]) -> str:
 def _inputs(manifest: Manifest) -> Table:
     table = _table("input", "type", "shape")
     for tensor in manifest.inputs:
-        table.add_row(tensor.name, tensor.dtype, _shape(tensor.shape))
+        table.add_row(*map(plain, (tensor.name, tensor.dtype, _shape(tensor.shape))))
     return table
 
 
 def _outputs(manifest: Manifest) -> Table:
-    table = _table("output", "kind", "in the sample")
+    decisions = ["decision"] * any(output.decision for output in manifest.outputs)
+    table = _table("output", "kind", "in the sample", *decisions)
     for output in manifest.outputs:
         seen = list(_seen(manifest, output.name)) or [f"{output.dtype}, {_shape(output.shape)}"]
-        table.add_row(output.name, output.kind, ", ".join(seen))
+        cells = [output.name, output.kind, ", ".join(seen), _decision(output)]
+        table.add_row(*map(plain, cells[: len(table.columns)]))
     return table
+
+
+def _decision(output: Output) -> str:
+    if not (decision := output.decision):
+        return ""
+    of = "" if decision.class_label is None else f" of {decision.class_label}"
+    text = f"{decision.above} from {number(decision.threshold)}{of}, else {decision.below}"
+    if decision.review:
+        text += f"; review {' to '.join(map(number, decision.review))}"
+    return text
 
 
 def _seen(manifest: Manifest, name: str) -> Iterator[str]:
@@ -77,7 +92,8 @@ def _seen(manifest: Manifest, name: str) -> Iterator[str]:
             label = key.removeprefix(f"{name}.")
             yield f"{label}: {found.values[0]:.2f} to {found.values[-1]:.2f}"
         else:
-            yield f"{found.values[0]:.4g} to {found.values[-1]:.4g} {output.unit}".rstrip()
+            low, high = (number(float(found.values[i])) for i in (0, -1))
+            yield f"{low} to {high} {output.unit}".rstrip()
 
 
 def _facts(manifest: Manifest, facts: dict[str, str]) -> Table:
@@ -88,11 +104,12 @@ def _facts(manifest: Manifest, facts: dict[str, str]) -> Table:
     limits = manifest.limits
     rows = {
         "files": ", ".join(files),
-        "limits": f"{limits.rows} rows, {size(limits.body_bytes)} in, "
-        f"{size(limits.response_bytes)} out",
+        "limits": f"{limits.rows:,} rows, {size(limits.body_bytes)} in, "
+        f"{size(limits.response_bytes)} out"
+        + (", because Lambda takes and gives 6 MB" if limits.rows < MAX_ROWS else ""),
     }
     for name, fact in (rows | facts).items():
-        table.add_row(name, fact)
+        table.add_row(plain(name), plain(fact))
     return table
 
 

@@ -40,23 +40,32 @@ from handler.scoring import Scorer
 from handler.validate import MESSAGES, PointerFor, accepts_arbitrary_text
 
 
-def columns(scorer: Scorer, request: Request) -> Columns:
-    """Return the validated columns of a body in any of the formats. Raise an ApiError."""
+def parse(scorer: Scorer, request: Request) -> tuple[Columns, Callable[[int], str]]:
+    """Return the validated columns of a body in any of the formats, and the pointers of its rows.
+
+    Raise an ApiError.
+    """
     limit, media_type = scorer.manifest.limits.body_bytes, http_body.content_type(request)
     if media_type == CSV:
-        return _parse_csv(scorer, http_body.read_binary(request, limit))
+        return _parse_csv(scorer, http_body.read_binary(request, limit)), pointer
     if media_type == NPY:
-        return _array_columns(scorer, _parse_npy(http_body.read_binary(request, limit)))
+        return _array_columns(scorer, _parse_npy(http_body.read_binary(request, limit))), pointer
     return _parse_json(scorer, http_body.read_json(request, limit))
 
 
-def _parse_json(scorer: Scorer, body: str | bytes) -> Columns:
+def _parse_json(scorer: Scorer, body: str | bytes) -> tuple[Columns, Callable[[int], str]]:
     document = scorer.validator.parse_json(body, lists_per_row=len(scorer.manifest.features))
     reject_duplicate_keys(body, document)
     names = [name for name in FORMATS if isinstance(document, dict) and name in document]
     if len(names) != 1:
         raise violation_error("", "missing", f"must have one of {', '.join(FORMATS)}")
-    return FORMATS[names[0]](scorer, document[names[0]])
+    content, where = document[names[0]], names
+    columns = FORMATS[names[0]](scorer, content)
+    if names == ["dataframe_split"]:
+        where = [*names, "data"]
+    elif isinstance(content, dict):  # by column: a row has no pointer
+        return columns, lambda row: pointer(*where)
+    return columns, lambda row: pointer(*where, row)
 
 
 def _instances(format_name: str) -> Callable[[Scorer, Any], Columns]:

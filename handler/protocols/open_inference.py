@@ -302,6 +302,11 @@ def _tensor_array(
     return values.reshape(shape)
 
 
+def row_pointer(row: int) -> str:
+    """Return what a violation of a whole row points at: its values are in several inputs."""
+    return "/inputs"
+
+
 def string_tensor(ids: Sequence[bytes]) -> Array:
     """Return ids as a tensor of strings, [rows]."""
     return np.array([id.decode() for id in ids], object)

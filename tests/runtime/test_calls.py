@@ -50,10 +50,10 @@ def check(environment: Environment) -> None:
 
 @pytest.mark.fault(
     "The model's run fails, or asks for more memory than the process may have",
-    "500, a fault, without the model's own words; the next answer is a fresh process's",
+    "422 at the row, without the model's own words; the next answer is a fresh process's",
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
-def test_a_failed_run_is_a_fault_and_the_next_call_works(tmp_path: Path) -> None:
+def test_a_failed_run_is_the_row_s_and_the_next_call_works(tmp_path: Path) -> None:
     with Environment(artifact.hungry(tmp_path)) as environment:
         assert environment.predict(GOOD).status == 200
         pid = environment.process.pid
@@ -62,8 +62,13 @@ def test_a_failed_run_is_a_fault_and_the_next_call_works(tmp_path: Path) -> None
         resource.prlimit(pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         for x in (FAILING, HUNGRY, FAILING):
             told = environment.predict(x)
-            assert told.status == 500
-            assert told.answer["detail"].startswith("the model failed (")
+            assert told.status == 422
+            (violation,) = told.answer["errors"]
+            assert violation == {
+                "pointer": "/instances/0",
+                "code": "model_rejected",
+                "message": "the model cannot score row 0",
+            }
             check(environment)
 
 

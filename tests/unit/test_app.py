@@ -200,12 +200,14 @@ def test_a_run_over_the_deadline_is_504_and_the_next_call_works(tmp_path: Path) 
     assert endless(good, Context())["statusCode"] == 200
 
 
-def test_an_unusable_answer_is_a_500_and_strict_json(tmp_path: Path, capsys: Capture) -> None:
+def test_a_row_without_a_finite_answer_is_a_422_and_strict_json(
+    tmp_path: Path, capsys: Capture
+) -> None:
     log = app.create(Settings(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"]))))
     answer = log(events.rest('{"instances":[{"x":0}]}'), Context())
-    assert answer["statusCode"] == 500
-    assert body(answer)["type"].endswith("bad-output")
-    assert lines(capsys)[-1]["ServerErrors"] == 1
+    assert answer["statusCode"] == 422
+    assert body(answer)["errors"][0]["code"] == "model_rejected"
+    assert lines(capsys)[-1]["ClientErrors"] == 1
 
 
 @pytest.mark.fault(

@@ -140,7 +140,7 @@ def test_conformance_finds_an_accepted_value_that_the_graph_cannot_take(tmp_path
                "minimum": 1.0, "out_of_range": "accept"}  # fmt: skip
     directory = artifact.hungry(tmp_path / "hungry", features=[feature])
     _, wrong = differed(directory)
-    assert wrong["accepted: at the sample's bounds"] == {"/predict: 500 instead of 200"}
+    assert wrong["accepted: at the sample's bounds"] == {"/predict: 422 instead of 200"}
 
 
 def run(*words: str) -> int:

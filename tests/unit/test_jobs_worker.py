@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from handler import prediction_id
-from handler.errors import NotFound
+from handler.errors import BadOutput, NotFound, ServerError
 from handler.jobs import storage, worker
 from handler.scoring import Scorer
 from handler.settings import Settings
@@ -214,8 +214,8 @@ def test_a_breach_that_only_scoring_finds_points_into_its_own_message(
 
 
 @pytest.mark.fault(
-    "The model fails on one message of a batch",
-    "That one goes back to the queue, the others have their results",
+    "The model fails on the values of one message of a batch",
+    "That one has a failed result, 422 at the row; the others have their predictions",
 )
 def test_one_message_that_the_model_fails_on_does_not_fail_its_neighbours(
     tmp_path: Path, memory: Memory, capsys: Capture
@@ -223,10 +223,13 @@ def test_one_message_that_the_model_fails_on_does_not_fail_its_neighbours(
     handle = made(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])), memory)
     sent = [record(f'{{"instances":[{{"x":{i}}}]}}', f"m{i}") for i in range(10)]
     for _ in range(2):  # the pace unknown, and known
-        assert returned(handle(event(*sent), Context())) == ["m0"]
-    assert set(memory.objects) == {f"jobs/m{i}/result.json" for i in range(1, 10)}
+        assert returned(handle(event(*sent), Context())) == []
+    assert set(memory.objects) == {f"jobs/m{i}/result.json" for i in range(10)}
+    (violation,) = result(memory, "m0")["problem"]["errors"]
+    assert (violation["pointer"], violation["code"]) == ("/instances/0", "model_rejected")
+    assert result(memory, "m1")["result"]["predictions"][0]["y"] == 0
     line = json.loads(capsys.readouterr().out.splitlines()[0])
-    assert (line["message_id"], line["problem"]) == ("m0", "bad-output")
+    assert (line["job"], line["problem"]) == ("m0", "contract-violation")
 
 
 @pytest.mark.fault(
@@ -310,9 +313,17 @@ def test_a_request_that_is_not_there_fails_after_the_last_receive(
 )
 @pytest.mark.parametrize("receives", [1, 4, 5, 6])
 def test_a_job_whose_run_fails_for_good_ends_as_a_failed_result(
-    tmp_path: Path, memory: Memory, capsys: Capture, receives: int
+    tmp_path: Path,
+    memory: Memory,
+    capsys: Capture,
+    receives: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    handle = made(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])), memory)
+    def fail(*_: Any) -> Any:
+        raise BadOutput("y does not have the shape of the contract")
+
+    handle = made(artifact.ratio(tmp_path, helper.make_node("Identity", ["x"], ["y"])), memory)
+    monkeypatch.setattr(Scorer, "score_columns", fail)
     ticket = storage.submit(memory_store.store(memory), b'{"instances":[{"x":0}]}')
     sent = [record(memory.sent[0], "claim", receives=receives),
             record('{"instances":[{"x":0}]}', "own", receives=receives)]  # fmt: skip
@@ -629,8 +640,18 @@ def test_without_a_context_it_works_too(handle: Handle) -> None:
     "A message of a FIFO group fails",
     "What follows in its group goes back too, so that the order holds",
 )
-def test_a_group_stops_at_its_first_failure(tmp_path: Path, memory: Memory) -> None:
-    handle = made(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])), memory)
+def test_a_group_stops_at_its_first_failure(
+    tmp_path: Path, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_columns = Scorer.score_columns
+
+    def fail(scorer: Scorer, columns: Any, *more: Any) -> Any:
+        if 0 in columns[0]:
+            raise ServerError("the model failed")
+        return score_columns(scorer, columns, *more)
+
+    handle = made(artifact.ratio(tmp_path, helper.make_node("Identity", ["x"], ["y"])), memory)
+    monkeypatch.setattr(Scorer, "score_columns", fail)
     sent = [
         record(f'{{"instances":[{{"x":{0 if i == 3 else 1}}}]}}', f"{group}{i}", group)
         for i in range(6)

@@ -1,11 +1,16 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from handler import manifest
+from handler import app, manifest
 from handler.errors import ArtifactError
+from handler.settings import Settings
+from tests.fixtures import events
+from tests.fixtures.artifact import DIABETES
+from tests.fixtures.events import Context
 
 
 def text(path: Path) -> dict[str, Any]:
@@ -69,3 +74,39 @@ def test_what_is_no_manifest_is_refused(content: str) -> None:
 def test_a_missing_manifest_is_an_artifact_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"manifest\.json"):
         manifest.read(tmp_path)
+
+
+@pytest.mark.fault(
+    "a manifest contradicts itself: dtype, column, baseline, output shape, a value of another type",
+    "the function lives and answers 503 with the reason; its import does not fail",
+)
+@pytest.mark.parametrize(
+    ("path", "to", "said"),
+    [
+        (("inputs", 0, "dtype"), "float31", "float31"),
+        (("inputs", 0, "dtype"), "bool", "cannot be of type"),
+        (("outputs", 0, "dtype"), "object", "object"),
+        (("inputs", 1, "name"), "age", "one name"),
+        (("inputs", 0, "shape"), [], "axis for the rows"),
+        (("features", 0, "column"), 3, "columns"),
+        (("features", 0, "column"), -1, "columns"),
+        (("features", 0, "minimum"), "x", "wrong type"),
+        (("features", 1, "categories"), [], "categories"),
+        (("outputs", 0, "shape"), [None, 3], "progression"),
+        (("outputs", 0, "kind"), "probabilities", "0 classes"),
+        (("baseline", "features", "age", "values"), [1.0], "differ in length"),
+        (("baseline", "features", "age", "cdf_left"), [], "differ in length"),
+        (("baseline", "features", "age", "missing_share"), 7.0, "share"),
+        (("baseline", "features", "age", "values", 0), "x", "no number"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_a_503(
+    tmp_path: Path, path: tuple[Any, ...], to: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(DIABETES, directory)
+    (directory / manifest.FILE_NAME).write_text(spoil(text(directory), *path, to=to))
+    (directory / manifest.DIGEST_FILE_NAME).unlink()
+    answer = app.create(Settings(directory))(events.rest("{}", "/predict"), Context())
+    assert answer["statusCode"] == 503
+    assert said in json.loads(answer["body"])["detail"]

@@ -587,7 +587,7 @@ def test_the_deadline_and_a_bad_output(tmp_path: Path) -> None:
     assert endless(event, Context(400))["statusCode"] == 504
     log = artifact.ratio(tmp_path / "log", helper.make_node("Log", ["x"], ["y"]))
     status, problem, _ = ask(app.create(Settings(log)), as_json({"x": np.zeros((1, 1), "f4")}))
-    assert (status, problem["type"]) == (500, "urn:answerable:problem:bad-output")
+    assert (status, told(problem)) == (422, [("/inputs", "model_rejected")])
 
 
 @pytest.mark.fault(

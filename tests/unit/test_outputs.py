@@ -73,7 +73,7 @@ WIDER = [
     helper.make_node("Concat", ["rows", "times"], ["repeats"], axis=0),
     helper.make_node("Tile", ["x", "repeats"], ["y"]),
 ]
-BAD: dict[str, tuple[list[Any], dict[str, Any], int]] = {
+NON_FINITE: dict[str, tuple[list[Any], dict[str, Any], int]] = {
     "infinite": ([node("Log")], {}, FLOAT),
     "not a number": ([helper.make_node("Div", ["x", "x"], ["y"])], {}, FLOAT),
     "a probability": (
@@ -95,6 +95,8 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], int]] = {
         {"dtype": "float16"},
         TensorProto.FLOAT16,
     ),
+}
+WRONG_SHAPE: dict[str, tuple[list[Any], dict[str, Any], int]] = {
     "fewer rows": (NONZERO, {"dtype": "int64"}, INT64),
     "wider": (WIDER, {"shape": [None, None], "kind": "probabilities", "classes": ["a"]}, FLOAT),
     "wider value": (WIDER, {"shape": [None, None]}, FLOAT),
@@ -102,14 +104,52 @@ BAD: dict[str, tuple[list[Any], dict[str, Any], int]] = {
 
 
 @pytest.mark.fault(
-    "the model answers NaN, Inf, or in another shape than its contract says",
+    "the model answers NaN or Inf for a row, but not for its own example",
+    "422 model_rejected and the metric ClientErrors on every protocol; a job has failed with that",
+)
+@pytest.mark.parametrize("case", NON_FINITE)
+def test_a_row_without_a_finite_answer_is_rejected_everywhere(
+    case: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = made(tmp_path, *NON_FINITE[case])
+    api, worker = adversarial.handlers(directory, memory := Memory(), monkeypatch)
+    for name, event in events(1.0).items():
+        assert api(event, Context())["statusCode"] == 200, name
+    capsys.readouterr()
+    for name, event in events(0.0).items():
+        answer = api(event, Context())
+        assert answer["statusCode"] == 422, name
+        (violation,) = adversarial.checked(answer)["errors"]
+        assert violation["code"] == "model_rejected", name
+        record = json.loads(capsys.readouterr().out)
+        assert (record["ServerErrors"], record["ClientErrors"]) == (0, 1)
+    good, bad = (memory_store.record(body(x), name) for x, name in ((1.0, "good"), (0.0, "bad")))
+    assert worker(memory_store.event(good, bad), Context()) == {"batchItemFailures": []}
+    result = adversarial.strict(memory.objects["jobs/bad/result.json"][0])
+    assert result["problem"]["errors"][0]["code"] == "model_rejected"
+
+
+@pytest.mark.parametrize("case", ["infinite", "a tensor"])
+def test_a_model_without_a_finite_answer_to_its_own_example_is_at_fault(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes, output, _ = NON_FINITE[case]  # a tensor contract's example is 0
+    directory = artifact.ratio(tmp_path, *nodes, features=[], outputs=[{**OUTPUT, **output}])
+    api, _ = adversarial.handlers(directory, Memory(), monkeypatch)
+    sent = json.dumps({"instances": [{"x": [0]}]})
+    answer = api(protocols.event(sent, "/predict"), Context())
+    assert adversarial.checked(answer)["type"].endswith("bad-output")
+
+
+@pytest.mark.fault(
+    "the model answers in another shape than its contract says",
     "500 bad-output and the metric ServerErrors on every protocol; a job comes again",
 )
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("case", WRONG_SHAPE)
 def test_a_bad_answer_is_a_problem_everywhere(
     case: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = made(tmp_path, *BAD[case])
+    directory = made(tmp_path, *WRONG_SHAPE[case])
     api, worker = adversarial.handlers(directory, memory := Memory(), monkeypatch)
     for name, event in events(1.0).items():
         assert api(event, Context())["statusCode"] == 200, name

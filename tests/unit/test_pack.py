@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from onnx import TensorProto, helper
 
 from answerable.__main__ import main
 from answerable.commands import pack as command
-from answerable.packing import execution, graph
+from answerable.packing import execution, graph, verification
+from answerable.packing import pack as pack_module
 from answerable.packing.errors import PackError
 from answerable.packing.pack import pack
 from handler import manifest as manifests
@@ -116,6 +118,69 @@ def test_classes_are_found_without_zipmap(packed: Packer, model: Callable[[], by
     assert [output.kind for output in manifest.outputs] == ["label", "probabilities"]
     assert len(manifest.outputs[0].classes) == 3
     assert manifest.outputs[0].classes == manifest.outputs[1].classes
+
+
+def scores(post_transform: str = "NONE") -> bytes:
+    """Return a linear classifier of x [N, 1] whose scores are x and -x, or their softmax."""
+    node = helper.make_node(
+        "LinearClassifier",
+        ["x"],
+        ["label", "probabilities"],
+        domain="ai.onnx.ml",
+        classlabels_strings=["yes", "no"],
+        coefficients=[1.0, -1.0],
+        intercepts=[0.0, 0.0],
+        post_transform=post_transform,
+    )
+    outputs = [
+        models.tensor("label", ["N"], TensorProto.STRING),
+        models.tensor("probabilities", ["N", 2]),
+    ]
+    return models.graph([node], [models.tensor("x", ["N", 1])], outputs, None, **{"ai.onnx.ml": 3})
+
+
+def test_pack_scores_are_not_called_probabilities(packed: Packer) -> None:
+    table = {"x": [-0.834, 0.5, 2.0]}
+    manifest = packed(scores(), table)
+    assert [(o.name, o.kind) for o in manifest.outputs] == [
+        ("label", "label"),
+        ("scores", "scores"),
+    ]
+    assert ask([{"x": -0.834}]) == [{"label": "no", "scores": {"yes": -0.834, "no": 0.834}}]
+    assert packed(scores("SOFTMAX"), table, "--replace").outputs[1].kind == "probabilities"
+
+
+def test_pack_scores_stated_as_probabilities_are_refused(packed: Packer) -> None:
+    contract = '[outputs.probabilities]\nkind = "probabilities"'
+    with pytest.raises(PackError, match="0 to 1 and add up to 1"):
+        packed(scores(), {"x": [-0.834, 0.5, 2.0]}, contract=contract)
+
+
+def test_pack_difference_by_optimisation_is_refused_with_the_remedy(
+    packed: Packer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pack_module._originals
+
+    def shifted(*args: Any) -> tuple[verification.Originals, list[str]]:
+        originals, notes = read(*args)
+        plain = originals.plain
+        return originals._replace(plain=lambda feeds: [y + 0.001 for y in plain(feeds)]), notes
+
+    monkeypatch.setattr(pack_module, "_originals", shifted)
+    table = models.regressor_table()
+    with pytest.raises(PackError, match=r"optimising the graph changes its answers .*--tolerance"):
+        packed(models.regressor(), table)
+    assert packed(models.regressor(), table, "--tolerance", "0.01")
+
+
+def test_pack_empty_axis_before_another_is_refused(packed: Packer) -> None:
+    model = models.graph(
+        [helper.make_node("Abs", ["x"], ["y"])],
+        [models.tensor("x", ["a", "b", 4])],
+        [models.tensor("y", ["a", "b", 4])],
+    )
+    with pytest.raises(PackError, match="empty axis before another"):
+        packed(model, {"x": np.zeros((2, 3, 0, 4), np.float32)})
 
 
 def test_a_regressor_of_one_tensor(packed: Packer) -> None:
@@ -484,7 +549,7 @@ def test_samples_that_are_none(packed: Packer) -> None:
     [
         (["--version", "1.0"], "semantic version"),
         (["--version", "v1.0.0"], "semantic version"),
-        (["--name", "My_Model"], "name: "),
+        (["--name", "My_Model"], "for example my-model"),
         (["--owner", " "], "owner: "),
         (["--metric", "mae"], "metric"),
         (["--metric", "mae=nan"], "metric"),
@@ -731,3 +796,37 @@ def test_what_cannot_be_compared_is_said(packed: Packer) -> None:
     Path("model_artifacts/model/manifest.json").write_text("{}")
     with pytest.raises(PackError, match=r"cannot be compared \(manifest\.json: .*move it away"):
         packed(models.regressor(), models.regressor_table())
+
+
+def test_the_summary_tells_what_is_coming(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    table = models.regressor_table()
+    table["[/x] \x1b[31m"] = table.pop("a")
+    Path("m.onnx").write_bytes(models.regressor())
+    Path("d.csv").write_text(models.csv(table))
+    Path("c.toml").write_text(
+        "[outputs.value.decision]\nthreshold = 20.000000001\nabove = 'call'\nbelow = 'leave'\n"
+        "review = [19, 21]\n"
+    )
+    words = ["pack", "m.onnx", "--reference", "d.csv", "--threads", "1", "--contract", "c.toml"]
+    for version in ("1.0.0", "1.0.1"):
+        assert main([*words, *WORDS, "--version", version]) == 0
+    out = capsys.readouterr().out
+    text = " ".join(out.split())
+    assert "[/x] \\x1b[31m" in out
+    assert "\x1b" not in out
+    assert "call from 20, else leave; review 19 to 21" in text
+    assert re.search(r"conformance [\d,]+ requests answered as the contract says", text)
+    assert re.search(r"an idle month about \d+\.\d\d USD", text)
+    assert "replaces 1.0.0, which stays as model@1.0.0: answerable diff model@1.0.0 model" in text
+    assert not re.search(r"\d\.\d{8}", out)
+
+
+def test_a_producer_that_logs_is_cut(packed: Packer) -> None:
+    model = onnx.load_from_string(models.regressor())
+    model.producer_version = "1.2.8\n" + "built by somebody\n" * 10
+    manifest = packed(model.SerializeToString(), models.regressor_table())
+    assert manifest.producer == "skl2onnx 1.2.8"
+    assert manifest.lineage.versions["skl2onnx"] == "1.2.8"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from handler.errors import ArtifactError, BadOutput, ContractViolation
+from handler.errors import ArtifactError, ContractViolation
 from handler.scoring import Scored, Scorer, load
 from tests.fixtures import artifact
 from tests.fixtures.artifact import ECHO_FEATURES, FLOAT, INT64
@@ -231,13 +231,14 @@ def test_a_tensor_model_that_cannot_take_zeros_is_served(tmp_path: Path) -> None
 
 @pytest.mark.fault(
     "The model answers NaN or infinity",
-    "500, never a null or an invalid document",
+    "422 at the row, never a null or an invalid document",
 )
-def test_an_answer_that_is_not_finite_is_a_fault_not_a_null(tmp_path: Path) -> None:
+def test_an_answer_that_is_not_finite_is_a_violation_not_a_null(tmp_path: Path) -> None:
     scorer = load(artifact.ratio(tmp_path, helper.make_node("Log", ["x"], ["y"])))
     assert score(scorer, {"x": 1}) == [{"y": 0}]
-    with pytest.raises(BadOutput):
+    with pytest.raises(ContractViolation) as caught:
         score(scorer, {"x": 1}, {"x": 0})
+    assert caught.value.violations[0].pointer == "/instances/1"
 
 
 @pytest.mark.fault(
