@@ -12,6 +12,7 @@ from aws_cdk import aws_logs_destinations as destinations
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from infra.alarms import MonitoringContext
 from infra.function import ModelFunction
 from infra.suppress_nag import suppress_nag
 
@@ -24,9 +25,15 @@ ARCHIVED = ("request", "job", "outcomes")  # messages of the log
 
 
 class Archive(Construct):
-    """The bucket, the delivery stream, and the subscriptions of the functions' log groups."""
+    """The bucket, the delivery stream with its alarm, and the log groups' subscriptions."""
 
-    def __init__(self, scope: Construct, id: str, functions: list[ModelFunction]) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        context: MonitoringContext,
+        functions: list[ModelFunction],
+    ) -> None:
         super().__init__(scope, id)
         self.bucket = s3.Bucket(
             self,
@@ -75,6 +82,18 @@ class Archive(Construct):
         self.stream.node.add_dependency(writer)
         # CDK adds a mapping of addresses, which only a stream in a VPC uses
         assert cdk.Stack.of(self).node.try_remove_child("@aws-cdk--aws-kinesisfirehose.CidrBlocks")
+        self.alarm = context.alarm(
+            self,
+            "archive-delivery",
+            "Records wait for over an hour to be delivered to S3.",
+            self.stream.metric(
+                "DeliveryToS3.DataFreshness",  # seconds
+                statistic="Maximum",
+                period=cdk.Duration.minutes(15),
+            ),
+            threshold=3600,
+            notify=context.ticket,
+        )
         pattern = " || ".join(f'($.message = "{message}")' for message in ARCHIVED)
         for function in functions:
             logs.SubscriptionFilter(

@@ -12,7 +12,7 @@ def test_the_archive_is_off_by_default(template: Template) -> None:
 
 
 def test_records_are_partitioned_after_they_are_taken_apart(synth: Synth) -> None:
-    template = synth.template("archive=true", "log_payloads=full", "drift_alarms=outputs")
+    template = synth.template("archive=true", "log_payloads=full")
     stream = template.one("AWS::KinesisFirehose::DeliveryStream")["Properties"]
     target = stream["ExtendedS3DestinationConfiguration"]
     for word in ("model=", "version=", "date="):
@@ -30,7 +30,7 @@ def test_records_are_partitioned_after_they_are_taken_apart(synth: Synth) -> Non
 
 
 def test_the_archive_keeps_what_it_has(synth: Synth) -> None:
-    template = synth.template("archive=true", "log_payloads=full", "drift_alarms=outputs")
+    template = synth.template("archive=true", "log_payloads=full")
     bucket = template.one("AWS::S3::Bucket")
     assert bucket["DeletionPolicy"] == "RetainExceptOnCreate"
     assert bucket["UpdateReplacePolicy"] == "Retain"
@@ -49,3 +49,12 @@ def test_records_of_every_function_are_archived(synth: Synth) -> None:
         assert item["RoleArn"]
         for message in ("request", "job", "outcomes"):
             assert f'$.message = "{message}"' in item["FilterPattern"]
+
+
+def test_a_delivery_that_stops_makes_a_ticket(synth: Synth) -> None:
+    template = synth.template("archive=true", "jobs=true", "auth=api-key")
+    (alarm,) = [a for name, a in template.alarms().items() if name.startswith("Archive")]
+    assert alarm["AlarmName"] == "diabetes-dev-archive-delivery"
+    assert (alarm["Namespace"], alarm["Threshold"]) == ("AWS/Firehose", 3600)
+    assert alarm["TreatMissingData"] == "notBreaching"
+    assert alarm["AlarmActions"]

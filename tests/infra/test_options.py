@@ -62,16 +62,17 @@ def test_tags_are_on_the_functions(synth: Synth, tmp_path: Path) -> None:
 
 
 def test_the_functions_that_serve_join_the_vpc(synth: Synth, tmp_path: Path) -> None:
-    text = 'subnet_ids = ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"]\nsecurity_group_ids = ["sg-0123456789abcdef0"]\njobs = true'
+    subnets, group = (
+        ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"],
+        "sg-0123456789abcdef0",
+    )
+    text = f'subnet_ids = {subnets}\nsecurity_group_ids = ["{group}"]\njobs = true'
     template = of_deploy_toml(synth, tmp_path, text)
     inside = [
         item["Properties"]["ImageConfig"]["Command"]
         for item in template.all("AWS::Lambda::Function").values()
         if item["Properties"].get("VpcConfig")
-        == {
-            "SubnetIds": ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"],
-            "SecurityGroupIds": ["sg-0123456789abcdef0"],
-        }
+        == {"SubnetIds": subnets, "SecurityGroupIds": [group]}
     ]
     serving = ["handler.function.lambda_handler"], ["handler.jobs.function.lambda_handler"]
     assert sorted(inside) == sorted(serving)
