@@ -1,4 +1,4 @@
-"""Answerable's command and Python API: `answerable --help`, `answerable.pack`, `answerable.load`."""
+"""The command `answerable` and the Python API: `answerable.pack`, `load`, `diff`."""
 
 import importlib
 import os

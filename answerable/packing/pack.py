@@ -157,7 +157,9 @@ def pack(
             outcome_value=OutcomeValue(**value) if value else None,
             producer=_producer(source),
             features=sample.features,
-            baseline=baseline.measure(sample.types, sample.columns, outputs, results),
+            baseline=baseline.measure(
+                sample.types, sample.columns, outputs, results, inputs, sample.feeds
+            ),
         )
         _load(directory, draft)  # before anything is measured: is what is stated well-formed?
         version_check.check(target, draft, replace=True)  # its files, its content, come later

@@ -319,6 +319,7 @@ $("form").addEventListener("submit", async (event) => {
   button.disabled = true;
   try {
     await predict();
+    if (matchMedia("(max-width: 56rem)").matches) $("answer-title").scrollIntoView(); // it lies below the fields
   } catch (error) {
     $("answer").replaceChildren(make("p", { className: "no" }, `No answer: ${error.message}`));
   } finally {

@@ -4,7 +4,7 @@ scikit-learn's bundled diabetes study (Efron et al. 2004): 442 patients, ten mea
 start, and how far the disease had progressed a year later. Writes to OUT_DIR:
 
     model.onnx      one input of shape [N, 1] per feature, one output `progression` of shape [N, 1]
-    reference.csv   every patient's features, as the model takes them: the sample for `answerable pack`
+    reference.csv   every patient's features: the sample for `answerable pack`
     metrics.json    how well model.onnx itself (not the pipeline it came from) does on held-out rows
 
 In real life a blood sample may be lost, so the serum values may be missing. The study has none

@@ -364,7 +364,8 @@ def test_the_body_limit_lets_full_requests_through(packed: Packer) -> None:
 
 
 def test_alarms_and_the_worth_of_outcomes_are_stated(packed: Packer) -> None:
-    contract = "[alarms]\ndrift_threshold = 0.1\nmin_daily_impact = 2.0\n[outcome_value]\nunit = 'EUR'\ncost = 0.5\n"
+    contract = "[alarms]\ndrift_threshold = 0.1\nmin_daily_impact = 2.0\n"
+    contract += "[outcome_value]\nunit = 'EUR'\ncost = 0.5\n"
     contract += "[outcome_value.outcomes.a]\nb = 1.5\n[features.a]\nlog_policy = 'drop'\n"
     manifest = packed(models.regressor(), models.regressor_table(), contract=contract)
     assert manifest.alarms == Alarms(drift_threshold=0.1, min_daily_impact=2.0)

@@ -494,9 +494,9 @@ def step_report(packed: Packed) -> None:
 
 
 def _escape(text: str) -> str:
-    import html
+    import markupsafe
 
-    return html.escape(text)
+    return str(markupsafe.escape(text))
 
 
 Step = Callable[[Packed], None]
