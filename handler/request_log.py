@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from handler import metrics, prediction_id, settings
+from handler import feature_types, metrics, prediction_id, settings
 from handler.drift.bins import Binner
 from handler.drift.targets import fingerprint
 from handler.errors import ApiError
@@ -268,6 +268,7 @@ def make_payload_logger(config: Settings, manifest: Manifest) -> LogPayloads:
         return lambda rows, predictions: {}
     full = config.log_payloads == "full"
     redact = redactor(manifest.features, config.prediction_id_secret)
+    types = [kind for kind in feature_types.of(manifest) if kind.has_json_form]
 
     def log_payloads(
         rows: Iterable[Mapping[str, Any]], predictions: Sequence[bytes]
@@ -276,6 +277,9 @@ def make_payload_logger(config: Settings, manifest: Manifest) -> LogPayloads:
         logged: list[orjson.Fragment] = []
         size = 0
         for row, prediction in zip(rows, predictions, strict=True):
+            if types:
+                names = [kind.feature.name for kind in types]
+                row = {**row, **{n: k.to_json(row[n]) for n, k in zip(names, types, strict=True)}}
             instance = _dump(redact(row)) if full else b""
             size += len(prediction) + len(instance) + 2
             if size > MAX_PAYLOAD_BYTES:

@@ -74,7 +74,7 @@ def _least(tensor: Tensor, shape: Shape) -> Any:
 
 def accepts_arbitrary_text(types: Sequence[FeatureType]) -> bool:
     """Return whether some value may be a text that the contract does not list."""
-    return any(kind.is_string and kind.allowed is None for kind in types)
+    return any(kind.is_string and kind.allowed_values is None for kind in types)
 
 
 def _max_brackets_per_row(types: Sequence[FeatureType]) -> int:

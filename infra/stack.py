@@ -1,4 +1,4 @@
-"""One model in one stage. Two models, or two stages, share nothing and can live side by side."""
+"""The stack of one model in one stage. Stacks share nothing, so they can be side by side."""
 
 import json
 import re
@@ -32,7 +32,7 @@ SETTINGS = "answerable:settings"  # the template's metadata of all settings
 
 
 class ModelStack(cdk.Stack):
-    """The function, the API in front of it, and what watches both."""
+    """The function, the API in front of it, and the monitoring of both."""
 
     def __init__(self, scope: Construct, settings: Settings, manifest: Manifest) -> None:
         super().__init__(
