@@ -349,7 +349,8 @@ def _edges(known: Distribution) -> list[str]:
             labels.append("missing")
             continue
         index = bisect_left(known.cdf_right, min(share / present, known.cdf_right[-1]))
-        labels.append(charts.short(float(known.values[index])))
+        value = known.values[index]
+        labels.append(value if isinstance(value, str) else charts.short(float(value)))
     return labels
 
 

@@ -62,9 +62,6 @@ def test_only_this_api_invokes_the_alias(synth: Synth, auth: str) -> None:
     assert permissions
     for permission in permissions:
         assert "SourceArn" in permission["Properties"]
-        callers = {
-            "apigateway.amazonaws.com": "Live",
-            "events.amazonaws.com": "RollbackProbe|Drift",
-        }
+        callers = {"apigateway.amazonaws.com": "Live", "events.amazonaws.com": "Probe|Drift"}
         whose = callers[permission["Properties"]["Principal"]]
         assert re.search(whose, json.dumps(permission["Properties"]["FunctionName"]))
