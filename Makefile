@@ -78,8 +78,8 @@ bench: $(READY)  ## measure the product beside its peers; writes benchmarks/RESU
 bench-image: $(READY) ## cold start of the image under the Lambda emulator, beside Mangum+FastAPI's
 	$(BIN)/python -m benchmarks.image
 
-power: $(READY)  ## the drift alarm's power study; writes docs/drift.md and its plot
-	$(BIN)/python -m benchmarks.power --markdown docs/drift.md --svg docs/drift-power.svg
+power: $(READY)  ## the power study of drift; writes docs/drift.md and its plot
+	$(BIN)/python -m benchmarks.drift_power --markdown docs/drift.md --svg docs/drift.svg
 
 example: $(READY) ## train and pack the shipped model again
 	$(BIN)/python examples/diabetes/train.py build/diabetes

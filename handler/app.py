@@ -32,7 +32,7 @@ from handler.errors import (
 )
 from handler.gateway_events import Event
 from handler.http import IDEMPOTENCY_KEY, JSON, PROBLEM_JSON, Request, Response
-from handler.manifest import OPENAPI_FILE_NAME
+from handler.manifest import FILE_NAME, OPENAPI_FILE_NAME
 from handler.scoring import Scored, Scorer
 
 Handler = Callable[[Any, Any], Event]
@@ -279,6 +279,10 @@ def create(config: settings.Settings) -> Handler:
     def dispatch(request: Request, route: str, context: Any) -> HandlerResult:
         if request.synthetic and request.path.startswith("/golden/") and state:
             return _golden_row(state, request.path.rpartition("/")[2])
+        if request.synthetic and request.path == "/manifest" and state:
+            # whole: the drift monitor needs the baseline, which `GET /model` leaves out
+            text = (state.artifact / FILE_NAME).read_bytes()
+            return HandlerResult(Response(200, text, JSON_HEADERS))
         if not route or (route in JOB_ROUTES and not _has_jobs(config)):
             raise NotFound("the paths are listed at /openapi.json")
         if state is None:

@@ -1,4 +1,4 @@
-"""Duplicate keys in JSON objects: JSON parsers disagree on which value wins (RFC 8259, section 4)."""
+"""Duplicate keys in JSON objects. JSON parsers disagree on which value wins (RFC 8259, 4)."""
 
 from typing import Any
 

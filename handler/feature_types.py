@@ -26,7 +26,7 @@ from handler.manifest import Bound, Distribution, Feature, Manifest, Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Fields = dict[str, Any]
-Number_ = int | float
+Numeric = int | float
 BadValue = tuple[str, str | None, str]  # kind, JSON text (None: left out) and error code
 
 # the largest doubles that round to a finite value of the dtype
@@ -42,12 +42,13 @@ MIN_TEXT_LENGTH = 256  # the least max_length that is inferred
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_DAY = EPOCH.toordinal()
 DAY = timedelta(days=1)
+MAX_INTEGER_CHARS = 20  # of any integer that a tensor holds
 UNION_BRANCHES = "\0int", "\0float"  # in the location of an error; no feature has such a name
 NOT_FINITE = "not finite"  # kind of a bad value that strict JSON does not have
 CLIENT_TEXT = "answerable unknown"  # stands for a client's own text in all test values
 
 
-def number_bounds(dtype: str) -> tuple[Number_ | None, Number_ | None]:
+def number_bounds(dtype: str) -> tuple[Numeric | None, Numeric | None]:
     """Return the least and the greatest number that a tensor of `dtype` takes; None if unbounded.
 
     The bounds apply before a number is rounded to `dtype`.
@@ -59,12 +60,12 @@ def number_bounds(dtype: str) -> tuple[Number_ | None, Number_ | None]:
     return int(info.min), int(info.max)
 
 
-def float_schema(low: Number_ | None, high: Number_ | None) -> cs.CoreSchema:
+def float_schema(low: Numeric | None, high: Numeric | None) -> cs.CoreSchema:
     """Return the schema of a finite JSON number within inclusive bounds."""
     return cs.float_schema(strict=True, allow_inf_nan=False, ge=low, le=high)
 
 
-def integer_schema(low: Number_ | None, high: Number_ | None) -> cs.CoreSchema:
+def integer_schema(low: Numeric | None, high: Numeric | None) -> cs.CoreSchema:
     """Return the schema of a whole JSON number, `3.0` included, within inclusive bounds.
 
     Bounds are compared as integers: doubles would take 2^63 for 2^63 - 1. A double over 2^53 may
@@ -96,7 +97,7 @@ def integer_schema(low: Number_ | None, high: Number_ | None) -> cs.CoreSchema:
 
 
 def element_schema(
-    dtype: str, minimum: Number_ | None = None, maximum: Number_ | None = None
+    dtype: str, minimum: Numeric | None = None, maximum: Numeric | None = None
 ) -> cs.CoreSchema:
     """Return the schema of one tensor element; stated bounds narrow those of the dtype."""
     if dtype == "string":
@@ -108,8 +109,8 @@ def element_schema(
 
 
 def stated_bounds(
-    dtype: str, minimum: Number_ | None, maximum: Number_ | None
-) -> tuple[Number_ | None, Number_ | None]:
+    dtype: str, minimum: Numeric | None, maximum: Numeric | None
+) -> tuple[Numeric | None, Numeric | None]:
     """Return the enforced bounds: the stated ones, within those of the dtype.
 
     A bound also covers its own rounding to a float dtype: a maximum of 0.1 takes float32's
@@ -125,7 +126,7 @@ def stated_bounds(
     return low, high
 
 
-def _rounded(value: Number_, dtype: str) -> Number_:
+def _rounded(value: Numeric, dtype: str) -> Numeric:
     """Return `value` in the precision of a float dtype; unchanged if it does not fit."""
     limit = FLOAT_MAX.get(dtype)
     if limit is None or abs(value) > limit:
@@ -138,16 +139,18 @@ def is_missing(cell: str, is_string: bool) -> bool:
     return cell == "" if is_string else cell.strip().lower() in MISSING
 
 
-def parse_number(cell: str) -> Number_:
+def parse_number(cell: str) -> Numeric:
     """Return the number in a CSV cell. Raise ValueError for anything else, `1_000` included."""
     text = cell.strip()
     if not text.isascii() or "_" in text:
         raise ValueError
     # more digits than any integer tensor holds need no exact value; a float reads any number
-    return int(text) if len(text) <= 20 and text.lstrip("+-").isdigit() else float(text)
+    return (
+        int(text) if len(text) <= MAX_INTEGER_CHARS and text.lstrip("+-").isdigit() else float(text)
+    )
 
 
-def days_since_epoch(text: str) -> Number_:
+def days_since_epoch(text: str) -> Numeric:
     """Return an ISO 8601 date, or date-time, in days since 1970-01-01 UTC.
 
     A time without an offset is UTC. Raise ValueError for any other text.
@@ -162,7 +165,7 @@ def days_since_epoch(text: str) -> Number_:
     return (moment - EPOCH) / DAY
 
 
-def iso_date(days: Number_) -> str:
+def iso_date(days: Numeric) -> str:
     """Return the ISO 8601 date of days since the epoch, or the date-time (UTC) between two days.
 
     Raise OverflowError or ValueError outside of the years 1 to 9999.
@@ -175,9 +178,9 @@ def iso_date(days: Number_) -> str:
 class FeatureType:
     """A feature's type, prepared for the feature and for the dtype of its tensor.
 
-    `low` and `high` are the enforced bounds, `counted` the range outside of which values are
-    accepted and counted, `known` the categories outside of which they are; all in the graph's
-    form, None where there are none. `fill` is what null becomes; None becomes NaN.
+    All attributes are in the graph's form, and None where there are none. `low` and `high` are the
+    enforced bounds. Values outside of `counted_range` or `known_categories` are accepted and
+    counted. `fill` replaces null; None means NaN.
     """
 
     name: ClassVar[str]
@@ -185,12 +188,13 @@ class FeatureType:
     is_number: ClassVar[bool] = False  # a JSON number
     ranged: ClassVar[bool] = False  # has a minimum and a maximum
     discrete: ClassVar[bool] = False  # drift: the baseline lists values, not quantiles
+    has_json_form: ClassVar[bool] = False  # validated values differ from those in JSON
     binned_by_length: ClassVar[bool] = False  # drift: of the number of characters
-    low: Number_ | None = None
-    high: Number_ | None = None
-    counted: tuple[float, float] | None = None
-    known: frozenset[Any] | None = None
-    allowed: Sequence[Any] | None = None  # the only values, apart from null
+    low: Numeric | None = None
+    high: Numeric | None = None
+    counted_range: tuple[float, float] | None = None
+    known_categories: frozenset[Any] | None = None
+    allowed_values: Sequence[Any] | None = None  # the only values, apart from null
     whole = False  # has only whole numbers
     max_length: int | None = None
     empty: str | None = None  # what an empty cell is
@@ -221,7 +225,7 @@ class FeatureType:
         return value
 
     def to_json(self, value: Any) -> Any:
-        """Return a validated value in its JSON form."""
+        """Return a validated value, or null, in its JSON form."""
         return value
 
     def to_element(self, value: Any) -> Any:
@@ -255,12 +259,13 @@ class FeatureType:
         A cell that has no value stays text, which validation refuses. After `max_errors` of them
         the rest is left unread.
         """
+        if self.is_string:
+            return [cell or self.empty for cell in cells]
         values: list[Any] = []
         errors = 0
         for i, cell in enumerate(cells):
             try:
-                missing = is_missing(cell, self.is_string) and self.empty is None
-                values.append(None if missing else self.parse_cell(cell))
+                values.append(None if is_missing(cell, False) else self.parse_cell(cell))
             except ValueError:
                 values.append(cell)
                 errors += 1
@@ -288,7 +293,7 @@ class FeatureType:
         """Return whether the stated contract refuses a value, in JSON form."""
         return False
 
-    def stated_bounds(self) -> tuple[Number_ | None, Number_ | None]:
+    def stated_bounds(self) -> tuple[Numeric | None, Numeric | None]:
         """Return the enforced bounds as they are stated, without their rounding."""
         return self.low, self.high
 
@@ -390,9 +395,9 @@ class Number(FeatureType):
         if not enforced:
             low, high = stated_bounds(dtype, self.minimum, self.maximum)
             low, high = -math.inf if low is None else low, math.inf if high is None else high
-            self.counted = (low, high)
+            self.counted_range = (low, high)
 
-    def _bound(self, bound: Bound) -> Number_ | None:
+    def _bound(self, bound: Bound) -> Numeric | None:
         """Return a bound of the manifest in the graph's form."""
         if bound is None:
             return None
@@ -401,8 +406,8 @@ class Number(FeatureType):
         return bound
 
     def _enforced(
-        self, minimum: Number_ | None, maximum: Number_ | None
-    ) -> tuple[Number_ | None, Number_ | None]:
+        self, minimum: Numeric | None, maximum: Numeric | None
+    ) -> tuple[Numeric | None, Numeric | None]:
         return stated_bounds(self.dtype, minimum, maximum)
 
     def schema(self) -> cs.CoreSchema:
@@ -426,7 +431,9 @@ class Number(FeatureType):
 
     def parse_cells(self, cells: Sequence[str], max_errors: int) -> list[Any]:
         text = "".join(cells)
-        if text.isascii() and "_" not in text and len(max(cells, key=len, default="")) <= 20:
+        # a longer integer is read as a float
+        is_short = not self.whole or max(map(len, cells), default=0) <= MAX_INTEGER_CHARS
+        if text.isascii() and "_" not in text and is_short:
             try:
                 values: list[Any] = list(map(int if self.whole else float, cells))
             except ValueError:
@@ -453,7 +460,7 @@ class Number(FeatureType):
     def example(self, values: Sequence[Any]) -> Any:
         return sorted(values)[(len(values) - 1) // 2]
 
-    def stated_bounds(self) -> tuple[Number_ | None, Number_ | None]:
+    def stated_bounds(self) -> tuple[Numeric | None, Numeric | None]:
         if self.feature.out_of_range == "accept":
             return self.low, self.high
         return (
@@ -532,8 +539,8 @@ class Integer(Number):
     name, json_name, whole = "integer", "integer", True
 
     def _enforced(
-        self, minimum: Number_ | None, maximum: Number_ | None
-    ) -> tuple[Number_ | None, Number_ | None]:
+        self, minimum: Numeric | None, maximum: Numeric | None
+    ) -> tuple[Numeric | None, Numeric | None]:
         low, high = stated_bounds(self.dtype, minimum, maximum)
         if (exact := EXACT.get(self.dtype)) is None:
             return low, high
@@ -555,14 +562,14 @@ class Date(Number):
     An integer tensor holds the day, a float tensor the time of day too, in the dtype's precision.
     """
 
-    name, is_number = "date", False
+    name, is_number, has_json_form = "date", False, True
 
-    def _bound(self, bound: Bound) -> Number_ | None:
+    def _bound(self, bound: Bound) -> Numeric | None:
         if bound is None:
             return None
         if not isinstance(bound, str):
             raise ValueError
-        number: Number_ = self.to_graph(bound)
+        number: Numeric = self.to_graph(bound)
         return number
 
     def to_graph(self, value: Any) -> Any:
@@ -570,19 +577,19 @@ class Date(Number):
         return days if self.is_float else math.floor(days)
 
     def to_json(self, value: Any) -> Any:
-        return iso_date(value)
+        return None if value is None else iso_date(value)
 
     def schema(self) -> cs.CoreSchema:
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
 
-        def days(text: Any) -> Number_:
+        def days(text: Any) -> Numeric:
             if type(text) is float and not math.isfinite(text):
                 raise PydanticKnownError("finite_number")
             if type(text) is not str:
                 raise PydanticKnownError("string_type")
             try:
-                value: Number_ = self.to_graph(text)
+                value: Numeric = self.to_graph(text)
             except ValueError:
                 raise PydanticCustomError("date", "") from None
             if value < low:
@@ -678,14 +685,14 @@ class Category(FeatureType):
         if not self.is_string:
             self.low, self.high = number_bounds(dtype)
         if self.closed:
-            self.allowed = values
+            self.allowed_values = values
         else:
-            self.known = frozenset((*values, self.fill))
+            self.known_categories = frozenset((*values, self.fill))
 
     def schema(self) -> cs.CoreSchema:
         if not self.closed:
             return element_schema(self.dtype)
-        schema = cs.literal_schema(list(dict.fromkeys(self.allowed or ())))
+        schema = cs.literal_schema(list(dict.fromkeys(self.allowed_values or ())))
         if self.is_string:
             return schema
         return cs.chain_schema([float_schema(None, None), schema])  # a literal 1 would take true
@@ -896,7 +903,7 @@ def _kind(dtype: str) -> str:
     return "O" if dtype == "string" else np.dtype(dtype).kind
 
 
-def checked_number(value: Number_, dtype: str, whole: bool) -> Number_:
+def checked_number(value: Numeric, dtype: str, whole: bool) -> Numeric:
     """Return a number that a tensor holds. Raise ValueError for one that it does not."""
     low, high = number_bounds(dtype)
     if not math.isfinite(value) or (whole and value != value // 1):
@@ -919,7 +926,7 @@ def of(manifest: Manifest) -> tuple[FeatureType, ...]:
 
 
 def element_json_schema(
-    dtype: str, minimum: Number_ | None = None, maximum: Number_ | None = None
+    dtype: str, minimum: Numeric | None = None, maximum: Numeric | None = None
 ) -> Fields:
     """Return the JSON Schema of one tensor element."""
     if dtype in ("string", "bool"):
@@ -963,13 +970,13 @@ def bad_elements(tensor: Tensor) -> Iterator[BadValue]:
 
 
 def outside_bounds(
-    low: Number_ | None, high: Number_ | None, whole: bool, dtype: str = "float64"
+    low: Numeric | None, high: Numeric | None, whole: bool, dtype: str = "float64"
 ) -> Iterator[BadValue]:
     """Yield the next integers, or numbers of a float dtype, below and above the bounds."""
     for bound, way in ((low, -1), (high, 1)):
         if bound is None:
             continue
-        value: Number_
+        value: Numeric
         if whole:
             value = (math.ceil(bound) if way < 0 else math.floor(bound)) + way
         else:
@@ -980,7 +987,7 @@ def outside_bounds(
             yield "just outside", repr(value), "out_of_range"
 
 
-def outside_dates(low: Number_ | None, high: Number_ | None) -> Iterator[BadValue]:
+def outside_dates(low: Numeric | None, high: Numeric | None) -> Iterator[BadValue]:
     """Yield the days before and after the bounds, where they are dates."""
     for bound, way in ((low, -1), (high, 1)):
         try:

@@ -165,7 +165,8 @@ class Baseline(NamedTuple):
     """The distributions of inputs and outputs at pack time, by feature or output name.
 
     Probabilities have one distribution per class, under `output.class`. A text feature has the
-    distribution of its length in characters, a date that of its days since 1970-01-01.
+    distribution of its length in characters, a date that of its days since 1970-01-01. A raw
+    tensor has the distributions of summaries (handler/drift/summaries.py), under `tensor.summary`.
     """
 
     rows: int
@@ -200,7 +201,7 @@ class Alarms(NamedTuple):
     `availability`: minimum percentage of requests without a server error.
     `latency_ms`: maximum 99th percentile of the latency.
     `client_error_max_percent`: maximum percentage of requests with a client error.
-    `drift_threshold`: maximum drift score (handler/drift/statistic.py) over `drift_hours`, which
+    `drift_threshold`: maximum drift score (handler/drift/decision.py) over `drift_hours`, which
     are 1 to 24, with at least `drift_min_rows` values.
     `unseen_max_percent`: maximum percentage of rows with a value that the baseline does not know.
     `max_days_without_outcomes`: 1 to 7, or 0 for no alarm.

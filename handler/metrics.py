@@ -27,7 +27,6 @@ SERVER_ERRORS = "ServerErrors"  # answered with 5xx
 LATENCY = "Latency"  # ms
 LOG_ERRORS = "LogErrors"  # records that lost a part, only where there are any
 ROWS = "Rows"  # predictions
-UNSEEN = "Unseen"  # rows with a category, or a null, that the baseline does not have
 JOBS = "Jobs"  # that ended
 FAILED_JOBS = "FailedJobs"  # of these, with a problem
 RETRIES = "Retries"  # messages returned to the queue
@@ -37,6 +36,10 @@ OUTCOME_AGE = "OutcomeAge"  # hours since the prediction
 ABSOLUTE_ERROR = "AbsoluteError"
 CORRECT = "Correct"  # 1 or 0
 IMPACT = "Impact"  # in the unit of the manifest's `outcome_value`
+# one value an hour, by service alone, and only if it is not 0: see handler/drift/monitor.py
+DRIFTED_OUTPUTS = "DriftedOutputs"
+DRIFTED_INPUTS = "DriftedInputs"
+UNSEEN_INPUTS = "UnseenInputs"  # inputs with unseen values, if too many rows have any
 # one value a probe, by service alone: 1 if the version before is not fit to take traffic
 ROLLBACK_UNAVAILABLE = "RollbackUnavailable"
 
@@ -47,12 +50,14 @@ UNITS = {LATENCY: "Milliseconds"} | dict.fromkeys(
         SERVER_ERRORS,
         LOG_ERRORS,
         ROWS,
-        UNSEEN,
         JOBS,
         FAILED_JOBS,
         RETRIES,
         OUTCOMES,
         ROLLBACK_UNAVAILABLE,
+        DRIFTED_OUTPUTS,
+        DRIFTED_INPUTS,
+        UNSEEN_INPUTS,
     ),
     "Count",
 )

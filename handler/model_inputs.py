@@ -75,18 +75,18 @@ class _Group:
         names = [name for name, _, _, shape in self.slices if shape == (-1, 1)]
         self.one_column_inputs = names if len(names) == len(self.types) else []
         self.range_counted = [
-            (k, kind.feature.name, *kind.counted)
+            (k, kind.feature.name, *kind.counted_range)
             for k, kind in enumerate(self.types)
-            if kind.counted is not None
+            if kind.counted_range is not None
         ]
         limits = np.full((2, len(self.types), 1), [[[-np.inf]], [[np.inf]]])
         for k, _, low, high in self.range_counted:
             limits[:, k, 0] = low, high
         self.minimum, self.maximum = limits
         self.open_categories = [
-            (k, kind.feature.name, kind.known)
+            (k, kind.feature.name, kind.known_categories)
             for k, kind in enumerate(self.types)
-            if kind.known is not None
+            if kind.known_categories is not None
         ]
 
     def fill(self, columns: Columns, feeds: dict[str, Array], counts: dict[str, int]) -> None:

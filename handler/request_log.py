@@ -12,13 +12,15 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/ContributorInsigh
 Callers that the gateway does not authenticate have no hash.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
-from handler import metrics, prediction_id, settings
+from handler import feature_types, metrics, prediction_id, settings
 from handler.drift.bins import Binner
+from handler.drift.targets import fingerprint
 from handler.errors import ApiError
 from handler.manifest import Feature, Manifest
 from handler.scoring import Scored
@@ -62,13 +64,12 @@ class FinishedJob(NamedTuple):
 def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
     """Return the function that writes the record of a request."""
     binner = Binner(manifest) if manifest and manifest.baseline else None
-    directives = _serialized_directives(REQUEST_METRICS, None)
-    drift_directives = _serialized_directives(REQUEST_METRICS, binner)
+    directives = _serialized_directives(REQUEST_METRICS)
     constants = _constants(config, manifest)
     log_payloads = None
     if manifest and config.log_payloads != "off":
         log_payloads = make_payload_logger(config, manifest)
-    error_directives = _serialized_directives((*REQUEST_METRICS, metrics.LOG_ERRORS), None)
+    error_directives = _serialized_directives((*REQUEST_METRICS, metrics.LOG_ERRORS))
     secret = config.prediction_id_secret
     names = [field.name for field in manifest.features or manifest.inputs] if manifest else []
     outputs = [output.name for output in manifest.outputs] if manifest else []
@@ -113,16 +114,13 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
         if synthetic:
             line["synthetic"] = True
         elif not route.startswith("GET "):  # GET /ping or /model is not traffic
-            bins = _bins(binner, request_id, scored)
-            line["_aws"] = metrics.emf(
-                line, drift_directives if metrics.UNSEEN in bins else directives
-            )
+            line["_aws"] = metrics.emf(line, directives)
             line[metrics.REQUESTS] = 1
             line[metrics.ROWS] = rows
             line[metrics.CLIENT_ERRORS] = int(400 <= status < 500)
             line[metrics.SERVER_ERRORS] = int(status >= 500)
             line["timings_ms"] = {step: _round_3(value) for step, value in timings_ms.items()}
-            line |= bins
+            line |= _bins(binner, request_id, scored)
         line[metrics.LATENCY] = _round_3(latency_ms)
         if log_error:
             line["log_error"] = log_error
@@ -163,8 +161,7 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
 def make_batch_log(config: Settings, manifest: Manifest) -> Record:
     """Return the function that writes the record of a batch, and a line for each of its jobs."""
     binner = Binner(manifest) if manifest.baseline else None
-    directives = _serialized_directives(BATCH_METRICS, None)
-    drift_directives = _serialized_directives(BATCH_METRICS, binner)
+    directives = _serialized_directives(BATCH_METRICS)
     constants = _constants(config, manifest)
 
     def record(
@@ -198,14 +195,13 @@ def make_batch_log(config: Settings, manifest: Manifest) -> Record:
         )
         if cold:
             line["cold_start"] = True
-        bins = _bins(binner, request_id, scored)
-        line["_aws"] = metrics.emf(line, drift_directives if metrics.UNSEEN in bins else directives)
+        line["_aws"] = metrics.emf(line, directives)
         line[metrics.JOBS] = len(finished)
         line[metrics.FAILED_JOBS] = sum(bool(job.problem) for job in finished)
         line[metrics.RETRIES] = len(retries)
         line[metrics.ROWS] = rows
         line[metrics.LATENCY] = _round_3(latency_ms)
-        metrics.write(*lines, line | bins)
+        metrics.write(*lines, line | _bins(binner, request_id, scored))
 
     return record
 
@@ -221,7 +217,10 @@ def _job_fields(job: FinishedJob) -> dict[str, Any]:
 
 def _constants(config: Settings, manifest: Manifest | None) -> dict[str, Any]:
     """Return the fields that all records of an environment share."""
-    model = {"name": manifest.name, "version": manifest.version} if manifest else None
+    model = None
+    if manifest:
+        model = {"name": manifest.name, "version": manifest.version}
+        model["fingerprint"] = fingerprint(manifest)
     return {
         "service": config.service or (manifest.name if manifest else config.function),
         "version": config.function_version,
@@ -229,23 +228,27 @@ def _constants(config: Settings, manifest: Manifest | None) -> dict[str, Any]:
     }
 
 
-def _serialized_directives(names: Sequence[str], binner: Binner | None) -> orjson.Fragment:
-    """Return the JSON of the directives for `names` and, with a binner, for the drift metrics."""
-    drift = (metrics.UNSEEN, *binner.metrics) if binner else ()
-    return orjson.Fragment(orjson.dumps(metrics.directives([*names, *drift])))
+def _serialized_directives(names: Sequence[str]) -> orjson.Fragment:
+    """Return the JSON of the directives for `names`."""
+    return orjson.Fragment(orjson.dumps(metrics.directives(names)))
 
 
 def _bins(binner: Binner | None, request_id: str, scored: Scored | None) -> dict[str, Any]:
-    """Return the drift fields of a record; `sampled_rows` only where not all rows were binned."""
+    """Return the drift fields of a record, which the drift monitor adds up.
+
+    `bins` are in the order of the targets. The other fields are left out if they say nothing.
+    """
     if binner is None or scored is None:
         return {}
     try:
-        binned = binner.rank(request_id, scored.columns, scored.outputs)
+        binned = binner.bin(request_id, scored.columns, scored.outputs)
     except Exception as error:  # the prediction is good without its bins
         return {"drift_error": type(error).__name__}
-    fields = {metrics.UNSEEN: binned.novel, **binned.bins}
+    fields: dict[str, Any] = {"bins": binned.bins}
     if binned.missing:
         fields["missing_counts"] = binned.missing
+    if binned.unseen:
+        fields |= {"unseen_counts": binned.unseen, "unseen_rows": binned.unseen_rows}
     if binned.rows < len(scored.columns[0]):
         fields["sampled_rows"] = binned.rows
     return fields
@@ -253,7 +256,7 @@ def _bins(binner: Binner | None, request_id: str, scored: Scored | None) -> dict
 
 def _truncate_record(line: dict[str, Any], directives: orjson.Fragment) -> dict[str, Any]:
     """Return a record without payload, counts by feature and bins: what makes it long."""
-    long = ("out_of_range_counts", "missing_counts", "logged_rows", metrics.UNSEEN)
+    long = ("out_of_range_counts", "missing_counts", "unseen_counts", "unseen_rows", "logged_rows")
     short = {k: v for k, v in line.items() if k not in long and not isinstance(v, list)}
     if "_aws" in line:
         short["_aws"] = metrics.emf(line, directives)
@@ -266,6 +269,7 @@ def make_payload_logger(config: Settings, manifest: Manifest) -> LogPayloads:
         return lambda rows, predictions: {}
     full = config.log_payloads == "full"
     redact = redactor(manifest.features, config.prediction_id_secret)
+    types = [kind for kind in feature_types.of(manifest) if kind.has_json_form]
 
     def log_payloads(
         rows: Iterable[Mapping[str, Any]], predictions: Sequence[bytes]
@@ -274,6 +278,9 @@ def make_payload_logger(config: Settings, manifest: Manifest) -> LogPayloads:
         logged: list[orjson.Fragment] = []
         size = 0
         for row, prediction in zip(rows, predictions, strict=True):
+            if types:
+                names = [kind.feature.name for kind in types]
+                row = {**row, **{n: k.to_json(row[n]) for n, k in zip(names, types, strict=True)}}
             instance = _dump(redact(row)) if full else b""
             size += len(prediction) + len(instance) + 2
             if size > MAX_PAYLOAD_BYTES:
@@ -337,10 +344,25 @@ def _round_3(milliseconds: float) -> float:
 
 
 def log(level: settings.LogLevel, message: str, **fields: Any) -> None:
-    """Write a log line that is no record, if LOG_LEVEL allows it."""
-    levels = settings.LOG_LEVELS
-    if levels.index(level) >= levels.index(settings.log_level()):
-        metrics.write(metrics.log_line(level, message, **fields))
+    """Write a log line that is no record, if LOG_LEVEL allows it.
+
+    Powertools' Logger writes it. Its import takes 20 ms, which a request without errors never pays.
+    """
+    import logging
+    from io import StringIO
+
+    from aws_lambda_powertools import Logger
+
+    logging.raiseExceptions = False  # with stdout closed, logging would print the line to stderr
+    lowest = settings.log_level()
+    logger = Logger(
+        service=metrics.NAMESPACE.lower(),
+        level=lowest,
+        stream=sys.stdout or StringIO(),  # without a stream, logging writes to stderr
+        use_rfc3339=True,
+    )
+    logger.setLevel(lowest)  # Powertools sets the level only once
+    getattr(logger, level.lower())(message, extra=fields)
 
 
 def error_summary(error: BaseException) -> str:

@@ -74,7 +74,7 @@ def _least(tensor: Tensor, shape: Shape) -> Any:
 
 def accepts_arbitrary_text(types: Sequence[FeatureType]) -> bool:
     """Return whether some value may be a text that the contract does not list."""
-    return any(kind.is_string and kind.allowed is None for kind in types)
+    return any(kind.is_string and kind.allowed_values is None for kind in types)
 
 
 def _max_brackets_per_row(types: Sequence[FeatureType]) -> int:
@@ -305,16 +305,16 @@ def _from_json(body: str | bytes) -> Any:
     import re
 
     data = body.encode() if isinstance(body, str) else body  # or lone surrogates are a TypeError
-    document = from_json(data)
+    whole = [from_json(data)]  # in a list, because the document itself may be a number
     if re.search(b"[0-9]{309}", data):
-        pending = [document]
+        pending: list[Any] = [whole]
         for value in pending:
             for key, item in value.items() if type(value) is dict else enumerate(value):
                 if type(item) in (dict, list):
                     pending.append(item)
                 elif type(item) is int and abs(item) > MAX_DOUBLE:
                     value[key] = math.inf
-    return document
+    return whole[0]
 
 
 def _unknown_field(count: int, *where: str | int) -> Violation:

@@ -28,6 +28,8 @@ from infra.suppress_nag import suppress_nag
 # A month's error budget spent in two days pages somebody; spent in five days it makes a ticket.
 FAST_BURN, SLOW_BURN = 14.4, 6.0
 RUNBOOK = "docs/runbook.md"
+DAY_MINUTES = 1440
+MIN_OUTCOMES = 10  # of a day, below which their mean says nothing
 Missing = cloudwatch.TreatMissingData
 
 
@@ -301,3 +303,55 @@ class CanaryAlarms(Construct):
                 breaching=2,  # a minute's p99 may be one request
             ),
         ]
+
+
+class OutcomeAlarms(Construct):
+    """The alarms of outcomes, as far as the manifest states limits for them.
+
+    `impact` may roll a version back (infra/rollback.py), so it is about one version.
+    """
+
+    def __init__(self, scope: Construct, id: str, context: MonitoringContext) -> None:
+        super().__init__(scope, id)
+        limits, value = context.manifest.alarms, context.manifest.outcome_value
+        self.alarms: list[cloudwatch.Alarm] = []
+        self.impact: list[cloudwatch.Alarm] = []
+        if limits.min_daily_impact is not None and value:
+            minimum, period = limits.min_daily_impact, cdk.Duration.minutes(DAY_MINUTES)
+            amount = f"{minimum:g} {value.unit}".strip()
+            impact = context.alarm(
+                self,
+                "impact",
+                f"The mean outcome value of a day is under {amount}.",
+                cloudwatch.MathExpression(
+                    expression=f"IF(outcomes < {MIN_OUTCOMES}, 0, {minimum:g} - impact)",
+                    using_metrics={
+                        "impact": context.record(metrics.IMPACT, "Average", DAY_MINUTES),
+                        "outcomes": context.record(metrics.IMPACT, "SampleCount", DAY_MINUTES),
+                    },
+                    period=period,
+                    label="Impact under its limit",
+                ),
+                notify=context.ticket,
+            )
+            self.impact.append(impact)
+            self.alarms.append(impact)
+        if limits.max_days_without_outcomes:
+            # of all versions: outcomes are filed under the version that predicted, maybe long ago
+            service = {"service": context.settings.service}
+            outcomes = context.record(metrics.OUTCOMES, "Sum", DAY_MINUTES, service)
+            silence = context.alarm(
+                self,
+                "no-outcomes",
+                f"There was no outcome for {limits.max_days_without_outcomes} days.",
+                cloudwatch.MathExpression(
+                    expression="1 - outcomes",
+                    using_metrics={"outcomes": outcomes},
+                    period=outcomes.period,
+                    label="Days without outcomes",
+                ),
+                periods=limits.max_days_without_outcomes,
+                missing=Missing.BREACHING,
+                notify=context.ticket,
+            )
+            self.alarms.append(silence)

@@ -5,7 +5,6 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
 from handler import metrics
-from infra import drift
 from infra.alarms import RUNBOOK, MonitoringContext
 
 WIDTH = 24
@@ -68,8 +67,6 @@ class Dashboard(Construct):
             _by_version(context, "Server errors", metrics.SERVER_ERRORS, "Sum"),
             _by_version(context, "Latency p99, ms", metrics.LATENCY, "p99"),
         )
-        for graphs in drift.graphs(context):
-            board.add_widgets(*graphs)
         board.add_widgets(
             _by_version(context, "Outcomes", metrics.OUTCOMES, "Sum"),
             _by_version(context, "Absolute error, mean", metrics.ABSOLUTE_ERROR, "Average"),

@@ -122,11 +122,12 @@ def ops_function(
     description: str,
     environment: dict[str, str],
     name: str | None = None,
+    retention_days: int | None = None,
 ) -> lambda_.DockerImageFunction:
     """Return a function of the same image for operations: no alias, no versions, and a role that
     may only write its log.
     """
-    logs = log_group(scope, "Logs", settings)
+    logs = log_group(scope, "Logs", settings, retention_days=retention_days)
     text = f"{settings.service}: {description}"
     role = iam.Role(
         scope,

@@ -29,7 +29,7 @@ ENVIRONMENT = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "DOCKER_BUILDKIT": "1"}
 
 
 def pinned(base_image: str) -> bool:
-    """Whether the base image is named by its content."""
+    """Return whether the base image is named by its digest."""
     return "@sha256:" in base_image
 
 
@@ -48,7 +48,7 @@ def build_context(model_dir: Path) -> Iterator[Path]:
 
 
 def build_args(model: str, manifest: Manifest, base_image: str = "") -> dict[str, str]:
-    """The Dockerfile's arguments: which model, and what the labels say of it."""
+    """Return the Dockerfile's arguments: the model, and the labels' values."""
     args = {
         "MODEL": model,
         "MODEL_VERSION": manifest.version,
@@ -104,7 +104,7 @@ def _asset(scope: "Construct", chosen: Settings, manifest: Manifest) -> "assets.
 
 
 def _commit() -> str:
-    """The project's commit, "-dirty" if files differ from it, or "unknown" outside git."""
+    """Return the project's commit, with "-dirty" if files differ, or "unknown" outside git."""
     run = subprocess.run(
         ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
         capture_output=True,
@@ -115,18 +115,18 @@ def _commit() -> str:
 
 
 def size(docker: str, tag: str, base: str) -> int:
-    """Compressed bytes over the base image: what a push, and a cold start's first read, moves."""
+    """Return the compressed bytes of the layers over the base image."""
     below = len(inspected(docker, base, "{{json .RootFS.Layers}}"))
     saved = subprocess.run([docker, "save", tag], capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(saved)) as archive:
         index = archive.extractfile("manifest.json")
         assert index
-        own = json.load(index)[0]["Layers"][below:]
-        files = [archive.extractfile(name) for name in own]
+        layers = json.load(index)[0]["Layers"][below:]
+        files = [archive.extractfile(name) for name in layers]
         return sum(len(zlib.compress(file.read())) for file in files if file)
 
 
 def inspected(docker: str, name: str, form: str) -> Any:
-    """What Docker knows of an image."""
+    """Return what `docker image inspect` says of an image."""
     show = [docker, "image", "inspect", "--format", form, name]
     return json.loads(subprocess.run(show, capture_output=True, check=True).stdout)

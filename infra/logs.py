@@ -8,7 +8,11 @@ from infra.settings import RETENTIONS, Settings
 
 
 def log_group(
-    scope: Construct, id: str, settings: Settings, name: str | None = None
+    scope: Construct,
+    id: str,
+    settings: Settings,
+    name: str | None = None,
+    retention_days: int | None = None,
 ) -> logs.LogGroup:
     """Return a log group for one writer, so that a role can be limited to it.
 
@@ -20,6 +24,6 @@ def log_group(
         scope,
         id,
         log_group_name=name,
-        retention=days[settings.log_retention_days],
+        retention=days[retention_days or settings.log_retention_days],
         removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
     )

@@ -11,8 +11,8 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from handler import metrics
-from infra.alarms import Missing, MonitoringContext
-from infra.drift import DriftAlarms
+from infra.alarms import Missing, MonitoringContext, OutcomeAlarms
+from infra.drift import DriftMonitor
 from infra.function import ALIAS, ModelFunction, allow, any_version, ops_function
 from infra.rollout import Rollout
 from infra.settings import SettingsError
@@ -30,7 +30,8 @@ class Rollback(Construct):
         scope: Construct,
         id: str,
         context: MonitoringContext,
-        drift: DriftAlarms,
+        drift: DriftMonitor,
+        outcomes: OutcomeAlarms,
         worker: ModelFunction | None,
         rollout: Rollout | None,
     ) -> None:
@@ -70,11 +71,12 @@ class Rollback(Construct):
             notify=context.ticket,
         )
         if settings.auto_rollback_on != "none":
-            self._auto_rollback(drift)
+            self._auto_rollback(drift, outcomes)
 
-    def _auto_rollback(self, drift: DriftAlarms) -> None:
-        settings = self._context.settings
-        alarms = {"impact": drift.impact, "drift": drift.outputs}
+    def _auto_rollback(self, drift: DriftMonitor, outcomes: OutcomeAlarms) -> None:
+        settings, baseline = self._context.settings, self._context.manifest.baseline
+        has_outputs = bool(baseline and baseline.outputs)
+        alarms = {"impact": outcomes.impact, "drift": [drift.outputs] if has_outputs else []}
         both = settings.auto_rollback_on == "both"
         names = [*alarms] if both else [settings.auto_rollback_on]
         for name in names:
@@ -87,8 +89,10 @@ class Rollback(Construct):
             {
                 "TOPIC_ARN": self._context.ticket.topic_arn,
                 "COOLDOWN_HOURS": str(settings.rollback_cooldown_hours),
+                "MONITOR_LOG_GROUP": drift.log_group.log_group_name,
             },
         )
+        allow(function, ["logs:FilterLogEvents"], drift.log_group.log_group_arn)
         for model_function in self._functions:
             arn = model_function.function.function_arn
             allow(function, ["lambda:UpdateAlias"], arn, f"{arn}:{ALIAS}")
@@ -100,7 +104,7 @@ class Rollback(Construct):
                 event_pattern=events.EventPattern(
                     source=["aws.cloudwatch"],
                     detail_type=["CloudWatch Alarm State Change"],
-                    resources=[alarm.attr_arn for name in names for alarm in alarms[name]],
+                    resources=[alarm.alarm_arn for name in names for alarm in alarms[name]],
                     detail={"state": {"value": ["ALARM"]}},
                 ),
             ),

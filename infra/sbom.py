@@ -1,6 +1,6 @@
-"""What is in an image, as a CycloneDX document (https://cyclonedx.org/docs/1.6/json/).
+"""The bill of materials of an image, in CycloneDX (https://cyclonedx.org/docs/1.6/json/).
 
-Told by the image itself and not by the lock: the Dockerfile takes out what serving never touches.
+It is read from the image, not from the lock: the Dockerfile removes what serving does not need.
 """
 
 import json
@@ -21,30 +21,30 @@ from handler.manifest import Manifest
 LIST = """
 import json
 from importlib.metadata import distributions
-told = [(d.metadata["Name"], d.version, d.metadata.get("License-Expression")
+listed = [(d.metadata["Name"], d.version, d.metadata.get("License-Expression")
          or d.metadata.get("License") or "") for d in distributions(path=["/var/task"])]
-print(json.dumps(sorted(told)))
+print(json.dumps(sorted(listed)))
 """
 Package = tuple[str, str, str]
 
 
 def packages(docker: str, tag: str) -> list[Package]:
-    """Name, version and licence of what is installed in an image."""
+    """Return name, version and licence of each package in an image."""
     run = [docker, "run", "--rm", "--network=none", "--entrypoint=python3", tag, "-c", LIST]
-    found = json.loads(subprocess.run(run, capture_output=True, check=True).stdout)
-    return [(name, version, licence) for name, version, licence in found]
+    listed = json.loads(subprocess.run(run, capture_output=True, check=True).stdout)
+    return [(name, version, licence) for name, version, licence in listed]
 
 
 def document(
-    found: list[Package], model: str, manifest: Manifest, base: str, image_id: str
+    packages: list[Package], model: str, manifest: Manifest, base: str, image_id: str
 ) -> dict[str, Any]:
-    """The document of an image: its packages, the model's files and the base image as it was named.
+    """Return the document: the packages, the model's files and the base image.
 
-    `image_id` is Docker's, `sha256:…`: of the image's configuration, which names every layer.
+    `image_id` is Docker's, `sha256:…`, the hash of the configuration that names every layer.
     """
     licences = LicenseFactory()
     digest = base.partition("@sha256:")[2]
-    parts = [
+    components = [
         Component(
             name=base.partition("@")[0],
             type=ComponentType.CONTAINER,
@@ -59,7 +59,7 @@ def document(
             description=manifest.description or None,
         ),
     ]
-    parts += [
+    components += [
         Component(
             name=f"model_artifacts/{model}/{name}",
             type=ComponentType.FILE,
@@ -68,10 +68,10 @@ def document(
         )
         for name, file in manifest.files.items()
     ]
-    for name, version, licence in found:
+    for name, version, licence in packages:
         purl = PackageURL("pypi", name=name.lower().replace("_", "-"), version=version)
-        one_line = licence.strip().partition("\n")[0]  # some have the whole text there
-        parts.append(
+        one_line = licence.strip().partition("\n")[0]  # some packages have the whole text
+        components.append(
             Component(
                 name=name,
                 version=version,
@@ -81,7 +81,7 @@ def document(
                 licenses=[licences.make_from_string(one_line)] if one_line else None,
             )
         )
-    bom = Bom(components=parts)
+    bom = Bom(components=components)
     bom.metadata.component = Component(
         name=f"answerable-{model}",
         version=manifest.version,
@@ -89,8 +89,8 @@ def document(
         bom_ref="image",
         properties=[Property(name="answerable:image-id", value=image_id)],
     )
-    bom.register_dependency(bom.metadata.component, parts)
-    told: dict[str, Any] = json.loads(
+    bom.register_dependency(bom.metadata.component, components)
+    document: dict[str, Any] = json.loads(
         make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string()
     )
-    return told
+    return document

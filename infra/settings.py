@@ -134,8 +134,6 @@ class Settings(BaseModel):
     # workers at the same time
     job_concurrency: Annotated[int, Field(ge=2, le=1000)] = 10
 
-    # every drift alarm reads ten metrics, a dollar a month: of each output, or of each input too
-    drift_alarms: Literal["all", "outputs", "off"] = "all"
     # the version of the secret that signs prediction ids; a higher number makes a new secret, and
     # ids signed with the one before are still accepted
     prediction_id_key_version: Annotated[int, Field(ge=1)] = 1
@@ -152,6 +150,8 @@ class Settings(BaseModel):
     alarms: dict[str, int | float] = {}
     # of every log group
     log_retention_days: int = 30
+    # of the drift monitor's records, which hold months for `answerable report`
+    drift_history_days: int = 400
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property
@@ -192,8 +192,9 @@ class Settings(BaseModel):
             raise ValueError("burst_limit is under rate_limit: it would be the limit")
         if self.rollout == "linear" and self.bake_minutes < 9:
             raise ValueError("nine steps of a minute make a linear rollout: bake_minutes >= 9")
-        if self.log_retention_days not in RETENTIONS:
-            raise ValueError(f"log_retention_days is one of {', '.join(map(str, RETENTIONS))}")
+        for name in ("log_retention_days", "drift_history_days"):
+            if getattr(self, name) not in RETENTIONS:
+                raise ValueError(f"{name} is one of {', '.join(map(str, RETENTIONS))}")
         return self
 
 

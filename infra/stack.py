@@ -1,4 +1,4 @@
-"""One model in one stage. Two models, or two stages, share nothing and can live side by side."""
+"""The stack of one model in one stage. Stacks share nothing, so they can be side by side."""
 
 import json
 import re
@@ -10,11 +10,17 @@ from constructs import Construct
 
 from handler.manifest import Manifest
 from infra import image
-from infra.alarms import CanaryAlarms, MonitoringContext, ServiceAlarms, topic
+from infra.alarms import (
+    CanaryAlarms,
+    MonitoringContext,
+    OutcomeAlarms,
+    ServiceAlarms,
+    topic,
+)
 from infra.api import Api
 from infra.archive import Archive
 from infra.dashboard import Dashboard
-from infra.drift import DriftAlarms
+from infra.drift import DriftMonitor
 from infra.function import ModelFunction
 from infra.jobs import Jobs, JobsAlarms
 from infra.rollback import Rollback
@@ -26,7 +32,7 @@ SETTINGS = "answerable:settings"  # the template's metadata of all settings
 
 
 class ModelStack(cdk.Stack):
-    """The function, the API in front of it, and what watches both."""
+    """The function, the API in front of it, and the monitoring of both."""
 
     def __init__(self, scope: Construct, settings: Settings, manifest: Manifest) -> None:
         super().__init__(
@@ -97,12 +103,14 @@ class ModelStack(cdk.Stack):
             worker = jobs.worker
             worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
             alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
-        drift = DriftAlarms(self, "Drift", context, context.ticket)
-        rollback = Rollback(self, "Rollback", context, drift, worker, rollout)
+        drift = DriftMonitor(self, "Drift", context, worker)
+        outcomes = OutcomeAlarms(self, "Outcomes", context)
+        rollback = Rollback(self, "Rollback", context, drift, outcomes, worker, rollout)
         if settings.archive:
             functions = [scoring, *([worker] if worker else [])]
             alarms.append(Archive(self, "Archive", context, functions).alarm)
-        Dashboard(self, "Dashboard", context, [*alarms, rollback.alarm, *drift.shown])
+        alarms += [rollback.alarm, *drift.alarms, *outcomes.alarms]
+        Dashboard(self, "Dashboard", context, alarms)
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
         cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from answerable.commands import add_model
 from handler import manifest
-from handler.drift import statistic
+from handler.drift.targets import targets
 from handler.errors import ArtifactError
 from handler.manifest import Manifest
 from infra.project import find_model
@@ -36,33 +36,54 @@ PRICES = {
     "CloudWatch alarm, metric and month": 0.10,
     "CloudWatch dashboard, month": 3.00,
     "ECR, GB-month": 0.10,
+    "SQS, request": 0.40e-6,
+    "S3, PUT request": 5.0e-6,
+    "S3, GET request": 0.4e-6,
+    "S3, GB-month": 0.023,
+    "Firehose, GB taken in": 0.029,
+    "Firehose, GB partitioned": 0.020,
+    "Firehose, GB decompressed": 0.00325,
 }
 HOURS = 730
 SECONDS = HOURS * 3600
 
-# What the stack has; tests/infra/test_cost.py compares it with the template.
-ALARM_METRICS = 16
+# What the stack has; tests/infra/test_cost.py compares it with the template. An alarm is billed by
+# the metrics that it reads.
+SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 7, 1, 5
+JOBS_ALARMS, ARCHIVE_ALARMS = 4, 1
 DASHBOARDS = 1
-RECORD_METRICS = 5
+REQUEST_METRICS, JOBS_METRICS, OUTCOME_METRICS = 5, 5, 6
+PROBES = 60  # of the rollback, a month; each writes a metric in its hour
+MONITOR_SECONDS, PROBE_SECONDS, OPS_GB = 5.0, 10.0, 0.5
+MANIFEST_MS = 20.0
+IDLE_POLLS = 5 * SECONDS / 20  # of a queue by Lambda: five at a time, of 20 seconds
 IMAGE_GB = 0.3  # compressed, the base image included
 RECORD_BYTES, ACCESS_LOG_BYTES, PLATFORM_LOG_BYTES = 900, 500, 300
+TARGET_BYTES = 3  # of a record
+PERIOD_BYTES, PERIOD_TARGET_BYTES = 900, 30  # of the monitor's record
+FIREHOSE_BYTES = 5000  # what a record is rounded up to
 
 
 class Item(NamedTuple):
-    """A line of the bill: `quantity` x `price`."""
+    """A line of the bill: `quantity` x `price`. `group` sums up lines."""
 
-    what: str
+    group: str
+    name: str
     quantity: float
     price: str
 
     @property
     def dollars(self) -> float:
-        """What this line comes to."""
+        """Return what this line comes to."""
         return self.quantity * PRICES[self.price]
 
 
 class Month(NamedTuple):
-    """What is deployed, and what reaches it in a month. Durations are in milliseconds."""
+    """What is deployed, and what reaches it in a month. Durations are in milliseconds.
+
+    `targets`: inputs and outputs with a baseline. `outcomes`: sent to `/feedback`. `submitted`:
+    jobs.
+    """
 
     requests: int = 0
     memory: int = 1769
@@ -73,58 +94,108 @@ class Month(NamedTuple):
     snapstart: bool = False
     versions: int = 3
     provisioned: int = 0
-    drift_metrics: int = 0
-    drift_alarms: int = 0
+    targets: int = 0
+    outcome_alarm_metrics: int = 0
+    jobs: bool = False
+    submitted: int = 0
+    outcomes: int = 0
+    archive: bool = False
     active_hours: int = HOURS
 
 
 def bill(month: Month) -> Iterator[Item]:
-    """Every line, those of an idle month first."""
+    """Yield every line, those of an idle month first."""
+    yield from _idle(month)
+    yield from _drift(month)
+    if month.jobs:
+        yield Item("jobs", "alarms", JOBS_ALARMS, "CloudWatch alarm, metric and month")
+        yield Item("jobs", "polls of the empty queue", IDLE_POLLS, "SQS, request")
+    if month.archive:
+        yield Item("archive", "alarm", ARCHIVE_ALARMS, "CloudWatch alarm, metric and month")
+    if month.requests:
+        yield from _traffic(month)
+    if month.submitted:
+        yield from _jobs(month)
+
+
+def _idle(month: Month) -> Iterator[Item]:
+    alarms = SERVICE_ALARMS + CANARY_ALARMS + ROLLBACK_ALARMS + month.outcome_alarm_metrics
+    yield Item("service", "alarms", alarms, "CloudWatch alarm, metric and month")
+    yield Item("service", "dashboard", DASHBOARDS, "CloudWatch dashboard, month")
+    image = IMAGE_GB + 0.03 * month.versions
+    yield Item("service", "image, all kept versions", image, "ECR, GB-month")
+    yield Item("service", "rollback probe's metric", PROBES / HOURS, "CloudWatch metric, month")
+    seconds = PROBES * PROBE_SECONDS * OPS_GB
+    yield Item("service", "rollback probe", seconds, f"Lambda {month.architecture}, GB-second")
     gigabytes = month.memory / 1024
-    compute = f"Lambda {month.architecture}, GB-second"
-    alarms = ALARM_METRICS + month.drift_alarms
-    yield Item("metrics that alarms read", alarms, "CloudWatch alarm, metric and month")
-    yield Item("dashboard", DASHBOARDS, "CloudWatch dashboard, month")
-    yield Item("image, all kept versions", IMAGE_GB + 0.03 * month.versions, "ECR, GB-month")
     if month.snapstart:
         cached = month.versions * gigabytes * SECONDS
-        yield Item("snapshots of kept versions", cached, "SnapStart cache, GB-second")
+        yield Item("service", "snapshots of kept versions", cached, "SnapStart cache, GB-second")
     if month.provisioned:
         price = f"Lambda provisioned {month.architecture}, GB-second"
-        yield Item("provisioned", month.provisioned * gigabytes * SECONDS, price)
-    if not month.requests:
-        return
+        yield Item("service", "provisioned", month.provisioned * gigabytes * SECONDS, price)
+
+
+def _drift(month: Month) -> Iterator[Item]:
+    """Yield what the monitor costs. Its metrics cost only while something has drifted."""
+    yield Item("drift", "alarms", DRIFT_ALARMS, "CloudWatch alarm, metric and month")
+    seconds = HOURS * MONITOR_SECONDS * OPS_GB
+    price = f"Lambda {month.architecture}, GB-second"
+    yield Item("drift", "monitor", seconds, price)
+    calls = HOURS * (month.init + MANIFEST_MS) / 1000 * month.memory / 1024
+    yield Item("drift", "the live version, asked for its manifest", calls, price)
+    gigabytes = HOURS * (PERIOD_BYTES + PERIOD_TARGET_BYTES * month.targets) / 1e9
+    yield Item("drift", "monitor's records", gigabytes, "CloudWatch Logs, GB taken in")
+    yield Item("drift", "a year of these, kept", 13 * gigabytes, "CloudWatch Logs, GB-month kept")
+
+
+def _traffic(month: Month) -> Iterator[Item]:
+    gigabytes, compute = month.memory / 1024, f"Lambda {month.architecture}, GB-second"
     cold = month.requests * month.cold_share
     # billed in whole milliseconds
     seconds = month.requests * max(1, round(month.duration)) / 1000
-    yield Item("requests at the gateway", month.requests, "API Gateway REST, request")
-    yield Item("requests at the function", month.requests, "Lambda, request")
-    yield Item("compute", seconds * gigabytes, compute)
+    yield Item("traffic", "requests at the gateway", month.requests, "API Gateway REST, request")
+    yield Item("traffic", "requests at the function", month.requests, "Lambda, request")
+    yield Item("traffic", "compute", seconds * gigabytes, compute)
     if month.snapstart:
-        yield Item("restores", cold * gigabytes, "SnapStart restore, GB")
+        yield Item("traffic", "restores", cold * gigabytes, "SnapStart restore, GB")
     else:
-        yield Item("inits of cold starts", cold * month.init / 1000 * gigabytes, compute)
-    logged = month.requests * (RECORD_BYTES + ACCESS_LOG_BYTES + PLATFORM_LOG_BYTES) / 1e9
-    yield Item("records and access logs", logged, "CloudWatch Logs, GB taken in")
-    yield Item("the same, kept for a month", logged, "CloudWatch Logs, GB-month kept")
+        inits = cold * month.init / 1000 * gigabytes
+        yield Item("traffic", "inits of cold starts", inits, compute)
+    size = RECORD_BYTES + TARGET_BYTES * month.targets + ACCESS_LOG_BYTES + PLATFORM_LOG_BYTES
+    logged = month.requests * size / 1e9
+    yield Item("traffic", "records and access logs", logged, "CloudWatch Logs, GB taken in")
+    yield Item("traffic", "the same, kept for a month", logged, "CloudWatch Logs, GB-month kept")
     # a metric is billed for the hours in which it is written
-    metrics = (RECORD_METRICS + month.drift_metrics) * month.active_hours / HOURS
-    yield Item("metrics of the records", metrics, "CloudWatch metric, month")
+    active = month.active_hours / HOURS
+    yield Item("traffic", "request metrics", REQUEST_METRICS * active, "CloudWatch metric, month")
+    if month.outcomes:
+        price = "CloudWatch metric, month"
+        yield Item("traffic", "outcome metrics", OUTCOME_METRICS * active, price)
+    if month.archive:
+        record = RECORD_BYTES + TARGET_BYTES * month.targets
+        archived = month.requests * record / 1e9
+        taken = month.requests * max(record, FIREHOSE_BYTES) / 1e9
+        yield Item("archive", "records", taken, "Firehose, GB taken in")
+        yield Item("archive", "records, decompressed", archived, "Firehose, GB decompressed")
+        yield Item("archive", "records, partitioned", archived, "Firehose, GB partitioned")
+        yield Item("archive", "a month of records", archived / 10, "S3, GB-month")
 
 
-def watched(model: Manifest, drift_alarms: str) -> tuple[int, int]:
-    """How many metrics a model's ranks make, and how many of them drift alarms read: per target its
-    count and nine of its bins, and two for what the baseline has never seen.
-    """
-    targets = list(statistic.targets(model))
-    alarmed = [
-        t for t in targets if drift_alarms == "all" or (drift_alarms == "outputs" and t.output)
-    ]
-    return len(targets) + bool(targets), 10 * len(alarmed) + (2 if alarmed else 0)
+def _jobs(month: Month) -> Iterator[Item]:
+    """Yield what jobs cost: two messages and two objects each, and a batch for every ten."""
+    gigabytes = month.memory / 1024
+    seconds = month.submitted * max(1, round(month.duration)) / 1000 * gigabytes
+    yield Item("jobs", "messages sent, received, deleted", 3 * month.submitted, "SQS, request")
+    yield Item("jobs", "requests and results", 3 * month.submitted, "S3, PUT request")
+    yield Item("jobs", "requests and results read", 2 * month.submitted, "S3, GET request")
+    yield Item("jobs", "compute", seconds, f"Lambda {month.architecture}, GB-second")
+    active = JOBS_METRICS * month.active_hours / HOURS
+    yield Item("jobs", "metrics", active, "CloudWatch metric, month")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is deployed, and what reaches it."""
+    """Add the command's arguments: what is deployed, and what reaches it."""
     default = Month()
     parser.epilog = f"Prices of {PRICES_OF} in us-east-1, without the free tier."
     add = parser.add_argument
@@ -138,7 +209,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--versions", type=int, default=default.versions, help="kept (default: %(default)s)")
     add("--provisioned", type=int, default=0, help="environments kept warm")
     add_model(parser)
-    add("--drift", choices=["all", "outputs", "off"], default="all", help="as `drift_alarms`")
+    add("--jobs", action="store_true", help="with jobs")
+    add("--submitted", type=int, default=0, metavar="N", help="jobs a month")
+    add("--outcomes", type=int, default=0, metavar="N", help="outcomes a month")
+    add("--archive", action="store_true", help="with the archive")
     add("--active-hours", type=int, default=HOURS, help="hours with traffic (default: all)")
 
 
@@ -149,28 +223,33 @@ def main(args: argparse.Namespace) -> int:
     except ArtifactError as error:
         print(f"cost: {error}", file=sys.stderr)
         return 2
-    metrics, alarms = watched(model, args.drift)
-    given = {name: getattr(args, name) for name in Month._fields if hasattr(args, name)}
-    month = Month(**given, drift_metrics=metrics, drift_alarms=alarms)
+    settings = {name: getattr(args, name) for name in Month._fields if hasattr(args, name)}
+    month = Month(**settings | of_model(model))
     items = list(bill(month))
-    idle = sum(item.dollars for item in bill(month._replace(requests=0)))
+    idle = sum(item.dollars for item in bill(month._replace(requests=0, submitted=0)))
+    drift = sum(item.dollars for item in items if item.group == "drift")
     table = Table(title=f"A month in USD (prices of {PRICES_OF}, us-east-1, no free tier)")
+    table.add_column("for")
     table.add_column("what")
     table.add_column("quantity", justify="right")
     table.add_column("price of one")
     table.add_column("USD", justify="right")
     for item in items:
-        quantity = f"{item.quantity:,.2f}".rstrip("0").rstrip(".")
-        table.add_row(item.what, quantity, item.price, f"{item.dollars:,.2f}")
+        quantity = f"{item.quantity:,.3f}".rstrip("0").rstrip(".")
+        table.add_row(item.group, item.name, quantity, item.price, f"{item.dollars:,.2f}")
     table.add_section()
-    table.add_row("an idle month", "", "", f"{idle:,.2f}")
+    table.add_row("", "an idle month", "", "", f"{idle:,.2f}")
+    table.add_row("", "drift alone", "", "", f"{drift:,.2f}")
     total = sum(item.dollars for item in items)
-    table.add_row(f"with {month.requests:,} requests", "", "", f"{total:,.2f}")
+    table.add_row("", f"with {month.requests:,} requests", "", "", f"{total:,.2f}")
     Console().print(table)
     return 0
 
 
 def of_model(model: Manifest) -> dict[str, int]:
     """Return the fields of a month that the model decides."""
-    metrics, alarms = watched(model, "all")
-    return {"drift_metrics": metrics, "drift_alarms": alarms}
+    impact = model.alarms.min_daily_impact is not None and model.outcome_value is not None
+    return {
+        "targets": len(targets(model)),
+        "outcome_alarm_metrics": 2 * impact + bool(model.alarms.max_days_without_outcomes),
+    }

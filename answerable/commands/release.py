@@ -32,8 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("action", choices=["status", "rollback", "promote", "pin", "prune", "print-iam-policy"])
     add("stage", metavar="STAGE", help="the stage that is deployed, as prod")
-    add("version", nargs="?", type=int, metavar="VERSION", help="a version of the function (default:"
-        " rollback: the one before the live one; promote: the latest; pin: the live one)")  # fmt: skip
+    add(
+        "version",
+        nargs="?",
+        type=int,
+        metavar="VERSION",
+        help="a version of the function (default: rollback: the one before the live one; "
+        "promote: the latest; pin: the live one)",
+    )
     add_model(parser)
     add("--dry-run", action="store_true", help="check the version and print the plan only")
     add("--keep", type=int, default=5, help="versions that prune leaves (default: %(default)s)")

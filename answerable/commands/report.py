@@ -1,34 +1,38 @@
 """`answerable report RECORDS…`: what the records say, as one HTML page.
 
-Each feature and output against its baseline, the drift score over time with its alarm line, and
-traffic, rejects, latency and outcomes. The page has no script and loads nothing.
+Each input and output against its baseline, the drift score over time, traffic and outcomes. The
+drift is that of the monitor's records (months of it), or else that of the records of requests. The
+page has no script and loads nothing.
 """
 
 import argparse
-import datetime
 import json
 import sys
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, NamedTuple
 
+import jinja2
 from rich.console import Console
 from rich.text import Text
 
 from answerable import charts
+from answerable.charts import Chart, Row, Value
 from answerable.commands import add_model
 from handler import manifest as manifests
 from handler import metrics
-from handler.drift import statistic
-from handler.drift.statistic import BINS, Target
+from handler.drift import decision, monitor
+from handler.drift.counts import Counts
+from handler.drift.decision import BINS
+from handler.drift.targets import Target, fingerprint, targets
 from handler.errors import ArtifactError
-from handler.manifest import Manifest
+from handler.manifest import Distribution, Manifest
 from infra.project import find_model
 
-STYLE = Path(__file__).parents[1] / "pages" / "report.css"
+PAGES = Path(__file__).parents[1] / "pages"
 OUTCOME_METRICS = (
     metrics.OUTCOMES,
     metrics.OUTCOME_AGE,
@@ -36,330 +40,482 @@ OUTCOME_METRICS = (
     metrics.CORRECT,
     metrics.IMPACT,
 )
-HOUR_MS = 3_600_000
-WINDOWS = 48  # on a time axis, if their length is not told
+KINDS = ("request", "batch", "outcomes", monitor.MESSAGE)
+MINUTE_MS, HOUR_MS = 60_000, 3_600_000
+MAX_WINDOWS = 48
+MAX_HOURS = 10_000  # of a window
+WINDOW_MINUTES = (1, 5, 15, 60, 360, 1440, 10_080)
+MAX_ROWS = 8  # categories of a chart
+MAX_LINKS = 12
+EM_STEPS = 100
+Span = tuple[float, float]
+Record = dict[str, Any]
+
+
+class InputError(Exception):
+    """A file that is not readable, as one line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `report`."""
+    """Add the command's arguments."""
     add = parser.add_argument
-    add("records", nargs="+", metavar="RECORDS", help="files of records; - reads stdin")
+    add("records", nargs="+", metavar="RECORDS", help="files of log lines; - reads stdin")
     add_model(parser)
     add("--output", type=Path, default=Path("report.html"), metavar="FILE")
-    add(
-        "--hours", type=float, metavar="N", help="a window's length (default: the alarm's, or less)"
-    )
+    add("--hours", type=float, metavar="N", help="the length of a window (default: by the records)")
 
 
 class Window(NamedTuple):
-    """A stretch of time: D, how many values, whether D is certain, and whether the alarm fires."""
+    """A stretch of time (ms), its bin counts, and what has drifted in it."""
 
     start: float
-    score: float
-    values: int
-    certain: bool
-    loud: bool
-
-
-class Seen(NamedTuple):
-    """All there is of one target."""
-
-    target: Target
-    counts: list[int]
-    missing: int
-    windows: list[Window]
+    end: float
+    counts: Counts
+    drifted: dict[str, decision.Drifted]
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page; 1 where there is nothing to draw."""
+    """Write the page; return 1, with one line on stderr, if there is nothing to draw."""
     console = Console(stderr=True, highlight=False)
     try:
-        directory = find_model(args.model)
-        manifest = manifests.read(directory)
-    except ArtifactError as error:
+        manifest = manifests.read(find_model(args.model))
+        records = [record for name in args.records for record in read(name)]
+        ours = [record for record in records if _is_of(record, manifest)]
+        if not any(record["message"] != "outcomes" for record in ours):
+            names = ", ".join(args.records)
+            raise InputError(f"there are no records of {manifest.name} in {names}")
+        if args.hours is not None and not 0 < args.hours < MAX_HOURS:
+            raise InputError(f"--hours takes a number from 0 to {MAX_HOURS}")
+        args.output.write_text(page(manifest, ours, args.hours), encoding="utf-8")
+    except (ArtifactError, InputError) as error:
         console.print(Text(f"report: {error}", "red"))
         return 1
-    records = [record for name in args.records for record in read(name)]
-    ours = [
-        r for r in records if (r.get("model") or {}).get("name", manifest.name) == manifest.name
-    ]
-    if not any(r["message"] == "request" for r in ours):
-        console.print(Text(f"report: no records of {manifest.name} in {args.records}", "red"))
+    except OSError as error:
+        console.print(Text(f"report: {error.filename}: {error.strerror}", "red"))
         return 1
-    args.output.write_text(page(manifest, ours, args.hours), encoding="utf-8")
     console.print(Text(f"{args.output}: {len(ours)} records of {manifest.name}"))
     return 0
 
 
-def read(name: str) -> Iterator[dict[str, Any]]:
-    """The records in a file, other lines passed over."""
-    source = sys.stdin if name == "-" else open(name, encoding="utf-8")  # noqa: SIM115
-    with source as lines:
-        yield from parsed(lines)
+def _is_of(record: Record, manifest: Manifest) -> bool:
+    """Return whether a record is of the model; lines of outcomes do not name theirs."""
+    model = record.get("model")
+    return not isinstance(model, dict) or model.get("name") == manifest.name
 
 
-def parsed(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The records among lines, or among texts of several lines."""
+def read(name: str) -> Iterator[Record]:
+    """Yield the records in a file. Raise OSError, or InputError if it is no text."""
+    try:
+        if name == "-":
+            yield from parsed(sys.stdin)
+        else:
+            with open(name, encoding="utf-8") as lines:
+                yield from parsed(lines)
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: not UTF-8") from None
+
+
+def parsed(texts: Iterable[str]) -> Iterator[Record]:
+    """Yield the records among lines, or among texts of several lines."""
     for line in (line for text in texts for line in text.splitlines()):
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and record.get("message") in ("request", "outcomes"):
+        if not isinstance(record, dict) or record.get("message") not in KINDS:
+            continue
+        if isinstance(record.get("timestamp"), int):
             yield record
 
 
-def page(manifest: Manifest, records: Sequence[dict[str, Any]], hours: float | None = None) -> str:
-    """The whole document."""
-    requests = [r for r in records if r["message"] == "request" and "Requests" in r]
+def page(manifest: Manifest, records: Sequence[Record], hours: float | None = None) -> str:
+    """Return the whole document."""
+    requests = [r for r in records if r["message"] == "request" and metrics.REQUESTS in r]
     outcomes = [r for r in records if r["message"] == "outcomes"]
-    times = [r["timestamp"] for r in (*requests, *outcomes)] or [0]
-    span = (min(times), max(times) + 1)
-    length = hours or _hours(manifest, span)
-    seen = [
-        watch(manifest, target, requests, span, length) for target in statistic.targets(manifest)
-    ]
-    body = [
-        _header(manifest, requests, span, length),
-        _verdict(seen, manifest),
-        _traffic(manifest, requests, span, length),
-        _targets("Outputs", [s for s in seen if s.target.output], manifest, span),
-        _targets("Inputs", [s for s in seen if not s.target.output], manifest, span),
-        _outcomes(manifest, requests, outcomes, span, length),
-    ]
-    title = escape(f"{manifest.name} {manifest.version}: report")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE.read_text()}</style></head><body><main>{''.join(body)}</main></body></html>\n"
+    periods = list(_periods(manifest, records))
+    moments = [r["timestamp"] for r in (*requests, *outcomes)]
+    moments += [moment for start, end, _ in periods for moment in (start, end)]
+    span: Span = (min(moments, default=0), max(moments, default=0) + 1)
+    total = _sum(manifest, periods)
+    minutes = hours * 60 if hours else _minutes(manifest, periods, span)
+    windows = list(_windows(manifest, periods, span, minutes))
+    cards = [_card(i, manifest, total, windows, span) for i in range(len(total.targets))]
+    cards.sort(key=lambda card: (card["kind"] != "bad", -(card["score"] or 0.0)))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGES), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("report.html").render(
+        style=(PAGES / "report.css").read_text(encoding="utf-8"),
+        name=manifest.name,
+        version=manifest.version,
+        description=manifest.description,
+        facts=_facts(manifest, records, total, span),
+        verdict=_verdict(manifest, total, windows, span),
+        traffic=_traffic(manifest, requests, windows, span),
+        groups=[
+            {"title": title, "cards": [card for card in cards if card["output"] is is_output]}
+            for title, is_output in (("Outputs", True), ("Inputs", False))
+        ],
+        window=_duration(minutes),
+        has_scores=any(card["score"] is not None for card in cards),
+        outcomes=_outcomes(manifest, requests, outcomes, span, minutes),
     )
 
 
-def _hours(manifest: Manifest, span: tuple[int, int]) -> float:
-    """The alarm's own window; of a shorter time, a part of it."""
-    whole = (span[1] - span[0]) / HOUR_MS
-    return min(manifest.alarms.drift_hours, max(whole / 12, 1 / 60))
+def _periods(
+    manifest: Manifest, records: Sequence[Record]
+) -> Iterator[tuple[float, float, Counts]]:
+    """Yield the bin counts of the monitor's periods, else those of single records.
+
+    Only bins of the manifest's model and baseline can be compared with it.
+    """
+    mark, monitored = fingerprint(manifest), targets(manifest)
+    history = {
+        record["period"]: record
+        for record in records
+        if record["message"] == monitor.MESSAGE and record.get("fingerprint") == mark
+    }
+    for start, record in sorted(history.items()):
+        counts = Counts(monitored)
+        counts.add_counts(record)
+        yield start, start + HOUR_MS, counts
+    if history:
+        return
+    for record in sorted(records, key=lambda record: int(record["timestamp"])):
+        model = record.get("model") or {}
+        if record["message"] in ("request", "batch") and model.get("fingerprint", mark) == mark:
+            counts = Counts(monitored)
+            if counts.add_bins(_current_form(record, monitored)):
+                yield record["timestamp"], record["timestamp"], counts
 
 
-def watch(
+def _current_form(record: Record, monitored: Sequence[Target]) -> Record:
+    """Return a record with `bins`: older ones had a metric for each target."""
+    if "bins" in record or "Unseen" not in record:
+        return record
+    bins = [record.get(target.key, []) for target in monitored]
+    return {**record, "bins": bins, "unseen_rows": record["Unseen"]}
+
+
+def _sum(manifest: Manifest, periods: Iterable[tuple[float, float, Counts]]) -> Counts:
+    total = Counts(targets(manifest))
+    for _, _, counts in periods:
+        total.add_counts(counts.as_fields())
+    return total
+
+
+def _minutes(
+    manifest: Manifest, periods: Sequence[tuple[float, float, Counts]], span: Span
+) -> float:
+    """Return the length of a window: at most MAX_WINDOWS, most of them with enough rows."""
+    whole = (span[1] - span[0]) / MINUTE_MS
+    shortest = max((end - start for start, end, _ in periods), default=0) / MINUTE_MS
+    rows = sum(counts.rows for _, _, counts in periods)
+    for minutes in WINDOW_MINUTES:
+        used = len({int((start - span[0]) / MINUTE_MS / minutes) for start, _, _ in periods})
+        enough = rows >= used * manifest.alarms.drift_min_rows
+        if shortest <= minutes <= whole and whole / minutes <= MAX_WINDOWS and enough:
+            return minutes
+    return max(whole, shortest)
+
+
+def _windows(
     manifest: Manifest,
-    target: Target,
-    requests: Iterable[dict[str, Any]],
-    span: tuple[int, int],
-    hours: float,
-) -> Seen:
-    """The bins of one target in all, and by window."""
-    total = [0] * BINS
-    parts: dict[int, list[int]] = defaultdict(lambda: [0] * BINS)
-    missing = 0
-    for record in requests:
-        found = record.get(target.metric)
-        if found is None:
+    periods: Iterable[tuple[float, float, Counts]],
+    span: Span,
+    minutes: float,
+) -> Iterator[Window]:
+    grouped: dict[int, list[tuple[float, float, Counts]]] = defaultdict(list)
+    for period in periods:
+        grouped[int((period[0] - span[0]) / MINUTE_MS / minutes)].append(period)
+    for number, group in sorted(grouped.items()):
+        counts = _sum(manifest, group)
+        result = counts.decide(manifest.alarms, monitor.LOOKS)
+        drifted = {f"in_{d.name}": d for d in result.inputs}
+        drifted |= {f"out_{d.name}": d for d in result.outputs}
+        start = span[0] + number * minutes * MINUTE_MS
+        yield Window(start, start + minutes * MINUTE_MS, counts, drifted)
+
+
+def _duration(minutes: float) -> str:
+    for length, unit in ((1440, "day"), (60, "hour"), (1, "minute")):
+        if minutes >= length:
+            count = minutes / length
+            return unit if count == 1 else f"{count:.3g} {unit}s"
+    return f"{minutes * 60:.0f} seconds"
+
+
+def _facts(manifest: Manifest, records: Sequence[Record], total: Counts, span: Span) -> list[str]:
+    requests = sum(metrics.REQUESTS in record for record in records)
+    versions = sorted({str(r["version"]) for r in records if "version" in r})
+    rows = sum(r.get(metrics.ROWS, 0) for r in records) or total.rows
+    dates = " to ".join(charts.date_label(moment) for moment in span)
+    made = f"{rows:,} predictions" + (f" in {requests:,} requests" if requests else "")
+    facts = [f"{dates} UTC", made]
+    if versions:
+        facts.append(f"function version {', '.join(versions)}")
+    return [*facts, f"owner {manifest.owner}"]
+
+
+def _verdict(
+    manifest: Manifest, total: Counts, windows: Sequence[Window], span: Span
+) -> dict[str, Any]:
+    """Return what somebody in a hurry needs to know."""
+    minimum = manifest.alarms.drift_min_rows
+    if not total.targets:
+        text = "The model was packed without a baseline, so no drift is measured."
+        return {"kind": "", "text": text, "links": []}
+    if not any(window.counts.rows >= minimum for window in windows):
+        text = f"{total.rows} predictions so far. Drift is judged from {minimum} on."
+        return {"kind": "", "text": text, "links": []}
+    links: list[dict[str, Any]] = []
+    for target in total.targets:
+        hits = [window for window in windows if target.key in window.drifted]
+        if hits:
+            worst = max((w.drifted[target.key] for w in hits), key=lambda d: d.score)
+            length = span[1] - span[0]
+            since = charts.time_label(hits[0].start, length)
+            state = "" if hits[-1] is windows[-1] else ", but not in the last window"
+            text = f"{worst.direction}, score {worst.score:.2f}, first seen {since}{state}"
+            links.append({"key": target.key, "name": target.name, "text": text, "d": worst.score})
+    if not links:
+        text = "No drift: inputs and outputs look as they did when the model was packed."
+        return {"kind": "good", "text": text, "links": []}
+    links.sort(key=lambda link: -link["d"])
+    count = f"{len(links)} of {len(total.targets)} inputs and outputs"
+    return {"kind": "bad", "text": f"Drift in {count}", "links": links[:MAX_LINKS]}
+
+
+def _card(
+    index: int, manifest: Manifest, total: Counts, windows: Sequence[Window], span: Span
+) -> dict[str, Any]:
+    """Return the card of a target."""
+    target, counts = total.targets[index], total.by_target[index]
+    count, limit = sum(counts), manifest.alarms.drift_threshold
+    values, scores = [], []
+    for window in windows:
+        in_window = window.counts.by_target[index]
+        size = sum(in_window)
+        if size < manifest.alarms.drift_min_rows:
+            values.append(Value(window.start, window.end, 0.0, "bar none", f"{size} values"))
             continue
-        window = parts[int((record["timestamp"] - span[0]) / HOUR_MS / hours)]
-        for number in found if isinstance(found, list) else [found]:
-            total[number - 1] += 1
-            window[number - 1] += 1
-        missing += 0 if target.output else record.get("missing_counts", {}).get(target.name, 0)
-    rows, wanted = target.distribution.rows, manifest.alarms
-    windows = []
-    for at, counts in sorted(parts.items()):
-        score, values = statistic.score(counts, rows), sum(counts)
-        certain = statistic.is_significant(counts, rows, hours) and values >= wanted.drift_min_rows
-        start = span[0] + (at + 0.5) * hours * HOUR_MS
-        windows.append(
-            Window(start, score, values, certain, certain and score > wanted.drift_threshold)
+        score = max(decision.score(in_window, target.baseline_rows), 0.0)
+        drifted = window.drifted.get(target.key)
+        text = f"score {score:.3f}" + (f", {drifted.direction}" if drifted else "")
+        kind = "bar bad" if drifted else "bar"
+        values.append(Value(window.start, window.end, score, kind, text))
+        scores.append(score)
+    facts = [f"{count:,} values"]
+    if scores:
+        last = f"score {scores[-1]:.2f}"
+        facts.append(last if len(scores) == 1 else f"{last} at last, {max(scores):.2f} at most")
+    elif count:
+        facts.append(f"no score under {manifest.alarms.drift_min_rows} values a window")
+    missing, unseen = total.missing[target.name], total.unseen[target.name]
+    if not target.output and count and (missing or target.distribution.missing_share):
+        packed = target.distribution.missing_share
+        facts.append(f"missing {missing / count:.1%}, in the baseline {packed:.1%}")
+    if not target.output and unseen:
+        facts.append(f"{unseen:,} of a kind that the baseline does not have")
+    units = {feature.name: feature.unit for feature in manifest.features}
+    units |= {output.name: output.unit for output in manifest.outputs}
+    kinds = len(target.distribution.values)
+    is_discrete = kinds > 0 and (kinds <= MAX_ROWS or not target.ordered)
+    label = f"{target.name}: shares by tenths of the baseline"
+    return {
+        "key": target.key,
+        "name": target.name,
+        "unit": units.get(target.name, ""),
+        "output": target.output,
+        "kind": "bad" if any(target.key in window.drifted for window in windows) else "",
+        "score": max(scores, default=None),
+        "rows": _rows(total, index) if count and is_discrete else [],
+        "histogram": charts.histogram(
+            label, [n / count for n in counts], 1 / BINS, _edges(target.distribution)
         )
-    return Seen(target, total, missing, windows)
+        if count
+        else None,
+        "timeline": charts.timeline(f"{target.name}: drift score", values, span, limit=limit),
+        "facts": facts,
+    }
 
 
-def _header(
-    manifest: Manifest, requests: Sequence[dict[str, Any]], span: tuple[int, int], hours: float
-) -> str:
-    start, end = (_moment(at) for at in span)
-    rows = sum(r["Rows"] for r in requests)
-    versions = sorted({str(r["version"]) for r in requests})
-    window = f"{hours:g} h" if hours >= 1 else f"{hours * 60:.0f} min"
-    return (
-        f"<header><h1>{escape(manifest.name)} <small>{escape(manifest.version)}</small></h1>"
-        f"<p>{escape(manifest.description)}</p><p class=quiet>{start} to {end} UTC · "
-        f"{rows:,} predictions in {len(requests):,} requests · function version "
-        f"{escape(', '.join(versions))} · windows of {window} · owner {escape(manifest.owner)}</p>"
-        "</header>"
-    )
+def _edges(known: Distribution) -> list[str]:
+    """Return the values at the quarters of a baseline."""
+    labels = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        present = 1 - known.missing_share
+        if share > present or not known.values:
+            labels.append("missing")
+            continue
+        index = bisect_left(known.cdf_right, min(share / present, known.cdf_right[-1]))
+        value = known.values[index]
+        labels.append(value if isinstance(value, str) else charts.short(float(value)))
+    return labels
 
 
-def _verdict(seen: Sequence[Seen], manifest: Manifest) -> str:
-    """What somebody in a hurry needs to know."""
-    loud = [s for s in seen if any(window.loud for window in s.windows)]
-    if not seen:
-        return "<p class=verdict>This model was packed without a baseline: nothing is watched.</p>"
-    if not any(w.values >= manifest.alarms.drift_min_rows for s in seen for w in s.windows):
-        few = manifest.alarms.drift_min_rows
-        return f"<p class=verdict>No window has {few} values yet: too few to speak of drift.</p>"
-    if not loud:
-        return (
-            "<p class='verdict good'>No drift: everything looks as it did when it was packed.</p>"
+def _rows(total: Counts, index: int) -> list[Row]:
+    """Return the live and the baseline's shares of categories, the most frequent first."""
+    target, counts = total.targets[index], list(total.by_target[index])
+    known = target.distribution
+    present, count = 1 - known.missing_share, sum(counts)
+    missing = 0 if target.output else total.missing[target.name]
+    unseen = 0 if target.output else min(total.unseen[target.name], counts[-1])
+    counts[-1] -= unseen
+    steps = [
+        (str(value), low * present, high * present)
+        for value, low, high in zip(known.values, known.cdf_left, known.cdf_right, strict=True)
+    ]
+    if known.missing_share:
+        steps.append(("missing", present, 1.0))
+        missing = 0  # it has bins of its own
+    live = _shares(counts, [(low, high) for _, low, high in steps])
+    scale = (count - unseen) / count
+    rows = [
+        _row(name, share * scale, high - low)
+        for (name, low, high), share in zip(steps, live, strict=True)
+    ]
+    if len(rows) > MAX_ROWS:
+        rest = rows[MAX_ROWS - 1 :]
+        rows = rows[: MAX_ROWS - 1]
+        rows.append(
+            _row(f"{len(rest)} more", sum(r.live for r in rest), sum(r.baseline for r in rest))
         )
-    names = ", ".join(
-        f"<a href='#{escape(s.target.metric)}'>{escape(s.target.name)}</a>" for s in loud
-    )
-    return f"<p class='verdict bad'>Drift: {names}.</p>"
+    if unseen:
+        rows.append(_row("missing" if unseen == missing else "unseen", unseen / count, 0.0))
+    return rows
 
 
-def _targets(title: str, seen: Sequence[Seen], manifest: Manifest, span: tuple[int, int]) -> str:
-    """A card for each, the most drifted first."""
-    order = sorted(
-        seen, key=lambda s: -max((w.score for w in s.windows if w.certain), default=-9.0)
-    )
-    cards = [_card(one, manifest, span) for one in order]
-    note = (
-        "Left: how the values spread over the deciles of the baseline; without drift all bars "
-        "reach the line. Right: the drift score over time and its alarm line; a dot is an alarm, "
-        "which a score over the line is only where chance does not make it."
-    )
-    return (
-        f"<h2>{title}</h2><p class=quiet>{note}</p><section class=cards>{''.join(cards)}</section>"
-    )
+def _row(name: str, live: float, baseline: float) -> Row:
+    return Row(name, live, baseline, f"{live:.0%} ({baseline:.0%})")
 
 
-def _card(seen: Seen, manifest: Manifest, span: tuple[int, int]) -> str:
-    total, target = sum(seen.counts), seen.target
-    name = f"<h3>{escape(target.name)}</h3>"
-    if not total:
-        return f"<article>{name}<p class=quiet>no values</p></article>"
-    shares = [count / total for count in seen.counts]
-    limit = manifest.alarms.drift_threshold
-    loud = [window.loud for window in seen.windows]
-    worst = max(seen.windows, key=lambda window: window.score)
-    state = "bad" if any(loud) else "good"
-    points = [(window.start, max(window.score, 0.0)) for window in seen.windows]
-    facts = f"{total:,} values · score up to {max(worst.score, 0.0):.2f}"
-    if not target.output:
-        before = target.distribution.missing_share
-        facts += f" · missing {seen.missing / total:.1%} (packed: {before:.1%})"
-    return (
-        f'<article class={state} id="{escape(target.metric)}">{name}<div class=pair>'
-        + charts.bars(shares, 1 / BINS, f"{target.name}: shares by decile of the baseline")
-        + charts.line(
-            points, f"{target.name}: drift score over time", limit=limit, loud=loud, span=span
-        )
-        + f"</div><p class=quiet>{facts}</p></article>"
-    )
+def _shares(counts: Sequence[int], steps: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the most likely shares of categories, each of which is spread evenly over its step.
+
+    That is what the bins tell: one that two categories share is divided by expectation maximisation
+    (A. P. Dempster and others, 1977, Journal of the Royal Statistical Society B 39, 1-38).
+    """
+    overlaps = [
+        [max(min(high, (b + 1) / BINS) - max(low, b / BINS), 0.0) / max(high - low, 1e-9)
+         for low, high in steps]
+        for b in range(BINS)
+    ]  # fmt: skip
+    shares, count = [1 / len(steps)] * len(steps), max(sum(counts), 1)
+    for _ in range(EM_STEPS):
+        likely = [0.0] * len(steps)
+        for number, overlap in zip(counts, overlaps, strict=True):
+            weights = [share * part for share, part in zip(shares, overlap, strict=True)]
+            if whole := sum(weights):
+                likely = [a + number * w / whole for a, w in zip(likely, weights, strict=True)]
+        shares = [value / count for value in likely]
+    return shares
 
 
 def _traffic(
-    manifest: Manifest, requests: Sequence[dict[str, Any]], span: tuple[int, int], hours: float
-) -> str:
-    hours = min(hours, max((span[1] - span[0]) / HOUR_MS / WINDOWS, 1 / 60))
-    parts: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    manifest: Manifest, requests: Sequence[Record], windows: Sequence[Window], span: Span
+) -> list[dict[str, Any]]:
+    """Return the cards of traffic; without records of requests, only that of predictions."""
+    if not requests:
+        values = [
+            Value(w.start, w.end, w.counts.rows, "bar", f"{w.counts.rows:,}") for w in windows
+        ]
+        chart = charts.timeline("predictions", values, span)
+        return [_traffic_card("Predictions", chart, f"{sum(w.counts.rows for w in windows):,}")]
+    step = max((span[1] - span[0]) / MAX_WINDOWS, MINUTE_MS / 4)
+    grouped: dict[int, list[Record]] = defaultdict(list)
     for record in requests:
-        parts[int((record["timestamp"] - span[0]) / HOUR_MS / hours)].append(record)
-    series: dict[str, list[charts.Point]] = {"rows": [], "p50": [], "p99": [], "rejects": []}
-    for at, found in sorted(parts.items()):
-        start = span[0] + (at + 0.5) * hours * HOUR_MS
-        took = sorted(r["Latency"] for r in found)
-        cut = quantiles(took, n=100, method="inclusive") if len(took) > 1 else took * 99
-        refused = sum(r[metrics.CLIENT_ERRORS] + r[metrics.SERVER_ERRORS] for r in found)
-        for name, value in (
-            ("rows", sum(r["Rows"] for r in found)),
-            ("p50", cut[49]),
-            ("p99", cut[98]),
-            ("rejects", 100 * refused / len(found)),
-        ):
-            series[name].append((start, float(value)))
+        grouped[int((record["timestamp"] - span[0]) / step)].append(record)
+    rows, slowest, failed = [], [], []
+    for number, group in sorted(grouped.items()):
+        start = span[0] + number * step
+        took = sorted(record[metrics.LATENCY] for record in group)
+        p99 = quantiles(took, n=100, method="inclusive")[98] if len(took) > 1 else took[0]
+        bad = sum(r[metrics.CLIENT_ERRORS] + r[metrics.SERVER_ERRORS] for r in group)
+        count, share = sum(r[metrics.ROWS] for r in group), 100 * bad / len(group)
+        rows.append(Value(start, start + step, count, "bar", f"{count:,}"))
+        slowest.append(Value(start, start + step, p99, "bar", f"{p99:.2f} ms"))
+        failed.append(Value(start, start + step, share, "bar warm", f"{share:.1f} %"))
     problems = Counter(r["problem"] for r in requests if "problem" in r)
-    told = ", ".join(f"{escape(kind)} {count}" for kind, count in problems.most_common()) or "none"
-    took = sorted(r["Latency"] for r in requests)
-    size = (300, 80)
-    cards = [
-        ("Predictions", charts.line(series["rows"], "predictions by window", span=span, size=size),
-         f"{sum(r['Rows'] for r in requests):,} in all"),
-        ("Latency p99", charts.line(series["p99"], "latency", span=span, size=size),
-         f"median {_middle(took):.2f} ms, slowest {took[-1]:.1f} ms" if took else ""),
-        ("Refused and failed, %", charts.line(series["rejects"], "share of requests", span=span,
-         size=size, limit=manifest.alarms.client_error_max_percent if problems else None, kind="warm"), told),
-    ]  # fmt: skip
-    text = "".join(
-        f"<article><h3>{title}</h3>{chart}<p class=quiet>{facts}</p></article>"
-        for title, chart, facts in cards
-    )
-    return f"<h2>Traffic</h2><section class='cards wide'>{text}</section>"
+    kinds = ", ".join(f"{kind} {count}" for kind, count in problems.most_common()) or "none"
+    took = sorted(r[metrics.LATENCY] for r in requests)
+    limit = manifest.alarms.client_error_max_percent if problems else None
+    return [
+        _traffic_card(
+            "Predictions",
+            charts.timeline("predictions", rows, span),
+            f"{sum(r[metrics.ROWS] for r in requests):,} in {len(requests):,} requests",
+        ),
+        _traffic_card(
+            "Latency, 99th percentile",
+            charts.timeline("latency", slowest, span, unit=" ms"),
+            f"median {took[len(took) // 2]:.2f} ms, slowest {took[-1]:.1f} ms",
+        ),
+        _traffic_card(
+            "Refused and failed requests",
+            charts.timeline("share of requests", failed, span, limit=limit, unit=" %"),
+            kinds,
+        ),
+    ]
+
+
+def _traffic_card(title: str, chart: Chart, text: str) -> dict[str, Any]:
+    return {"title": title, "chart": chart, "text": text}
 
 
 def _outcomes(
     manifest: Manifest,
-    requests: Sequence[dict[str, Any]],
-    outcomes: Sequence[dict[str, Any]],
-    span: tuple[int, int],
-    hours: float,
-) -> str:
-    """By version, what became of its predictions."""
+    requests: Sequence[Record],
+    outcomes: Sequence[Record],
+    span: Span,
+    minutes: float,
+) -> dict[str, Any] | None:
+    """Return the outcomes by version, and over time."""
     if not outcomes:
-        text = "No outcome was told yet. <code>POST /feedback</code> takes them."
-        return f"<h2>Outcomes</h2><p class=quiet>{text}</p>"
-    made = Counter[str]()
+        return None
+    predictions = Counter[str]()
     for record in requests:
-        made[str(record["version"])] += record["Rows"]
+        predictions[str(record["version"])] += record[metrics.ROWS]
+    step = minutes * MINUTE_MS
     versions: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     over: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in outcomes:
         for name in OUTCOME_METRICS:
             values = record.get(name, [])
             versions[str(record["version"])][name] += values
-            over[name][int((record["timestamp"] - span[0]) / HOUR_MS / hours)] += values
-    unit = (
-        f", {manifest.outcome_value.unit}"
-        if manifest.outcome_value and manifest.outcome_value.unit
-        else ""
-    )
-    heads = (
-        "version",
-        "outcomes",
-        "of predictions",
-        "mean error",
-        "correct",
-        f"impact{unit}",
-        "age, h",
-    )
+            over[name][int((record["timestamp"] - span[0]) / step)] += values
+    value = manifest.outcome_value
+    impact = f"impact, {value.unit}" if value and value.unit else "impact"
     lines = []
-    for version, found in sorted(versions.items()):
-        count = len(found[metrics.OUTCOMES])
-        share = f"{count / made[version]:.1%}" if made[version] else ""
-        worth = f"{sum(found['Impact']):,.6g}" if found["Impact"] else ""
-        error, correct = (
-            _mean(found[metrics.ABSOLUTE_ERROR], "{:.3g}"),
-            _mean(found["Correct"], "{:.1%}"),
+    for version, by_name in sorted(versions.items()):
+        count, worth = len(by_name[metrics.OUTCOMES]), by_name[metrics.IMPACT]
+        lines.append(
+            (
+                version,
+                f"{count:,}",
+                f"{count / predictions[version]:.1%}" if predictions[version] else "",
+                _mean(by_name[metrics.ABSOLUTE_ERROR], "{:.3g}"),
+                _mean(by_name[metrics.CORRECT], "{:.1%}"),
+                f"{sum(worth):,.6g}" if worth else "",
+                _mean(by_name[metrics.OUTCOME_AGE], "{:.1f}"),
+            )
         )
-        age = _mean(found[metrics.OUTCOME_AGE], "{:.1f}")
-        lines.append((version, f"{count:,}", share, error, correct, worth, age))
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in one)}</tr>" for one in lines)
-    table = f"<table><tr>{''.join(f'<th>{escape(h)}</th>' for h in heads)}</tr>{rows}</table>"
-    cards = ""
+    cards = []
     for name, title in (
-        (metrics.ABSOLUTE_ERROR, "Absolute error, mean"),
-        ("Correct", "Correct"),
-        ("Impact", "Impact, mean"),
+        (metrics.ABSOLUTE_ERROR, "Mean absolute error"),
+        (metrics.CORRECT, "Share of correct predictions"),
+        (metrics.IMPACT, f"Mean {impact}"),
     ):
-        points = [
-            (span[0] + (at + 0.5) * hours * HOUR_MS, sum(values) / len(values))
-            for at, values in sorted(over[name].items())
-            if values
+        means = {number: sum(v) / len(v) for number, v in sorted(over[name].items()) if v}
+        bars = [
+            Value(span[0] + n * step, span[0] + (n + 1) * step, max(m, 0.0), "bar", f"{m:.4g}")
+            for n, m in means.items()
         ]
-        if points:
-            chart = charts.line(points, title, span=span, size=(300, 80))
-            cards += f"<article><h3>{title}</h3>{chart}</article>"
-    return f"<h2>Outcomes</h2>{table}<section class='cards wide'>{cards}</section>"
+        if bars:
+            cards.append({"title": title, "chart": charts.timeline(title, bars, span)})
+    heads = ("version", "outcomes", "of predictions", "mean error", "correct", impact, "age, h")
+    return {"heads": heads, "lines": lines, "cards": cards}
 
 
 def _mean(values: Sequence[float], form: str) -> str:
     return form.format(sum(values) / len(values)) if values else ""
-
-
-def _middle(values: Sequence[float]) -> float:
-    return values[len(values) // 2]
-
-
-def _moment(milliseconds: float) -> str:
-    moment = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
-    return moment.strftime("%Y-%m-%d %H:%M")

@@ -94,8 +94,7 @@ def _simulate(
         )
     context = dict(pair.partition("=")[::2] for pair in args.context)
     if scenario == "silent-error" and "auto_rollback_on" in Settings.model_fields:
-        both = "impact" if context.get("drift_alarms") == "off" else "both"
-        context = {"auto_rollback_on": both, **context}
+        context = {"auto_rollback_on": "both", **context}
     template = plans.synthesise(artifacts[CANDIDATE].parent, manifest.name, context)
     plan = plans.read(template)
     _print_header(console, plan, artifacts, scenario, _inputs(args, context))

@@ -1,14 +1,15 @@
 """The empirical distributions of a sample, against which live values are binned."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from answerable.packing.table import Array, Columns
+from handler.drift import summaries
 from handler.feature_types import FeatureType
-from handler.manifest import BY_CLASS, Baseline, Distribution, Output
+from handler.manifest import BY_CLASS, Baseline, Distribution, Output, Tensor
 
 KNOTS = 41  # quantiles 0, 1/40 … 1
 MAX_CLASSES = 10  # classes of probabilities that get a distribution
@@ -19,19 +20,24 @@ def measure(
     columns: Columns,
     outputs: Sequence[Output],
     results: Sequence[Array],
+    inputs: Sequence[Tensor] = (),
+    feeds: Mapping[str, Array] | None = None,
 ) -> Baseline:
-    """Return the distributions of every feature and of every output but raw tensors.
+    """Return the distributions of features and outputs, and of summaries of raw tensors.
 
     `columns` are the features' values in their JSON form. `results` are the packed model's, one
-    array [rows, …] per output.
+    array [rows, …] per output. `inputs` and `feeds` are summarised if there are no features.
     """
-    features = {}
+    features: dict[str, Distribution] = {}
     for kind in types:
         sample = columns[kind.feature.name]
         convert = len if kind.binned_by_length else kind.to_graph
         values = [None if value is None else convert(value) for value in sample]
         features[kind.feature.name] = (categories if kind.discrete else numbers)(values)
-    distributions = {}
+    for tensor in () if types else inputs:
+        rows = feeds[tensor.name] if feeds else ()
+        features |= _summaries(tensor.name, summaries.names(tensor.dtype, False), rows)
+    distributions: dict[str, Distribution] = {}
     for output, array in zip(outputs, results, strict=True):
         if output.kind == "value":
             distributions[output.name] = numbers(_shortest(array))
@@ -40,7 +46,20 @@ def measure(
         elif output.kind in BY_CLASS:
             for i, name in enumerate(output.classes[:MAX_CLASSES]):
                 distributions[f"{output.name}.{name}"] = numbers(_shortest(array[:, i]))
+        else:
+            names = summaries.names(output.dtype, True)
+            distributions |= _summaries(output.name, names, array)
     return Baseline(len(results[0]), features, distributions)
+
+
+def _summaries(name: str, names: Iterable[str], rows: Iterable[Any]) -> dict[str, Distribution]:
+    """Return the distribution of each summary that any row has."""
+    values = {summary: [summaries.summarise(summary, row) for row in rows] for summary in names}
+    return {
+        f"{name}.{summary}": numbers(found)
+        for summary, found in values.items()
+        if any(value is not None for value in found)
+    }
 
 
 def numbers(values: Sequence[Any]) -> Distribution:

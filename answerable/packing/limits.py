@@ -78,9 +78,9 @@ def default(
 
 
 def _max_elements(shape: Shape, sample_shape: Sequence[int]) -> int:
-    """Return the most elements of a row: free axes twice as long as in the sample, as a body allows.
+    """Return the most elements of a row: free axes are twice as long as in the sample.
 
-    An element has at least two characters in JSON.
+    They also have to fit a body. An element has at least two characters in JSON.
     """
     axes = zip(shape, sample_shape, strict=True)
     most = math.prod(max(MIN_FREE_LENGTH, 2 * n) if size is None else size for size, n in axes)

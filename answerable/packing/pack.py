@@ -157,15 +157,18 @@ def pack(
             outcome_value=OutcomeValue(**value) if value else None,
             producer=_producer(source),
             features=sample.features,
-            baseline=baseline.measure(sample.types, sample.columns, outputs, results),
+            baseline=baseline.measure(
+                sample.types, sample.columns, outputs, results, inputs, sample.feeds
+            ),
         )
-        _load(directory, draft)  # before anything is measured: is what is stated well-formed?
+        # before anything is measured: is what is stated well-formed?
+        loaded = _load(directory, draft).manifest
         version_check.check(target, draft, replace=True)  # its files, its content, come later
 
         measured = f"{draft.execution.intra_op_threads}, as stated"
         if threads is None:
             progress("Measuring threads")
-            times = execution.threads(directory, draft, sample.feeds)
+            times = execution.threads(directory, loaded, sample.feeds)
             chosen = execution.choose_threads(times)
             draft = draft._replace(execution=Execution(chosen, batch))
             many = min(execution.MEASURED_ROWS, draft.limits.rows, execution.n_rows(sample.feeds))

@@ -47,8 +47,8 @@ def schemas(manifest: Manifest) -> Schema:
         },
         parameters=PARAMETERS,
     )
-    asked = _object(("parameters",), name={"enum": outputs}, parameters=PARAMETERS)
-    given = _object(
+    requested = _object(("parameters",), name={"enum": outputs}, parameters=PARAMETERS)
+    returned = _object(
         ("data", "parameters"),
         name={"enum": outputs},
         datatype=datatype,
@@ -78,11 +78,11 @@ def schemas(manifest: Manifest) -> Schema:
             id={"type": "string"},
             parameters=PARAMETERS,
             inputs=_list(sent, minItems=len(inputs), maxItems=len(inputs)),
-            outputs=_list(asked),
+            outputs=_list(requested),
         ),
         "InferenceResponse": _object(
             ("id",), model_name=model, model_version=version, id={"type": "string"},
-            outputs=_list(given),
+            outputs=_list(returned),
         ),
         "Invocation": _invocation(),
     }  # fmt: skip

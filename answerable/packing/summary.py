@@ -83,7 +83,7 @@ def _seen(manifest: Manifest, name: str) -> Iterator[str]:
     known = manifest.baseline.outputs if manifest.baseline else {}
     output = next(output for output in manifest.outputs if output.name == name)
     for key, found in known.items():
-        if key != name and not key.startswith(f"{name}."):
+        if output.kind == "tensor" or (key != name and not key.startswith(f"{name}.")):
             continue
         if output.kind == "label":
             shares = zip(found.values, found.cdf_left, found.cdf_right, strict=True)

@@ -65,8 +65,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self.data: dict[Key, list[Datum]] = {}
-        self._cached: tuple[Key, int, int] | None = None
-        self._values: tuple[list[float], list[float]] = [], []
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> "Metrics":
@@ -94,23 +92,15 @@ class Metrics:
         latest = not series or series[-1].time <= time
         index = len(series) if latest else bisect_right(series, time, key=_time)
         series.insert(index, Datum(time, bucket(value), value))
-        self._cached = None
-
-    def _window(self, key: Key, start: int, end: int) -> tuple[list[float], list[float]]:
-        """Return exact values, and stored values in order (cached: alarms read many statistics)."""
-        if self._cached != (key, start, end):
-            series = self.data.get(key, [])
-            low, high = (bisect_left(series, time, key=_time) for time in (start, end))
-            data = series[low:high]
-            self._values = [d.exact for d in data], sorted(d.value for d in data)
-            self._cached = key, start, end
-        return self._values
 
     def statistic(self, key: Key, stat: str, start: int, end: int) -> Value:
         """Return the statistic of a period, None without data."""
-        exact, stored = self._window(key, start, end)
-        if not exact:
+        series = self.data.get(key, [])
+        low, high = (bisect_left(series, time, key=_time) for time in (start, end))
+        data = series[low:high]
+        if not data:
             return None
+        exact = [datum.exact for datum in data]
         # CloudWatch keeps sums and counts exactly, beside the sketch
         simple: dict[str, Callable[[], float]] = {
             "SampleCount": lambda: len(exact),
@@ -121,14 +111,10 @@ class Metrics:
         }
         if stat in simple:
             return simple[stat]()
-        ranged = re.fullmatch(r"(TC|PR)\(([\d.]*):([\d.]*)\)", stat)
-        if ranged:
-            low, high = float(ranged[2] or "-inf"), float(ranged[3] or "inf")
-            count = bisect_right(stored, high) - bisect_right(stored, low)
-            return count if ranged[1] == "TC" else 100 * count / len(stored)
         percentile = re.fullmatch(r"p([\d.]+)", stat)
         if percentile is None:
             raise Unsupported(f"{stat}: this evaluator does not know the statistic")
+        stored = sorted(datum.value for datum in data)
         _require(stored[0] >= 0, "percentiles need values that are not negative")
         return stored[min(len(stored) - 1, math.ceil(float(percentile[1]) / 100 * len(stored)) - 1)]
 
@@ -142,7 +128,6 @@ OPERATORS: dict[type, Callable[[float, float], float]] = {
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b if b else math.nan,
-    ast.Pow: lambda a, b: a**b,
     ast.Lt: lambda a, b: a < b,
     ast.LtE: lambda a, b: a <= b,
     ast.Gt: lambda a, b: a > b,
@@ -160,7 +145,7 @@ FUNCTIONS = {"IF", "FILL", "MAX", "MIN", "ABS"}
 
 @functools.cache
 def _parse(expression: str) -> ast.expr:
-    return ast.parse(expression.replace("^", "**"), mode="eval").body
+    return ast.parse(expression, mode="eval").body
 
 
 def eval_expression(expression: str, values: Mapping[str, Value]) -> Value:
@@ -301,9 +286,8 @@ def key(metric: Mapping[str, Any], resolve: Callable[[Any], str] = str) -> Key:
 
 
 def keys(alarm: Mapping[str, Any]) -> set[Key]:
-    """Return the keys of the metrics that an alarm reads; a composite alarm reads none."""
-    queries = [] if "AlarmRule" in alarm else _queries(alarm)
-    return {key(q["MetricStat"]["Metric"]) for q in queries if "MetricStat" in q}
+    """Return the keys of the metrics that an alarm reads."""
+    return {key(q["MetricStat"]["Metric"]) for q in _queries(alarm) if "MetricStat" in q}
 
 
 def _value(

@@ -17,6 +17,7 @@ from answerable.local import event_sources
 from answerable.local.event_sources import HttpRequest
 from answerable.local.local_lambda import Context
 from answerable.simulation import cloudwatch
+from answerable.simulation.drift import SimulatedMonitor
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
 from handler import manifest as manifests
 from handler.release import version_client
@@ -42,6 +43,9 @@ class FakeAws:
                 for version, folder in artifacts.items()
             }
         self.metrics = cloudwatch.Metrics()
+        self.monitor = SimulatedMonitor(
+            plan.service, {v: manifests.read(folder) for v, folder in artifacts.items()}
+        )
         keys = {key for alarm in plan.alarms for key in cloudwatch.keys(alarm.properties)}
         self._keys = {key: dict(key[2]) for key in keys if key[0].startswith("AWS/")}
         self._plan, self._candidate = plan, artifacts[CANDIDATE]
@@ -63,6 +67,7 @@ class FakeAws:
         for record in report.parsed([self._out.getvalue()]):
             if "_aws" in record:
                 self.metrics.add(record, sent_at)
+            self.monitor.add(record, sent_at)
         aws = {
             "Invocations": 1, "Errors": int(status == 502), "Throttles": 0,
             "Count": 1, "4XXError": int(400 <= status < 500), "5XXError": int(status >= 500),

@@ -2,14 +2,15 @@
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from handler import metrics
 from infra.project import SOURCE
 
+DRIFT_METRICS = (metrics.DRIFTED_OUTPUTS, metrics.DRIFTED_INPUTS, metrics.UNSEEN_INPUTS)
 CURRENT, CANDIDATE = "1", "2"  # the function's versions
 # the image changes no alarm, and an asset would copy the checkout
 IMAGE = {"image_repository": "simulated", "image_tag": "simulated"}
@@ -23,7 +24,7 @@ class Alarm(NamedTuple):
     """An alarm and the reactions to it.
 
     `canary`: CodeDeploy rolls back on it during the shift. `auto_rollback`: a rule rolls back on
-    it at any time. `notifies`: it has an action, which notifies the owner.
+    it at any time. `notifies`: its action, or the drift monitor's message, notifies the owner.
     """
 
     name: str
@@ -31,11 +32,6 @@ class Alarm(NamedTuple):
     canary: bool
     auto_rollback: bool
     notifies: bool
-
-    @property
-    def children(self) -> list[str]:
-        """The alarms that a composite alarm combines by OR."""
-        return re.findall(r'ALARM\("([^"]+)"\)', self.properties.get("AlarmRule", ""))
 
 
 class Plan(NamedTuple):
@@ -124,14 +120,10 @@ def read(template: Mapping[str, Any]) -> Plan:
             item,
             id in canaries,
             id in rolled_back,
-            bool(item.get("AlarmActions")),
+            bool(item.get("AlarmActions")) or item.get("MetricName") in DRIFT_METRICS,
         )
-        for kind in ("Alarm", "CompositeAlarm")  # children first
-        for id, item in select(f"AWS::CloudWatch::{kind}").items()
+        for id, item in select("AWS::CloudWatch::Alarm").items()
     )
-    for alarm in alarms:
-        if re.search(r"\b(AND|NOT|OK)\b", alarm.properties.get("AlarmRule", "")):
-            raise SimulationError(f"{alarm.name}: only composite alarms of ORs can be simulated")
     return Plan(
         service=environ["SERVICE_NAME"],
         function=function,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from answerable.simulation import cloudwatch
+from answerable.simulation.drift import RUN_MINUTE
 from answerable.simulation.fake_aws import FakeAws
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
 from answerable.simulation.versions import NOISE, spread
@@ -106,6 +107,9 @@ class Simulator:
             for sent_at, version in self._arrivals(minute, share):
                 counts[version] += self._predict(version, sent_at, next(bodies))
             self._send_outcomes(minute, share)
+            if minute > 60 and minute % 60 == RUN_MINUTE:
+                live = CANDIDATE if minute > plan.bake_minutes else CURRENT
+                self._aws.monitor.run(live, minute * MINUTE_MS - 1, self._aws.metrics)
             if minute > plan.bake_minutes and (minute - plan.bake_minutes) % STEP_MINUTES:
                 continue
             self.verdict = self.verdict._replace(
@@ -173,11 +177,8 @@ class Simulator:
         """Evaluate every alarm; return the states of those that went into ALARM or left it."""
         before, metrics = dict(self._states), self._aws.metrics
         for alarm in self._plan.alarms:
-            if alarm.children:
-                alarming = any(self._states[child] == "ALARM" for child in alarm.children)
-                self._states[alarm.name] = "ALARM" if alarming else "OK"
             # a metric that nothing here writes says nothing about this release
-            elif metrics.data.keys() & cloudwatch.keys(alarm.properties):
+            if metrics.data.keys() & cloudwatch.keys(alarm.properties):
                 point = cloudwatch.evaluate_at(
                     alarm.properties, metrics, minute * MINUTE_MS, before[alarm.name]
                 )

@@ -61,6 +61,8 @@ def read_recorded(path: Path, manifest: Manifest) -> list[bytes]:
         requests = [
             record["instances"] for record in report.read(str(path)) if "instances" in record
         ]
+    except report.InputError as error:
+        raise SimulationError(str(error)) from None
     except OSError as error:
         raise SimulationError(f"{path}: {error.strerror}") from None
     if not any(requests):

@@ -1,1 +1,1 @@
-"""Drift monitoring: bins of the live values, and the drift statistic."""
+"""Drift monitoring: bins of live values, the hourly monitor, and its decision."""

@@ -1,4 +1,4 @@
-"""Quantile ranks: where in the packed baseline every live value lies, as a bin number 1 … BINS.
+"""Bin live values by the quantiles of the packed baseline, as a number 1 … BINS.
 
 The statistics. If X has a continuous distribution F, U = F(X) is uniform on (0, 1]: the probability
 integral transform (R. A. Fisher, 1932, Statistical Methods for Research Workers, 4th ed., section
@@ -15,7 +15,7 @@ of no width there, falls into the last bin, and is counted besides.
 
 The draws V are not random numbers but a rank-1 lattice with a shift that is hashed from the
 request's id (R. Cranley and T. N. L. Patterson, 1976, SIAM Journal on Numerical Analysis 13,
-904-914): uniform for each value, the same whenever the same request is ranked again.
+904-914): uniform for each value, the same whenever the same request is binned again.
 """
 
 from bisect import bisect_left
@@ -27,35 +27,35 @@ from zlib import crc32
 import numpy as np
 
 from handler import feature_types
-from handler.drift import statistic
-from handler.drift.statistic import BINS
+from handler.drift.decision import BINS
+from handler.drift.summaries import SUMMARIES, summarise
+from handler.drift.targets import targets
 from handler.manifest import BY_CLASS, Distribution, Manifest
 from handler.model_inputs import Array, Columns
 
-MAX_BINNED_ROWS = 100  # CloudWatch takes no more values of a metric from one record
-ALWAYS_BINNED_ROWS = (
-    32  # rows that are all ranked; of more, a tenth, up to ROWS, or ranks would cost too much
-)
-MAX_BINNED_VALUES = 15_000  # of all metrics together, so that the record stays short
+MAX_BINNED_ROWS = 100
+ALWAYS_BINNED_ROWS = 32  # of more rows a tenth is binned, because of the time that it takes
+MAX_BINNED_VALUES = 15_000  # of all targets together, so that the record stays short
 GOLDEN = 0.6180339887498949  # 1/phi: its multiples are spread evenly in (0, 1)
 PLASTIC = 0.7548776662466927
-UNKNOWN_BIN = 0  # instead of a bin: a value of a kind that the baseline has never seen
+UNKNOWN_BIN = 0  # in place of a bin: a value of a kind that the baseline does not have
 _EDGE = 1e-6 * BINS  # the baseline is rounded to six digits
 _ROUND = 1 - _EDGE
 
 
 class Bins(NamedTuple):
-    """`bins`: for each metric the bin numbers, one a row, of `rows` sampled rows; of one row the
-    number itself.
+    """The bins of a request.
 
-    `missing`: sampled rows without a value, by feature. `novel`: how many of all rows have a value
-    of a kind that the baseline has never seen; an estimate where not all were sampled.
+    `bins`: for each target the bin of each of `rows` sampled rows; of one row, the bin alone.
+    `missing`, `unseen`: sampled rows without a value, and with one of a kind that the baseline does
+    not have, by feature. `unseen_rows`: rows with any unseen value, estimated from the sample.
     """
 
-    bins: dict[str, Any]
+    bins: list[Any]
     rows: int
     missing: dict[str, int]
-    novel: int
+    unseen: dict[str, int]
+    unseen_rows: int
 
 
 class BaselineCdf:
@@ -152,112 +152,142 @@ def _middle(number: int) -> float:
     return (number - 0.5) / BINS
 
 
-class _Target(NamedTuple):
-    """What is ranked as `metric`. `place`: among the columns, where it is a `feature`, or else
-    among the outputs; `length`: of its text; `at`: of which class, where it is probabilities.
+class _Source(NamedTuple):
+    """Where the values of a target are: a column, or an output, by `position`.
+
+    `length`: of its text. `summary`: of its raw tensor. `class_index`: of numbers by class.
     """
 
-    metric: str
-    scale: BaselineCdf
+    name: str
+    output: bool
+    cdf: BaselineCdf
     shift: float
-    place: int
-    feature: str = ""
+    position: int
     length: bool = False
-    at: int | None = None
+    summary: str = ""
+    class_index: int | None = None
 
 
 class Binner:
-    """Everything that is watched of one model."""
+    """The bins of all targets of one model."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._targets = list(_targets(manifest))
-        self.metrics = [target.metric for target in self._targets]
-        self._most = min(MAX_BINNED_ROWS, MAX_BINNED_VALUES // max(len(self._targets), 1))
+        self._sources = list(_sources(manifest))
+        self._max_rows = min(MAX_BINNED_ROWS, MAX_BINNED_VALUES // max(len(self._sources), 1)) or 1
 
-    def rank(self, seed: str, columns: Columns, outputs: Sequence[Array]) -> Bins:
-        """Ranks of a scored request. `columns`: the validated values, None where missing;
-        `outputs`: the model's, [rows, …], in the manifest's order.
+    def bin(self, seed: str, columns: Columns, outputs: Sequence[Array]) -> Bins:
+        """Return the bins of a scored request.
+
+        `columns`: the validated values, None where missing. `outputs`: the model's arrays [rows, …]
+        in the manifest's order; empty if a tensor is not available.
         """
-        count, start = len(outputs[0]), _shift(seed)
+        count, start = len(columns[0]), _shift(seed)
         if count == 1:
-            return self._one(start, columns, outputs)
-        rows = min(count, self._most, max(ALWAYS_BINNED_ROWS, count // 10))
-        taken: list[int] | None = None
+            return self._bin_one(start, columns, outputs)
+        rows = min(count, self._max_rows, max(ALWAYS_BINNED_ROWS, count // 10))
+        taken: Sequence[int] = range(count)
         if rows < count:
             step = count / rows
             # one row of each stretch, at a place that changes: rows may repeat with any period
             taken = [int((i + (start + i * PLASTIC) % 1.0) * step) for i in range(rows)]
         draws = [(start + i * PLASTIC) % 1.0 for i in range(rows)]
-        bins: dict[str, Any] = {}
+        bins: list[Any] = []
         missing: dict[str, int] = {}
-        novel: set[int] = set()
-        for metric, scale, shift, place, feature, length, at in self._targets:
-            values: Any = columns[place] if feature else outputs[place]
-            if isinstance(values, np.ndarray):
-                flat = values.ravel() if at is None else values[:, at]
-                values = (flat if taken is None else flat[taken]).tolist()
-            elif taken is not None:
-                values = itemgetter(*taken)(values)
-            if length:
-                values = [None if value is None else len(value) for value in values]
-            found = scale.ranks(values, draws, shift)
-            if UNKNOWN_BIN in found:
-                if feature:
-                    novel.update(i for i, number in enumerate(found) if number == UNKNOWN_BIN)
-                found = [number or BINS for number in found]
-            if feature and None in values:
-                missing[feature] = values.count(None)
-            bins[metric] = found
-        return Bins(bins, rows, missing, round(len(novel) * count / rows))
+        unseen: dict[str, int] = {}
+        unseen_rows: set[int] = set()
+        for source in self._sources:
+            values = _values(source, columns, outputs, taken if rows < count else None)
+            numbers = source.cdf.ranks(values, draws, source.shift) if values else []
+            if UNKNOWN_BIN in numbers:
+                if not source.output:
+                    unseen[source.name] = numbers.count(UNKNOWN_BIN)
+                    unseen_rows.update(i for i, n in enumerate(numbers) if n == UNKNOWN_BIN)
+                numbers = [number or BINS for number in numbers]
+            if not source.output and None in values:
+                missing[source.name] = values.count(None)
+            bins.append(numbers)
+        return Bins(bins, rows, missing, unseen, round(len(unseen_rows) * count / rows))
 
-    def _one(self, draw: float, columns: Columns, outputs: Sequence[Array]) -> Bins:
-        """The same of one row, in a quarter of the time."""
-        bins: dict[str, int] = {}
+    def _bin_one(self, draw: float, columns: Columns, outputs: Sequence[Array]) -> Bins:
+        """Return the bins of one row, in a quarter of the time."""
+        bins: list[Any] = []
         missing: dict[str, int] = {}
-        novel = 0
-        for metric, scale, shift, place, feature, length, at in self._targets:
-            if feature:
-                value = columns[place][0]
-                if value is None:
-                    missing[feature] = 1
-                elif length:
-                    value = len(value)
+        unseen: dict[str, int] = {}
+        for name, output, cdf, shift, position, length, summary, class_index in self._sources:
+            value: Any
+            if summary:
+                value = summarise(summary, (outputs if output else columns)[position][0])
+            elif output:
+                array = outputs[position]
+                value = array.item() if class_index is None else array[0, class_index].item()
             else:
-                array = outputs[place]
-                value = array.item() if at is None else array[0, at].item()
-            step = scale.steps.get(value)
+                value = columns[position][0]
+                if length and value is not None:
+                    value = len(value)
+            if value is None and not output:
+                missing[name] = 1
+            step = cdf.steps.get(value)
             if step is None:
-                number = scale.bins[bisect_left(scale.cuts, value)]
+                number = cdf.bins[bisect_left(cdf.cuts, value)]
             else:
                 number = int(step[0] + step[1] * ((draw + shift) % 1.0))
             if number == UNKNOWN_BIN:
-                number, novel = BINS, 1 if feature else novel
-            bins[metric] = number
-        return Bins(bins, 1, missing, novel)
+                number = BINS
+                if not output:
+                    unseen[name] = 1
+            bins.append(number)
+        return Bins(bins, 1, missing, unseen, int(bool(unseen)))
 
 
-def _targets(manifest: Manifest) -> Iterator[_Target]:
-    found = list(statistic.targets(manifest))
-    shifts = {target.metric: i * GOLDEN % 1.0 for i, target in enumerate(found)}
-    known = {(target.name, target.output): target for target in found}
+def _values(
+    source: _Source, columns: Columns, outputs: Sequence[Array], taken: Sequence[int] | None
+) -> Any:
+    """Return the values of the taken rows, or of all; empty if they are not available."""
+    values: Any = (outputs if source.output else columns)[source.position]
+    if not len(values):
+        return []
+    if source.summary:
+        rows = range(len(values)) if taken is None else taken
+        return [summarise(source.summary, values[i]) for i in rows]
+    if isinstance(values, np.ndarray):
+        flat = values.ravel() if source.class_index is None else values[:, source.class_index]
+        values = (flat if taken is None else flat[taken]).tolist()
+    elif taken is not None:
+        values = itemgetter(*taken)(values)
+    if source.length:
+        values = [None if value is None else len(value) for value in values]
+    return values
 
-    def scaled(
-        name: str, output: bool, discrete: bool, dtype: str
-    ) -> tuple[str, BaselineCdf, float]:
-        metric, distribution = known[name, output].metric, known[name, output].distribution
-        floating = dtype if dtype.startswith("float") else "float64"
-        return metric, BaselineCdf(distribution, discrete, floating), shifts[metric]
 
-    for place, kind in enumerate(feature_types.of(manifest)):
-        name = kind.feature.name
-        if (name, False) in known:
-            target = scaled(name, False, kind.discrete, kind.dtype)
-            yield _Target(*target, place, name, kind.binned_by_length)
-    for place, output in enumerate(manifest.outputs):
-        parts: dict[str, int | None] = {output.name: None}
+def _sources(manifest: Manifest) -> Iterator[_Source]:
+    """Yield the source of each target, in the order of the targets."""
+    types = feature_types.of(manifest)
+    features = {kind.feature.name: i for i, kind in enumerate(types)}
+    tensors = {
+        f"{tensor.name}.{summary}": (i, summary)
+        for i, tensor in enumerate(manifest.inputs)
+        for summary in SUMMARIES
+    }
+    results: dict[str, tuple[int, str, int | None]] = {}
+    for i, output in enumerate(manifest.outputs):
         if output.kind in BY_CLASS:
-            parts = {f"{output.name}.{name}": i for i, name in enumerate(output.classes)}
-        for name, at in parts.items():
-            if (name, True) in known and output.kind != "tensor":
-                target = scaled(name, True, output.kind == "label", output.dtype)
-                yield _Target(*target, place, at=at)
+            results |= {f"{output.name}.{c}": (i, "", k) for k, c in enumerate(output.classes)}
+        elif output.kind == "tensor":
+            results |= {f"{output.name}.{summary}": (i, summary, None) for summary in SUMMARIES}
+        else:
+            results[output.name] = (i, "", None)
+    for number, target in enumerate(targets(manifest)):
+        name, shift = target.name, number * GOLDEN % 1.0
+        dtype, length, summary, class_index = "float64", False, "", None
+        if target.output:
+            index, summary, class_index = results[name]
+            dtype = manifest.outputs[index].dtype
+        elif manifest.features:
+            index = features[name]
+            dtype, length = types[index].dtype, types[index].binned_by_length
+        else:
+            index, summary = tensors[name]
+        if summary or not dtype.startswith("float"):
+            dtype = "float64"
+        cdf = BaselineCdf(target.distribution, not target.ordered, dtype)
+        yield _Source(name, target.output, cdf, shift, index, length, summary, class_index)

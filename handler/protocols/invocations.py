@@ -4,8 +4,9 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.h
 https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 
-JSON with `dataframe_split`, `dataframe_records`, `instances` or `inputs`; `text/csv` as
-handler/csv_dialect.py has it, with a header or in the contract's order; `application/x-npy`, where NaN is null.
+JSON with `dataframe_split`, `dataframe_records`, `instances` or `inputs`; `text/csv` as in
+handler/csv_dialect.py, with a header or in the contract's order; `application/x-npy`, where NaN is
+null.
 """
 
 import csv

@@ -202,9 +202,13 @@ class _FastCheck:
         self.whole = [i for i, kind in enumerate(self.types) if is_float and kind.whole]
         self.allowed: list[tuple[int, Any]] = []  # a set of strings, or an array of numbers
         for i, kind in enumerate(self.types):
-            if kind.allowed is not None:
+            if kind.allowed_values is not None:
                 nan = [np.nan] * (is_float and kind.feature.nullable)
-                values = frozenset(kind.allowed) if kind.is_string else [*kind.allowed, *nan]
+                values = (
+                    frozenset(kind.allowed_values)
+                    if kind.is_string
+                    else [*kind.allowed_values, *nan]
+                )
                 self.allowed.append((i, values))
         self.nullable = np.array([is_float and kind.feature.nullable for kind in self.types])
         self.any_nullable = bool(self.nullable.any())

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from handler import metrics, request_log
+from handler.drift import monitor
 from handler.release import rollback
 from handler.release.deploy_hooks import client, deadline_check
 from handler.release.rollback import Log, ReleaseError, Service
@@ -73,13 +74,11 @@ def _roll_back(service: Service, alarm: Any, log: Log) -> None:
     queries = alarm["configuration"]["metrics"]
     alias, now = service.alias(), datetime.now(UTC)
     live = alias["FunctionVersion"]
-    versions = sorted(
-        {
-            query["metricStat"]["metric"]["dimensions"]["version"]
-            for query in queries
-            if "metricStat" in query
-        }
-    )
+    dimensions = [q["metricStat"]["metric"]["dimensions"] for q in queries if "metricStat" in q]
+    versions = sorted({names["version"] for names in dimensions if "version" in names})
+    if not versions:  # an alarm of drift: the monitor's last record says what it is about
+        group, now_ms = os.environ["MONITOR_LOG_GROUP"], int(now.timestamp() * 1000)
+        versions = [monitor.latest_version(client("logs"), group, now_ms)]
     if versions != [live]:
         raise ReleaseError(f"the alarm is about version {', '.join(versions)}, and {live} is live")
     if rollback.weights(alias) or service.running():

@@ -144,7 +144,7 @@ def _feature(kind: FeatureType, categories: frozenset[Any]) -> Aspects:
     """Return what a feature accepts; `categories` are those of both versions."""
     low, high = kind.stated_bounds() if kind.ranged else (None, None)
     closed = frozenset(kind.feature.categories)
-    accepted = closed if kind.known is None else categories | {"any other"}
+    accepted = closed if kind.known_categories is None else categories | {"any other"}
     return {
         "type": ("number" if kind.is_number else kind.name, stated_once),
         "unit": (kind.feature.unit, stated_once),

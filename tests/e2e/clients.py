@@ -108,7 +108,7 @@ async def kserve(address: str, kind: str, folder: Path) -> None:
     try:
         await client.infer(url, InferRequest("other", inputs), model_name="other")
     except httpx.HTTPStatusError as error:
-        assert "the one model here is" in str(error)
+        assert "the model is" in str(error)
     else:
         raise AssertionError("another model was answered for")
     first = InferenceRESTClient(RESTConfig(protocol=PredictorProtocol.REST_V1))

@@ -195,7 +195,9 @@ def test_there_and_back_and_on(
     assert predict(cloud, outputs)["model"]["version"] == "1.0.0"
 
     # the second version, through the hooks
-    assert cloud.publish("1.1.0", at="1") == {**outputs, "LiveVersion": "2"}
+    second = cloud.publish("1.1.0", at="1")
+    assert second == {**outputs, "LiveVersion": "2", "Settings": second["Settings"]}
+    assert '"image_tag": "1.1.0"' in second["Settings"]
     assert live(cloud, outputs) == "1"
     assert cloud.shift(outputs, "2") == ["Succeeded", "Succeeded"]
     assert predict(cloud, outputs)["model"]["version"] == "1.1.0"

@@ -1,7 +1,8 @@
 """What is fuzzed: each harness makes one event of any bytes and holds its answer to the promises.
 
 `make fuzz` looks for new inputs, guided by coverage; tests/unit/test_fuzz.py replays those that it
-found worth keeping. The model is the echo of tests/fixtures/artifact.py, which has every type of feature.
+found worth keeping. The model is the echo of tests/fixtures/artifact.py, which has every
+type of feature.
 """
 
 import base64

@@ -12,7 +12,7 @@ def test_the_archive_is_off_by_default(template: Template) -> None:
 
 
 def test_records_are_partitioned_after_they_are_taken_apart(synth: Synth) -> None:
-    template = synth.template("archive=true", "log_payloads=full", "drift_alarms=outputs")
+    template = synth.template("archive=true", "log_payloads=full")
     stream = template.one("AWS::KinesisFirehose::DeliveryStream")["Properties"]
     target = stream["ExtendedS3DestinationConfiguration"]
     for word in ("model=", "version=", "date="):
@@ -30,7 +30,7 @@ def test_records_are_partitioned_after_they_are_taken_apart(synth: Synth) -> Non
 
 
 def test_the_archive_keeps_what_it_has(synth: Synth) -> None:
-    template = synth.template("archive=true", "log_payloads=full", "drift_alarms=outputs")
+    template = synth.template("archive=true", "log_payloads=full")
     bucket = template.one("AWS::S3::Bucket")
     assert bucket["DeletionPolicy"] == "RetainExceptOnCreate"
     assert bucket["UpdateReplacePolicy"] == "Retain"

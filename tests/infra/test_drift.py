@@ -1,194 +1,178 @@
-"""The drift alarms of the synthesised template, computed from records of the real handler."""
+"""The drift monitor and its alarms in the template, and the alarms of outcomes."""
 
-import importlib
+import contextlib
+import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import aws_cdk as cdk
 import pytest
+from aws_cdk import assertions
 
 from answerable.simulation import cloudwatch
 from answerable.simulation.cloudwatch import Metrics
-from handler import app
+from handler import app, metrics
 from handler import manifest as manifests
-from handler.metrics import NAMESPACE
 from handler.settings import Settings
-from infra.drift import DriftAlarms
+from infra import alarms as service
+from infra.alarms import OutcomeAlarms
+from infra.settings import Settings as Deployment
+from infra.settings import SettingsError
+from infra.stack import ModelStack
 from tests.fixtures import emf, events
 from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
 from tests.infra.conftest import Synth, Template
 
-train: Any = importlib.import_module("examples.diabetes.train")
-DAY = 86_400_000
+HOUR, DAY = 3_600_000, 86_400_000
 MANIFEST = manifests.read(DIABETES)
 VERSION = "7"
-Capture = pytest.CaptureFixture[str]
+DRIFT = {"drift-outputs", "drift-inputs", "drift-unseen", "drift-silent"}
+ENTRY_POINT = "handler.drift.monitor.on_schedule"
 
 
-def alarms(template: Template) -> dict[str, dict[str, Any]]:
-    """Properties by the alarm's name."""
-    found = template.all("AWS::CloudWatch::Alarm").values()
-    names = [(item["Properties"]["AlarmName"], item["Properties"]) for item in found]
-    return {name: each for name, each in names if "-drift-" in str(name)}
+def drift_alarms(template: Template) -> dict[str, dict[str, Any]]:
+    """Properties by the alarm's name, without the service's."""
+    found = (item["Properties"] for item in template.all("AWS::CloudWatch::Alarm").values())
+    named = {str(alarm["AlarmName"]).removeprefix("diabetes-dev-"): alarm for alarm in found}
+    return {name: alarm for name, alarm in named.items() if name in DRIFT}
 
 
 def resolve(value: Any) -> str:
-    """What a deployment would put in place of a reference: the version's number."""
+    """Return what a deployment puts in place of a reference."""
     if isinstance(value, str):
         return value
-    assert value["Fn::GetAtt"][1] == "Version"
-    return VERSION
+    return VERSION if value.get("Fn::GetAtt", ["", ""])[1] == "Version" else "monitor"
 
 
-@pytest.fixture(scope="module")
-def handler() -> app.Handler:
-    return app.create(Settings(DIABETES, service="diabetes-dev", function_version=VERSION))
+def states(alarm: dict[str, Any], found: Metrics, hours: int) -> list[str]:
+    """Return the alarm's state after each hour."""
+    state, evaluated = cloudwatch.NO_DATA, []
+    for hour in range(1, hours + 1):
+        state = cloudwatch.evaluate_at(alarm, found, hour * HOUR, state, resolve).state
+        evaluated.append(state)
+    return evaluated
 
 
-@pytest.fixture(scope="module")
-def patients() -> list[dict[str, Any]]:
-    """The study's own rows, as the baseline was measured on them."""
-    rows, _ = train.patients()
-    return [
-        {
-            name: None if value != value else int(value) if name == "age" else value
-            for name, value in zip(train.NAMES, row, strict=True)
-        }
-        for row in rows.tolist()
+def test_four_alarms(template: Template) -> None:
+    found = drift_alarms(template)
+    assert found.keys() == DRIFT
+    for name in DRIFT - {"drift-silent"}:
+        assert "AlarmActions" not in found[name]  # the monitor's own message names the features
+        assert found[name]["Dimensions"] == [{"Name": "service", "Value": "diabetes-dev"}]
+    silent = found["drift-silent"]
+    assert silent["AlarmActions"] == silent["InsufficientDataActions"]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("drift-outputs", metrics.DRIFTED_OUTPUTS),
+        ("drift-inputs", metrics.DRIFTED_INPUTS),
+        ("drift-unseen", metrics.UNSEEN_INPUTS),
+    ],
+)
+def test_an_alarm_lasts_as_long_as_its_metric_is_written(
+    template: Template, name: str, metric: str
+) -> None:
+    found = Metrics()
+    key = (metrics.NAMESPACE, metric, frozenset({("service", "diabetes-dev")}))
+    for hour, minute in ((3, 10), (4, 12), (5, 9)):  # runs are never exactly an hour apart
+        found.add_value(key, hour * HOUR + minute * 60_000, 1)
+    # CloudWatch looks further back where periods are missing, so it is over some hours later
+    expected = [*["OK"] * 3, *["ALARM"] * 6, *["OK"] * 3]
+    assert states(drift_alarms(template)[name], found, 12) == expected
+
+
+def test_a_silent_monitor_is_an_alarm(template: Template) -> None:
+    alarm = drift_alarms(template)["drift-silent"]
+    found = Metrics()
+    dimensions = frozenset({("FunctionName", "monitor")})
+    for hour, errors in ((0, 0), (1, 0), (2, 1), (3, 1), (4, 1), (5, 0)):
+        for name, value in (("Invocations", 1), ("Errors", errors)):
+            found.add_value(("AWS/Lambda", name, dimensions), hour * HOUR + 600_000, value)
+    # it runs, fails three times, runs once more and is gone
+    expected = [*["OK"] * 4, "ALARM", *["OK"] * 5, *["INSUFFICIENT_DATA"] * 2]
+    assert states(alarm, found, 12) == expected
+
+
+def test_the_monitor_reads_the_records_of_api_and_worker(synth: Synth) -> None:
+    template = synth.template("jobs=true")
+    variables = template.function(ENTRY_POINT)["Environment"]["Variables"]
+    groups = json.dumps(variables["RECORD_LOG_GROUPS"])
+    assert "ScoringLogs" in groups
+    assert "JobsWorkerLogs" in groups
+    (rule,) = [
+        item["Properties"]
+        for item in template.all("AWS::Events::Rule").values()
+        if "cron(10 * * * ? *)" in str(item)
     ]
+    assert rule["State"] == "ENABLED"
+    (logs,) = [n for n in template.all("AWS::Logs::LogGroup") if n.startswith("DriftLogs")]
+    assert variables["MONITOR_LOG_GROUP"] == {"Ref": logs}
+    assert template.all("AWS::Logs::LogGroup")[logs]["Properties"]["RetentionInDays"] == 400
+    short = synth.template("drift_history_days=30").all("AWS::Logs::LogGroup")
+    assert short[logs]["Properties"]["RetentionInDays"] == 30
 
 
-def live(
-    handler: app.Handler, capsys: Capture, days: Iterator[list[dict[str, Any]]], size: int = 1
-) -> Metrics:
-    """The metrics of some days' rows, in requests of `size`."""
-    records = []
-    for day, rows in enumerate(days):
-        for i in range(0, len(rows), size):
-            event = events.rest(json.dumps({"instances": rows[i : i + size]}))
-            event["requestContext"]["requestId"] = f"{day}-{i}"
-            assert handler(event, Context())["statusCode"] == 200
-            record = json.loads(capsys.readouterr().out)
-            record["_aws"]["Timestamp"] = day * DAY + i * DAY // len(rows)
-            records.append(record)
-    return emf.metrics(records)
+def test_the_monitor_may_read_and_ask_and_no_more(template: Template) -> None:
+    (policy,) = [
+        item["Properties"]["PolicyDocument"]["Statement"]
+        for name, item in template.all("AWS::IAM::Policy").items()
+        if name.startswith("DriftRole")
+    ]
+    actions = [action for s in policy for action in [s["Action"]] if isinstance(action, str)]
+    actions += [action for s in policy if isinstance(s["Action"], list) for action in s["Action"]]
+    assert set(actions) == {
+        "logs:CreateLogStream", "logs:PutLogEvents", "logs:FilterLogEvents", "lambda:GetAlias",
+        "lambda:InvokeFunction", "sns:Publish",
+    }  # fmt: skip
+    assert '"*"' not in json.dumps(policy)
 
 
-def states(template: Template, metrics: Metrics, days: int) -> dict[str, list[str]]:
-    return {
-        name.removeprefix("diabetes-dev-drift-"): [
-            point.state
-            for point in cloudwatch.evaluate_range(alarm, metrics, 0, days * DAY, resolve)
-        ]
-        for name, alarm in alarms(template).items()
-    }
+def wide(columns: int) -> manifests.Manifest:
+    """Return the example's manifest with so many columns."""
+    first, baseline = MANIFEST.features[0], MANIFEST.baseline
+    assert baseline
+    features = tuple(first._replace(name=f"measurement_{i}", column=i) for i in range(columns))
+    known = baseline.features[first.name]
+    return MANIFEST._replace(
+        features=features, baseline=baseline._replace(features={f.name: known for f in features})
+    )
 
 
-def drawn(patients: list[Any], seed: int, days: int, a_day: int) -> Iterator[list[dict[str, Any]]]:
-    rng = np.random.default_rng(seed)
-    for _ in range(days):
-        yield [patients[i] for i in rng.integers(0, len(patients), a_day)]
+def test_300_columns_have_the_template_of_ten(tmp_path: Path) -> None:
+    bodies = []
+    deployment = Deployment(model="diabetes", image_repository="a", image_tag="b", jobs=True)
+    for columns in (10, 300):
+        stack = ModelStack(cdk.App(outdir=str(tmp_path)), deployment, wide(columns))
+        template = assertions.Template.from_stack(stack)
+        assert len(template.find_resources("AWS::CloudWatch::Alarm")) == 17
+        bodies.append(json.dumps(template.to_json()))
+    assert len(bodies[1]) <= 350_000
 
 
-def test_thirty_days_without_drift_are_quiet(
-    template: Template, handler: app.Handler, capsys: Capture, patients: list[Any]
-) -> None:
-    found = states(template, live(handler, capsys, drawn(patients, 1, 30, 200), 4), 30)
-    assert len(found) == 12
-    assert {state for each in found.values() for state in each} == {"OK"}
+def test_a_model_without_a_baseline_has_no_drift_to_roll_back_on(tmp_path: Path) -> None:
+    deployment = Deployment(
+        model="diabetes", image_repository="a", image_tag="b", auto_rollback_on="drift"
+    )
+    with pytest.raises(SettingsError, match="no alarm of drift"):
+        ModelStack(cdk.App(outdir=str(tmp_path)), deployment, MANIFEST._replace(baseline=None))
 
 
-CHANGES: dict[str, Any] = {
-    "a sensor that is lost": ({"glucose": None}, {"in_glucose"}),
-    "one value for all": ({"blood_pressure": 95.0}, {"in_blood_pressure"}),
-    "half a deviation": (lambda row: {"bmi": row["bmi"] + 2.2}, {"in_bmi", "out_progression"}),
-}
+@pytest.mark.parametrize("days", [0, 2, 401])
+def test_a_retention_that_cloudwatch_does_not_have_is_refused(synth: Synth, days: int) -> None:
+    with pytest.raises(SettingsError, match="drift_history_days is one of"):
+        synth.app(f"drift_history_days={days}")
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_drift_fires_what_drifts(
-    template: Template, handler: app.Handler, capsys: Capture, patients: list[Any], name: str
-) -> None:
-    change, expected = CHANGES[name]
-    quiet, loud = drawn(patients, 2, 2, 400)
-    after = [row | (change if isinstance(change, dict) else change(row)) for row in loud]
-    found = states(template, live(handler, capsys, iter([quiet, after])), 2)
-    assert {state for each in found.values() for state in each[:1]} == {"OK"}
-    fired = {alarm for alarm, each in found.items() if each[1] == "ALARM"}
-    assert expected >= fired & {k for k in found if k.startswith("in_")}
-    assert expected & fired >= {k for k in expected if k.startswith("in_")}
-
-
-def test_too_little_traffic_is_silent(
-    template: Template, handler: app.Handler, capsys: Capture, patients: list[Any]
-) -> None:
-    few = [row | {"glucose": None} for row in patients[: MANIFEST.alarms.drift_min_rows - 1]]
-    found = states(template, live(handler, capsys, iter([few])), 1)
-    assert {state for each in found.values() for state in each} == {"OK"}
-
-
-def test_another_version_is_another_metric(
-    template: Template, capsys: Capture, patients: list[Any]
-) -> None:
-    before = app.create(Settings(DIABETES, service="diabetes-dev", function_version="6"))
-    lost = [row | {"glucose": None} for row in patients[:300]]
-    found = states(template, live(before, capsys, iter([lost])), 1)
-    assert {state for each in found.values() for state in each} == {"OK"}
-
-
-def test_inputs_have_one_alarm_that_acts(template: Template) -> None:
-    composite = template.one("AWS::CloudWatch::CompositeAlarm")["Properties"]
-    inputs = {name: each for name, each in alarms(template).items() if "-drift-in_" in name}
-    assert len(inputs) == 10
-    for name, alarm in inputs.items():
-        assert f'ALARM("{name}")' in composite["AlarmRule"]
-        assert "AlarmActions" not in alarm
-    assert composite["AlarmActions"]
-    assert composite["AlarmRule"].count(" OR ") == 9
-    (output,) = [a for name, a in alarms(template).items() if name.endswith("out_progression")]
-    assert output["AlarmActions"]
-    for alarm in [*inputs.values(), output, composite]:
-        assert f"Owner: {MANIFEST.owner}" in alarm["AlarmDescription"]
-
-
-def test_each_reads_ten_metrics_at_most(template: Template) -> None:
-    for alarm in alarms(template).values():
-        assert sum("MetricStat" in query for query in alarm["Metrics"]) <= 10
-        assert sum(query["ReturnData"] for query in alarm["Metrics"]) == 1
-
-
-@pytest.mark.parametrize(("choice", "count"), [("off", 1), ("outputs", 2)])
-def test_they_can_be_fewer(synth: Synth, choice: str, count: int) -> None:
-    found = synth.template(f"drift_alarms={choice}")
-    assert len(alarms(found)) == count
-    assert not found.all("AWS::CloudWatch::CompositeAlarm")
-
-
-def test_the_dashboard_draws_the_scores(template: Template) -> None:
-    body = json.dumps(template.one("AWS::CloudWatch::Dashboard"))
-    for words in (
-        "Drift of inputs",
-        "Drift of outputs",
-        "Impact",
-        "Outcomes",
-        "in_bmi",
-        "TC(0.5:1.5)",
-    ):
-        assert words in body
+# --- outcomes ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def business(tmp_path: Path) -> dict[str, dict[str, Any]]:
+def outcome_alarms(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """The alarms of a model that states what its outcomes are worth."""
-    import aws_cdk as cdk
-    from aws_cdk import assertions
-
-    from infra import alarms as service
-    from infra.settings import Settings as Deployment
-
     stated = MANIFEST._replace(
         outcome_value=manifests.OutcomeValue("EUR", value=10.0, cost=0.1),
         alarms=MANIFEST.alarms._replace(min_daily_impact=4.0, max_days_without_outcomes=3),
@@ -196,72 +180,52 @@ def business(tmp_path: Path) -> dict[str, dict[str, Any]]:
     stack = cdk.Stack(cdk.App(outdir=str(tmp_path)), "S")
     deployment = Deployment(model="diabetes")
     version = type("V", (), {"version": VERSION})()
-    scoring: Any = type("F", (), {"version": version})()
+    scoring: Any = type("F", (), {"alias": type("A", (), {"version": version})()})()
     topic = service.topic(stack, "Topic", deployment, "")
     context = service.MonitoringContext(deployment, stated, scoring, topic, topic)
-    drift = DriftAlarms(stack, "Drift", context, topic)
-    assert [alarm.alarm_name for alarm in drift.impact] == ["diabetes-dev-drift-impact"]
+    outcomes = OutcomeAlarms(stack, "Outcomes", context)
+    assert len(outcomes.impact) == 1
     found = assertions.Template.from_stack(stack).find_resources("AWS::CloudWatch::Alarm")
     return {
-        item["Properties"]["AlarmName"].removeprefix("diabetes-dev-drift-"): item["Properties"]
+        item["Properties"]["AlarmName"].removeprefix("diabetes-dev-"): item["Properties"]
         for item in found.values()
     }
 
 
-def outcomes(
-    day: int, errors: list[float], capsys: Capture, handler: app.Handler
-) -> list[dict[str, Any]]:
-    """The lines that /feedback writes of so many errors, moved to a day."""
+def outcome_lines(day: int, errors: list[float], handler: app.Handler) -> list[dict[str, Any]]:
+    """Return the lines that /feedback writes of so many errors, moved to a day."""
     rows = [{f.name: f.example for f in MANIFEST.features}] * len(errors)
-    answer = handler(events.rest(json.dumps({"instances": rows})), Context())
-    told = [
-        {"prediction_id": one["id"], "actual": one["progression"] + e, "value": 10 - e / 10}
-        for one, e in zip(json.loads(answer["body"])["predictions"], errors, strict=True)
-    ]
-    body = json.dumps({"outcomes": told})
-    assert handler(events.rest(body, "/feedback"), Context())["statusCode"] == 202
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-2:]]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        answer = handler(events.rest(json.dumps({"instances": rows})), Context())
+        sent = [
+            {"prediction_id": one["id"], "actual": one["progression"] + e, "value": 10 - e / 10}
+            for one, e in zip(json.loads(answer["body"])["predictions"], errors, strict=True)
+        ]
+        body = json.dumps({"outcomes": sent})
+        assert handler(events.rest(body, "/feedback"), Context())["statusCode"] == 202
+    lines = [json.loads(line) for line in out.getvalue().splitlines()[-2:]]
     for line in lines:
         line["_aws"]["Timestamp"] = day * DAY
     return lines
 
 
-def test_each_has_its_section_of_the_runbook(business: dict[str, dict[str, Any]]) -> None:
-    for name in ("impact", "silence"):
-        assert business[name]["AlarmDescription"].endswith(f"docs/runbook.md#drift-{name}")
-
-
-def test_impact_and_silence(
-    business: dict[str, dict[str, Any]], handler: app.Handler, capsys: Capture
-) -> None:
+def test_impact_and_no_outcomes(outcome_alarms: dict[str, dict[str, Any]]) -> None:
+    assert outcome_alarms.keys() == {"impact", "no-outcomes"}
+    handler = app.create(Settings(DIABETES, service="diabetes-dev", function_version=VERSION))
     days = [[20.0, 30.0] * 5, [90.0, 80.0] * 5, [200.0] * 9]  # nine say too little
-    metrics = emf.metrics(
-        line for i, errors in enumerate(days) for line in outcomes(i, errors, capsys, handler)
+    found = emf.metrics(
+        line for day, errors in enumerate(days) for line in outcome_lines(day, errors, handler)
     )
     impact, silence = (
         [
             point.state
-            for point in cloudwatch.evaluate_range(business[name], metrics, 0, 8 * DAY, resolve)
+            for point in cloudwatch.evaluate_range(outcome_alarms[name], found, 0, 8 * DAY, resolve)
         ]
-        for name in ("impact", "silence")
+        for name in ("impact", "no-outcomes")
     )
     assert impact == ["OK", "ALARM", *["OK"] * 6]
-    # CloudWatch looks two days further back than `label_days` before it calls a day silent
+    # CloudWatch looks two days further back before it calls a day silent
     assert silence == [*["OK"] * 7, "ALARM"]
-
-
-def test_rows_of_a_new_kind(template: Template) -> None:
-    (alarm,) = [each for name, each in alarms(template).items() if name.endswith("unseen")]
-    key = frozenset({("service", "diabetes-dev"), ("version", VERSION)})
-    for rows, unseen, state in (
-        (100, 2, "OK"),
-        (100, 3, "ALARM"),
-        (1000, 10, "OK"),
-        (1000, 11, "ALARM"),
-    ):
-        metrics = Metrics()
-        for name, value in (("Rows", rows), ("Unseen", unseen)):
-            datum = cloudwatch.Datum(0, cloudwatch.bucket(value), value)
-            metrics.data[(NAMESPACE, name, key)] = [datum]
-        (point,) = cloudwatch.evaluate_range(alarm, metrics, 0, DAY, resolve)
-        assert point.state == state
+    for name, alarm in outcome_alarms.items():
+        assert alarm["AlarmDescription"].endswith(f"docs/runbook.md#{name}")

@@ -27,7 +27,7 @@ SETTINGS = {
         "provisioned_concurrency=1",
         "auto_rollback_on=drift",
     ),
-    "archive": ("archive=true", "log_payloads=full", "drift_alarms=outputs"),
+    "archive": ("archive=true", "log_payloads=full"),
 }
 
 # Everything cdk-nag finds with the settings above and that is accepted, with its reason, in the
@@ -99,7 +99,13 @@ def rollback(part: str, rule: str, *functions: str) -> set[tuple[str, str]]:
     }
 
 
-PROBE = rollback("Probe", "Schedule", SCORING)
+MONITOR = {
+    ("Drift/Schedule", "Serverless-EventBusDLQ"),
+    ("Drift/Function", "Serverless-LambdaDLQ"),
+    ("Drift/Function", "Serverless-LambdaTracing"),
+    ("Drift/Role/DefaultPolicy", SCORING),
+}
+PROBE = rollback("Probe", "Schedule", SCORING) | MONITOR
 ACCEPTED = {
     "defaults": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | PROBE,
     "api-key": ALWAYS
@@ -118,6 +124,7 @@ ACCEPTED = {
     | CODEDEPLOY
     | JOBS
     | rollback("Probe", "Schedule", SCORING, WORKER)
+    | MONITOR
     | rollback("OnAlarm", "AlarmState", SCORING, WORKER),
     "archive": ALWAYS | METHODS | LOG_ROLE | CODEDEPLOY | ARCHIVE | PROBE,
 }

@@ -1,5 +1,6 @@
 """Artifacts that many tests only read."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def echo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def echo(echo_dir: Path) -> Scorer:
     return load(echo_dir)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logger() -> None:
+    """Drop Powertools' logger: it keeps the stdout of the test that used it first."""
+    logging.root.manager.loggerDict.pop("answerable", None)
 
 
 @pytest.fixture(scope="session")

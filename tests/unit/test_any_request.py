@@ -174,3 +174,9 @@ def test_what_is_good_gets_through(doors: dict[str, Doors], kind: str) -> None:
     assert submit(doors[kind], doors[kind].good.decode()) == 202
     outcomes = [{"prediction_id": id, "actual": 2, "value": 0.25} for id in doors[kind].ids]
     assert ask(doors[kind].api, events.rest(dump({"outcomes": outcomes}), "/feedback")) == 202
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["9" * 309, "-" + "9" * 4300, f"[{'9' * 400}]"])
+def test_a_long_integer_instead_of_a_body(doors: dict[str, Doors], kind: str, text: str) -> None:
+    assert submit(doors[kind], text) == 422

@@ -50,6 +50,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         "SERVICE_NAME": "diabetes-dev",
         "TOPIC_ARN": TOPIC,
         "COOLDOWN_HOURS": "24",
+        "MONITOR_LOG_GROUP": "monitor",
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -223,15 +224,20 @@ def test_a_probe_without_time_says_so_while_it_can(account: Make, capsys: Captur
 
 
 EVENT = json.loads((Path(__file__).parents[1] / "fixtures/alarm.json").read_text())  # of version 3
+DRIFT = json.loads(json.dumps(EVENT).replace("impact", "drift-outputs"))
+for query in DRIFT["detail"]["configuration"]["metrics"]:
+    query.get("metricStat", {}).get("metric", {"dimensions": {}})["dimensions"].pop("version", None)
 
 
-def on_alarm(made: Account, capsys: Capture, subject: str, *words: str) -> dict[str, Any]:
+def on_alarm(
+    made: Account, capsys: Capture, subject: str, *words: str, event: Any = EVENT
+) -> dict[str, Any]:
     """Send it, and hear of it on the topic, in these words."""
     subject = f"diabetes-dev: {subject}"
-    message = Matches("diabetes-dev-drift-out_progression:", *words)
+    message = Matches(f"{event['detail']['alarmName']}:", *words)
     made.answer("sns", "publish", {}, TopicArn=TOPIC, Subject=subject, Message=message)
     capsys.readouterr()
-    auto_rollback.on_alarm(EVENT, LONG)
+    auto_rollback.on_alarm(event, LONG)
     return lines(capsys, "rollback")
 
 
@@ -245,7 +251,7 @@ def test_it_goes_back_proves_and_tells(account: Make, capsys: Capture) -> None:
     made.moved("8", function=WORKER)
     pin = "-c pinned_version=2 -c pinned_worker_version=8"
     found = on_alarm(made, capsys, "rolled back", "move live from version 3 to 2", pin)
-    assert found["alarm"] == "diabetes-dev-drift-out_progression"
+    assert found["alarm"] == "diabetes-dev-impact"
     assert pin in found["steps"][-1]
 
 
@@ -253,6 +259,32 @@ def test_the_same_again_and_one_that_is_late_change_nothing(account: Make, capsy
     made = account()
     made.alias("2", note=f"{auto_rollback.NOTE} 2026-01-01T00:00:00+00:00, from version 3 to 2")
     on_alarm(made, capsys, "no rollback", "about version 3, and 2 is live")
+
+
+@pytest.mark.parametrize(
+    ("version", "subject", "words"),
+    [("3", "rolled back", "from version 3 to 2"), ("2", "no rollback", "about version 2, and 3")],
+)
+def test_an_alarm_of_drift_is_about_the_monitors_last_version(
+    account: Make, capsys: Capture, version: str, subject: str, words: str
+) -> None:
+    made = account()
+    made.alias()
+    lines = [
+        {"message": "drift", "timestamp": 1, "version": "1"},
+        {"message": "drift", "timestamp": 2, "version": version},
+        {"message": "another", "timestamp": 3, "version": "9"},
+    ]
+    made.answer(
+        "logs", "filter_log_events", {"events": [{"message": json.dumps(x)} for x in lines]}
+    )
+    if version == "3":
+        made.deployments()
+        made.history(("user", "2", "3"))
+        made.version()
+        made.image()
+        made.moved(note=Matches(auto_rollback.NOTE))
+    on_alarm(made, capsys, subject, words, event=DRIFT)
 
 
 def test_once_and_then_it_is_a_person_s(account: Make, capsys: Capture) -> None:

@@ -76,21 +76,32 @@ def test_inference_with_the_defaults(model: Served) -> None:
     model.check(result)
 
 
-@pytest.mark.parametrize("packed", [None, "gzip"])
-def test_inference_in_other_ways(model: Served, packed: str | None) -> None:
+@pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
+def test_inference_in_other_ways(model: Served, compression: str | None) -> None:
     name = model.session.get_outputs()[-1].name
-    outputs = [triton.InferRequestedOutput(name, binary_data=packed is None)]
-    json_too = not (model.kind == "text" and packed)  # JSON has no NaN
+    outputs = [triton.InferRequestedOutput(name, binary_data=compression is None)]
+    json_too = not (model.kind == "text" and compression)  # JSON has no NaN
     result = model.client.infer(
         model.kind,
         model.inputs(**({} if model.kind == "text" else {"binary_data": not json_too})),
         model_version="1.0.0",
         outputs=outputs,
-        request_compression_algorithm=packed,
-        response_compression_algorithm=packed,
+        request_compression_algorithm=compression,
+        response_compression_algorithm=compression,
     )
     assert [output["name"] for output in result.get_response()["outputs"]] == [name]
     model.check(result, [name])
+
+
+def test_classification_by_the_client(model: Served) -> None:
+    name = model.session.get_outputs()[-1].name
+    outputs = [triton.InferRequestedOutput(name, class_count=2)]
+    texts = model.client.infer(model.kind, model.inputs(), outputs=outputs).as_numpy(name)
+    (scores,) = model.session.run([name], model.feeds)
+    for row, (best, *_) in zip(scores, texts.tolist(), strict=True):
+        value, index, *_ = best.decode().split(":")
+        assert int(index) == row.argmax()
+        assert float(value) == pytest.approx(row.max(), abs=1e-6)
 
 
 def test_the_client_is_told_what_is_wrong(model: Served) -> None:

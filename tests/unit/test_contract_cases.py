@@ -181,7 +181,7 @@ def test_conformance_of_a_url_sends_over_http(
         assert run(str(SHIPPED), "--url", f"http://{address}/") == 0
     out = capsys.readouterr().out
     assert ", 0 answered otherwise" in out
-    assert "gzip bomb" not in out  # a front's own affair
+    assert "gzip bomb" not in out  # the event source changes it
     assert "header length" in out
 
 

@@ -127,7 +127,7 @@ def test_a_date_out_of_range_is_counted_or_refused(
         artifact.write(
             directory, graph, inputs=artifact.tensors(values), features=[feature], outputs=[output]
         )
-        handler = app.create(Settings(directory))
+        handler = app.create(Settings(directory, log_payloads="full"))
         capsys.readouterr()
         answer = handler(events.rest('{"instances":[{"day":"2025-06-01"}]}', "/predict"), Context())
         record = json.loads(capsys.readouterr().out)
@@ -136,6 +136,7 @@ def test_a_date_out_of_range_is_counted_or_refused(
         if status == 200:
             assert document["predictions"][0]["y"] == 20240
             assert record["out_of_range_counts"] == {"day": 1}
+            assert record["instances"] == [{"day": "2025-06-01"}]  # as it can be sent again
         else:
             assert document["errors"][0]["message"] == "must be at most 2024-12-31"
 

@@ -48,7 +48,7 @@ def post(
     return answer["statusCode"], found
 
 
-def told(problem: Any) -> list[tuple[str, str]]:
+def violations_of(problem: Any) -> list[tuple[str, str]]:
     return [(each["pointer"], each["code"]) for each in problem["errors"]]
 
 
@@ -142,7 +142,7 @@ def test_kserve_v1(handler: app.Handler, capsys: Capture) -> None:
 )  # fmt: skip
 def test_what_the_contract_refuses(handler: app.Handler, body: Any, violations: Any) -> None:
     status, problem = post(handler, body)
-    assert (status, told(problem)) == (422, violations)
+    assert (status, violations_of(problem)) == (422, violations)
     assert "secret" not in json.dumps(problem)
 
 
@@ -163,7 +163,7 @@ def test_what_the_contract_refuses(handler: app.Handler, body: Any, violations: 
 )  # fmt: skip
 def test_what_the_contract_refuses_of_csv(handler: app.Handler, body: str, violations: Any) -> None:
     status, problem = post(handler, body, "text/csv")
-    assert (status, told(problem)) == (422, violations)
+    assert (status, violations_of(problem)) == (422, violations)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_what_cannot_be_read(handler: app.Handler, body: Any, kind: str, status:
 def test_npy_of_a_contract_with_strings(handler: app.Handler) -> None:
     status, problem = post(handler, npy(np.zeros((2, 6))), "application/x-npy")
     assert status == 422
-    assert ("/0/2", "unknown_category") in told(problem)
+    assert ("/0/2", "unknown_category") in violations_of(problem)
     status, problem = post(handler, npy(np.zeros((2, 5))), "application/x-npy")
-    assert (status, told(problem)) == (422, [("", "shape")])
+    assert (status, violations_of(problem)) == (422, [("", "shape")])
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_npy_with_nulls_and_wrong_values(numbers: app.Handler) -> None:
     assert post(numbers, npy(array), "application/x-npy")[0] == 200
     array = np.array([[1.5, np.nan, np.nan], [1, np.inf, 1e300]])
     status, problem = post(numbers, npy(array), "application/x-npy")
-    assert (status, told(problem)) == (
+    assert (status, violations_of(problem)) == (
         422,
         [
             ("/0/0", "type"),
@@ -303,8 +303,8 @@ def test_what_a_tensor_contract_refuses(
     if batch == "none" and isinstance(body, bytes) and code == "too_many_elements":
         body = npy(np.zeros((2, 20_000), np.float32))
     status, problem = post(handler, body, kind)
-    assert (status, told(problem)[0]) == (422, (pointer, code))
-    assert len(told(problem)) == (6 if pointer == "/0/0/0" else 1)  # one per element
+    assert (status, violations_of(problem)[0]) == (422, (pointer, code))
+    assert len(violations_of(problem)) == (6 if pointer == "/0/0/0" else 1)  # one per element
 
 
 @pytest.mark.parametrize("form", ["dataframe_split", "dataframe_records", "instances", "inputs"])

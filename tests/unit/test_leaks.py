@@ -126,7 +126,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "scoring": lambda patch: patch.setattr(Scorer, "_run", broken),
     "reading": lambda patch: patch.setattr("handler.http_body.read", broken),
     "answering": lambda patch: patch.setattr("handler.prediction_id.attach_ids", broken),
-    "ranking": lambda patch: patch.setattr("handler.drift.bins.Binner.rank", broken),
+    "binning": lambda patch: patch.setattr("handler.drift.bins.Binner.bin", broken),
     "session": lambda patch: patch.setattr(
         "onnxruntime.InferenceSession.run", broken, raising=True
     ),
@@ -156,9 +156,9 @@ def test_an_unexpected_error_is_told_without_its_text(
                 answered = worker(memory_store.event(record), Context())
                 returned = answered["batchItemFailures"]
                 assert bool(returned) is (fault in ("scoring", "answering", "session"))
-    assert failed or fault == "ranking"
+    assert failed or fault == "binning"
     written = quiet(capfd)
-    told = {"session": "the model failed", "ranking": '"drift_error":"ValueError"'}
+    told = {"session": "the model failed", "binning": '"drift_error":"ValueError"'}
     assert told.get(fault, "test_leaks.py") in written or fault == "session"
 
 

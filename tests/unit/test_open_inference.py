@@ -53,7 +53,7 @@ def with_null(arrays: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {**event, "body": event["body"].replace("NaN", "null")}
 
 
-def told(document: dict[str, Any]) -> list[tuple[str, str]]:
+def violations_of(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [(each["pointer"], each["code"]) for each in document["errors"]]
 
 
@@ -189,14 +189,14 @@ def test_the_features_contract_holds_for_columns(
         arrays["serum"] = np.array([[0.25], [1]], np.float32)
     status, document, _ = ask(handler, made(arrays))
     index = list(ARRAYS).index(name)
-    assert (status, told(document)) == (422, [(f"/inputs/{index}/data/1", code)])
+    assert (status, violations_of(document)) == (422, [(f"/inputs/{index}/data/1", code)])
     assert document["errors"][0]["pointer"] in document["error"]
 
 
 def test_nested_data_is_pointed_at_as_it_is(handler: app.Handler) -> None:
     arrays = changed(ratio=[[99], [99]], serum=[[0], [0]])
     _, document, _ = ask(handler, as_json(arrays, nested=True))
-    assert told(document) == [(f"/inputs/0/data/{i}/0", "out_of_range") for i in range(2)]
+    assert violations_of(document) == [(f"/inputs/0/data/{i}/0", "out_of_range") for i in range(2)]
 
 
 def test_no_more_than_twenty_violations_are_told(handler: app.Handler) -> None:
@@ -275,7 +275,7 @@ def test_one_matrix_with_one_wrong_value(
     x = np.array([[1, 0.1, 0.1, 1, np.nan]] * 20, np.float32)
     x[7, column] = value
     status, document, _ = ask(matrix, as_binary({"x": x}))
-    assert (status, told(document)) == (422, [(f"/inputs/0/data/{7 * 5 + column}", code)])
+    assert (status, violations_of(document)) == (422, [(f"/inputs/0/data/{7 * 5 + column}", code)])
 
 
 def test_rows_and_columns_judge_alike(matrix: app.Handler) -> None:
@@ -350,7 +350,7 @@ def test_what_is_not_a_request_is_refused(
     matrix: app.Handler, document: Any, pointer: str, code: str
 ) -> None:
     status, problem, _ = ask(matrix, protocols.event(json.dumps(document)))
-    assert (status, told(problem)) == (422, [(pointer, code)])
+    assert (status, violations_of(problem)) == (422, [(pointer, code)])
     if "BF16" in json.dumps(document):
         assert "BF16 is not supported" in problem["error"]
 
@@ -366,7 +366,7 @@ def test_floats_of_another_width_are_rounded(matrix: app.Handler, made: Any) -> 
 
 def test_a_float_that_overflows_is_out_of_range(matrix: app.Handler) -> None:
     status, problem, _ = ask(matrix, as_binary({"x": np.array([[1e300, 0, 2, 0, 0]])}))
-    assert (status, told(problem)) == (422, [("/inputs/0/data/0", "out_of_range")])
+    assert (status, violations_of(problem)) == (422, [("/inputs/0/data/0", "out_of_range")])
 
 
 def test_integers_of_another_width_have_to_fit(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_integers_of_another_width_have_to_fit(tmp_path: Path) -> None:
         status, _, arrays = ask(handler, made({"x": np.array([7, 8])}))
         assert (status, arrays["y"].tolist()) == (200, [[7], [8]])
         status, problem, _ = ask(handler, made({"x": np.array([[1], [2**63]], np.uint64)}))
-        assert (status, told(problem)[0][1]) == (422, "out_of_range")
+        assert (status, violations_of(problem)[0][1]) == (422, "out_of_range")
 
 
 def test_one_string_may_be_bare(handler: app.Handler) -> None:
@@ -514,7 +514,7 @@ def test_strings_and_flags_that_are_none(handler: app.Handler) -> None:
         assert sent(4, wrong)[0] == 400
     for index, data in ((4, hello + b"\x01\0\0\0\xff"), (3, b"\x01\x02")):
         status, document = sent(index, data)
-        assert (status, told(document)) == (422, [(f"/inputs/{index}", "type")])
+        assert (status, violations_of(document)) == (422, [(f"/inputs/{index}", "type")])
 
 
 def test_content_types_and_codings(matrix: app.Handler) -> None:
@@ -587,7 +587,7 @@ def test_the_deadline_and_a_bad_output(tmp_path: Path) -> None:
     assert endless(event, Context(400))["statusCode"] == 504
     log = artifact.ratio(tmp_path / "log", helper.make_node("Log", ["x"], ["y"]))
     status, problem, _ = ask(app.create(Settings(log)), as_json({"x": np.zeros((1, 1), "f4")}))
-    assert (status, told(problem)) == (422, [("/inputs", "model_rejected")])
+    assert (status, violations_of(problem)) == (422, [("/inputs", "model_rejected")])
 
 
 @pytest.mark.fault(

@@ -48,6 +48,8 @@ def packed(place: Path) -> Packer:
     def run(model: bytes, sample: Any = None, *words: str, contract: str = "") -> Manifest:
         Path("model.onnx").write_bytes(model)
         words = (*WORDS, *([] if "--threads" in words else ["--threads", "1"]), *words)
+        if "" in words:  # `"--threads", ""` leaves the number to be measured
+            words = tuple(word for word in words if word not in ("--threads", ""))
         if contract:
             Path("contract.toml").write_text(contract)
             words = (*words, "--contract", "contract.toml")
@@ -222,6 +224,15 @@ def test_one_input_per_feature_of_every_type(packed: Packer) -> None:
     names = [line["name"] for line in golden()]
     for edge in ("minimum of price", "maximum of count", "true of flag", "category 3 of kind"):
         assert edge in names
+
+
+def test_pack_threads_are_measured_where_weights_have_a_file_of_their_own(
+    packed: Packer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "LARGE", 10_000)
+    images = np.random.default_rng(0).random((3, 3, 16, 16), np.float32)
+    manifest = packed(models.image_classifier(width=16), {"image": images}, "--threads", "")
+    assert "weights.bin" in manifest.files
 
 
 def test_images_as_tensors_with_large_weights_in_their_own_file(

@@ -11,6 +11,7 @@ from answerable.local import event_sources
 from handler import app, request_log, settings
 from handler import manifest as manifests
 from handler.drift import bins
+from handler.drift.targets import fingerprint
 from handler.prediction_id import derive_key
 from handler.scoring import Scorer
 from handler.settings import Settings
@@ -36,22 +37,24 @@ def record(capsys: Capture, settings: Settings, rows: list[Any], status: int = 2
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 100, 1000])
-def test_every_target_is_a_metric(capsys: Capture, count: int) -> None:
+def test_every_target_has_bins_and_none_is_a_metric(capsys: Capture, count: int) -> None:
     line = record(capsys, Settings(DIABETES), [GOLDEN] * count)
     sampled = min(count, max(bins.ALWAYS_BINNED_ROWS, min(count // 10, bins.MAX_BINNED_ROWS)))
-    for name in [*(f"in_{name}" for name in GOLDEN), "out_progression"]:
-        values = line[name] if count > 1 else [line[name]]
+    assert len(line["bins"]) == len(GOLDEN) + 1
+    for numbers in line["bins"]:
+        values = numbers if count > 1 else [numbers]
         assert len(values) == sampled
         assert set(values) <= set(range(1, 11))
     names = [m["Name"] for d in line["_aws"]["CloudWatchMetrics"] for m in d["Metrics"]]
-    assert {"in_bmi", "out_progression", "Unseen", "Latency"} <= set(names)
+    assert set(names) == {"Requests", "Rows", "ClientErrors", "ServerErrors", "Latency"}
+    assert line["model"]["fingerprint"] == fingerprint(manifests.read(DIABETES))
     assert line.get("sampled_rows") == (sampled if count > sampled else None)
     assert len(line["prediction_id_prefix"]) == 28
 
 
-def test_a_refusal_has_no_ranks(capsys: Capture) -> None:
+def test_a_refusal_has_no_bins(capsys: Capture) -> None:
     line = record(capsys, Settings(DIABETES), [{}], 422)
-    assert "in_bmi" not in line
+    assert "bins" not in line
     assert line["ClientErrors"] == 1
 
 
@@ -212,7 +215,7 @@ def test_a_record_that_would_be_too_long_keeps_its_metrics(
     assert (line["Requests"], line["Rows"]) == (1, 100)
 
 
-def test_hundreds_of_features_are_as_many_metrics_as_fit(capsys: Capture, tmp_path: Path) -> None:
+def test_hundreds_of_features_have_bins_in_a_short_record(capsys: Capture, tmp_path: Path) -> None:
     count = 260
     features = [
         {"name": f"x{i}", "input": "x", "type": "number", "column": i, "example": 1.0}
@@ -239,10 +242,10 @@ def test_hundreds_of_features_are_as_many_metrics_as_fit(capsys: Capture, tmp_pa
     )
     rows = [{f["name"]: 1.0 for f in features}] * 300
     line = record(capsys, Settings(directory), rows)
-    assert "in_x199" in line
-    assert "in_x200" not in line
-    directives = line["_aws"]["CloudWatchMetrics"]
-    assert [len(directive["Metrics"]) for directive in directives] == [100, 100, 6]
+    assert len(line["bins"]) == count
+    assert {len(numbers) for numbers in line["bins"]} == {line["sampled_rows"]} == {32}
+    one = record(capsys, Settings(directory), rows[:1])
+    assert len(json.dumps(one["bins"], separators=(",", ":"))) < 3 * count + 10
 
 
 def test_settings_are_read_from_the_environment() -> None:
@@ -291,16 +294,16 @@ def test_the_manifest_states_what_is_kept_and_what_it_is_worth(tmp_path: Path) -
 
 
 @pytest.mark.fault(
-    "Drift ranks cannot be computed",
+    "Drift bins cannot be computed",
     "The answer goes out, the record says `drift_error`",
 )
-def test_ranks_that_fail_do_not_fail_the_request(
+def test_bins_that_fail_do_not_fail_the_request(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(*_: Any) -> Any:
         raise ValueError("SENTINEL")
 
-    monkeypatch.setattr(bins.Binner, "rank", explode)
+    monkeypatch.setattr(bins.Binner, "bin", explode)
     line = record(capsys, Settings(DIABETES), [GOLDEN])
     assert line["drift_error"] == "ValueError"
     assert "SENTINEL" not in json.dumps(line)

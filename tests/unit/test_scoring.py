@@ -105,8 +105,8 @@ def test_missing_and_unseen_values_become_what_the_contract_says(tmp_path: Path)
          "example": None},
         {"name": "n", "input": "n", "type": "integer", "nullable": True, "fill_value": 7,
          "example": 1},
-        {"name": "s", "input": "s", "type": "category", "categories": ["a"], "unknown_category": "accept",
-         "nullable": True, "example": "a"},
+        {"name": "s", "input": "s", "type": "category", "categories": ["a"],
+         "unknown_category": "accept", "nullable": True, "example": "a"},
     ]  # fmt: skip
     directory = artifact.write(
         tmp_path,

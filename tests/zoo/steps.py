@@ -438,6 +438,12 @@ def _primary_values(packed: Packed, predictions: list[Any]) -> list[Any]:
     return values
 
 
+def _tolerance(packed: Packed) -> float:
+    """Return the rounding of the primary output: JSON has float16's shortest digits."""
+    output = prediction_id.primary_output(packed.manifest)[1]
+    return TOLERANCE.get(output.dtype, 1e-5) if output else 1e-5
+
+
 def step_feedback(packed: Packed) -> None:
     """Outcomes that equal the predictions are taken, and counted without an error."""
     predictions, _ = _predict_logged(packed)
@@ -455,9 +461,8 @@ def step_feedback(packed: Packed) -> None:
     (values,) = numbers
     right = 1 if "Correct" in record else 0
     assert len(values) == len(outcomes)
-    assert np.abs(np.array(values) - right).max() <= 1e-5 * max(
-        1, *(abs(o["actual"]) for o in outcomes if isinstance(o["actual"], float)), 1
-    )
+    size = max([1.0, *(abs(o["actual"]) for o in outcomes if isinstance(o["actual"], float))])
+    assert np.abs(np.array(values) - right).max() <= _tolerance(packed) * size
 
 
 def step_explain(packed: Packed) -> None:
@@ -474,7 +479,7 @@ def step_explain(packed: Packed) -> None:
         value = _primary_values(packed, predictions)[0]
         numbers = re.findall(r"predicted ([-+.\de]+) ", text)
         if isinstance(value, float):
-            assert math.isclose(float(numbers[0]), value, rel_tol=1e-5)
+            assert math.isclose(float(numbers[0]), value, rel_tol=_tolerance(packed))
         else:
             assert f"predicted {value}" in text
 
@@ -494,9 +499,9 @@ def step_report(packed: Packed) -> None:
 
 
 def _escape(text: str) -> str:
-    import html
+    import markupsafe
 
-    return html.escape(text)
+    return str(markupsafe.escape(text))
 
 
 Step = Callable[[Packed], None]
