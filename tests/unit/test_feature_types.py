@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from answerable import value_cases
 from answerable.packing import baseline, golden, table
 from answerable.packing.errors import PackError
 from handler import app, feature_types
@@ -46,9 +47,10 @@ def test_a_type_answers_everything_that_is_asked(name: str) -> None:
     assert kind.policy() in ("refused", "counted")
     assert len(json.dumps(example)) <= kind.max_json_chars()
     assert kind.json_schema()["examples"] == [example]
-    assert list(kind.bad_values())
-    assert list(kind.bad_elements())
-    assert list(kind.accepted_values(None))
+    cases = value_cases.of(kind)
+    assert list(cases.bad())
+    assert list(cases.bad_elements())
+    assert list(cases.accepted(None))
     assert all(not kind.is_outside(value) for _, value in kind.edges([example]))
     assert kind.to_json(kind.to_graph(example)) == example
 
