@@ -12,6 +12,7 @@ it is a number of days. All other types have the same form in both.
 
 import contextlib
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -350,7 +351,11 @@ class FeatureType:
             value = len(value)
         if self.discrete:
             return value in baseline.values
-        return bool(baseline.values) and baseline.values[0] <= value <= baseline.values[-1]
+        i = bisect_left(baseline.values, value)
+        if i < len(baseline.values) and baseline.values[i] == value:
+            return True
+        # between two values of the baseline there may be others of the sample, or none
+        return 0 < i < len(baseline.values) and baseline.cdf_left[i] > baseline.cdf_right[i - 1]
 
     # contract cases -----------------------------------------------------------------------------
 
@@ -510,11 +515,14 @@ class Number(FeatureType):
             low, high = first if low is None else low, last if high is None else high
         edges = [edge for edge in (low, high) if edge is not None]
         middle = sum(edges) / (len(edges) or 1)
+        inside = middle // 1 if self.whole else middle
+        if baseline and baseline.values:
+            inside = float(baseline.values[len(baseline.values) // 2])  # the sample has it
         outside = [
             float(text or 0) for _, text, _ in outside_bounds(low, high, self.whole, self.dtype)
         ]
         for name, values in (
-            ("inside the sample", [middle // 1 if self.whole else middle]),
+            ("inside the sample", [inside]),
             ("at the sample's bounds", edges),
             ("just outside the sample", outside),
         ):
