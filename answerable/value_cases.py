@@ -59,11 +59,14 @@ class NumberCases(ValueCases):
             low, high = first if low is None else low, last if high is None else high
         edges = [edge for edge in (low, high) if edge is not None]
         middle = sum(edges) / (len(edges) or 1)
+        inside = middle // 1 if kind.whole else middle
+        if baseline and baseline.values:
+            inside = float(baseline.values[len(baseline.values) // 2])  # the sample has it
         outside = [
             float(text or 0) for _, text, _ in outside_bounds(low, high, kind.whole, kind.dtype)
         ]
         for name, values in (
-            ("inside the sample", [middle // 1 if kind.whole else middle]),
+            ("inside the sample", [inside]),
             ("at the sample's bounds", edges),
             ("just outside the sample", outside),
         ):

@@ -12,6 +12,7 @@ it is a number of days. All other types have the same form in both.
 # ruff: noqa: D102  (the base class has the docstrings)
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -347,7 +348,11 @@ class FeatureType:
             value = len(value)
         if self.discrete:
             return value in baseline.values
-        return bool(baseline.values) and baseline.values[0] <= value <= baseline.values[-1]
+        i = bisect_left(baseline.values, value)
+        if i < len(baseline.values) and baseline.values[i] == value:
+            return True
+        # between two values of the baseline there may be others of the sample, or none
+        return 0 < i < len(baseline.values) and baseline.cdf_left[i] > baseline.cdf_right[i - 1]
 
 
 class Number(FeatureType):

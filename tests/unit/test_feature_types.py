@@ -150,3 +150,13 @@ def test_a_text_over_its_limit_is_refused_by_every_check() -> None:
     assert check.accepts(np.array([["x" * 9]], object))
     assert not check.accepts(np.array([["x" * 10]], object))
     assert not check.accepts(np.array([["x"]]))  # another dtype
+
+
+def test_is_sampled_value_in_a_gap_of_the_sample_is_not_sampled() -> None:
+    few = baseline.numbers([-2, -1, 1, 2])
+    assert [make("integer").is_sampled(value, few) for value in (-3, -2, 0, 1, 2, 3)] == [
+        False, True, False, True, True, False
+    ]  # fmt: skip
+    many = baseline.numbers([i / 1000 for i in range(1000)])
+    assert make("number").is_sampled(0.50001, many)
+    assert not make("number").is_sampled(0.9999, many)
