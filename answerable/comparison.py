@@ -74,7 +74,7 @@ def diff(a: Path | str, b: Path | str) -> Diff:
         return Diff(
             old,
             new,
-            [(compatibility.LEVELS[change.level], change.what) for change in changes],
+            [(compatibility.LEVELS[change.level], change.text) for change in changes],
             compatibility.semver_violations(old, new),
             compare_answers(old, old_dir, new_dir),
             list(shifts(old, new)),

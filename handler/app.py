@@ -55,7 +55,7 @@ class HandlerResult(NamedTuple):
 
 
 class AppState(NamedTuple):
-    """What the routes work with. The callables import what the cold path does not need."""
+    """The state of the routes. The callables import modules that the cold path does not need."""
 
     scorer: Scorer
     artifact: Path

@@ -1,8 +1,9 @@
 """Feature types: one class owns what a type means, from JSON to the graph's tensor.
 
-A class covers validation, CSV cells, inference from a sample, bounds, test values, drift,
-JSON Schema and descriptions. `of(manifest)` makes one object per feature, once per model. Requests
-only use what `__init__` prepared, and the pydantic-core schemas.
+A class covers validation, CSV cells, inference from a sample, bounds, drift, JSON Schema and
+descriptions. answerable/value_cases.py has the test values. `of(manifest)` makes one object
+per feature, once per model. Requests only use what `__init__` prepared, and the pydantic-core
+schemas.
 
 Values have two forms. In JSON, a date is an ISO 8601 string. In validated columns and in tensors,
 it is a number of days. All other types have the same form in both.
@@ -10,8 +11,8 @@ it is a number of days. All other types have the same form in both.
 
 # ruff: noqa: D102  (the base class has the docstrings)
 
-import contextlib
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -22,12 +23,11 @@ import numpy as np
 from handler import core_schema as cs
 from handler.core_schema import PydanticCustomError, PydanticKnownError
 from handler.errors import ArtifactError
-from handler.manifest import Bound, Distribution, Feature, Manifest, Tensor
+from handler.manifest import Bound, Distribution, Feature, Manifest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Fields = dict[str, Any]
 Numeric = int | float
-BadValue = tuple[str, str | None, str]  # kind, JSON text (None: left out) and error code
 
 # the largest doubles that round to a finite value of the dtype
 FLOAT_MAX = {"float16": 65519.99999999999, "float32": 3.4028235677973362e38, "float64": None}
@@ -44,8 +44,6 @@ EPOCH_DAY = EPOCH.toordinal()
 DAY = timedelta(days=1)
 MAX_INTEGER_CHARS = 20  # of any integer that a tensor holds
 UNION_BRANCHES = "\0int", "\0float"  # in the location of an error; no feature has such a name
-NOT_FINITE = "not finite"  # kind of a bad value that strict JSON does not have
-CLIENT_TEXT = "answerable unknown"  # stands for a client's own text in all test values
 
 
 def number_bounds(dtype: str) -> tuple[Numeric | None, Numeric | None]:
@@ -71,8 +69,8 @@ def integer_schema(low: Numeric | None, high: Numeric | None) -> cs.CoreSchema:
     Bounds are compared as integers: doubles would take 2^63 for 2^63 - 1. A double over 2^53 may
     have been rounded from another integer (orjson does so from 2^64), so it is refused.
     """
-    least = None if low is None else math.ceil(low)
-    greatest = None if high is None else math.floor(high)
+    minimum = None if low is None else math.ceil(low)
+    maximum = None if high is None else math.floor(high)
 
     def whole(value: Any) -> int:
         if type(value) is not float:
@@ -82,15 +80,15 @@ def integer_schema(low: Numeric | None, high: Numeric | None) -> cs.CoreSchema:
         if value != value // 1:
             raise PydanticKnownError("int_from_float")
         number, is_rounded = int(value), abs(value) > EXACT["float64"]
-        if least is not None and number < least + is_rounded:
-            raise PydanticKnownError("greater_than_equal", {"ge": least})
-        if greatest is not None and number > greatest - is_rounded:
-            raise PydanticKnownError("less_than_equal", {"le": greatest})
+        if minimum is not None and number < minimum + is_rounded:
+            raise PydanticKnownError("greater_than_equal", {"ge": minimum})
+        if maximum is not None and number > maximum - is_rounded:
+            raise PydanticKnownError("less_than_equal", {"le": maximum})
         if is_rounded:
             raise PydanticKnownError("int_from_float")
         return number
 
-    integer = cs.int_schema(strict=True, ge=least, le=greatest)
+    integer = cs.int_schema(strict=True, ge=minimum, le=maximum)
     branches = integer, cs.plain_function_schema(whole)
     choices = list(zip(branches, UNION_BRANCHES, strict=True))
     return cs.union_schema(choices, mode="left_to_right")
@@ -135,7 +133,7 @@ def _rounded(value: Numeric, dtype: str) -> Numeric:
 
 
 def is_missing(cell: str, is_string: bool) -> bool:
-    """Return whether a CSV cell stands for a missing value."""
+    """Return whether a CSV cell means a missing value."""
     return cell == "" if is_string else cell.strip().lower() in MISSING
 
 
@@ -350,33 +348,11 @@ class FeatureType:
             value = len(value)
         if self.discrete:
             return value in baseline.values
-        return bool(baseline.values) and baseline.values[0] <= value <= baseline.values[-1]
-
-    # contract cases -----------------------------------------------------------------------------
-
-    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
-        """Yield kind and JSON form of accepted values that are not null."""
-        yield from ()
-
-    def bad_values(self) -> Iterator[BadValue]:
-        """Yield one bad value for each rule, in JSON form."""
-        wrong = self._type_code()
-        if not self.feature.nullable:
-            yield "missing", None, "missing"
-            yield "null", "null", wrong
-        yield "wrong type", "{}", wrong
-        yield "wrong type", "[]", wrong
-        yield from self._bad_values(wrong)
-
-    def bad_elements(self) -> Iterator[BadValue]:
-        """Yield one bad value for each rule, as an element of a tensor in JSON."""
-        yield from self.bad_values()
-
-    def _type_code(self) -> str:
-        return "type"
-
-    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
-        raise NotImplementedError
+        i = bisect_left(baseline.values, value)
+        if i < len(baseline.values) and baseline.values[i] == value:
+            return True
+        # between two values of the baseline there may be others of the sample, or none
+        return 0 < i < len(baseline.values) and baseline.cdf_left[i] > baseline.cdf_right[i - 1]
 
 
 class Number(FeatureType):
@@ -503,35 +479,6 @@ class Number(FeatureType):
     def policy(self) -> str:
         return "refused" if self.feature.out_of_range == "reject" else "counted"
 
-    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
-        low, high = self.minimum, self.maximum
-        if baseline and baseline.values:
-            first, last = float(baseline.values[0]), float(baseline.values[-1])
-            low, high = first if low is None else low, last if high is None else high
-        edges = [edge for edge in (low, high) if edge is not None]
-        middle = sum(edges) / (len(edges) or 1)
-        outside = [
-            float(text or 0) for _, text, _ in outside_bounds(low, high, self.whole, self.dtype)
-        ]
-        for name, values in (
-            ("inside the sample", [middle // 1 if self.whole else middle]),
-            ("at the sample's bounds", edges),
-            ("just outside the sample", outside),
-        ):
-            for value in values:
-                if self.low is not None and value < self.low:
-                    continue
-                if self.high is None or value <= self.high:
-                    yield name, int(value) if self.whole else value
-
-    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
-        yield "flag", "true", wrong
-        yield from bad_numbers(self.dtype)
-        yield from outside_bounds(self.low, self.high, self.whole)
-        if self.whole and self.low != self.high:
-            example = float(self.feature.example or 0)
-            yield "fraction", str(example + (-0.5 if example == self.high else 0.5)), "type"
-
 
 class Integer(Number):
     """A whole number; JSON's 3.0 is one. In a float tensor, one that the dtype holds exactly."""
@@ -652,22 +599,6 @@ class Date(Number):
     def draw(self, value: Any) -> Any:
         return iso_date(round(value))
 
-    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
-        for name, value in super().accepted_values(baseline):
-            with contextlib.suppress(ValueError, OverflowError):
-                yield name, iso_date(value)
-
-    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
-        yield "number for a date", "1", wrong
-        for text in (CLIENT_TEXT, "2024-02-30", "20240101", "2024-01-01T25:00", "", "12-31-2024"):
-            yield "no date", f'"{text}"', wrong
-        yield from outside_dates(self.low, self.high)
-
-    def bad_elements(self) -> Iterator[BadValue]:
-        yield "text for a number", '"2024-01-01"', "type"
-        yield NOT_FINITE, "NaN", "non_finite"
-        yield from outside_bounds(self.low, self.high, True)
-
 
 class Category(FeatureType):
     """One of the listed strings or numbers."""
@@ -741,28 +672,6 @@ class Category(FeatureType):
     def policy(self) -> str:
         return "refused" if self.closed else "counted"
 
-    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
-        for value in self.feature.categories:
-            yield "each category", value
-        if not self.closed:
-            numbers = [v for v in self.feature.categories if not isinstance(v, str)]
-            yield "an unknown category", max(numbers) + 1 if numbers else "a new category"
-
-    def _type_code(self) -> str:
-        return "unknown_category" if self.closed and self.is_string else "type"
-
-    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
-        yield "flag", "true", wrong
-        if self.is_string:
-            yield "number for text", "1", wrong
-            if self.closed:
-                yield "unknown category", f'"{CLIENT_TEXT}"', "unknown_category"
-            return
-        yield from bad_numbers("" if self.closed else self.dtype)
-        if self.closed:
-            greatest = max(map(float, self.feature.categories))
-            yield "unknown category", str(greatest + 1), "unknown_category"
-
 
 class Boolean(FeatureType):
     """True or false; 1 or 0 in a tensor of numbers."""
@@ -798,17 +707,6 @@ class Boolean(FeatureType):
 
     def span(self) -> str:
         return "true, false"
-
-    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
-        yield from (("each category", True), ("each category", False))
-
-    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
-        yield "number for a flag", "1", wrong
-        yield "text for a flag", '"true"', wrong
-        yield "text for a flag", f'"{CLIENT_TEXT}"', wrong
-
-    def bad_elements(self) -> Iterator[BadValue]:
-        yield from (bad for bad in self.bad_values() if bad[0] != "number for a flag")
 
 
 class Text(FeatureType):
@@ -856,17 +754,6 @@ class Text(FeatureType):
 
     def draw(self, value: Any) -> Any:
         return "x" * round(value)
-
-    def accepted_values(self, baseline: Distribution | None) -> Iterator[tuple[str, Any]]:
-        yield "an empty text", ""
-        yield "a long text", "é" * min(self.max_length or 1000, 1000)
-
-    def _bad_values(self, wrong: str) -> Iterator[BadValue]:
-        yield "flag", "true", wrong
-        yield "number for text", "1", wrong
-        if self.max_length is not None and self.max_length < 10_000:
-            text = CLIENT_TEXT.ljust(self.max_length + 1, "é")[: self.max_length + 1]
-            yield "too long", f'"{text}"', "too_long"
 
 
 # in the order in which a sample's cells are tried
@@ -919,8 +806,8 @@ def of(manifest: Manifest) -> tuple[FeatureType, ...]:
     types = tuple(make(feature, dtypes[feature.input]) for feature in manifest.features)
     baseline = manifest.baseline.features if manifest.baseline else {}
     for kind in types:
-        known = baseline.get(kind.feature.name)
-        if known and not kind.discrete and not all(type(v) in (int, float) for v in known.values):
+        counted = baseline.get(kind.feature.name)
+        if counted and not kind.discrete and {*map(type, counted.values)} - {int, float}:
             raise ArtifactError(f"baseline of {kind.feature.name}: a value that is no number")
     return types
 
@@ -939,59 +826,3 @@ def element_json_schema(
     schema |= {"minimum": low} if low is not None else {}
     schema |= {"maximum": high} if high is not None else {}
     return schema
-
-
-def bad_numbers(dtype: str) -> Iterator[BadValue]:
-    """Yield what is not a number, or not one that a tensor of `dtype` holds ("": of any)."""
-    yield "text for a number", '"1"', "type"
-    yield "text for a number", f'"{CLIENT_TEXT}"', "type"
-    for text in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 310, "-" + "9" * 400):
-        yield NOT_FINITE, text, "non_finite"
-    if dtype == "float32":
-        yield "overflow", "1e39", "out_of_range"
-
-
-def bad_elements(tensor: Tensor) -> Iterator[BadValue]:
-    """Yield bad values of one element of a tensor contract's input."""
-    yield "null", "null", "type"
-    yield "too deep", "[0]", "type"
-    yield "wrong type", "{}", "type"
-    if tensor.dtype != "bool":
-        yield "flag", "true", "type"
-    if tensor.dtype in ("bool", "string"):
-        yield "number for another", "1", "type"
-        return
-    yield from bad_numbers(tensor.dtype)
-    whole = not tensor.dtype.startswith("float")
-    bounds = stated_bounds(tensor.dtype, tensor.minimum, tensor.maximum)
-    yield from outside_bounds(*bounds, whole)
-    if whole:
-        yield "fraction", "0.5", "type"
-
-
-def outside_bounds(
-    low: Numeric | None, high: Numeric | None, whole: bool, dtype: str = "float64"
-) -> Iterator[BadValue]:
-    """Yield the next integers, or numbers of a float dtype, below and above the bounds."""
-    for bound, way in ((low, -1), (high, 1)):
-        if bound is None:
-            continue
-        value: Numeric
-        if whole:
-            value = (math.ceil(bound) if way < 0 else math.floor(bound)) + way
-        else:
-            as_dtype = np.dtype(dtype).type
-            with np.errstate(over="ignore"):
-                value = float(np.nextafter(as_dtype(bound), as_dtype(way * math.inf)))
-        if math.isfinite(value):
-            yield "just outside", repr(value), "out_of_range"
-
-
-def outside_dates(low: Numeric | None, high: Numeric | None) -> Iterator[BadValue]:
-    """Yield the days before and after the bounds, where they are dates."""
-    for bound, way in ((low, -1), (high, 1)):
-        try:
-            text = iso_date((math.ceil(bound) if way < 0 else math.floor(bound)) + way)  # type: ignore[arg-type]
-        except (TypeError, ValueError, OverflowError):
-            continue
-        yield "just outside", f'"{text}"', "out_of_range"

@@ -175,7 +175,9 @@ class Baseline(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """How the graph runs. `batch` is "dynamic" if the leading axis of every tensor is the rows,
+    """The settings of a graph's run.
+
+    `batch` is "dynamic" if the leading axis of every tensor is the rows,
     "single" if it is fixed at 1 (one run per row), "none" if there is none (one run per instance).
     """
 
@@ -184,7 +186,7 @@ class Execution(NamedTuple):
 
 
 class Lineage(NamedTuple):
-    """Where this version comes from and why it exists. `packed_at` is UTC, ISO 8601."""
+    """The origin and the reason of this version. `packed_at` is UTC, ISO 8601."""
 
     reason: str
     packed_at: str
@@ -414,10 +416,11 @@ def _feature_problems(manifest: Manifest) -> Iterator[str]:
 def _baseline_problems(baseline: Baseline | None) -> Iterator[str]:
     if baseline is None:
         return
-    for name, known in (*baseline.features.items(), *baseline.outputs.items()):
-        if not len(known.values) == len(known.cdf_left) == len(known.cdf_right):
+    for name, distribution in (*baseline.features.items(), *baseline.outputs.items()):
+        _, missing_share, values, cdf_left, cdf_right = distribution
+        if not len(values) == len(cdf_left) == len(cdf_right):
             yield f"baseline of {name}: its lists differ in length"
-        if not all(0 <= share <= 1 for share in (known.missing_share, *known.cdf_left)):
+        if not all(0 <= share <= 1 for share in (missing_share, *cdf_left)):
             yield f"baseline of {name}: a share that is not within 0 and 1"
 
 

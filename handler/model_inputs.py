@@ -97,8 +97,8 @@ class _Group:
         matrix = np.array(values, self.compute_dtype)
         if self.range_counted:
             self._count_out_of_range(values, matrix, counts)
-        for k, name, known in self.open_categories:
-            if number := sum(item not in known for item in values[k]):
+        for k, name, categories in self.open_categories:
+            if number := sum(item not in categories for item in values[k]):
                 counts[name] = number
         if self.compute_dtype is not self.dtype:
             matrix = matrix.astype(self.dtype)

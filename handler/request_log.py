@@ -141,7 +141,7 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
     def record(**fields: Any) -> None:
         """Write the record of a request, and a line for each of the `outcomes`.
 
-        `route` is a route of ours, or "-". `problem`: the type of problem that was answered.
+        `route` is a route of the API, or "-". `problem`: the type of problem that was answered.
         `predictions`: the JSON of each row's prediction, empty where the outputs were answered as
         tensors. `caller`: the authenticated principal, or "". A synthetic request is marked, counts
         in no metric, and its payload is not logged.

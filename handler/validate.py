@@ -207,8 +207,8 @@ class RequestValidator:
             if len(document) > 1 or type(rows) is not list or not 0 < len(rows) <= self._max_rows:
                 return None
             if sum(map(len, rows)) != len(rows) * len(self._names):
-                known = frozenset(self._names)
-                if not all(map(known.issuperset, rows)):
+                names = frozenset(self._names)
+                if not all(map(names.issuperset, rows)):
                     return None
             columns = [list(map(dict.get, rows, repeat(name))) for name in self._names]
             validated: Columns = self._columns.validate_python(columns)
@@ -257,14 +257,14 @@ class RequestValidator:
         """Yield violations row by row, until there are more than are reported."""
         count = 0
         for i, row in enumerate(instances):
-            known = row
+            fields = row
             if isinstance(row, dict):
-                known = {name: row[name] for name in self._names if name in row}
-                if len(known) < len(row):
+                fields = {name: row[name] for name in self._names if name in row}
+                if len(fields) < len(row):
                     count += 1
-                    yield _unknown_field(len(row) - len(known), "instances", i)
+                    yield _unknown_field(len(row) - len(fields), "instances", i)
             try:
-                self._row.validate_python(known)
+                self._row.validate_python(fields)
             except ValidationError as error:
                 row_violations = violations(error, "instances", i)
                 count += len(row_violations)

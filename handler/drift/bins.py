@@ -65,22 +65,20 @@ class BaselineCdf:
     one of the `bins`. Without cuts, as of categories, every other value is novel.
     """
 
-    def __init__(self, known: Distribution, discrete: bool, dtype: Any = float) -> None:
+    def __init__(self, baseline: Distribution, discrete: bool, dtype: Any = float) -> None:
         self.cuts: list[float] = []
         self.bins = [UNKNOWN_BIN if discrete else 1]
-        share = 1 - known.missing_share
-        low, high = (
-            [part * share for part in known.cdf_left],
-            [part * share for part in known.cdf_right],
-        )
+        share = 1 - baseline.missing_share
+        low = [value * share for value in baseline.cdf_left]
+        high = [value * share for value in baseline.cdf_right]
         steps: dict[Any, tuple[float, float]] = {}
         if discrete:
             steps = {
                 value: (start, end - start)
-                for value, start, end in zip(known.values, low, high, strict=True)
+                for value, start, end in zip(baseline.values, low, high, strict=True)
             }
         else:
-            values: list[Any] = list(known.values)
+            values: list[Any] = list(baseline.values)
             for i, value in enumerate(values):
                 if i:
                     self._between(steps, values[i - 1], value, high[i - 1], low[i])
@@ -89,8 +87,8 @@ class BaselineCdf:
             # the same values as the model's dtype has them: a client may send 0.1 as float32 has it
             rounded = np.array(self.cuts, dtype).astype(float).tolist()
             steps |= {r: steps[cut] for r, cut in zip(rounded, self.cuts, strict=True)}
-        if known.missing_share:
-            steps[None] = (share, known.missing_share)
+        if baseline.missing_share:
+            steps[None] = (share, baseline.missing_share)
         self.steps = {
             value: (max(1.0, start * BINS + _ROUND), jump * BINS)
             for value, (start, jump) in steps.items()
@@ -101,17 +99,17 @@ class BaselineCdf:
         self, steps: dict[Any, Any], left: float, right: float, start: float, end: float
     ) -> None:
         for number in range(_first(start), _bin(end)):
-            part = (number / BINS - start) / (end - start)
-            self._cut(steps, left + (right - left) * part, (_middle(number), 0.0), number + 1)
+            fraction = (number / BINS - start) / (end - start)
+            self._cut(steps, left + (right - left) * fraction, (_middle(number), 0.0), number + 1)
 
     def _jump(
         self, steps: dict[Any, Any], value: float, start: float, end: float, after: int
     ) -> None:
         inside = (start, end - start)
-        least, most = _first(start), _bin(end)
-        if end <= start or least >= most:  # all of it in one bin
-            inside, least = (_middle(most), 0.0), most
-        if not self.bins[-1] == least == most == after:
+        first, last = _first(start), _bin(end)
+        if end <= start or first >= last:  # the jump is within one bin
+            inside, first = (_middle(last), 0.0), last
+        if not self.bins[-1] == first == last == after:
             self._cut(steps, value, inside, after)
 
     def _cut(
@@ -153,7 +151,7 @@ def _middle(number: int) -> float:
 
 
 class _Source(NamedTuple):
-    """Where the values of a target are: a column, or an output, by `position`.
+    """The source of a target's values: a column, or an output, by `position`.
 
     `length`: of its text. `summary`: of its raw tensor. `class_index`: of numbers by class.
     """

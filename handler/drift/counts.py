@@ -48,8 +48,8 @@ class Counts:
         self.rows += _count(rows)
         self.unseen_rows += _count(record.get("unseen_rows"))
         for total, name in ((self.missing, "missing_counts"), (self.unseen, "unseen_counts")):
-            if isinstance(found := record.get(name), dict):
-                total.update({feature: _count(count) for feature, count in found.items()})
+            if isinstance(counts := record.get(name), dict):
+                total.update({feature: _count(count) for feature, count in counts.items()})
 
     def as_fields(self) -> dict[str, Any]:
         """Return the fields of a period's record; none without rows."""

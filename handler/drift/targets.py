@@ -35,12 +35,12 @@ def targets(manifest: Manifest) -> list[Target]:
     unordered = {f"in_{kind.feature.name}" for kind in types if kind.discrete}
     unordered |= {f"out_{output.name}" for output in manifest.outputs if output.kind == "label"}
     baseline = manifest.baseline
-    found = [
+    targets = [
         Target(name, output, distribution, True, baseline.rows)
         for output, distributions in ((False, baseline.features), (True, baseline.outputs))
         for name, distribution in distributions.items()
     ]
-    return [target._replace(ordered=target.key not in unordered) for target in found]
+    return [target._replace(ordered=target.key not in unordered) for target in targets]
 
 
 def fingerprint(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""The worker of jobs: scores the messages of an SQS queue in batches.
+"""Score jobs: the messages of an SQS queue in batches.
 
 Each message is validated by itself, all valid ones are scored in one run, and the messages that
 must be delivered again are named in a partial batch response:
@@ -7,7 +7,7 @@ https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
 A body that breaks the contract would break it again, so its job ends as a failed result. After a
 server error the message returns to the queue. When its receives are used up, a job whose run fails
 ends as a failed result too. A job that could not begin becomes a dead letter, which a redrive
-scores: its storage was not available, or another service wrapped it without a body of ours.
+scores: its storage was not available, or another service wrapped it without a valid body.
 
 A model that cannot be loaded stops the function at init. Lambda then delivers less, and the
 messages keep their receives.
@@ -341,7 +341,7 @@ def create(config: settings.Settings, store: JobStore | None = None) -> Callable
 
 
 def _as_api_error(error: Exception) -> ApiError:
-    """Return an error as one of ours; any other is logged, without its text."""
+    """Return an error as an ApiError; any other is logged, without its text."""
     if isinstance(error, ApiError):
         return error
     request_log.log(

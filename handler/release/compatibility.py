@@ -24,7 +24,7 @@ class Change(NamedTuple):
     """One difference of the contract; `level` is PATCH, MINOR or MAJOR."""
 
     level: int
-    what: str
+    text: str
 
 
 def at_least(old: Any, new: Any) -> bool:
@@ -76,7 +76,7 @@ def semver_violations(old: Manifest, new: Manifest) -> list[str]:
     needed, actual, before = map(semver_key, (minimum, new.version, old.version))
     if actual[:3] >= needed[:3] and actual > before:  # 2.0.0-rc.1 may differ as 2.0.0 may
         return []
-    reasons = [change.what for change in differences if change.level == level > PATCH]
+    reasons = [change.text for change in differences if change.level == level > PATCH]
     return [*reasons, f"{minimum} is the least version after {old.version}"]
 
 
@@ -122,8 +122,8 @@ def _compare(name: str, old: Aspects, new: Aspects) -> Iterator[Change]:
     for aspect, (before, accepts) in old.items():
         after = new[aspect][0]
         if before != after:
-            what = f"{name}: {aspect} {_text(before)} -> {_text(after)}"
-            yield Change(MINOR if accepts(before, after) else MAJOR, what)
+            text = f"{name}: {aspect} {_text(before)} -> {_text(after)}"
+            yield Change(MINOR if accepts(before, after) else MAJOR, text)
 
 
 def _text(value: Any) -> str:

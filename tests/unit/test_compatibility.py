@@ -72,7 +72,7 @@ def test_a_feature(
     new = feature(echo, name, **fields)
     assert (level(echo, new), level(new, echo)) == (expected, back)
     for change in compatibility.changes(echo, new):
-        assert change.what.startswith(f"{name}: ")
+        assert change.text.startswith(f"{name}: ")
 
 
 def test_known_categories_of_an_open_feature_are_no_contract(echo: Manifest) -> None:
@@ -108,7 +108,7 @@ def test_a_decision_s_words_are_the_contract_and_its_threshold_is_not(echo: Mani
 
 def test_what_is_gone_or_new(echo: Manifest) -> None:
     less = echo._replace(features=echo.features[1:], outputs=echo.outputs[1:])
-    assert [c.what for c in compatibility.changes(echo, less)] == [
+    assert [c.text for c in compatibility.changes(echo, less)] == [
         "feature ratio is gone",
         "output ratio is gone",
     ]
@@ -123,7 +123,7 @@ def test_what_is_gone_or_new(echo: Manifest) -> None:
 def test_limits(echo: Manifest, name: str) -> None:
     lower = echo._replace(limits=echo.limits._replace(**{name: 999}))
     assert (level(echo, lower), level(lower, echo)) == (MAJOR, MINOR)
-    assert compatibility.changes(echo, lower)[0].what.startswith(f"limits: {name} ")
+    assert compatibility.changes(echo, lower)[0].text.startswith(f"limits: {name} ")
 
 
 def test_the_tensors_of_a_tensor_contract(tensor: Manifest, echo: Manifest) -> None:

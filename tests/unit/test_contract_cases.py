@@ -14,8 +14,8 @@ from answerable import __main__ as answerable
 from answerable import contract_cases
 from answerable.commands import conformance
 from answerable.contract_cases import Case
+from answerable.value_cases import CLIENT_TEXT
 from handler import manifest
-from handler.feature_types import CLIENT_TEXT
 from handler.release import golden
 from tests.fixtures import adversarial, artifact, server
 from tests.unit import test_protocols_graphs as graphs

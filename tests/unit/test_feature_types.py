@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from answerable import value_cases
 from answerable.packing import baseline, golden, table
 from answerable.packing.errors import PackError
 from handler import app, feature_types
@@ -46,9 +47,10 @@ def test_a_type_answers_everything_that_is_asked(name: str) -> None:
     assert kind.policy() in ("refused", "counted")
     assert len(json.dumps(example)) <= kind.max_json_chars()
     assert kind.json_schema()["examples"] == [example]
-    assert list(kind.bad_values())
-    assert list(kind.bad_elements())
-    assert list(kind.accepted_values(None))
+    cases = value_cases.of(kind)
+    assert list(cases.bad())
+    assert list(cases.bad_elements())
+    assert list(cases.accepted(None))
     assert all(not kind.is_outside(value) for _, value in kind.edges([example]))
     assert kind.to_json(kind.to_graph(example)) == example
 
@@ -148,3 +150,13 @@ def test_a_text_over_its_limit_is_refused_by_every_check() -> None:
     assert check.accepts(np.array([["x" * 9]], object))
     assert not check.accepts(np.array([["x" * 10]], object))
     assert not check.accepts(np.array([["x"]]))  # another dtype
+
+
+def test_is_sampled_value_in_a_gap_of_the_sample_is_not_sampled() -> None:
+    few = baseline.numbers([-2, -1, 1, 2])
+    assert [make("integer").is_sampled(value, few) for value in (-3, -2, 0, 1, 2, 3)] == [
+        False, True, False, True, True, False
+    ]  # fmt: skip
+    many = baseline.numbers([i / 1000 for i in range(1000)])
+    assert make("number").is_sampled(0.50001, many)
+    assert not make("number").is_sampled(0.9999, many)
