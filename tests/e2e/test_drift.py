@@ -4,6 +4,7 @@ import importlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def run(cloud: Cloud, hour: int) -> list[dict[str, Any]]:
 
 
 def test_quiet_without_drift_alarm_with_it_silent_when_stopped(
-    cloud: Cloud, images: Images
+    cloud: Cloud, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if time.time() % 3600 > 3300:  # the requests belong into one hour
         time.sleep(3600 - time.time() % 3600)
@@ -108,6 +109,7 @@ def test_quiet_without_drift_alarm_with_it_silent_when_stopped(
     assert drifted["DriftedInputs"] == 1
 
     # the alarms of the template over what the monitor wrote
+    monkeypatch.chdir(tmp_path)  # the repository's deploy.toml has no stage of this name
     template = plan.synthesise(ROOT / "model_artifacts", "diabetes", {"stage": "test"})
     alarms = {alarm.name: alarm.properties for alarm in plan.read(template).alarms}
     metrics = emf.metrics([quiet, drifted])
