@@ -24,23 +24,10 @@ FILE_NAME = "manifest.json"
 DIGEST_FILE_NAME = "manifest.sha256"
 OPENAPI_FILE_NAME = "openapi.json"
 MODEL_FILE_NAME = "model.onnx"
-DTYPES = frozenset(
-    [
-        "bool",
-        "int8",
-        "uint8",
-        "int16",
-        "uint16",
-        "int32",
-        "uint32",
-        "int64",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-        "string",
-    ]
-)
+DTYPES = {
+    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+    "float16", "float32", "float64", "string",
+}  # fmt: skip
 
 FeatureTypeName = Literal["number", "integer", "category", "boolean", "text", "date"]
 OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]

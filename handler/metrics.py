@@ -90,12 +90,7 @@ def directives(
 
 def log_line(level: str, message: str, **fields: Any) -> dict[str, Any]:
     """Return a log line: level, message and time in milliseconds since 1970, then `fields`."""
-    return {
-        "level": level,
-        "message": message,
-        "timestamp": time.time_ns() // 1_000_000,
-        **fields,
-    }
+    return {"level": level, "message": message, "timestamp": time.time_ns() // 1_000_000, **fields}
 
 
 def emf(line: Mapping[str, Any], directives: Any) -> dict[str, Any]:

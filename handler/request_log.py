@@ -33,13 +33,7 @@ REQUEST_METRICS = (
     metrics.SERVER_ERRORS,
     metrics.LATENCY,
 )
-BATCH_METRICS = (
-    metrics.JOBS,
-    metrics.FAILED_JOBS,
-    metrics.RETRIES,
-    metrics.ROWS,
-    metrics.LATENCY,
-)
+BATCH_METRICS = (metrics.JOBS, metrics.FAILED_JOBS, metrics.RETRIES, metrics.ROWS, metrics.LATENCY)
 # CloudWatch takes 1 MB of one event, but Lambda splits a line at 256 KB
 MAX_LINE_BYTES = 256_000
 MAX_PAYLOAD_BYTES = 180_000  # of these

@@ -18,15 +18,8 @@ from handler.model_inputs import Array
 # the shapes of its inputs alone, unless the graph has one of these operators.
 QUICK_SECONDS = 0.1
 VALUE_DEPENDENT_SHAPES = (
-    "ConstantOfShape",
-    "Expand",
-    "OneHot",
-    "Pad",
-    "Range",
-    "Resize",
-    "Tile",
-    "Upsample",
-)
+    "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
+)  # fmt: skip
 MAX_QUICK_SHAPES = 1000
 MODEL = "model.onnx"
 # how long a run may take to stop after its deadline

@@ -28,7 +28,6 @@ from handler.errors import (
 from handler.feature_types import element_json_schema
 from handler.http import CSV, JSON, NPY, OCTET_STREAM, PROBLEM_JSON
 from handler.manifest import BY_CLASS, Manifest, Output, Shape
-from handler.protocols.invocations import is_one_array
 from handler.validate import example
 
 Schema = dict[str, Any]
@@ -326,7 +325,9 @@ def _protocols(manifest: Manifest, predict: Schema) -> Schema:
     )
     infer["parameters"] = [protocol_schemas.INFERENCE_HEADER_LENGTH_PARAMETER]
     tables = _content(text, CSV) if manifest.features else {}
-    if is_one_array(manifest):
+    dtypes = {tensor.dtype for tensor in manifest.inputs}
+    # an array of numbers or booleans can be a whole request
+    if "string" not in dtypes and (manifest.features or len(manifest.inputs) == 1):
         tables |= _content(text, NPY)
     invoke = post("Invocation", "SageMaker, MLflow, KServe v1", tables, predict["responses"]["200"])
     operations = {

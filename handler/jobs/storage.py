@@ -55,7 +55,6 @@ class StoredObject(NamedTuple):
 
     body: bytes
     metadata: dict[str, str]
-    etag: str
 
 
 class SubmittedJob(NamedTuple):
@@ -237,7 +236,7 @@ def _get_object(
     response = _call_aws(read, Bucket=store.bucket, Key=f"jobs/{id}/{name}")
     if not response or _is_expired(response["Metadata"]):
         return None
-    return StoredObject(response.get("Body", b""), response["Metadata"], response["ETag"])
+    return StoredObject(response.get("Body", b""), response["Metadata"])
 
 
 def _is_expired(metadata: dict[str, str]) -> bool:

@@ -296,10 +296,7 @@ def create(config: settings.Settings, store: JobStore | None = None) -> Callable
     """Load the model and return the Lambda handler that scores batches with it."""
     scorer = scoring.load(settings.model_dir(config))
     make_ids = prediction_id.make_id_generator(
-        scorer.manifest,
-        config.function_version,
-        config.prediction_id_secret,
-        prediction_id.WORKER,
+        scorer.manifest, config.function_version, config.prediction_id_secret, prediction_id.WORKER
     )
     record = request_log.make_batch_log(config, scorer.manifest)
     log_payloads = request_log.make_payload_logger(config, scorer.manifest)

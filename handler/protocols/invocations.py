@@ -28,7 +28,7 @@ from handler.errors import (
     pointer,
 )
 from handler.http import CSV, NPY, Request
-from handler.manifest import Manifest, Tensor
+from handler.manifest import Tensor
 from handler.model_inputs import Array, Columns, dtype, length_problem
 from handler.protocols.tensor_columns import (
     Values,
@@ -216,10 +216,7 @@ def _named_columns(
 
 
 def _check_names(
-    named: Mapping[str, Any],
-    expected: list[str],
-    where: str,
-    required: Sequence[str] | None = None,
+    named: Mapping[str, Any], expected: list[str], where: str, required: Sequence[str] | None = None
 ) -> None:
     """Raise ContractViolation for missing and unknown names; all are required by default."""
     for name in expected if required is None else required:
@@ -290,12 +287,6 @@ def _check_shape(
     if math.prod(shape if unbatched else shape[1:]) > limit:
         raise violation_error(where, "too_many_elements", f"a tensor has at most {limit} elements")
     return shape
-
-
-def is_one_array(manifest: Manifest) -> bool:
-    """Return whether an array of numbers or booleans can be a whole request."""
-    dtypes = {tensor.dtype for tensor in manifest.inputs}
-    return "string" not in dtypes and (bool(manifest.features) or len(manifest.inputs) == 1)
 
 
 def _indices(k: int, shape: tuple[int, ...]) -> Iterator[int]:

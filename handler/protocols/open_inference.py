@@ -16,12 +16,7 @@ from handler import core_schema as cs
 from handler import http_body
 from handler.core_schema import SchemaValidator, ValidationError
 from handler.duplicate_keys import reject_duplicate_keys
-from handler.errors import (
-    BadRequest,
-    ContractViolation,
-    PayloadTooLarge,
-    pointer,
-)
+from handler.errors import BadRequest, ContractViolation, PayloadTooLarge, pointer
 from handler.http import INFERENCE_HEADER_LENGTH, JSON, OCTET_STREAM, Request, Response
 from handler.manifest import Manifest, Tensor
 from handler.model_inputs import Array, Columns, length_problem

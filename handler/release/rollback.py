@@ -156,9 +156,7 @@ def _get_active_version(service: Service, function: str, target: str) -> tuple[V
         _ = _worker_starts(version) if function == service.worker else version.call("GET", "/ping")
         waiter = functions.get_waiter("published_version_active")
         waiter.wait(
-            FunctionName=function,
-            Qualifier=target,
-            WaiterConfig={"Delay": 5, "MaxAttempts": 60},
+            FunctionName=function, Qualifier=target, WaiterConfig={"Delay": 5, "MaxAttempts": 60}
         )
     elif configuration.get("State", "Active") != "Active":
         raise ReleaseError(f"version {target} is {configuration['State']}")
