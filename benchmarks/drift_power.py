@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handler.drift import decision
-from handler.drift.decision import BINS, FALSE_ALARMS_A_MONTH, LOOKS_A_MONTH, MIN_UNSEEN_ROWS
+from handler.drift import BINS, decision
+from handler.drift.decision import FALSE_ALARMS_A_MONTH, LOOKS_A_MONTH, MIN_UNSEEN_ROWS
 
 SEED = 20250829
 CELLS = 50

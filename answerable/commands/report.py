@@ -24,9 +24,8 @@ from answerable.charts import Chart, Row, Value
 from answerable.commands import add_model
 from handler import manifest as manifests
 from handler import metrics
-from handler.drift import decision, monitor
+from handler.drift import BINS, decision, monitor
 from handler.drift.counts import Counts
-from handler.drift.decision import BINS
 from handler.drift.targets import Target, fingerprint, targets
 from handler.errors import ArtifactError
 from handler.manifest import Distribution, Manifest

@@ -27,7 +27,7 @@ from zlib import crc32
 import numpy as np
 
 from handler import feature_types
-from handler.drift.decision import BINS
+from handler.drift import BINS
 from handler.drift.summaries import SUMMARIES, summarise
 from handler.drift.targets import targets
 from handler.manifest import BY_CLASS, Distribution, Manifest
@@ -220,10 +220,10 @@ class Binner:
                 value = array.item() if class_index is None else array[0, class_index].item()
             else:
                 value = columns[position][0]
-                if length and value is not None:
+                if value is None:
+                    missing[name] = 1
+                elif length:
                     value = len(value)
-            if value is None and not output:
-                missing[name] = 1
             step = cdf.steps.get(value)
             if step is None:
                 number = cdf.bins[bisect_left(cdf.cuts, value)]

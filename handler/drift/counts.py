@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from handler.drift.decision import BINS, Decision, TargetCounts, decide
+from handler.drift import BINS
+from handler.drift.decision import Decision, TargetCounts, decide
 from handler.drift.targets import Target
 from handler.manifest import Alarms
 

@@ -27,7 +27,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-BINS = 10
+from handler.drift import BINS
+
 CENTRE, VARIANCE = (BINS + 1) / 2, (BINS * BINS - 1) / 12  # of uniform bin numbers
 FALSE_ALARMS_A_MONTH = 1 / 2000  # of a model, all targets together
 LOOKS_A_MONTH = 30 * 24  # hourly

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from answerable.packing import baseline
-from handler.drift import bins, decision
+from handler.drift import BINS, bins, decision
 from handler.drift.bins import UNKNOWN_BIN, BaselineCdf, Binner
 from handler.drift.counts import Counts
-from handler.drift.decision import BINS
 from handler.drift.targets import targets
 from handler.manifest import Distribution
 from handler.scoring import Scorer, load

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from handler.drift import decision
-from handler.drift.decision import BINS, FALSE_ALARMS_A_MONTH, Decision, Drifted, TargetCounts
+from handler.drift import BINS, decision
+from handler.drift.decision import FALSE_ALARMS_A_MONTH, Decision, Drifted, TargetCounts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BASELINE_ROWS = 10_000

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from answerable.simulation import traffic
 from handler import app
 from handler import manifest as manifests
-from handler.drift import monitor
+from handler.drift import BINS, monitor
 from handler.drift.counts import Counts
-from handler.drift.decision import BINS, Decision
+from handler.drift.decision import Decision
 from handler.drift.monitor import HOUR_MS
 from handler.drift.targets import fingerprint, targets
 from handler.settings import Settings

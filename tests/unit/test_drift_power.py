@@ -8,9 +8,8 @@ import pytest
 from answerable.packing import baseline
 from benchmarks import drift_power
 from benchmarks.drift_power import Case, Drift
-from handler.drift import decision
+from handler.drift import BINS, decision
 from handler.drift.bins import BaselineCdf
-from handler.drift.decision import BINS
 
 CASE = Case(200, baseline_rows=500)
 

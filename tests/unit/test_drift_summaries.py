@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from answerable.packing import baseline
-from handler.drift import summaries
+from handler.drift import BINS, summaries
 from handler.drift.bins import Binner
-from handler.drift.decision import BINS
 from handler.drift.targets import targets
 from handler.manifest import Execution, Output, Tensor
 
