@@ -42,6 +42,11 @@ def stated_once(old: str, new: str) -> bool:
     return old in (new, "")
 
 
+def may_change(old: str, new: str) -> bool:
+    """Compare rules that clients do not read: each change is a minor one."""
+    return True
+
+
 def covers(old: tuple[int | None, ...], new: tuple[int | None, ...]) -> bool:
     """Compare shapes: a free axis, None, accepts every size."""
     return len(old) == len(new) and all(n in (None, o) for o, n in zip(old, new, strict=True))
@@ -180,8 +185,18 @@ def _outputs(manifest: Manifest) -> dict[str, Aspects]:
                 ("decision", ", ".join(_words(output.decision))),
             )
         }
+        | {"decision rule": (_rule(output.decision), may_change)}
         for output in manifest.outputs
     }
+
+
+def _rule(decision: Decision | None) -> str:
+    """Return the numbers of a decision: another threshold decides otherwise for the same caller."""
+    if decision is None:
+        return ""
+    subject = "" if decision.class_label is None else f"{decision.class_label} "
+    review = "" if decision.review is None else ", review {:g} to {:g}".format(*decision.review)
+    return f"{subject}>= {decision.threshold:g}{review}"
 
 
 def _words(decision: Decision | None) -> list[str]:

@@ -99,9 +99,12 @@ def test_an_output(echo: Manifest, name: str, fields: dict[str, Any], expected: 
     assert level(new, echo) == (MAJOR if expected else PATCH)
 
 
-def test_a_decision_s_words_are_the_contract_and_its_threshold_is_not(echo: Manifest) -> None:
+def test_a_decision_threshold_is_a_minor_change_and_its_words_a_major_one(echo: Manifest) -> None:
     old = output(echo, "ratio", decision=Decision(0.5))
-    assert level(old, output(echo, "ratio", decision=Decision(0.7))) == PATCH
+    other = output(echo, "ratio", decision=Decision(0.1))
+    assert [(change.level, change.text) for change in compatibility.changes(old, other)] == [
+        (MINOR, "ratio: decision rule >= 0.5 -> >= 0.1")
+    ]
     assert level(old, output(echo, "ratio", decision=Decision(0.5, above="ja"))) == MAJOR
     assert level(old, output(echo, "ratio", decision=Decision(0.5, review=(0.4, 0.6)))) == MAJOR
 

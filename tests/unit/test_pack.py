@@ -842,3 +842,9 @@ def test_a_producer_that_logs_is_cut(packed: Packer) -> None:
     manifest = packed(model.SerializeToString(), models.regressor_table())
     assert manifest.producer == "skl2onnx 1.2.8"
     assert manifest.lineage.versions["skl2onnx"] == "1.2.8"
+
+
+def test_pack_ir_version_that_is_too_new_is_refused_with_cause_and_remedy(packed: Packer) -> None:
+    case = Path(__file__).parents[1] / "zoo/files/cases/g-ir99.onnx"
+    with pytest.raises(PackError, match=r"IR version 99 is newer than onnxruntime .* export"):
+        packed(case.read_bytes(), {"x": [1.0, 2.0, 3.0]})
