@@ -63,7 +63,7 @@ class ApiError(Exception):
         """
         error = self.detail
         for violation in self.violations[:1]:
-            error = f"{error}: {violation.pointer} {violation.message}"
+            error = f"{error}: {f'{violation.pointer} {violation.message}'.strip()}"
         document: dict[str, Any] = {
             "type": problem_type(self.slug),
             "title": self.title,

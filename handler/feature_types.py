@@ -41,6 +41,7 @@ MIN_REPEATS = 3  # as is one in which strings occur less often than this on aver
 MIN_TEXT_LENGTH = 256  # the least max_length that is inferred
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_DAY = EPOCH.toordinal()
+FIRST_DATE, LAST_DATE = "0001-01-01", "9999-12-31"
 DAY = timedelta(days=1)
 MAX_INTEGER_CHARS = 20  # of any integer that a tensor holds
 UNION_BRANCHES = "\0int", "\0float"  # in the location of an error; no feature has such a name
@@ -503,6 +504,18 @@ class Integer(Number):
         return round(value)
 
 
+def nearest_date(days: Numeric, limit: str) -> str:
+    """Return the date of a number of days; `limit` if no date has it."""
+    try:
+        return iso_date(days)
+    except (ValueError, OverflowError):
+        return limit
+
+
+class NoDate(float):
+    """A finite number of days in a tensor that is before or after all dates."""
+
+
 class Date(Number):
     """An ISO 8601 date or date-time; days since 1970-01-01 UTC in the graph.
 
@@ -531,6 +544,10 @@ class Date(Number):
         high = math.inf if self.high is None else self.high
 
         def days(text: Any) -> Numeric:
+            if type(text) is NoDate:
+                if text < 0:
+                    raise PydanticCustomError("date_min", "", {"ge": nearest_date(low, FIRST_DATE)})
+                raise PydanticCustomError("date_max", "", {"le": nearest_date(high, LAST_DATE)})
             if type(text) is float and not math.isfinite(text):
                 raise PydanticKnownError("finite_number")
             if type(text) is not str:
@@ -556,7 +573,7 @@ class Date(Number):
                     iso_date(value) if type(value) in (int, float) else None if value is None else 0
                 )
             except (ValueError, OverflowError):
-                dates.append(value)
+                dates.append(NoDate(value) if math.isfinite(value) else value)
         return dates
 
     def parse_cell(self, cell: str) -> Any:

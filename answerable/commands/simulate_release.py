@@ -45,8 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a healthy model, one that crashes, and one that is silently wrong."
     )
     add = parser.add_argument
-    add("--current", type=Path, metavar="DIR", help="the live version (default: the one artifact)")
-    add("--candidate", type=Path, metavar="DIR", help="the version to release")
+    add(
+        "--current",
+        metavar="NAME",
+        help="the live version, as churn@1.0.0 (default: the one model)",
+    )
+    add("--candidate", metavar="NAME", help="the version to release, as churn")
     add("--scenario", choices=list(versions.SCENARIOS), action="append", help="repeatable")
     add("--records", type=Path, metavar="FILE", help="recorded requests, from payload logging")
     add("--rate", type=int, default=30, metavar="N", help="requests a minute (default: 30)")
@@ -62,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         if args.rate < 1:
             raise SimulationError("--rate takes a number from 1")
-        current = args.current or find_model()
+        current = find_model(args.current or "")
         for scenario in [""] if args.candidate else args.scenario or list(versions.SCENARIOS):
             with tempfile.TemporaryDirectory() as folder:
                 _simulate(console, args, current, scenario, Path(folder))
@@ -86,7 +90,10 @@ def _simulate(
             versions.SCENARIOS[scenario](artifacts[CURRENT], artifacts[CANDIDATE])
         else:
             versions.copy(
-                args.candidate, artifacts[CANDIDATE], measure=not recorded, outcomes=False
+                find_model(args.candidate),
+                artifacts[CANDIDATE],
+                measure=not recorded,
+                outcomes=False,
             )
     if (other := manifests.read(artifacts[CANDIDATE]).name) != manifest.name:
         raise SimulationError(

@@ -7,6 +7,7 @@ file states are refused.
 import csv
 import gzip
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -119,6 +120,10 @@ def match(names: Sequence[str], inputs: Sequence[Tensor], file: str) -> list[tup
         return [(names[0], inputs[0])]
     missing = [name for name in expected if name not in names]
     extra = [name for name in names if name not in expected]
+    renames = {re.sub(r"\W", "_", name): name for name in extra}
+    if missing and sorted(renames) == sorted(missing):  # as skl2onnx spells names
+        pairs = _list([f"{renames[name]!r} to {name!r}" for name in missing])
+        raise PackError(f"{file} spells columns otherwise than the model: rename {pairs}")
     if missing or extra:
         problems = [f"lacks the columns {_list(missing)}"] if missing else []
         problems += [f"has columns that the model does not take: {_list(extra)}"] if extra else []
@@ -228,7 +233,8 @@ def _check(kind: FeatureType, values: Column) -> None:
         "max_length": feature.type == "text" or feature.max_length is None,
     }
     if wrong := [name for name, is_right in fits.items() if not is_right]:
-        raise PackError(f"{_list(wrong)} cannot be stated for type {feature.type}")
+        remedy = '; state type = "category" too' if "categories" in wrong else ""
+        raise PackError(f"{_list(wrong)} cannot be stated for type {feature.type}{remedy}")
     checked = present if feature.example in present else [*present, feature.example]
     try:
         if kind.is_empty():

@@ -11,6 +11,7 @@ from answerable import value_cases
 from answerable.packing import baseline, golden, table
 from answerable.packing.errors import PackError
 from handler import app, feature_types
+from handler.core_schema import SchemaValidator, ValidationError
 from handler.errors import ArtifactError
 from handler.feature_types import days_since_epoch, iso_date
 from handler.manifest import Feature, Output, Tensor
@@ -160,3 +161,11 @@ def test_is_sampled_value_in_a_gap_of_the_sample_is_not_sampled() -> None:
     many = baseline.numbers([i / 1000 for i in range(1000)])
     assert make("number").is_sampled(0.50001, many)
     assert not make("number").is_sampled(0.9999, many)
+
+
+@pytest.mark.parametrize(("days", "error"), [(2**63, "date_max"), (-(2**63) - 1, "date_min")])
+def test_date_days_that_no_date_has_are_out_of_range(days: int, error: str) -> None:
+    kind = make("date", minimum=None)
+    with pytest.raises(ValidationError) as refused:
+        SchemaValidator(kind.schema()).validate_python(kind.from_numbers([days])[0])
+    assert refused.value.errors()[0]["type"] == error

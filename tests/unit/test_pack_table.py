@@ -229,3 +229,9 @@ def test_golden_rows_change_one_feature_at_a_time() -> None:
         "category 1 of c": typical | {"c": "u"},
         "category 2 of c": typical | {"c": "v"},
     }
+
+
+def test_match_columns_that_the_model_spells_otherwise_name_the_renames() -> None:
+    inputs = [Tensor("plan_code", "float32", (None, 1)), Tensor("a_b", "float32", (None, 1))]
+    with pytest.raises(PackError, match="rename 'plan/code' to 'plan_code', 'a b' to 'a_b'"):
+        table.match(["a b", "plan/code"], inputs, "data.csv")

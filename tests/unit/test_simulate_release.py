@@ -288,7 +288,7 @@ def test_template_that_cannot_be_simulated_is_an_error(
     [
         (["--rate", "0"], "--rate takes a number from 1"),
         (["--records", "nowhere.jsonl"], "No such file"),
-        (["--current", "nowhere"], "manifest.json"),
+        (["--current", "nowhere"], "no model is named nowhere"),
     ],
 )
 def test_wrong_arguments_are_an_error(capsys: Capture, words: list[str], why: str) -> None:
