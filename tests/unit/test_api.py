@@ -89,7 +89,7 @@ def test_a_replaced_version_stays_reachable() -> None:
 
 
 def test_diff_counts_decisions_that_flip(capsys: pytest.CaptureFixture[str]) -> None:
-    for version, threshold in (("1.0.0", 0.0), ("1.0.1", 1e9)):
+    for version, threshold in (("1.0.0", 0.0), ("1.1.0", 1e9)):
         decision = {"threshold": threshold, "above": "high", "below": "low"}
         contract = {"outputs": {"variable": {"decision": decision}}}
         sample = {name: np.abs(column) for name, column in TABLE.items()}
