@@ -217,13 +217,8 @@ def make_id_generator(
     return generate
 
 
-def attach_ids(ids: Sequence[bytes], predictions: Sequence[bytes]) -> list[bytes]:
-    """Return the predictions, JSON objects of at least one field, each with its id in front."""
-    return [b'{"id":"%b",%b' % (i, text[1:]) for i, text in zip(ids, predictions, strict=True)]
-
-
 def prefix_of(prediction: bytes) -> str:
-    """Return the first characters of the id that `attach_ids` put into a prediction."""
+    """Return the first characters of the id in front of a prediction: see handler/render.py."""
     return prediction[7 : 7 + REQUEST_PREFIX_CHARS].decode()
 
 

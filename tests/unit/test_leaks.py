@@ -125,7 +125,9 @@ def broken(*_: Any, **__: Any) -> Any:
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "scoring": lambda patch: patch.setattr(Scorer, "_run", broken),
     "reading": lambda patch: patch.setattr("handler.http_body.read", broken),
-    "answering": lambda patch: patch.setattr("handler.prediction_id.attach_ids", broken),
+    "answering": lambda patch: patch.setattr(
+        "handler.render.ResponseRenderer.render_predictions", broken
+    ),
     "binning": lambda patch: patch.setattr("handler.drift.bins.Binner.bin", broken),
     "session": lambda patch: patch.setattr(
         "onnxruntime.InferenceSession.run", broken, raising=True
