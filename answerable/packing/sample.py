@@ -49,9 +49,9 @@ def read(
     """Return the sample in `path`, or a drawn one for tensors without. Raises PackError."""
     if path is not None and path.suffix != ".npz":
         if not table.is_tabular(inputs):
-            wanted = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
+            tensors = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
             raise PackError(
-                f"the inputs ({wanted}) are no columns of a table: they need a tensor contract, "
+                f"the inputs ({tensors}) are no columns of a table: they need a tensor contract, "
                 "with an .npz as --reference or none"
             )
         cells = table.read(path, ignore)
@@ -100,12 +100,12 @@ def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
         raise PackError(f"{path}: not a readable .npz ({error})") from None
     except MemoryError as error:  # a header may say any size
         raise PackError(f"{path}: an array is too large for this machine ({error})") from None
-    wanted = [tensor.name for tensor in inputs]
-    missing, extra = [n for n in wanted if n not in arrays], [n for n in arrays if n not in wanted]
+    names = [tensor.name for tensor in inputs]
+    missing, extra = [n for n in names if n not in arrays], [n for n in arrays if n not in names]
     if missing or extra:
-        parts = [f"lacks {', '.join(missing)}"] * bool(missing)
-        parts += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
-        raise PackError(f"{path.name} {' and '.join(parts)}")
+        problems = [f"lacks {', '.join(missing)}"] * bool(missing)
+        problems += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
+        raise PackError(f"{path.name} {' and '.join(problems)}")
     ranks = {arrays[tensor.name].ndim - len(tensor.shape) for tensor in inputs}
     if ranks == {1}:
         batch = "none"
@@ -123,7 +123,7 @@ def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
             )
     if not len(arrays[inputs[0].name]):
         raise PackError(f"{path.name} has no instances; a sample needs at least one")
-    return Sample({name: arrays[name] for name in wanted}, batch)
+    return Sample({name: arrays[name] for name in names}, batch)
 
 
 def _fit(array: Array, tensor: Tensor, expected: Shape, file: str) -> Array:
@@ -137,14 +137,14 @@ def _fit(array: Array, tensor: Tensor, expected: Shape, file: str) -> Array:
             f"[{_sizes(tensor.shape)}]; give the instances as [instances, "
             f"{_sizes(expected)}]".replace(", ]", "]")
         )
-    wanted = numpy_dtype(tensor.dtype)
-    if wanted.kind == "O" and array.dtype.kind in "US":
+    dtype = numpy_dtype(tensor.dtype)
+    if dtype.kind == "O" and array.dtype.kind in "US":
         return array.astype(str).astype(object)
-    if not np.can_cast(array.dtype, wanted, "same_kind") or wanted.kind == "O":
+    if not np.can_cast(array.dtype, dtype, "same_kind") or dtype.kind == "O":
         raise PackError(f"{file}: {tensor.name} has {array.dtype} values, not {tensor.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise PackError(f"{file}: {tensor.name} has values that are not finite")
-    return np.ascontiguousarray(array, wanted)
+    return np.ascontiguousarray(array, dtype)
 
 
 def _sizes(shape: Sequence[int | None]) -> str:

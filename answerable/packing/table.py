@@ -143,9 +143,9 @@ def features(
     types, columns = [], {}
     for number, (name, tensor) in enumerate(matched):
         column = number if matched[0][1] is matched[-1][1] else 0
-        place = {"name": name, "input": tensor.name, "column": column}
+        position = {"name": name, "input": tensor.name, "column": column}
         try:
-            kind, columns[name] = infer(cells[name], tensor.dtype, place, stated.get(name, {}))
+            kind, columns[name] = infer(cells[name], tensor.dtype, position, stated.get(name, {}))
         except (PackError, ArtifactError) as error:
             reason = str(error).removeprefix(f"feature {name}: ")
             raise PackError(f"column {name}: {reason}") from None
@@ -179,21 +179,21 @@ def feeds(
 
 
 def infer(
-    cells: Sequence[str], dtype: str, place: Fields, stated: Fields
+    cells: Sequence[str], dtype: str, position: Fields, stated: Fields
 ) -> tuple[FeatureType, Column]:
     """Return the type of one column, and its values. Raise PackError, ArtifactError.
 
-    `place`: the feature's name, input and column. `stated`: its fields in the contract file.
+    `position`: the feature's name, input and column. `stated`: its fields in the contract file.
     """
     is_string = dtype == "string"
     present = [cell for cell in cells if not feature_types.is_missing(cell, is_string)]
     if not present:
         raise PackError("has no values")
     name = stated.get("type") or packed_types.infer_name(present, dtype)
-    known = {"type": name, "nullable": True, **place}
+    inferred = {"type": name, "nullable": True, **position}
     # the cells are read by a type that states nothing yet
     reader = packed_types.of(
-        feature_types.make(Feature(**known, categories=("",) * (name == "category")), dtype)
+        feature_types.make(Feature(**inferred, categories=("",) * (name == "category")), dtype)
     )
     values: Column = []
     for number, cell in enumerate(cells, 2):  # the header is row 1
@@ -207,7 +207,7 @@ def infer(
     values_present = [value for value in values if value is not None]
     nullable = len(values_present) < len(values) or stated.get("fill_value") is not None
     fields = {
-        **known,
+        **inferred,
         "nullable": nullable,
         "example": reader.example(values_present),
         **reader.inferred(values_present, stated),
