@@ -23,8 +23,10 @@ REJECTED = re.compile(
     re.IGNORECASE,
 )
 BANNED_NAMES = frozenset(
-    ["told", "found", "known", "part", "parts", "place", "at", "asked", "given", "made", "wanted"]
-    + ["own", "mine", "each", "what", "loud", "few", "most", "least", "hole"]
+    (
+        *("told", "found", "known", "part", "parts", "place", "at", "asked", "given", "made"),
+        *("wanted", "own", "mine", "each", "what", "loud", "few", "most", "least", "hole"),
+    )
 )
 FIRST_LINE = re.compile(r"(What|Whether|That|The same|As|How|When|Where|Who)\b")
 
