@@ -43,7 +43,7 @@ class ResponseRenderer:
             except FloatingPointError:
                 raise _non_finite(output, values) from None
             if output.decision:
-                decisions.append(_decide(output, output.decision, values))
+                decisions.append(decide(output, output.decision, values))
         return list(map(self._template.__mod__, zip(*columns, *decisions, strict=True)))
 
     def check_outputs(self, outputs: Sequence[Array], count: int) -> None:
@@ -150,7 +150,7 @@ def _to_json(values: Any) -> bytes:
     return text
 
 
-def _decide(output: Output, decision: Decision, values: Array) -> list[bytes]:
+def decide(output: Output, decision: Decision, values: Array) -> list[bytes]:
     """Return the decision on each row as JSON."""
     if decision.class_label is not None:
         values = values[:, output.classes.index(decision.class_label)]
