@@ -195,8 +195,9 @@ class ParquetWriter:
         if self._has_key:
             columns["key"] = keys
         columns["id"] = _texts(b"".join(ids), len(ids))
-        for output, values in zip(self._outputs, scored.outputs, strict=True):
-            columns[output.name] = _output_column(output, values)
+        for number, output in enumerate(self._outputs):
+            values = scored.outputs[number]
+            columns[output.name] = _output_column(output, number, scored)
             if output.decision:
                 decisions = map(orjson.loads, decide(output, output.decision, values))
                 columns[f"{output.name}_decision"] = pa.array(list(decisions))
@@ -238,11 +239,13 @@ def _texts(text: bytes, count: int) -> Any:
     return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(text))
 
 
-def _output_column(output: Output, values: Array) -> Any:
+def _output_column(output: Output, number: int, scored: Scored) -> Any:
     """Return an output as a column: a number or label, a struct of classes, or nested lists."""
+    values = scored.outputs[number]
     if output.kind in BY_CLASS:
         names = [str(label) for label in output.classes]
         return pa.StructArray.from_arrays([_array(column) for column in values.T], names)
     if output.kind in ("value", "label"):
         return _array(values.ravel())
-    return pa.array(values.tolist())
+    # runs may differ in their shapes
+    return pa.array([row for _, outputs in scored.runs for row in outputs[number].tolist()])

@@ -36,13 +36,14 @@ class JsonLinesWriter:
         self._file, self._has_key = path.open("wb"), has_key
         version = orjson.dumps(scorer.manifest.version).replace(b"%", b"%%")
         key = b'"key":%b,' if has_key else b""
-        self._template = b'{"row":%d,' + key + b'"id":"%b",%b,"model_version":' + version + b"}\n"
+        self._template = b'{"row":%d,' + key + b'%b,"model_version":' + version + b"}\n"
+        self._render = scorer.renderer.render_predictions
 
     def write(self, numbers: Sequence[int], keys: Any, ids: list[bytes], scored: Scored) -> None:
         """Add the predictions of a chunk."""
-        fields = [prediction[1:-1] for prediction in scored.predictions]
+        fields = [prediction[1:-1] for prediction in self._render(scored.runs, ids)]
         columns = [map(orjson.dumps, keys)] if self._has_key else []
-        rows = zip(numbers, *columns, ids, fields, strict=True)
+        rows = zip(numbers, *columns, fields, strict=True)
         self._file.write(b"".join(map(self._template.__mod__, rows)))
 
     def close(self) -> None:
@@ -82,11 +83,10 @@ class ScoredShard(NamedTuple):
 def score_chunk(scorer: Scorer, reader: Reader, chunk: Chunk) -> ScoredChunk:
     """Score the rows of a chunk that the contract takes. Raise ServerError if the model fails."""
     rows, numbers, keys, malformed = chunk
-    score = scorer.run if reader.is_columnar else scorer.score_columns
     refused = {number: [violation] for number, violation in malformed.items()}
     while len(numbers):
         try:
-            return ScoredChunk(numbers, keys, score(reader.validate(rows)), refused)
+            return ScoredChunk(numbers, keys, scorer.score_columns(reader.validate(rows)), refused)
         except ContractViolation as error:
             invalid = _by_row(error)
         for i, violations in invalid.items():

@@ -136,7 +136,7 @@ def test_batch_the_same_input_gives_the_same_bytes(
 def test_batch_predictions_are_those_of_predict(tmp_path: Path) -> None:
     scorer = scoring.load(DIABETES)
     row = {feature.name: feature.example for feature in scorer.manifest.features}
-    expected = json.loads(scorer.score(json.dumps({"instances": [row]})).predictions[0])
+    expected = json.loads(scorer.predict(json.dumps({"instances": [row]}))[0])
     for suffix in FORMATS:
         inputs = write_rows(tmp_path / f"in.{suffix}", [row])
         run_batch(scorer, inputs, tmp_path / suffix, Options())
