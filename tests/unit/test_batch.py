@@ -553,11 +553,10 @@ def test_batch_command_scores_a_file(
     assert command(inputs) == 2
 
 
-@pytest.mark.fault
+@pytest.mark.fault("a worker process of a batch is killed", "another scores its parts, once")
 def test_batch_command_repeats_the_parts_of_a_killed_worker(
     small: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker process is killed: its parts are scored by another, once."""
     inputs = write_rows(tmp_path / "in.csv", rows_of(300))
     monkeypatch.setattr(batch, "_score", _die_once)
     monkeypatch.setenv("DIED", str(tmp_path / "died"))
@@ -574,12 +573,13 @@ def _die_once(shard: Any) -> int:
     return batch._score(shard)
 
 
-@pytest.mark.fault
+@pytest.mark.fault(
+    "a part of a batch kills every worker", "the run fails, and the parts that are done stay so"
+)
 def test_batch_command_a_poisoned_part_ends_the_run(
     small: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """A part kills each worker: the run fails, and the other parts stay done."""
     inputs = write_rows(tmp_path / "in.csv", rows_of(300))
     monkeypatch.setattr(batch, "_score", _die)
     arguments = ("--model", f"{tmp_path}/model", "--key", "customer", "--workers", "1")
