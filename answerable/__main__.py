@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from answerable.commands import run
 from handler import __version__
 
 COMMANDS = {
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 module.add_arguments(command)
                 command.set_defaults(run=module.main)
         args = parser.parse_args(argv)
-        code: int = args.run(args)
+        return run(chosen, args.run, args)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "answerable", "handler", "infra"):
@@ -68,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return code
 
 
 if __name__ == "__main__":
