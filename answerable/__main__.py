@@ -16,6 +16,7 @@ COMMANDS = {
     "new": "make a folder for a model's project: settings, CI workflow, model_artifacts",
     "upgrade": "say what another version of answerable changes in this project",
     "pack": "turn a model and a sample of its data into an artifact with a contract",
+    "batch": "score a file of any size, here or with a deployed stack",
     "diff": "explain the differences of two versions: contract, answers, baseline, lineage",
     "conformance": "whether what a contract forbids is refused, here or at a URL",
     "cost": "what a month of a deployed model costs, idle and with traffic",

@@ -24,10 +24,11 @@ from handler import manifest as manifests
 from handler import metrics, prediction_id
 from handler.errors import ArtifactError
 from handler.manifest import FILE_NAME, Manifest
-from handler.prediction_id import CLASS, NO_VALUE, WORKER, BadId, Prediction
+from handler.prediction_id import API, BATCH, CLASS, NO_VALUE, WORKER, BadId, Prediction
 
 HOUR_MS = 3_600_000
 Facts = Iterator[tuple[str, str]]
+SOURCES = {API: "the API", WORKER: "the worker of jobs", BATCH: "a batch"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +131,7 @@ def _prediction(prediction: Prediction, manifest: Manifest | None) -> Facts:
         yield "when", "a time that no calendar has"
     name = manifest.name if manifest else "unknown"
     yield "model", f"{name} {manifest.version if manifest else prediction.version}"
-    yield "predicted by", "the worker of jobs" if prediction.source == WORKER else "the API"
+    yield "predicted by", SOURCES[prediction.source]
     yield "function version", prediction.function_version
     output = prediction_id.primary_output(manifest)[1] if manifest else None
     if prediction.kind == CLASS:
