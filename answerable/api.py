@@ -32,7 +32,7 @@ class Model:
         if hasattr(rows, "to_dict"):  # pandas
             rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
         body = orjson.dumps({"instances": list(rows)}, option=orjson.OPT_SERIALIZE_NUMPY)
-        return [orjson.loads(text) for text in self._scorer.score(body).predictions]
+        return [orjson.loads(text) for text in self._scorer.predict(body)]
 
 
 def load(name: str = "") -> Model:

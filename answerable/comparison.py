@@ -90,7 +90,7 @@ def compare_answers(old: Manifest, old_dir: Path, new_dir: Path) -> Answers:
     for row in rows:
         try:
             body = orjson.dumps({"instances": [row.instance]})
-            answer = orjson.loads(scorer.score(body).predictions[0])
+            answer = orjson.loads(scorer.predict(body)[0])
         except ApiError:
             refused += 1
             continue

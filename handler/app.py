@@ -87,19 +87,18 @@ def invocations(state: AppState, request: Request, deadline: float | None) -> Ha
 
 
 def _prediction_result(state: AppState, scored: Scored) -> HandlerResult:
-    ids = state.make_prediction_ids(
-        scored.outputs, [prediction_id.new_request(len(scored.predictions))]
-    )
-    predictions = prediction_id.attach_ids(ids, scored.predictions)
-    response = Response(200, state.scorer.renderer.render_response(predictions), JSON_HEADERS)
+    start, renderer = time.perf_counter(), state.scorer.renderer
+    rows = len(scored.columns[0])
+    ids = state.make_prediction_ids(scored.outputs, [prediction_id.new_request(rows)])
+    predictions = renderer.render_predictions(scored.runs, ids)
+    response = Response(200, renderer.render_response(predictions), JSON_HEADERS)
+    scored.seconds["convert"] += time.perf_counter() - start
     log_fields = {
         "scored": scored,
         "predictions": predictions,
         "prediction_id_prefix": _id_prefix(ids),
     }
-    return HandlerResult(
-        response, len(predictions), scored.out_of_range_counts, scored.seconds, log_fields
-    )
+    return HandlerResult(response, rows, scored.out_of_range_counts, scored.seconds, log_fields)
 
 
 def _id_prefix(ids: list[bytes]) -> str:
@@ -114,7 +113,7 @@ def infer(state: AppState, request: Request, deadline: float | None) -> HandlerR
     start = time.perf_counter()
     inference = open_inference.parse_request(scorer, request)
     validated = time.perf_counter() - start
-    scored = scorer.run(inference.columns, deadline, open_inference.row_pointer)
+    scored = scorer.score_columns(inference.columns, deadline, open_inference.row_pointer)
     scored.seconds["validate"] = validated
     unbatched = not scorer.manifest.has_batch_axis  # the outputs have no axis for rows
     outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]
@@ -335,12 +334,15 @@ def create(config: settings.Settings) -> Handler:
             out_of_range_counts=result.out_of_range_counts,
             **result.log_fields,
             caller=request.caller if request else "",
+            trace_id=request_log.trace_id(request.headers) if request else "",
             synthetic=request is not None and request.synthetic,
             log_error=log_error,
         )
         is_cold = False
         if is_head:
             response = response._replace(body=b"")
+        if request and config.cors_origins:
+            response = gateway_events.add_cors(request, response, config.cors_origins)
         return gateway_events.to_gateway_response(event, response)
 
     def lambda_handler(event: Any, context: Any) -> Event:

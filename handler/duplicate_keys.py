@@ -3,6 +3,7 @@
 from typing import Any
 
 from handler.errors import BadRequest
+from handler.fast_bytes import count
 
 
 def reject_duplicate_keys(
@@ -14,8 +15,7 @@ def reject_duplicate_keys(
     Each key has a colon in the body. Only a body with more colons is looked at as a whole: it has
     colons in strings, or a duplicate key.
     """
-    colons = body.count(":") if isinstance(body, str) else body.count(b":")
-    if colons <= (_count_keys(document) if expected_keys is None else expected_keys):
+    if count(body, ":") <= (_count_keys(document) if expected_keys is None else expected_keys):
         return
     import re
 

@@ -42,10 +42,9 @@ def check_item_count(body: str | bytes) -> None:
     """
     if len(body) < ITEM_COUNT_MIN_CHARS:
         return
-    if isinstance(body, str):
-        nested, quotes = body.count("[") + body.count("{"), body.count('"')
-    else:
-        nested, quotes = body.count(b"[") + body.count(b"{"), body.count(b'"')
+    from handler.fast_bytes import count
+
+    nested, quotes = count(body, "[") + count(body, "{"), count(body, '"')
     if nested * 200 + quotes * 35 > 10 * len(body) + 40_000_000:
         raise PayloadTooLarge("the body has too many arrays, objects and texts; send fewer rows")
 
@@ -103,9 +102,9 @@ def decode_base64(text: str) -> bytes:
     """Return the bytes of a base64 text. Raise ValueError if it is invalid."""
     if len(text) < FAST_BASE64_MIN_CHARS:
         return a2b_base64(text, strict_mode=True)
-    from handler import fast_base64
+    from handler import fast_bytes
 
-    return fast_base64.decode(text)
+    return fast_bytes.decode_base64(text)
 
 
 def _decompress(data: bytes, coding: str, limit: int) -> bytes:

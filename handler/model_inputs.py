@@ -83,6 +83,10 @@ class _Group:
         for k, _, low, high in self.range_counted:
             limits[:, k, 0] = low, high
         self.minimum, self.maximum = limits
+        # One row's inputs, made once. A run that was left behind at its deadline may read the next
+        # row's values; nobody reads its outputs.
+        self.row = np.empty((len(self.types), 1), self.dtype)
+        self.row_feeds = self._slice(self.row)
         self.open_categories = [
             (k, kind.feature.name, kind.known_categories)
             for k, kind in enumerate(self.types)
@@ -94,29 +98,34 @@ class _Group:
         values = list(columns) if self.covers_all else [columns[i] for i in self.column_numbers]
         for k, fill in self.null_fills:
             values[k] = [fill if item is None else item for item in values[k]]
-        matrix = np.array(values, self.compute_dtype)
-        if self.range_counted:
-            self._count_out_of_range(values, matrix, counts)
         for k, name, categories in self.open_categories:
             if number := sum(item not in categories for item in values[k]):
                 counts[name] = number
-        if self.compute_dtype is not self.dtype:
-            matrix = matrix.astype(self.dtype)
-        if self.one_column_inputs:
-            feeds.update(zip(self.one_column_inputs, matrix[:, :, None], strict=True))
-            return
-        for name, start, stop, shape in self.slices:
-            feeds[name] = matrix[start:stop].T.reshape(shape)
-
-    def _count_out_of_range(
-        self, values: Sequence[Sequence[Any] | Array], matrix: Array, counts: dict[str, int]
-    ) -> None:
         if len(values[0]) < VECTORIZE_MIN_ROWS:
             for k, name, low, high in self.range_counted:
                 for item in values[k]:
                     if item is not None and not low <= item <= high:
                         counts[name] = counts.get(name, 0) + 1
+        if len(values[0]) == 1:
+            self.row[:, 0] = [item for (item,) in values]
+            feeds |= self.row_feeds
             return
+        matrix = np.array(values, self.compute_dtype)
+        if self.range_counted and len(values[0]) >= VECTORIZE_MIN_ROWS:
+            self._count_out_of_range(matrix, counts)
+        if self.compute_dtype is not self.dtype:
+            matrix = matrix.astype(self.dtype)
+        feeds |= self._slice(matrix)
+
+    def _slice(self, matrix: Array) -> dict[str, Array]:
+        """Return the graph's inputs, which share the memory of a matrix [features, rows]."""
+        if self.one_column_inputs:
+            return dict(zip(self.one_column_inputs, matrix[:, :, None], strict=True))
+        return {
+            name: matrix[start:stop].T.reshape(shape) for name, start, stop, shape in self.slices
+        }
+
+    def _count_out_of_range(self, matrix: Array, counts: dict[str, int]) -> None:
         outside = (matrix < self.minimum) | (matrix > self.maximum)
         if np.count_nonzero(outside):
             for kind, number in zip(self.types, outside.sum(axis=1), strict=True):

@@ -44,7 +44,8 @@ API, WORKER = 1, 2  # sources; in base64 they are the characters 0 and 1
 NO_VALUE, NUMBER, CLASS = range(3)  # kinds of value
 _HEAD = struct.Struct(">B6sH3s3sHI")
 _BODY = struct.Struct(">21sHd")
-_ROW = np.dtype([("head", "S21"), ("row", ">u2"), ("value", ">f8"), ("signature", "S8")])
+_ROW = np.dtype([("head", "S21"), ("row", ">u2"), ("value", ">f8")])
+_SIGNED_ROW = np.dtype([("body", "V31"), ("signature", "V8")])
 _MAX_MILLISECONDS = (1 << 48) - 1
 _pack = struct.Struct(">Q9sIHd").pack  # the 31 bytes of head and body, the constants in one field
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -197,33 +198,25 @@ def make_id_generator(
             return [b2a_base64(single + sign(single), newline=False).translate(_ENCODE)]
         counts = [request.rows for request in requests]
         rows = sum(counts)
-        table = np.empty(rows, _ROW)
+        bodies = np.empty(rows, _ROW)
         heads = np.array([body(request, 0.0)[: _HEAD.size] for request in requests], "S21")
-        table["head"] = np.repeat(heads, counts)
+        bodies["head"] = np.repeat(heads, counts)
         firsts = np.cumsum(counts) - counts
-        table["row"] = np.arange(rows) - np.repeat(firsts, counts)
-        table["value"] = values(outputs, rows)
-        table["signature"] = b""
-        data, size = table.tobytes(), _ROW.itemsize
-        bodies = [data[i : i + _BODY.size] for i in range(0, size * rows, size)]
-        if secret:
-            data = b"".join([text + sign(text) for text in bodies])
-        else:  # three times as fast as `sign`
-            table["signature"] = np.fromiter(map(crc32, bodies), ">u8", rows).view("S8")
-            data = table.tobytes()
-        text = b2a_base64(data, newline=False).translate(_ENCODE)
-        return [text[i : i + ID_CHARS] for i in range(0, len(text), ID_CHARS)]
+        bodies["row"] = np.arange(rows) - np.repeat(firsts, counts)
+        bodies["value"] = values(outputs, rows)
+        table = np.empty(rows, _SIGNED_ROW)
+        table["body"] = bodies.view("V31")
+        # numpy makes bytes objects in a fifth of the time that slices take
+        table["signature"] = np.frombuffer(b"".join(map(sign, table["body"].tolist())), "V8")
+        text = b2a_base64(table.tobytes(), newline=False).translate(_ENCODE)
+        ids: list[bytes] = np.frombuffer(text, f"S{ID_CHARS}").tolist()
+        return ids
 
     return generate
 
 
-def attach_ids(ids: Sequence[bytes], predictions: Sequence[bytes]) -> list[bytes]:
-    """Return the predictions, JSON objects of at least one field, each with its id in front."""
-    return [b'{"id":"%b",%b' % (i, text[1:]) for i, text in zip(ids, predictions, strict=True)]
-
-
 def prefix_of(prediction: bytes) -> str:
-    """Return the first characters of the id that `attach_ids` put into a prediction."""
+    """Return the first characters of the id in front of a prediction: see handler/render.py."""
     return prediction[7 : 7 + REQUEST_PREFIX_CHARS].decode()
 
 

@@ -1,9 +1,10 @@
-"""The model's outputs as JSON, after a check against the manifest.
+"""The model's outputs: a check against the manifest, and their JSON.
 
 Numbers are not built into Python objects. All numbers of an output are serialised at once, split
 at the commas and put into a template per row.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,10 @@ import orjson
 
 from handler.errors import BadOutput, PayloadTooLarge
 from handler.manifest import BY_CLASS, Decision, Manifest, Output, Shape
-from handler.model_inputs import Array, dtype
+from handler.model_inputs import VECTORIZE_MIN_ROWS, Array, dtype
+
+# the numbers of a run's rows in their request, and its outputs
+Run = tuple[Sequence[int], Sequence[Array]]
 
 
 class ResponseRenderer:
@@ -25,45 +29,52 @@ class ResponseRenderer:
         keys = [output.name for output in manifest.outputs]
         keys += [f"{output.name}_decision" for output in manifest.outputs if output.decision]
         self._template = _object_template(keys)
+        self._template_with_id = b'{"id":"%b",' + self._template[1:]
         self._suffix = b'],"model":%b}' % orjson.dumps(
             {"name": manifest.name, "version": manifest.version}
         )
 
-    def render_predictions(self, outputs: Sequence[Array], count: int) -> list[bytes]:
-        """Return one JSON object per row, from outputs [rows, …] in the manifest's order.
-
-        Raise BadOutput where an output does not match the manifest or is not finite.
-        """
-        self._check_types(outputs, count)
-        columns: list[Sequence[bytes]] = []
-        decisions: list[Sequence[bytes]] = []
-        for (output, serialize), values in zip(self._outputs, outputs, strict=True):
-            try:
-                columns.append(serialize(values))
-            except FloatingPointError:
-                raise _non_finite(output, values) from None
-            if output.decision:
-                decisions.append(_decide(output, output.decision, values))
-        return list(map(self._template.__mod__, zip(*columns, *decisions, strict=True)))
-
     def check_outputs(self, outputs: Sequence[Array], count: int) -> None:
-        """Raise BadOutput where an output does not match the manifest or is not finite."""
-        self._check_types(outputs, count)
-        for (output, _), values in zip(self._outputs, outputs, strict=True):
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise _non_finite(output, values)
+        """Check the outputs [rows, …] of one run of `count` rows, in the manifest's order.
 
-    def _check_types(self, outputs: Sequence[Array], count: int) -> None:
+        Raise BadOutput where one does not match the manifest or is not finite.
+        """
         for (output, _), (kind, sizes), values in zip(
             self._outputs, self._expected, outputs, strict=True
         ):
             if not isinstance(values, np.ndarray) or values.dtype != kind:  # a map, for example
                 raise BadOutput(f"{output.name} does not have the type of the contract")
             shape = values.shape
-            if shape[:1] != (count,) or len(shape) != len(sizes) + 1:
+            if shape != (count, *sizes) and not _fits(shape, (count, *sizes)):
                 raise BadOutput(f"{output.name} does not have the shape of the contract")
-            if any(size not in (None, n) for size, n in zip(sizes, shape[1:], strict=True)):
-                raise BadOutput(f"{output.name} does not have the shape of the contract")
+            if kind.kind == "f" and not _is_finite(values):
+                error = BadOutput(f"{output.name} is not finite")
+                finite = np.isfinite(values.reshape(count, -1)).all(axis=1)
+                error.rows = np.flatnonzero(~finite).tolist()
+                raise error
+
+    def render_predictions(
+        self, runs: Sequence[Run], ids: Sequence[bytes] | None = None
+    ) -> list[bytes]:
+        """Return one JSON object per row, in the request's order, with its id in front."""
+        if len(runs) == 1:
+            return self._render(runs[0][1], ids)
+        predictions = [b""] * sum(len(indices) for indices, _ in runs)
+        for indices, outputs in runs:
+            texts = self._render(outputs, ids and [ids[i] for i in indices])
+            for i, text in zip(indices, texts, strict=True):
+                predictions[i] = text
+        return predictions
+
+    def _render(self, outputs: Sequence[Array], ids: Sequence[bytes] | None) -> list[bytes]:
+        columns: list[Sequence[bytes]] = [] if ids is None else [ids]
+        decisions: list[Sequence[bytes]] = []
+        for (output, serialize), values in zip(self._outputs, outputs, strict=True):
+            columns.append(serialize(values))
+            if output.decision:
+                decisions.append(_decide(output, output.decision, values))
+        template = self._template if ids is None else self._template_with_id
+        return list(map(template.__mod__, zip(*columns, *decisions, strict=True)))
 
     def render_response(self, predictions: list[bytes]) -> bytes:
         """Return the whole response. Raise PayloadTooLarge if it is over the contract's limit."""
@@ -73,12 +84,16 @@ class ResponseRenderer:
         return body
 
 
-def _non_finite(output: Output, values: Array) -> BadOutput:
-    """Return the error for NaN or Inf in an output, with the numbers of the rows."""
-    error = BadOutput(f"{output.name} is not finite")
-    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    error.rows = np.flatnonzero(~finite).tolist()
-    return error
+def _fits(shape: tuple[int, ...], expected: Shape) -> bool:
+    return len(shape) == len(expected) and all(
+        size in (None, length) for size, length in zip(expected, shape, strict=True)
+    )
+
+
+def _is_finite(values: Array) -> bool:
+    if values.size < VECTORIZE_MIN_ROWS:
+        return all(map(math.isfinite, values.ravel().tolist()))
+    return bool(np.isfinite(values).all())
 
 
 def _expected_output(output: Output, row_shape: Shape) -> tuple[Any, Shape]:
@@ -110,8 +125,6 @@ def _serializer(output: Output) -> Callable[[Array], Sequence[bytes]]:
         texts = {value: orjson.dumps(value) for value in output.classes}
 
         def labels(values: Array) -> list[bytes]:
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise FloatingPointError
             return [texts.get(v) or orjson.dumps(v) for v in values.ravel().tolist()]
 
         return labels
@@ -143,11 +156,7 @@ def _json_numbers(values: Array) -> list[bytes]:
 
 
 def _to_json(values: Any) -> bytes:
-    """Return the JSON of an array. Raise FloatingPointError for NaN and Inf."""
-    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"null" in text and isinstance(values, np.ndarray):  # cheaper than np.isfinite
-        raise FloatingPointError
-    return text
+    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _decide(output: Output, decision: Decision, values: Array) -> list[bytes]:

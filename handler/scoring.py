@@ -1,7 +1,7 @@
-"""Runs one request: validate, run the ONNX session, render the predictions."""
+"""Score a request: validate it, run the ONNX session, check the outputs."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +25,7 @@ from handler.errors import (
 )
 from handler.manifest import Manifest
 from handler.model_inputs import Array, Columns, make_batcher
-from handler.render import ResponseRenderer
+from handler.render import ResponseRenderer, Run
 from handler.session import Session
 from handler.validate import RequestValidator, example
 
@@ -36,29 +36,21 @@ if TYPE_CHECKING:
 class Scored(NamedTuple):
     """A scored request.
 
-    `predictions`: one JSON object per row. `out_of_range_counts`: by feature, accepted values
-    outside of its range or categories. `seconds`: duration by step. `columns`: the validated
-    values. `outputs`: arrays [rows, …] in the manifest's order; raw tensors of several runs are
-    left empty, unless they were asked for.
+    `columns`: the validated values. `runs`: of each run of the graph, the numbers of its rows and
+    its outputs. `outputs`: arrays [rows, …] in the manifest's order; one is empty if runs gave it
+    different shapes. `out_of_range_counts`: by feature, accepted values outside of its range or
+    categories. `seconds`: duration by step.
     """
 
-    predictions: list[bytes]
+    columns: Columns
+    runs: Sequence[Run]
+    outputs: Sequence[Array]
     out_of_range_counts: dict[str, int]
     seconds: dict[str, float]
-    columns: Columns
-    outputs: Sequence[Array]
 
 
 def _instance_pointer(row: int) -> str:
     return pointer("instances", row)
-
-
-class _Runs(NamedTuple):
-    """The results of all runs of a request: row numbers and outputs of each."""
-
-    results: list[tuple[Sequence[int], Sequence[Array]]]
-    out_of_range_counts: dict[str, int]
-    seconds: float
 
 
 class Scorer:
@@ -79,6 +71,10 @@ class Scorer:
         from handler.protocols.tensor_columns import TensorValidator
 
         return TensorValidator(self.manifest, self.validator)
+
+    def predict(self, body: str | bytes) -> list[bytes]:
+        """Return the JSON of each prediction for a body, without ids. Raise as `score` does."""
+        return self.renderer.render_predictions(self.score(body).runs)
 
     def score(self, body: str | bytes, deadline: float | None = None) -> Scored:
         """Score a body `{"instances": […]}`. Raise an ApiError; see handler.errors."""
@@ -101,65 +97,28 @@ class Scorer:
         also fails on its own example.
         """
         try:
-            return self._score(columns, deadline)
+            return self._run(columns, deadline)
         except ServerError as error:
             raise self._attribute(error, columns, deadline, pointer_for_row) from None
 
-    def run(
-        self,
-        columns: Columns,
-        deadline: float | None = None,
-        pointer_for_row: Callable[[int], str] = _instance_pointer,
-    ) -> Scored:
-        """Score validated columns for their outputs, all of them, without predictions.
-
-        Raise as `score_columns` does.
-        """
-        try:
-            return self._score_outputs(columns, deadline)
-        except ServerError as error:
-            raise self._attribute(error, columns, deadline, pointer_for_row) from None
-
-    def _score(self, columns: Columns, deadline: float | None) -> Scored:
-        start, count = perf_counter(), len(columns[0])
-        runs = self._run(columns, deadline)
-        if len(runs.results) == 1:
-            outputs = runs.results[0][1]
-            predictions = self.renderer.render_predictions(outputs, count)
-        else:
-            predictions = [b""] * count
-            for indices, results in runs.results:
-                with _request_rows(indices):
-                    rendered = self.renderer.render_predictions(results, len(indices))
-                for i, text in zip(indices, rendered, strict=True):
-                    predictions[i] = text
-            is_field = [output.kind != "tensor" for output in self.manifest.outputs]
-            outputs = _concat_in_request_order(runs, is_field)
-        seconds = {"run": runs.seconds, "convert": perf_counter() - start - runs.seconds}
-        return Scored(predictions, runs.out_of_range_counts, seconds, columns, outputs)
-
-    def _score_outputs(self, columns: Columns, deadline: float | None) -> Scored:
-        start = perf_counter()
-        runs = self._run(columns, deadline)
-        for indices, results in runs.results:
-            with _request_rows(indices):
-                self.renderer.check_outputs(results, len(indices))
-        if len(runs.results) == 1:
-            outputs = runs.results[0][1]
-        else:
-            outputs = _concat_in_request_order(runs, [True] * len(self.manifest.outputs))
-        seconds = {"run": runs.seconds, "convert": perf_counter() - start - runs.seconds}
-        return Scored([], runs.out_of_range_counts, seconds, columns, outputs)
-
-    def _run(self, columns: Columns, deadline: float | None) -> _Runs:
-        results, out_of_range, seconds = [], {}, 0.0
+    def _run(self, columns: Columns, deadline: float | None) -> Scored:
+        start, run_seconds = perf_counter(), 0.0
+        runs: list[Run] = []
+        out_of_range: dict[str, int] = {}
         for indices, feeds, counts in self._batches(columns):
-            start = perf_counter()
+            run_start = perf_counter()
             outputs = self._session.run(feeds, deadline)
-            seconds += perf_counter() - start
-            results.append((indices, outputs))
+            run_seconds += perf_counter() - run_start
+            try:
+                self.renderer.check_outputs(outputs, len(indices))
+            except BadOutput as error:  # it names rows of the run
+                error.rows = [indices[i] for i in error.rows]
+                raise
+            runs.append((indices, outputs))
             out_of_range.update(counts)
-        return _Runs(results, out_of_range, seconds)
+        outputs = runs[0][1] if len(runs) == 1 else _concat_in_request_order(runs)
+        seconds = {"run": run_seconds, "convert": perf_counter() - start - run_seconds}
+        return Scored(columns, runs, outputs, out_of_range, seconds)
 
     def _attribute(
         self,
@@ -222,7 +181,7 @@ class Scorer:
     def _can_score(self, columns: Columns, deadline: float | None) -> bool:
         """Return whether the model scores all rows. Raise DeadlineExceeded."""
         try:
-            self._score_outputs(columns, deadline)
+            self._run(columns, deadline)
         except DeadlineExceeded:
             raise
         except ApiError:
@@ -240,24 +199,14 @@ class Scorer:
         return self.validator.parse(orjson.dumps({"instances": [instance]}))
 
 
-@contextlib.contextmanager
-def _request_rows(indices: Sequence[int]) -> Iterator[None]:
-    """Have a BadOutput name rows of the request instead of rows of the run."""
-    try:
-        yield
-    except BadOutput as error:
-        error.rows = [indices[i] for i in error.rows]
-        raise
-
-
-def _concat_in_request_order(runs: _Runs, selected: Sequence[bool]) -> list[Array]:
-    """Return the selected outputs of several runs as if of one; the others empty."""
-    order = np.argsort([i for indices, _ in runs.results for i in indices])
+def _concat_in_request_order(runs: Sequence[Run]) -> list[Array]:
+    """Return the outputs of several runs as if of one, or empty if their shapes differ."""
+    order = np.argsort([i for indices, _ in runs for i in indices])
     return [
-        np.concatenate([outputs[k] for _, outputs in runs.results])[order]
-        if is_selected
+        np.concatenate(arrays)[order]
+        if len({array.shape[1:] for array in arrays}) == 1
         else np.empty(0)
-        for k, is_selected in enumerate(selected)
+        for arrays in zip(*(outputs for _, outputs in runs), strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from answerable.packing import feature_types as packed_types
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from answerable.packing.table import Array
@@ -49,7 +50,10 @@ def default(
     samples, results = arrays
     shapes = [row_shape(tensor.shape, batch) for tensor in inputs]
     if types:
-        row = 3 + sum(_json_bytes(kind.feature.name) + kind.max_json_chars() for kind in types)
+        row = 3 + sum(
+            _json_bytes(kind.feature.name) + packed_types.of(kind).max_json_chars()
+            for kind in types
+        )
     else:
         row = sum(
             math.prod(samples[tensor.name].shape[1:]) * NUMBER_BYTES[tensor.dtype]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from answerable.packing import feature_types as packed_types
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from handler import csv_dialect, feature_types
@@ -248,7 +249,7 @@ def infer(cells: Cells, dtype: str, place: Fields, stated: Fields) -> tuple[Feat
         present = [cell for cell in cells if not feature_types.is_missing(cell, is_string)]
         if not present:
             raise PackError("has no values")
-        name = name or feature_types.infer_name(present, dtype)
+        name = name or packed_types.infer_name(present, dtype)
         values = _read_text(cells, name, dtype, place)
     known = {"type": name, "nullable": True, **place}
     reader = _reader(name, dtype, place)
@@ -266,10 +267,10 @@ def infer(cells: Cells, dtype: str, place: Fields, stated: Fields) -> tuple[Feat
     return kind, values
 
 
-def _reader(name: str, dtype: str, place: Fields) -> FeatureType:
+def _reader(name: str, dtype: str, place: Fields) -> packed_types.PackedType:
     """Return the type that reads cells: it states nothing yet."""
     fields: Fields = {"type": name, "nullable": True, "categories": ("",) * (name == "category")}
-    return feature_types.make(Feature(**fields, **place), dtype)
+    return packed_types.of(feature_types.make(Feature(**fields, **place), dtype))
 
 
 def _read_text(cells: Sequence[str], name: str, dtype: str, place: Fields) -> Column:
@@ -352,9 +353,10 @@ def _check(kind: FeatureType, values: Column) -> None:
         raise PackError(f"{_list(wrong)} cannot be stated for type {feature.type}{remedy}")
     checked = present if feature.example in present else [*present, feature.example]
     try:
-        if kind.is_empty():
+        packed = packed_types.of(kind)
+        if packed.is_empty():
             raise PackError(f"its minimum {feature.minimum} is over its maximum {feature.maximum}")
-        outside = sum(map(kind.is_outside, checked))
+        outside = sum(map(packed.is_outside, checked))
     except (TypeError, ValueError):
         raise PackError("the contract file has a value of the wrong type") from None
     if outside:

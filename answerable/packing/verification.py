@@ -29,7 +29,7 @@ def predict(scorer: Scorer, instances: Sequence[Instance]) -> list[bytes]:
         if step == 1 and len(body) > scorer.manifest.limits.body_bytes:
             raise PackError("one row of the sample is over the limit for bodies, body_bytes")
         try:
-            predictions += scorer.score(body).predictions
+            predictions += scorer.predict(body)
         except ApiError as error:
             place = [f" ({v.pointer}: {v.message})" for v in error.violations[:1]]
             raise PackError(f"the handler refuses the sample: {error}{''.join(place)}") from None

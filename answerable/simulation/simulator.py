@@ -66,7 +66,7 @@ class GroundTruth:
 
     def true_values(self, body: bytes) -> list[Any]:
         """Return the right value or class for each row."""
-        return [self.value(json.loads(text)) for text in self._scorer.score(body).predictions]
+        return [self.value(json.loads(text)) for text in self._scorer.predict(body)]
 
     def value(self, prediction: dict[str, Any]) -> Any:
         """Return what outcomes are compared with, None if nothing is."""

@@ -236,17 +236,17 @@ class SqsBatch:
                 for work in works
             ]
             ids = self._make_ids(scored.outputs, requests)
-            predictions = iter(prediction_id.attach_ids(ids, scored.predictions))
+            predictions = iter(self._scorer.renderer.render_predictions(scored.runs, ids))
         except Exception as error:
             if len(works) == 1:
                 return [_as_api_error(error)]
             return [
                 self._score([work], waiting + len(works) - i)[0] for i, work in enumerate(works, 1)
             ]
-        rows = len(scored.predictions)
+        rows = len(scored.columns[0])
         self.seconds_per_row = (time.monotonic() - start) / rows
         self.rows += rows
-        if self.scored is None or rows > len(self.scored.predictions):
+        if self.scored is None or rows > len(self.scored.columns[0]):
             self.scored = scored
         return [list(islice(predictions, len(work.rows))) for work in works]
 

@@ -83,7 +83,7 @@ def test_claim_checks_and_producers_own_messages_are_scored(
     document = result(memory, "m2")["result"]
     read = prediction_id.parse(document["predictions"][0].pop("id"), prediction_id.signer(""))
     assert (read.row, read.version) == (0, "1.2.3")
-    assert document == json.loads(echo.renderer.render_response(echo.score(body(9)).predictions))
+    assert document == json.loads(echo.renderer.render_response(echo.predict(body(9))))
 
 
 def test_the_result_stays_its_callers(handle: Handle, memory: Memory) -> None:

@@ -11,7 +11,7 @@ import pytest
 from answerable import contract_cases
 from answerable.contract_cases import Case
 from answerable.local import event_sources
-from answerable.value_cases import CLIENT_TEXT
+from answerable.packing.feature_types import CLIENT_TEXT
 from handler import manifest
 from handler.release import version_client
 from handler.release.version_client import VersionClient
@@ -125,7 +125,9 @@ def broken(*_: Any, **__: Any) -> Any:
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "scoring": lambda patch: patch.setattr(Scorer, "_run", broken),
     "reading": lambda patch: patch.setattr("handler.http_body.read", broken),
-    "answering": lambda patch: patch.setattr("handler.prediction_id.attach_ids", broken),
+    "answering": lambda patch: patch.setattr(
+        "handler.render.ResponseRenderer.render_predictions", broken
+    ),
     "binning": lambda patch: patch.setattr("handler.drift.bins.Binner.bin", broken),
     "session": lambda patch: patch.setattr(
         "onnxruntime.InferenceSession.run", broken, raising=True

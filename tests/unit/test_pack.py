@@ -70,7 +70,7 @@ def packed(place: Path) -> Packer:
 def ask(instances: list[dict[str, Any]]) -> list[Any]:
     body = orjson.dumps({"instances": instances}, option=orjson.OPT_SERIALIZE_NUMPY)
     scorer = scoring.load(Path("model_artifacts/model"))
-    return [orjson.loads(text) for text in scorer.score(body).predictions]
+    return [orjson.loads(text) for text in scorer.predict(body)]
 
 
 def original(feeds: dict[str, Any]) -> list[Any]:

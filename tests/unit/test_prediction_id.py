@@ -142,13 +142,6 @@ def test_an_id_says_which_function_predicted() -> None:
         assert id[:1] == first
 
 
-def test_predictions_get_their_ids_first() -> None:
-    id = bytes(range(65, 91)) * 2
-    (prediction,) = prediction_id.attach_ids([id], [b'{"y":1}'])
-    assert prediction == b'{"id":"%b","y":1}' % id
-    assert prediction_id.prefix_of(prediction) == id[:28].decode()
-
-
 def test_a_new_secret_seals_and_the_one_before_is_still_known() -> None:
     outputs = [np.ones((1, 1))]
     ids_by_secret = {}

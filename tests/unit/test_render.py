@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from handler import prediction_id
 from handler.errors import BadOutput, PayloadTooLarge
 from handler.manifest import Decision, Limits, Output
-from handler.render import ResponseRenderer
+from handler.render import ResponseRenderer, Run
 from handler.scoring import Scorer
 
 
@@ -22,11 +23,14 @@ def value(name: str = "y", kind: Any = "value", **fields: Any) -> Output:
 
 
 def answers(contract: ResponseRenderer, *arrays: Any) -> list[Any]:
-    return [json.loads(text) for text in contract.render_predictions(arrays, len(arrays[0]))]
+    count = len(arrays[0])
+    contract.check_outputs(arrays, count)
+    return [json.loads(text) for text in contract.render_predictions([(range(count), arrays)])]
 
 
 def test_numbers_are_as_short_as_their_dtype_allows(echo: Scorer) -> None:
-    texts = contract(echo, value()).render_predictions([np.array([[0.1], [2.5]], np.float32)], 2)
+    outputs = [np.array([[0.1], [2.5]], np.float32)]
+    texts = contract(echo, value()).render_predictions([(range(2), outputs)])
     assert texts == [b'{"y":0.1}', b'{"y":2.5}']
 
 
@@ -48,6 +52,17 @@ def test_every_kind_of_output_is_written(echo: Scorer) -> None:
         {"100%": 1.5, "label": "a,b", "odds": {"a,b": 0.25, "50%": 0.75}, "raw": [[0, 1], [2, 3]]},
         {"100%": 2.5, "label": 'c"d', "odds": {"a,b": 0.5, "50%": 0.5}, "raw": [[4, 5], [6, 7]]},
     ]
+
+
+def test_predictions_have_their_ids_first_in_the_order_of_the_request(echo: Scorer) -> None:
+    runs: list[Run] = [
+        ((1, 2), [np.array([[1.0], [2.0]], np.float32)]),
+        ((0,), [np.array([[0.0]], np.float32)]),
+    ]
+    ids = [bytes([65 + i]) * prediction_id.ID_CHARS for i in range(3)]
+    texts = contract(echo, value()).render_predictions(runs, ids)
+    assert texts == [b'{"id":"%b","y":%d.0}' % (ids[i], i) for i in range(3)]
+    assert prediction_id.prefix_of(texts[2]) == "C" * prediction_id.REQUEST_PREFIX_CHARS
 
 
 def test_a_decision_is_threshold_and_band(echo: Scorer) -> None:
@@ -78,7 +93,7 @@ def test_a_decision_is_threshold_and_band(echo: Scorer) -> None:
 )
 def test_a_model_s_unusable_answer_is_a_fault(echo: Scorer, array: Any) -> None:
     with pytest.raises(BadOutput):
-        contract(echo, value()).render_predictions([array], 1)
+        contract(echo, value()).check_outputs([array], 1)
 
 
 def test_an_answer_over_the_limit_is_refused(echo: Scorer) -> None:

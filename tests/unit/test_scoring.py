@@ -27,12 +27,12 @@ ROWS = st.fixed_dictionaries(
 )
 
 
-def results(scored: Scored) -> list[Any]:
-    return [json.loads(text) for text in scored.predictions]
+def results(scorer: Scorer, scored: Scored) -> list[Any]:
+    return [json.loads(text) for text in scorer.renderer.render_predictions(scored.runs)]
 
 
 def score(scorer: Scorer, *rows: Any) -> list[Any]:
-    return results(scorer.score(json.dumps({"instances": rows})))
+    return results(scorer, scorer.score(json.dumps({"instances": rows})))
 
 
 @given(st.lists(ROWS, min_size=1, max_size=8))
@@ -42,7 +42,7 @@ def test_every_value_reaches_its_own_tensor_and_row(
 ) -> None:
     scored = echo.score(json.dumps({"instances": rows}))
     serum = [row.get("serum") for row in rows]
-    for row, answer, level in zip(rows, results(scored), serum, strict=True):
+    for row, answer, level in zip(rows, results(echo, scored), serum, strict=True):
         assert answer == {
             "ratio": pytest.approx(row["ratio"], rel=1e-6),
             "count": row["count"],
@@ -119,8 +119,12 @@ def test_missing_and_unseen_values_become_what_the_contract_says(tmp_path: Path)
             for n, kind, shape in parts
         ],
     )  # fmt: skip
-    scored = load(directory).score('{"instances":[{},{"x":2,"n":3,"s":"new"}]}')
-    assert results(scored) == [{"x": -1, "n": [7], "s": [""]}, {"x": 2, "n": [3], "s": ["new"]}]
+    scorer = load(directory)
+    scored = scorer.score('{"instances":[{},{"x":2,"n":3,"s":"new"}]}')
+    assert results(scorer, scored) == [
+        {"x": -1, "n": [7], "s": [""]},
+        {"x": 2, "n": [3], "s": ["new"]},
+    ]
     assert scored.out_of_range_counts == {"s": 1}
 
 

@@ -36,6 +36,19 @@ def test_a_row_comes_in_the_contract_s_order_with_its_nulls_filled(echo: Scorer)
         assert [list(column) for column in columns] == [[value] * count for value in expected]
 
 
+def test_an_unknown_key_in_place_of_an_optional_one_is_refused(echo: Scorer) -> None:
+    row = {name: value for name, value in GOOD.items() if name != "serum"} | {"unknown": 1}
+    for count in (1, 1000):  # both ways of reading
+        body = json.dumps({"instances": [row] * count})
+        assert refused(echo, body)[0] == ("/instances/0", "unknown_field")
+
+
+def test_rows_of_different_key_order_are_the_same_columns(echo: Scorer) -> None:
+    rows = [GOOD, dict(reversed(GOOD.items()))] * 500
+    columns = echo.validator.parse(json.dumps({"instances": rows}))
+    assert [list(column) for column in columns] == [[value] * 1000 for value in GOOD.values()]
+
+
 def test_a_whole_float_is_an_integer(echo: Scorer) -> None:
     assert echo.validator.parse(one(count=3.0))[1][0] == 3
 
