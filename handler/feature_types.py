@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -189,6 +190,9 @@ class FeatureType:
     discrete: ClassVar[bool] = False  # drift: the baseline lists values, not quantiles
     has_json_form: ClassVar[bool] = False  # validated values differ from those in JSON
     binned_by_length: ClassVar[bool] = False  # drift: of the number of characters
+    is_encoded: ClassVar[bool] = False  # `encode` makes the graph's inputs
+    summaries: ClassVar[tuple[str, ...]] = ()  # drift: of these attributes of a validated value
+    directory: Path | None = None  # of the artifact
     low: Numeric | None = None
     high: Numeric | None = None
     counted_range: tuple[float, float] | None = None
@@ -241,6 +245,10 @@ class FeatureType:
     def from_numbers(self, values: list[Any]) -> list[Any]:
         """Return the values of a tensor sent as JSON in the JSON form of the feature."""
         return values
+
+    def encode(self, values: Sequence[Any]) -> dict[str, Array]:
+        """Return the graph's inputs [rows, …] by name, from validated or from JSON values."""
+        raise NotImplementedError
 
     # CSV ----------------------------------------------------------------------------------------
 
@@ -784,16 +792,30 @@ def make(feature: Feature, dtype: str) -> FeatureType:
 
     Raise ArtifactError where the dtype or the feature's fields are not of its type.
     """
-    fitting = [name for name, cls in TYPES.items() if _kind(dtype) in cls.tensor_kinds]
-    if feature.type not in fitting:
+    cls = _class(feature)
+    if cls is None or cls.name != feature.type or _kind(dtype) not in cls.tensor_kinds:
+        fitting = [name for name, cls in TYPES.items() if _kind(dtype) in cls.tensor_kinds]
         raise ArtifactError(
             f"feature {feature.name}: a {dtype} tensor cannot be of type {feature.type}; "
             f"it may be {', '.join(fitting)}"
         )
     try:
-        return TYPES[feature.type](feature, dtype)
+        return cls(feature, dtype)
     except (TypeError, ValueError):
         raise ArtifactError(f"feature {feature.name}: a value of the wrong type") from None
+
+
+def _class(feature: Feature) -> type[FeatureType] | None:
+    """Return the class of a feature. Those that need another library are imported here."""
+    if feature.image:
+        from handler.encoders.image import ImageType
+
+        return ImageType
+    if feature.tokenizer:
+        from handler.encoders.text import TokenizedTextType
+
+        return TokenizedTextType
+    return TYPES.get(feature.type)
 
 
 def infer_name(cells: Sequence[str], dtype: str) -> str:
@@ -817,12 +839,16 @@ def checked_number(value: Numeric, dtype: str, whole: bool) -> Numeric:
     return value
 
 
-def of(manifest: Manifest) -> tuple[FeatureType, ...]:
-    """Return the types of all features, in the contract's order."""
+def of(manifest: Manifest, directory: Path | None = None) -> tuple[FeatureType, ...]:
+    """Return the types of all features, in the contract's order.
+
+    `directory` is the artifact's, which a tokenizer is loaded from.
+    """
     dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
     types = tuple(make(feature, dtypes[feature.input]) for feature in manifest.features)
     baseline = manifest.baseline.features if manifest.baseline else {}
     for kind in types:
+        kind.directory = directory
         counted = baseline.get(kind.feature.name)
         if counted and not kind.discrete and {*map(type, counted.values)} - {int, float}:
             raise ArtifactError(f"baseline of {kind.feature.name}: a value that is no number")

@@ -29,7 +29,7 @@ DTYPES = {
     "float16", "float32", "float64", "string",
 }  # fmt: skip
 
-FeatureTypeName = Literal["number", "integer", "category", "boolean", "text", "date"]
+FeatureTypeName = Literal["number", "integer", "category", "boolean", "text", "date", "image"]
 OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
 BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
 BatchMode = Literal["dynamic", "single", "none"]
@@ -69,13 +69,58 @@ class Tensor(NamedTuple):
     max_shape: Shape = ()
 
 
+class Tokenizer(NamedTuple):
+    """The tokenizer of a text feature, and the graph's inputs that its tokens feed.
+
+    `file` is a `tokenizer.json` of Hugging Face's `tokenizers`. A text of more than `max_tokens`
+    tokens, special ones included, is cut at its end. `length` is the number of tokens that the
+    graph is fixed to. "" is an input that the graph does not have. `dtype` is that of the inputs.
+    """
+
+    file: str = "tokenizer.json"
+    max_tokens: int = 512
+    input_ids: str = "input_ids"
+    attention_mask: str = ""
+    token_type_ids: str = ""
+    dtype: str = "int64"
+    length: int | None = None
+    pad_id: int = 0
+    unknown_id: int | None = None
+
+
+class Image(NamedTuple):
+    """The preprocessing of a picture.
+
+    Decoding, EXIF orientation, `resize` and crop are Pillow's. With `resize`, the shorter side gets
+    that length and the centre of `size` (height, width) is kept; without, the picture is stretched
+    to `size`. `scale`, `mean`, `std` and `layout` are operators of the packed graph: a pixel of 0
+    to 255 becomes (pixel * scale - mean) / std. `input` is the graph's, [rows, height, width,
+    channels] of uint8. A picture of more than `max_bytes` or `max_pixels` is not decoded.
+    """
+
+    size: tuple[int, int]
+    mode: Literal["RGB", "L"] = "RGB"
+    resize: int | None = None
+    filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
+    exif_orientation: bool = False
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: Literal["NCHW", "NHWC", "flat"] = "NCHW"
+    input: str = "pixels"
+    max_bytes: int = 4_000_000
+    max_pixels: int = 16_777_216
+
+
 class Feature(NamedTuple):
     """One named field of a tabular instance, and its column in one of the graph's inputs.
 
     `minimum` and `maximum` are inclusive. `fill_value` replaces a null or absent value of a
     nullable feature before the model runs; None means NaN, or "" in a string tensor. `log_policy`
     says what a record with payload keeps of the value. `hash` makes equal values recognisable;
-    it needs the secret, without which values could be guessed.
+    it needs the secret, without which values could be guessed. A feature with a `tokenizer` or an
+    `image` is encoded: its `input` is no input of the graph, but a tensor of strings that becomes
+    the graph's inputs.
     """
 
     name: str
@@ -94,6 +139,8 @@ class Feature(NamedTuple):
     fill_value: str | bool | int | float | None = None
     log_policy: LogPolicy = "keep"
     example: str | bool | int | float | None = None
+    tokenizer: Tokenizer | None = None
+    image: Image | None = None
 
 
 class Decision(NamedTuple):
@@ -252,6 +299,11 @@ class Manifest(NamedTuple):
     def has_batch_axis(self) -> bool:
         """Return whether the leading axis of every tensor is the rows."""
         return self.execution.batch != "none"
+
+    @property
+    def takes_picture(self) -> bool:
+        """Return whether a picture is a whole instance, and so may be a request's body."""
+        return [bool(feature.image) for feature in self.features] == [True]
 
     def row_shape(self, tensor: Tensor | Output) -> Shape:
         """Return the shape of one row of an input or an output."""

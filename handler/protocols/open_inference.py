@@ -38,6 +38,7 @@ DATATYPES = {
     **{f"{sign}int{n}": f"{sign.upper()}INT{n}" for sign in ("", "u") for n in (8, 16, 32, 64)},
     **{f"float{bits}": f"FP{bits}" for bits in (16, 32, 64)},
     "string": "BYTES",
+    "bytes": "BYTES",  # strings that are no text: pictures
     "object": "BYTES",  # numpy's dtype of strings
 }
 # an extra output of shape [rows], sent only if the request names it
@@ -196,13 +197,15 @@ def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) ->
         message = f"must be the model's inputs, each of them once: {', '.join(expected)}"
         raise violation_error("/inputs", "inputs", message)
     chunks = binary.split(inputs, tail)
+    pictures = {feature.input for feature in manifest.features if feature.image}
     tensors: dict[str, Values] = {}
     nested_shapes: dict[str, list[int]] = {}
     rows: int | None = None
     for name, i in index.items():
         _refuse_shared_memory(inputs[i].get("parameters") or {}, "inputs", i)
         rows = _check_shape(manifest, expected[name], inputs[i], i, rows)
-        tensors[name], is_nested = _parse_data(inputs[i], expected[name].dtype, i, chunks.get(i))
+        dtype = "bytes" if name in pictures else expected[name].dtype
+        tensors[name], is_nested = _parse_data(inputs[i], dtype, i, chunks.get(i))
         if is_nested:
             nested_shapes[name] = inputs[i]["shape"]
 
@@ -275,7 +278,7 @@ def _parse_data(sent: Any, dtype: str, i: int, chunk: memoryview | None) -> tupl
         sent_dtype = accepted_datatypes(dtype)[sent["datatype"]]
         parse, content = (binary.parse_base64, data) if chunk is None else (binary.parse, chunk)
         return parse(content, sent_dtype, prod(shape), i), False
-    if isinstance(data, str) and dtype == "string":  # a client's tensor of one string
+    if isinstance(data, str) and dtype in binary.STRING_DTYPES:  # a client's tensor of one string
         data = [data]
     if not isinstance(data, list):
         raise violation_error(where, "type", "must be an array")
