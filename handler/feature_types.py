@@ -246,6 +246,10 @@ class FeatureType:
         """Return the values of a tensor sent as JSON in the JSON form of the feature."""
         return values
 
+    def parse(self, value: Any) -> Any:
+        """Return the validated value of an encoded feature. Raise ValueError."""
+        raise NotImplementedError
+
     def encode(self, values: Sequence[Any]) -> dict[str, Array]:
         """Return the graph's inputs [rows, …] by name, from validated or from JSON values."""
         raise NotImplementedError

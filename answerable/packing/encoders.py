@@ -49,6 +49,16 @@ class Encoders(NamedTuple):
         return feeds
 
 
+    def copy_files(self, directory: Path, types: Sequence[FeatureType]) -> None:
+        """Copy a tokenizer into the artifact, which the `types` of the sample then load it from."""
+        for kind in self.types:
+            if kind.feature.tokenizer and kind.directory:
+                file = kind.directory / kind.feature.tokenizer.file
+                shutil.copyfile(file, directory / TOKENIZER)
+        for kind in types:
+            kind.directory = directory
+
+
 class _EncodingSession:
     def __init__(self, session: Any, encoders: Encoders) -> None:
         self._session, self._encoders = session, encoders
@@ -57,10 +67,8 @@ class _EncodingSession:
         return self._session.run(names, self._encoders.encode(feeds), options)
 
 
-def prepare(
-    source: Source, stated: dict[str, Fields], contract_folder: Path, folder: Path
-) -> Encoders:
-    """Return the model with its encoders; a tokenizer is copied to `folder`. Raise PackError."""
+def prepare(source: Source, stated: dict[str, Fields], contract_folder: Path) -> Encoders:
+    """Return the model with the encoders that the contract file states. Raise PackError."""
     stated, types = dict(stated), []
     inputs = {tensor.name: tensor for tensor in graph.inputs(source.model)}
     for name, fields in stated.items():
@@ -72,7 +80,7 @@ def prepare(
             raise PackError(f"feature {name}: install {library}: pip install 'answerable[{extra}]'")
         try:
             if keys == ["tokenizer"]:
-                tokenizer, names = _tokenizer(fields["tokenizer"], inputs, contract_folder, folder)
+                tokenizer, names = _tokenizer(fields["tokenizer"], inputs, contract_folder)
                 encoding = {"type": "text", "tokenizer": tokenizer}
             else:
                 source, image, names = _image(source, fields["image"], inputs)
@@ -82,8 +90,10 @@ def prepare(
         except (PackError, ArtifactError, TypeError, ValueError) as error:
             reason = str(error).removeprefix(f"feature {name}: ")
             raise PackError(f"feature {name}: {reason}") from None
-        kind.directory = folder
+        kind.directory = contract_folder
         types.append(kind)
+        if keys == ["tokenizer"]:
+            encoding["tokenizer"] = tokenizer._replace(file=TOKENIZER)
         stated[name] = fields | encoding
         leading = inputs[names[0]].shape[:1]
         inputs = {key: tensor for key, tensor in inputs.items() if key not in names}
@@ -92,16 +102,14 @@ def prepare(
 
 
 def _tokenizer(
-    stated: Fields, inputs: dict[str, Tensor], contract_folder: Path, folder: Path
+    stated: Fields, inputs: dict[str, Tensor], contract_folder: Path
 ) -> tuple[Tokenizer, list[str]]:
     """Return the tokenizer's fields, and the names of the inputs that it feeds."""
     fields = Tokenizer(**{"max_tokens": None} | stated)  # type: ignore[arg-type]
     try:
-        text = (contract_folder / fields.file).read_text(encoding="utf-8")
-        document = json.loads(text)
+        document = json.loads((contract_folder / fields.file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PackError(f"{fields.file} is no tokenizer.json ({type(error).__name__})") from None
-    (folder / TOKENIZER).write_text(text, encoding="utf-8")
     integers = [t.name for t in inputs.values() if "int" in t.dtype and len(t.shape) == 2]
     ids = [name for name in integers if name not in MASKS]
     if fields.input_ids in integers:
@@ -120,7 +128,6 @@ def _tokenizer(
     if length and max_tokens > length:
         raise PackError(f"max_tokens {max_tokens} is over the graph's {length}")
     return fields._replace(
-        file=TOKENIZER,
         max_tokens=max_tokens,
         input_ids=ids[0],
         dtype=inputs[ids[0]].dtype,
@@ -211,9 +218,3 @@ def _preprocessed(model: ModelProto, tensor: Tensor, fields: Image) -> ModelProt
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy
-
-
-def copy_files(encoders: Encoders, folder: Path, directory: Path) -> None:
-    """Copy what the encoders need into the artifact."""
-    if any(kind.feature.tokenizer for kind in encoders.types):
-        shutil.copy(folder / TOKENIZER, directory / TOKENIZER)

@@ -36,7 +36,8 @@ def _features(manifest: Manifest) -> Table:
     table = _table("feature", "type", "range or categories", "missing", "outside")
     for kind in feature_types.of(manifest):
         feature = kind.feature
-        share = manifest.baseline.features[feature.name].missing_share if manifest.baseline else 0
+        baseline = manifest.baseline.features.get(feature.name) if manifest.baseline else None
+        share = baseline.missing_share if baseline else 0
         missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
         cells = (feature.name, feature.type, kind.span(), missing, kind.policy())
         table.add_row(*map(plain, cells))

@@ -189,7 +189,8 @@ def infer(
     if not present:
         raise PackError("has no values")
     name = stated.get("type") or feature_types.infer_name(present, dtype)
-    known = {"type": name, "nullable": True, **place}
+    known = {"type": name, "nullable": name != "image", **place}
+    known |= {key: stated[key] for key in ("tokenizer", "image") if key in stated}
     # the cells are read by a type that states nothing yet
     reader = feature_types.make(Feature(**known, categories=("",) * (name == "category")), dtype)
     values: Column = []

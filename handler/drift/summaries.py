@@ -29,7 +29,7 @@ SUMMARIES: dict[str, Callable[[Array], Any]] = {
 }
 
 # attributes of the values of encoded features: see handler/encoders
-VALUE_SUMMARIES = ("characters", "tokens", "unknown_share", "brightness", "contrast", "pixels")
+VALUE_SUMMARIES = ("tokens", "unknown_share", "brightness", "contrast", "pixels")
 
 
 def names(dtype: str, output: bool) -> tuple[str, ...]:

@@ -26,11 +26,6 @@ class TokenizedText(str):
     unknown_share: float
 
     @property
-    def characters(self) -> int:
-        """Return the number of characters."""
-        return len(self)
-
-    @property
     def tokens(self) -> int:
         """Return the number of tokens, special ones included."""
         return len(self.ids)
@@ -39,8 +34,8 @@ class TokenizedText(str):
 class TokenizedTextType(Text):
     """A text up to `max_length` characters, or the array of its token ids."""
 
-    is_encoded, binned_by_length, has_json_form = True, False, True
-    summaries = ("characters", "tokens", "unknown_share")
+    is_encoded, has_json_form = True, True
+    summaries = ("tokens", "unknown_share")
 
     def __init__(self, feature: Feature, dtype: str) -> None:
         super().__init__(feature, dtype)
