@@ -19,10 +19,11 @@ from urllib.parse import quote
 import numpy as np
 import orjson
 
-from answerable import value_cases
-from answerable.value_cases import CLIENT_TEXT, NOT_FINITE
+from answerable.packing import feature_types as packed_types
+from answerable.packing.feature_types import CLIENT_TEXT, NOT_FINITE
 from handler import errors, feature_types
 from handler.errors import MAX_VIOLATIONS, pointer
+from handler.feature_types import FeatureType
 from handler.feedback import MAX_BODY_BYTES
 from handler.http import INFERENCE_HEADER_LENGTH
 from handler.manifest import Manifest, Tensor
@@ -145,7 +146,7 @@ def accepted_values(manifest: Manifest) -> Iterator[tuple[str, dict[str, Any]]]:
         if feature_type.feature.nullable:
             yield "null", {name: None}
             yield "left out", {name: ...}
-        for kind, value in value_cases.of(feature_type).accepted(baseline.get(name)):
+        for kind, value in packed_types.of(feature_type).accepted(baseline.get(name)):
             yield kind, {name: value}
     shapes = {tensor.name: manifest.row_shape(tensor) for tensor in manifest.inputs}
     free = max(shape.count(None) for shape in shapes.values())
@@ -180,7 +181,7 @@ def bad_values(manifest: Manifest, max_features: int | None = None) -> Iterator[
     """Yield one bad value for each rule of each field, or of the first `max_features`."""
     for feature_type in feature_types.of(manifest)[:max_features]:
         name = feature_type.feature.name
-        for kind, json, code in value_cases.of(feature_type).bad():
+        for kind, json, code in packed_types.of(feature_type).bad():
             yield BadValue(kind, name, json, code, (name,))
     if not manifest.features:
         yield from _bad_tensors(manifest)
@@ -207,7 +208,7 @@ def _bad_tensors(manifest: Manifest) -> Iterator[BadValue]:
                     yield BadValue(kind, name, _nest([size], inner), "wrong_length", (name,))
         if len(shape) > 1:
             yield BadValue("too shallow", name, _nest(sizes[:1], "0"), "type", (name, 0))
-        for kind, json, code in value_cases.bad_elements(tensor):
+        for kind, json, code in packed_types.bad_elements(tensor):
             text = _nest(sizes, fill, json)
             yield BadValue(kind, name, text, code, (name, *(0 for _ in shape)))
 
@@ -380,7 +381,7 @@ def _infer(manifest: Manifest, i: int = 0, **fields: Any) -> Any:
     types = sorted(feature_types.of(manifest), key=lambda kind: kind.feature.column)
     for tensor in manifest.inputs:
         columns = [kind for kind in types if kind.feature.input == tensor.name]
-        data = [kind.to_element(row[kind.feature.name]) for kind in columns] or row[tensor.name]
+        data = [_element(kind, row[kind.feature.name]) for kind in columns] or row[tensor.name]
         shape = [1, *([len(data)] if columns else np.shape(data))]
         shape = shape[: len(tensor.shape)] if batched else shape[1:]
         flat = np.array(data, object).ravel().tolist()
@@ -388,6 +389,11 @@ def _infer(manifest: Manifest, i: int = 0, **fields: Any) -> Any:
         inputs.append({"name": tensor.name, "datatype": datatype, "shape": shape, "data": flat})
     inputs[i] |= fields
     return {"inputs": inputs}
+
+
+def _element(kind: FeatureType, value: Any) -> Any:
+    """Return a JSON value, or null, as an element of a tensor in JSON."""
+    return None if value is None else kind.to_graph(value)
 
 
 def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
@@ -442,12 +448,12 @@ def _bad_data(manifest: Manifest) -> Iterator[tuple[int, int, Any]]:
     """Yield bad values of single elements, with the input's number and the element's."""
     for i, tensor in enumerate(manifest.inputs):
         elements = [
-            (kind.feature.column, value_cases.of(kind).bad_elements())
+            (kind.feature.column, packed_types.of(kind).bad_elements())
             for kind in feature_types.of(manifest)[:MAX_FEATURES]
             if kind.feature.input == tensor.name
         ]
         if not manifest.features:
-            elements = [(0, value_cases.bad_elements(tensor))]
+            elements = [(0, packed_types.bad_elements(tensor))]
         for column, bad_values in elements:
             yield from ((i, column, bad) for bad in bad_values if bad[1] and bad[1][0] != "[")
 

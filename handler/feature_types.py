@@ -1,7 +1,7 @@
-"""Feature types: one class owns what a type means, from JSON to the graph's tensor.
+"""Feature types: one class owns what a type means to a request, from JSON to the graph's tensor.
 
-A class covers validation, CSV cells, inference from a sample, bounds, drift, JSON Schema and
-descriptions. answerable/value_cases.py has the test values. `of(manifest)` makes one object
+A class covers validation, CSV cells, bounds and drift. answerable/packing/feature_types.py has
+the rest: inference from a sample, JSON Schema and test values. `of(manifest)` makes one object
 per feature, once per model. Requests only use what `__init__` prepared, and the pydantic-core
 schemas.
 
@@ -13,8 +13,7 @@ it is a number of days. All other types have the same form in both.
 
 import math
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,9 +36,6 @@ EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
 # spellings in CSV; strings have one for missing only, the empty cell
 MISSING = frozenset(("", "nan", "na", "n/a", "null", "none"))
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-MAX_CATEGORIES = 50  # a sample with more distinct strings is of type text
-MIN_REPEATS = 3  # as is one in which strings occur less often than this on average
-MIN_TEXT_LENGTH = 256  # the least max_length that is inferred
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_DAY = EPOCH.toordinal()
 FIRST_DATE, LAST_DATE = "0001-01-01", "9999-12-31"
@@ -192,6 +188,7 @@ class FeatureType:
     binned_by_length: ClassVar[bool] = False  # drift: of the number of characters
     is_encoded: ClassVar[bool] = False  # `encode` makes the graph's inputs
     summaries: ClassVar[tuple[str, ...]] = ()  # drift: of these attributes of a validated value
+    encoding: Any = None  # the manifest's Tokenizer or Image
     directory: Path | None = None  # of the artifact
     low: Numeric | None = None
     high: Numeric | None = None
@@ -231,10 +228,6 @@ class FeatureType:
         """Return a validated value, or null, in its JSON form."""
         return value
 
-    def to_element(self, value: Any) -> Any:
-        """Return a JSON value, or null, as an element of a tensor in JSON."""
-        return None if value is None else self.to_graph(value)
-
     def from_tensor(self, column: Array) -> list[Any]:
         """Return the values of a tensor's column in their JSON form, None for NaN if nullable."""
         values: list[Any] = column.tolist()
@@ -260,10 +253,6 @@ class FeatureType:
         """Return a cell's value in JSON form. Raise ValueError if it has none."""
         raise NotImplementedError
 
-    def read_cell(self, cell: str) -> Any:
-        """Return a sample cell's value. Raise ValueError also for what the tensor cannot hold."""
-        return self.parse_cell(cell)
-
     def parse_cells(self, cells: Sequence[str], max_errors: int) -> list[Any]:
         """Return a column's values in JSON form, None for missing.
 
@@ -284,74 +273,11 @@ class FeatureType:
                     return [*values, *cells[i + 1 :]]
         return values
 
-    # packing ------------------------------------------------------------------------------------
-
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        """Return whether the present cells of a sample look like this type."""
-        return False
-
-    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
-        """Return the fields of the feature that a sample's values show, in JSON form."""
-        return {}
-
-    def example(self, values: Sequence[Any]) -> Any:
-        """Return a typical value: one that occurs, not a mean that may not be possible."""
-        counts = Counter(values)
-        return min(counts, key=lambda value: (-counts[value], value))
-
-    def is_outside(self, value: Any) -> bool:
-        """Return whether the stated contract refuses a value, in JSON form."""
-        return False
+    # bounds and drift ---------------------------------------------------------------------------
 
     def stated_bounds(self) -> tuple[Numeric | None, Numeric | None]:
         """Return the enforced bounds as they are stated, without their rounding."""
         return self.low, self.high
-
-    def is_empty(self) -> bool:
-        """Return whether the stated range holds no value."""
-        return False
-
-    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        """Yield name and value of the contract's edges, in JSON form."""
-        yield from ()
-
-    def max_json_chars(self) -> int:
-        """Return how long a value's JSON is at most."""
-        return 25
-
-    # documents ----------------------------------------------------------------------------------
-
-    def json_schema(self) -> Fields:
-        """Return the JSON Schema of a value, null and description included."""
-        feature = self.feature
-        schema, remark = self._json_schema()
-        if feature.nullable:
-            schema = {"anyOf": [schema, {"type": "null"}]}
-        unit = f"Unit: {feature.unit}." if feature.unit else ""
-        if text := " ".join(filter(None, (feature.description, unit, remark))):
-            schema["description"] = text
-        if feature.example is not None:
-            schema["examples"] = [feature.example]
-        return schema
-
-    def _json_schema(self) -> tuple[Fields, str]:
-        """Return the schema of a value that is not null, and a remark for its description."""
-        raise NotImplementedError
-
-    def span(self) -> str:
-        """Return the range or the categories in words."""
-        raise NotImplementedError
-
-    def policy(self) -> str:
-        """Return what happens to a value outside of `span`."""
-        return "refused"
-
-    # drift --------------------------------------------------------------------------------------
-
-    def draw(self, value: Any) -> Any:
-        """Return a value in JSON form for one that was drawn from the baseline."""
-        return value
 
     def is_sampled(self, value: Any, baseline: Distribution) -> bool:
         """Return whether a validated value is within what the sample showed."""
@@ -372,7 +298,6 @@ class Number(FeatureType):
     """A finite number."""
 
     name, tensor_kinds, ranged, is_number = "number", "fiu", True, True
-    json_name = "number"
 
     def __init__(self, feature: Feature, dtype: str) -> None:
         super().__init__(feature, dtype)
@@ -410,14 +335,6 @@ class Number(FeatureType):
         value = parse_number(cell)
         return None if value != value else value
 
-    def read_cell(self, cell: str) -> Any:
-        value = self.parse_cell(cell)
-        if not self.whole:
-            value = float(value)
-        elif value == value // 1:
-            value = int(value)
-        return checked_number(value, self.dtype, self.whole)
-
     def parse_cells(self, cells: Sequence[str], max_errors: int) -> list[Any]:
         text = "".join(cells)
         # a longer integer is read as a float
@@ -431,24 +348,6 @@ class Number(FeatureType):
                 return values
         return super().parse_cells(cells, max_errors)
 
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        return dtype.startswith("float")
-
-    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
-        """Return the sample's range, which is counted.
-
-        A stated bound is enforced, and alone: an inferred one beside it would be enforced too.
-        """
-        bounded = bool(stated.keys() & {"minimum", "maximum"})
-        policy = stated.get("out_of_range", "reject" if bounded else "accept")
-        if bounded and policy == "reject":
-            return {"out_of_range": policy}
-        return {"minimum": min(values), "maximum": max(values), "out_of_range": policy}
-
-    def example(self, values: Sequence[Any]) -> Any:
-        return sorted(values)[(len(values) - 1) // 2]
-
     def stated_bounds(self) -> tuple[Numeric | None, Numeric | None]:
         if self.feature.out_of_range == "accept":
             return self.low, self.high
@@ -457,46 +356,11 @@ class Number(FeatureType):
             self.high if self.maximum is None else self.maximum,
         )
 
-    def is_empty(self) -> bool:
-        low, high = self.minimum, self.maximum
-        return low is not None and high is not None and not low <= high
-
-    def is_outside(self, value: Any) -> bool:
-        number = self.to_graph(value)
-        low, high = self.minimum, self.maximum
-        low, high = -math.inf if low is None else low, math.inf if high is None else high
-        is_within: bool = low <= number <= high
-        return not is_within and self.feature.out_of_range == "reject"
-
-    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        low, high = self.feature.minimum, self.feature.maximum
-        yield "minimum", min(values) if low is None else low
-        yield "maximum", max(values) if high is None else high
-
-    def _json_schema(self) -> tuple[Fields, str]:
-        low, high = self.feature.minimum, self.feature.maximum
-        schema: Fields = {"type": self.json_name}
-        if self.feature.out_of_range == "reject":
-            schema |= {"minimum": low} if low is not None else {}
-            schema |= {"maximum": high} if high is not None else {}
-            return schema, ""
-        return schema, f"Usual range: {low} to {high}." if low is not None else ""
-
-    def span(self) -> str:
-        low, high = (
-            "…" if bound is None else bound if isinstance(bound, str) else f"{bound:g}"
-            for bound in (self.feature.minimum, self.feature.maximum)
-        )
-        return f"{low} to {high} {self.feature.unit}".rstrip()
-
-    def policy(self) -> str:
-        return "refused" if self.feature.out_of_range == "reject" else "counted"
-
 
 class Integer(Number):
     """A whole number; JSON's 3.0 is one. In a float tensor, one that the dtype holds exactly."""
 
-    name, json_name, whole = "integer", "integer", True
+    name, whole = "integer", True
 
     def _enforced(
         self, minimum: Numeric | None, maximum: Numeric | None
@@ -507,13 +371,6 @@ class Integer(Number):
         low = -exact if minimum is None else low
         high = exact if maximum is None else high
         return low, high
-
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        return "int" in dtype
-
-    def draw(self, value: Any) -> Any:
-        return round(value)
 
 
 def nearest_date(days: Numeric, limit: str) -> str:
@@ -591,42 +448,8 @@ class Date(Number):
     def parse_cell(self, cell: str) -> Any:
         return cell.strip()
 
-    def read_cell(self, cell: str) -> Any:
-        text = cell.strip()
-        checked_number(self.to_graph(text), self.dtype, self.whole)
-        return text
-
     def parse_cells(self, cells: Sequence[str], max_errors: int) -> list[Any]:
         return FeatureType.parse_cells(self, cells, max_errors)
-
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        if "int" not in dtype and not dtype.startswith("float"):
-            return False
-        try:
-            return all(days_since_epoch(cell.strip()) is not None for cell in cells)
-        except ValueError:
-            return False
-
-    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
-        return super().inferred(sorted(values, key=self.to_graph), stated)
-
-    def example(self, values: Sequence[Any]) -> Any:
-        return sorted(values, key=self.to_graph)[(len(values) - 1) // 2]
-
-    def max_json_chars(self) -> int:
-        return 37
-
-    def _json_schema(self) -> tuple[Fields, str]:
-        low, high = self.feature.minimum, self.feature.maximum
-        schema = {"type": "string", "anyOf": [{"format": "date"}, {"format": "date-time"}]}
-        if low is None and high is None:
-            return schema, "ISO 8601."
-        usual = "Usual range" if self.feature.out_of_range == "accept" else "Range"
-        return schema, f"ISO 8601. {usual}: {low or '…'} to {high or '…'}."
-
-    def draw(self, value: Any) -> Any:
-        return iso_date(round(value))
 
 
 class Category(FeatureType):
@@ -660,47 +483,6 @@ class Category(FeatureType):
     def parse_cell(self, cell: str) -> Any:
         return cell if self.is_string else parse_number(cell)
 
-    def read_cell(self, cell: str) -> Any:
-        value = self.parse_cell(cell)
-        if self.is_string:
-            return value
-        return checked_number(value, self.dtype, not self.is_float)
-
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        distinct = len(set(cells))
-        return dtype == "string" and distinct <= min(MAX_CATEGORIES, len(cells) / MIN_REPEATS)
-
-    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
-        if not self.is_string and all(value == value // 1 for value in values):
-            values = [int(value) for value in values]
-        return {"categories": tuple(sorted(set(values)))}
-
-    def is_outside(self, value: Any) -> bool:
-        return self.closed and value not in self.feature.categories
-
-    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        for number, value in enumerate(self.feature.categories, 1):
-            yield f"category {number}", value
-
-    def max_json_chars(self) -> int:
-        import orjson
-
-        return max(len(orjson.dumps(v)) for v in self.feature.categories) if self.closed else 25
-
-    def _json_schema(self) -> tuple[Fields, str]:
-        if self.closed:
-            return {"enum": list(self.feature.categories)}, ""
-        listed = ", ".join(map(str, self.feature.categories))
-        return element_json_schema(self.dtype), f"Known: {listed}."
-
-    def span(self) -> str:
-        values = [str(value) for value in self.feature.categories]
-        return ", ".join(values[:6]) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
-
-    def policy(self) -> str:
-        return "refused" if self.closed else "counted"
-
 
 class Boolean(FeatureType):
     """True or false; 1 or 0 in a tensor of numbers."""
@@ -724,19 +506,6 @@ class Boolean(FeatureType):
             raise ValueError
         return value
 
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        return dtype == "bool" or {cell.strip().lower() for cell in cells} <= {"true", "false"}
-
-    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        yield from (("false", False), ("true", True))
-
-    def _json_schema(self) -> tuple[Fields, str]:
-        return {"type": "boolean"}, ""
-
-    def span(self) -> str:
-        return "true, false"
-
 
 class Text(FeatureType):
     """Any string up to `max_length` characters."""
@@ -754,38 +523,8 @@ class Text(FeatureType):
     def parse_cell(self, cell: str) -> Any:
         return cell
 
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        return dtype == "string"
 
-    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
-        return {"max_length": max(2 * max(map(len, values)), MIN_TEXT_LENGTH)}
-
-    def example(self, values: Sequence[Any]) -> Any:
-        return sorted(values, key=lambda text: (len(text), text))[(len(values) - 1) // 2]
-
-    def is_outside(self, value: Any) -> bool:
-        return self.max_length is not None and len(value) > self.max_length
-
-    def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        yield "shortest", min(values, key=len)
-        yield "longest", max(values, key=len)
-
-    def max_json_chars(self) -> int:
-        return 4 * (self.max_length or 1024) + 2  # UTF-8 takes up to four bytes
-
-    def _json_schema(self) -> tuple[Fields, str]:
-        limit = {} if self.max_length is None else {"maxLength": self.max_length}
-        return {"type": "string", **limit}, ""
-
-    def span(self) -> str:
-        return f"up to {self.max_length} characters"
-
-    def draw(self, value: Any) -> Any:
-        return "x" * round(value)
-
-
-# in the order in which a sample's cells are tried
+# in the order in which packing tries a sample's cells
 TYPES: dict[str, type[FeatureType]] = {
     cls.name: cls for cls in (Boolean, Category, Text, Date, Number, Integer)
 }
@@ -796,9 +535,10 @@ def make(feature: Feature, dtype: str) -> FeatureType:
 
     Raise ArtifactError where the dtype or the feature's fields are not of its type.
     """
-    cls = _class(feature)
-    if cls is None or cls.name != feature.type or _kind(dtype) not in cls.tensor_kinds:
-        fitting = [name for name, cls in TYPES.items() if _kind(dtype) in cls.tensor_kinds]
+    cls, fitting = _class(feature), fitting_types(dtype)
+    if cls is not None and cls.is_encoded and dtype == "string":
+        fitting = [cls.name]
+    if cls is None or feature.type not in fitting:
         raise ArtifactError(
             f"feature {feature.name}: a {dtype} tensor cannot be of type {feature.type}; "
             f"it may be {', '.join(fitting)}"
@@ -822,25 +562,10 @@ def _class(feature: Feature) -> type[FeatureType] | None:
     return TYPES.get(feature.type)
 
 
-def infer_name(cells: Sequence[str], dtype: str) -> str:
-    """Return the name of the type that the present cells of a sample look like."""
-    fitting = {name: cls for name, cls in TYPES.items() if _kind(dtype) in cls.tensor_kinds}
-    return next((name for name, cls in fitting.items() if cls.matches(cells, dtype)), "integer")
-
-
-def _kind(dtype: str) -> str:
-    """Return numpy's kind of a dtype."""
-    return "O" if dtype == "string" else np.dtype(dtype).kind
-
-
-def checked_number(value: Numeric, dtype: str, whole: bool) -> Numeric:
-    """Return a number that a tensor holds. Raise ValueError for one that it does not."""
-    low, high = number_bounds(dtype)
-    if not math.isfinite(value) or (whole and value != value // 1):
-        raise ValueError
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise ValueError
-    return value
+def fitting_types(dtype: str) -> list[str]:
+    """Return the names of the types that a tensor of `dtype` may have."""
+    kind = "O" if dtype == "string" else np.dtype(dtype).kind
+    return [name for name, cls in TYPES.items() if kind in cls.tensor_kinds]
 
 
 def of(manifest: Manifest, directory: Path | None = None) -> tuple[FeatureType, ...]:
@@ -857,19 +582,3 @@ def of(manifest: Manifest, directory: Path | None = None) -> tuple[FeatureType, 
         if counted and not kind.discrete and {*map(type, counted.values)} - {int, float}:
             raise ArtifactError(f"baseline of {kind.feature.name}: a value that is no number")
     return types
-
-
-def element_json_schema(
-    dtype: str, minimum: Numeric | None = None, maximum: Numeric | None = None
-) -> Fields:
-    """Return the JSON Schema of one tensor element."""
-    if dtype in ("string", "bool"):
-        return {"type": "string" if dtype == "string" else "boolean"}
-    schema: Fields = {"type": "number"}
-    low, high = minimum, maximum
-    if not dtype.startswith("float"):
-        schema = {"type": "integer"}
-        low, high = stated_bounds(dtype, minimum, maximum)
-    schema |= {"minimum": low} if low is not None else {}
-    schema |= {"maximum": high} if high is not None else {}
-    return schema

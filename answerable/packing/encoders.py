@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from base64 import b64encode
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,7 @@ from handler.manifest import Feature, Image, Tensor, Tokenizer
 
 TOKENIZER = "tokenizer.json"
 LIBRARIES = {"tokenizer": ("tokenizers", "text"), "image": ("PIL", "images")}  # with their extra
+SUFFIXES = (".jpg", ".jpeg", ".png")
 MASKS = ("attention_mask", "token_type_ids")
 
 
@@ -65,6 +67,14 @@ class _EncodingSession:
 
     def run(self, names: Any, feeds: Samples, options: Any = None) -> Any:
         return self._session.run(names, self._encoders.encode(feeds), options)
+
+
+def read_pictures(folder: Path, inputs: Sequence[Tensor]) -> dict[str, list[str]]:
+    """Return the files of a folder in base64, as the column of the only input. Raise PackError."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if len(inputs) != 1 or not files:
+        raise PackError(f"{folder}: a folder is the sample of one picture feature, and holds some")
+    return {inputs[0].name: [b64encode(file.read_bytes()).decode() for file in files]}
 
 
 def prepare(source: Source, stated: dict[str, Fields], contract_folder: Path) -> Encoders:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from answerable.packing import feature_types as packed_types
 from answerable.packing.execution import Samples, n_rows
 from answerable.packing.sample import Sample
 from answerable.packing.table import Columns
@@ -56,7 +57,7 @@ def tabular(types: Sequence[FeatureType], columns: Columns) -> list[Named]:
 def _edges(kind: FeatureType, column: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     if kind.feature.nullable:
         yield "missing", None
-    yield from kind.edges([value for value in column if value is not None])
+    yield from packed_types.of(kind).edges([value for value in column if value is not None])
 
 
 def tensors(samples: Samples, origin: str) -> list[Named]:

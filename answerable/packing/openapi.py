@@ -7,7 +7,9 @@ from typing import Any
 
 import orjson
 
+from answerable.packing import feature_types as packed_types
 from answerable.packing import protocol_schemas
+from answerable.packing.feature_types import element_json_schema
 from handler import app, feature_types, prediction_id
 from handler.errors import (
     MAX_VIOLATIONS,
@@ -25,7 +27,6 @@ from handler.errors import (
     Violation,
     pointer,
 )
-from handler.feature_types import element_json_schema
 from handler.http import CSV, JSON, NPY, OCTET_STREAM, PROBLEM_JSON
 from handler.manifest import BY_CLASS, Manifest, Output, Shape
 from handler.validate import example
@@ -80,7 +81,10 @@ def instance_schema(manifest: Manifest) -> Schema:
             }
         )
     return _closed(
-        {kind.feature.name: kind.json_schema() for kind in feature_types.of(manifest)},
+        {
+            kind.feature.name: packed_types.of(kind).json_schema()
+            for kind in feature_types.of(manifest)
+        },
         optional=tuple(f.name for f in manifest.features if f.nullable),
     )
 

@@ -249,7 +249,9 @@ def _sample_file(X: Any, inputs: Sequence[Tensor], folder: Path) -> Path | None:
     if X is None:
         return None
     if isinstance(X, (Path, str)):
-        return Path(X)
+        if not Path(X).is_dir():
+            return Path(X)
+        X = encoders.read_pictures(Path(X), inputs)
     if hasattr(X, "to_csv"):  # pandas
         X.to_csv(folder / "sample.csv", index=False)
         return folder / "sample.csv"

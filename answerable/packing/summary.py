@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from answerable.packing import feature_types as packed_types
 from answerable.packing.limits import MAX_ROWS
 from answerable.terminal import number, plain
 from handler import feature_types
@@ -39,7 +40,8 @@ def _features(manifest: Manifest) -> Table:
         baseline = manifest.baseline.features.get(feature.name) if manifest.baseline else None
         share = baseline.missing_share if baseline else 0
         missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
-        cells = (feature.name, feature.type, kind.span(), missing, kind.policy())
+        packed = packed_types.of(kind)
+        cells = (feature.name, feature.type, packed.span(), missing, packed.policy())
         table.add_row(*map(plain, cells))
     return table
 

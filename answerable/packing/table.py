@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from answerable.packing import feature_types as packed_types
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from handler import csv_dialect, feature_types
@@ -188,11 +189,13 @@ def infer(
     present = [cell for cell in cells if not feature_types.is_missing(cell, is_string)]
     if not present:
         raise PackError("has no values")
-    name = stated.get("type") or feature_types.infer_name(present, dtype)
+    name = stated.get("type") or packed_types.infer_name(present, dtype)
     known = {"type": name, "nullable": name != "image", **place}
     known |= {key: stated[key] for key in ("tokenizer", "image") if key in stated}
     # the cells are read by a type that states nothing yet
-    reader = feature_types.make(Feature(**known, categories=("",) * (name == "category")), dtype)
+    reader = packed_types.of(
+        feature_types.make(Feature(**known, categories=("",) * (name == "category")), dtype)
+    )
     values: Column = []
     for number, cell in enumerate(cells, 2):  # the header is row 1
         try:
@@ -238,9 +241,10 @@ def _check(kind: FeatureType, values: Column) -> None:
         raise PackError(f"{_list(wrong)} cannot be stated for type {feature.type}{remedy}")
     checked = present if feature.example in present else [*present, feature.example]
     try:
-        if kind.is_empty():
+        packed = packed_types.of(kind)
+        if packed.is_empty():
             raise PackError(f"its minimum {feature.minimum} is over its maximum {feature.maximum}")
-        outside = sum(map(kind.is_outside, checked))
+        outside = sum(map(packed.is_outside, checked))
     except (TypeError, ValueError):
         raise PackError("the contract file has a value of the wrong type") from None
     if outside:

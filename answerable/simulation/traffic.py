@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from answerable.commands import report
+from answerable.packing import feature_types as packed_types
 from answerable.simulation.plan import SimulationError
 from handler import feature_types
 from handler.feature_types import FeatureType
@@ -42,7 +43,7 @@ def _draw_column(kind: FeatureType, baseline: Distribution, rng: np.random.Gener
     else:
         knots = np.array([[baseline.cdf_left, baseline.cdf_right]]).transpose(0, 2, 1).ravel()
         values = np.interp(shares, knots, np.repeat(np.array(baseline.values, float), 2)).tolist()
-        values = list(map(kind.draw, values))
+        values = list(map(packed_types.of(kind).draw, values))
     return [None if null else value for value, null in zip(values, missing, strict=True)]
 
 

@@ -7,7 +7,7 @@ refused before anything is allocated for it.
 # ruff: noqa: D102  (the base class has the docstrings)
 
 from binascii import Error, a2b_base64, b2a_base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 from handler import core_schema as cs
 from handler.core_schema import PydanticCustomError, PydanticKnownError
 from handler.errors import ArtifactError
-from handler.feature_types import Array, FeatureType, Fields
+from handler.feature_types import Array, FeatureType
 from handler.manifest import Feature
 
 FORMATS = ("JPEG", "PNG")
@@ -47,7 +47,7 @@ class ImageType(FeatureType):
         super().__init__(feature, dtype)
         if feature.image is None or feature.nullable:
             raise ArtifactError(f"feature {feature.name}: an image needs `image`, and is required")
-        self.fields = feature.image
+        self.encoding = feature.image
         self._filter = Image.Resampling[feature.image.filter.upper()]
 
     def schema(self) -> cs.CoreSchema:
@@ -56,7 +56,7 @@ class ImageType(FeatureType):
     def parse(self, value: Any) -> Picture:
         """Return the picture in base64 text or in bytes."""
         if isinstance(value, str):
-            if len(value) > (self.fields.max_bytes + 2) // 3 * 4:
+            if len(value) > (self.encoding.max_bytes + 2) // 3 * 4:
                 raise self._too_large()
             try:
                 value = a2b_base64(value, strict_mode=True)
@@ -64,7 +64,7 @@ class ImageType(FeatureType):
                 raise PydanticCustomError("base64", "") from None
         if not isinstance(value, bytes):
             raise PydanticKnownError("string_type")
-        if len(value) > self.fields.max_bytes:
+        if len(value) > self.encoding.max_bytes:
             raise self._too_large()
         try:
             with Image.open(BytesIO(value), formats=FORMATS) as image:
@@ -75,24 +75,24 @@ class ImageType(FeatureType):
             raise
         except Exception:  # Pillow raises ten kinds for a broken picture
             raise PydanticCustomError("picture", "") from None
-        return Picture(value, pixels, array.reshape(*self.fields.size, -1))
+        return Picture(value, pixels, array.reshape(*self.encoding.size, -1))
 
     def _too_large(self) -> PydanticCustomError:
-        return PydanticCustomError("picture_bytes", "", {"max_length": self.fields.max_bytes})
+        return PydanticCustomError("picture_bytes", "", {"max_length": self.encoding.max_bytes})
 
     def _check_pixels(self, count: int) -> None:
-        if count > self.fields.max_pixels:
-            limit = {"max_length": self.fields.max_pixels}
+        if count > self.encoding.max_pixels:
+            limit = {"max_length": self.encoding.max_pixels}
             raise PydanticCustomError("picture_pixels", "", limit)
 
     def _resize(self, image: Image.Image) -> Image.Image:
         """Return the picture in the mode and the size of the contract, as torchvision does."""
-        (height, width), side = self.fields.size, self.fields.resize
-        if self.fields.exif_orientation:
+        (height, width), side = self.encoding.size, self.encoding.resize
+        if self.encoding.exif_orientation:
             from PIL import ImageOps
 
             image = ImageOps.exif_transpose(image)
-        image = image.convert(self.fields.mode)
+        image = image.convert(self.encoding.mode)
         if side is None:
             return image.resize((width, height), self._filter)
         shorter = min(image.size)
@@ -107,16 +107,7 @@ class ImageType(FeatureType):
 
     def encode(self, values: Sequence[Any]) -> dict[str, Array]:
         pictures = [v if type(v) is Picture else self.parse(v) for v in values]
-        return {self.fields.input: np.stack([picture.array for picture in pictures])}
+        return {self.encoding.input: np.stack([picture.array for picture in pictures])}
 
     def parse_cell(self, cell: str) -> Any:
         return cell
-
-    def _json_schema(self) -> tuple[Fields, str]:
-        schema = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}
-        limits = f"at most {self.fields.max_bytes} bytes and {self.fields.max_pixels} pixels"
-        return schema, f"JPEG or PNG in base64, {limits}."
-
-    def span(self) -> str:
-        height, width = self.fields.size
-        return f"JPEG or PNG, resized to {width} x {height}"

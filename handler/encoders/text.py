@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from handler import core_schema as cs
 from handler.core_schema import PydanticKnownError, SchemaValidator
 from handler.errors import ArtifactError
-from handler.feature_types import Array, Fields, Text
+from handler.feature_types import Array, Text
 from handler.manifest import Feature
 
 
@@ -41,22 +41,22 @@ class TokenizedTextType(Text):
         super().__init__(feature, dtype)
         if feature.tokenizer is None:
             raise TypeError
-        self.fields = feature.tokenizer
+        self.encoding = feature.tokenizer
 
     @cached_property
     def _tokenizer(self) -> Any:
         try:
-            tokenizer = Tokenizer.from_file(str(Path(self.directory or "", self.fields.file)))
+            tokenizer = Tokenizer.from_file(str(Path(self.directory or "", self.encoding.file)))
         except Exception as error:  # a plain Exception, whatever the cause
             name = type(error).__name__
-            raise ArtifactError(f"{self.fields.file}: cannot be loaded ({name})") from None
+            raise ArtifactError(f"{self.encoding.file}: cannot be loaded ({name})") from None
         self._pads_left = (tokenizer.padding or {}).get("direction") == "left"
         tokenizer.no_padding()
-        tokenizer.enable_truncation(self.fields.max_tokens)
+        tokenizer.enable_truncation(self.encoding.max_tokens)
         last_id = tokenizer.get_vocab_size() - 1
         token_id = cs.int_schema(strict=True, ge=0, le=last_id)
         self._ids = SchemaValidator(
-            cs.list_schema(token_id, min_length=1, max_length=self.fields.max_tokens)
+            cs.list_schema(token_id, min_length=1, max_length=self.encoding.max_tokens)
         )
         return tokenizer
 
@@ -82,36 +82,27 @@ class TokenizedTextType(Text):
     def _with_tokens(self, value: str, ids: list[int], type_ids: list[int]) -> TokenizedText:
         text = TokenizedText(value)
         text.ids, text.type_ids = ids, type_ids
-        text.unknown_share = ids.count(self.fields.unknown_id) / len(ids) if ids else 0.0
+        text.unknown_share = ids.count(self.encoding.unknown_id) / len(ids) if ids else 0.0
         return text
 
     def to_json(self, value: Any) -> Any:
         return None if value is None else str(value)
 
     def encode(self, values: Sequence[Any]) -> dict[str, Array]:
-        fields = self.fields
+        encoding = self.encoding
         texts = [v if type(v) is TokenizedText else self.parse(v) for v in values]
-        length = fields.length or max(len(text.ids) for text in texts) or 1
+        length = encoding.length or max(len(text.ids) for text in texts) or 1
         shape = len(texts), length
-        ids = np.full(shape, fields.pad_id, fields.dtype)
-        mask, type_ids = np.zeros(shape, fields.dtype), np.zeros(shape, fields.dtype)
+        ids = np.full(shape, encoding.pad_id, encoding.dtype)
+        mask, type_ids = np.zeros(shape, encoding.dtype), np.zeros(shape, encoding.dtype)
         for i, text in enumerate(texts):
             count = len(text.ids)
             columns = slice(length - count, length) if self._pads_left else slice(count)
             ids[i, columns], mask[i, columns], type_ids[i, columns] = text.ids, 1, text.type_ids
         feeds = {
-            fields.input_ids: ids,
-            fields.attention_mask: mask,
-            fields.token_type_ids: type_ids,
+            encoding.input_ids: ids,
+            encoding.attention_mask: mask,
+            encoding.token_type_ids: type_ids,
         }
         feeds.pop("", None)
         return feeds
-
-    def _json_schema(self) -> tuple[Fields, str]:
-        text, _ = super()._json_schema()
-        limit = self.fields.max_tokens
-        ids = {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": limit}
-        return {"anyOf": [text, ids]}, f"Text or token ids. Cut after {limit} tokens."
-
-    def span(self) -> str:
-        return f"{super().span()}, cut after {self.fields.max_tokens} tokens"

@@ -14,7 +14,7 @@ from answerable import __main__ as answerable
 from answerable import contract_cases
 from answerable.commands import conformance
 from answerable.contract_cases import Case
-from answerable.value_cases import CLIENT_TEXT
+from answerable.packing.feature_types import CLIENT_TEXT
 from handler import manifest
 from handler.release import golden
 from tests.fixtures import adversarial, artifact, server

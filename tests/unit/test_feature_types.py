@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from answerable import value_cases
 from answerable.packing import baseline, golden, table
+from answerable.packing import feature_types as packed_types
 from answerable.packing.errors import PackError
 from handler import app, feature_types
 from handler.core_schema import SchemaValidator, ValidationError
@@ -43,16 +43,16 @@ def test_there_is_an_example_of_each_type() -> None:
 def test_a_type_answers_everything_that_is_asked(name: str) -> None:
     kind = make(name)
     example = kind.feature.example
-    assert not kind.is_outside(example)
-    assert kind.span()
-    assert kind.policy() in ("refused", "counted")
-    assert len(json.dumps(example)) <= kind.max_json_chars()
-    assert kind.json_schema()["examples"] == [example]
-    cases = value_cases.of(kind)
-    assert list(cases.bad())
-    assert list(cases.bad_elements())
-    assert list(cases.accepted(None))
-    assert all(not kind.is_outside(value) for _, value in kind.edges([example]))
+    packed = packed_types.of(kind)
+    assert not packed.is_outside(example)
+    assert packed.span()
+    assert packed.policy() in ("refused", "counted")
+    assert len(json.dumps(example)) <= packed.max_json_chars()
+    assert packed.json_schema()["examples"] == [example]
+    assert list(packed.bad())
+    assert list(packed.bad_elements())
+    assert list(packed.accepted(None))
+    assert all(not packed.is_outside(value) for _, value in packed.edges([example]))
     assert kind.to_json(kind.to_graph(example)) == example
 
 

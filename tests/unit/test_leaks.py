@@ -11,7 +11,7 @@ import pytest
 from answerable import contract_cases
 from answerable.contract_cases import Case
 from answerable.local import event_sources
-from answerable.value_cases import CLIENT_TEXT
+from answerable.packing.feature_types import CLIENT_TEXT
 from handler import manifest
 from handler.release import version_client
 from handler.release.version_client import VersionClient
