@@ -13,7 +13,7 @@ it is a number of days. All other types have the same form in both.
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -243,7 +243,7 @@ class FeatureType:
         """Return the validated value of an encoded feature. Raise ValueError."""
         raise NotImplementedError
 
-    def encode(self, values: Sequence[Any]) -> dict[str, Array]:
+    def encode(self, values: Iterable[Any]) -> dict[str, Array]:
         """Return the graph's inputs [rows, …] by name, from validated or from JSON values."""
         raise NotImplementedError
 

@@ -29,6 +29,8 @@ DTYPES = {
     "float16", "float32", "float64", "string",
 }  # fmt: skip
 
+EXTENSION_DOMAINS = frozenset(("ai.onnx.contrib", "com.microsoft.extensions"))
+
 FeatureTypeName = Literal["number", "integer", "category", "boolean", "text", "date", "image"]
 OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
 BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
@@ -304,6 +306,11 @@ class Manifest(NamedTuple):
     def takes_picture(self) -> bool:
         """Return whether a picture is a whole instance, and so may be a request's body."""
         return [bool(feature.image) for feature in self.features] == [True]
+
+    @property
+    def uses_extensions(self) -> bool:
+        """Return whether the graph has operators of onnxruntime-extensions."""
+        return not EXTENSION_DOMAINS.isdisjoint(self.opset)
 
     def row_shape(self, tensor: Tensor | Output) -> Shape:
         """Return the shape of one row of an input or an output."""

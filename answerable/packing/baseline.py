@@ -32,8 +32,8 @@ def measure(
     for kind in types:
         sample = columns[kind.feature.name]
         if kind.summaries:
-            rows = [None if value is None else kind.parse(value) for value in sample]
-            features |= _summaries(kind.feature.name, kind.summaries, rows)
+            parsed = [None if value is None else kind.parse(value) for value in sample]
+            features |= _summaries(kind.feature.name, kind.summaries, parsed)
         if kind.feature.image:
             continue
         convert = len if kind.binned_by_length else kind.to_graph

@@ -50,7 +50,6 @@ class Encoders(NamedTuple):
             feeds |= kind.encode(feeds.pop(kind.feature.input))
         return feeds
 
-
     def copy_files(self, directory: Path, types: Sequence[FeatureType]) -> None:
         """Copy a tokenizer into the artifact, which the `types` of the sample then load it from."""
         for kind in self.types:
@@ -91,7 +90,7 @@ def prepare(source: Source, stated: dict[str, Fields], contract_folder: Path) ->
         try:
             if keys == ["tokenizer"]:
                 tokenizer, names = _tokenizer(fields["tokenizer"], inputs, contract_folder)
-                encoding = {"type": "text", "tokenizer": tokenizer}
+                encoding: Fields = {"type": "text", "tokenizer": tokenizer}
             else:
                 source, image, names = _image(source, fields["image"], inputs)
                 encoding = {"type": "image", "image": image}

@@ -502,7 +502,8 @@ class PackedImage(PackedType):
         return _base64(png(width, height, bytes((3 * width + 1) * height)))
 
     def max_json_chars(self) -> int:
-        return self.kind.encoding.max_bytes // 3 * 4 + 6
+        limit: int = self.kind.encoding.max_bytes
+        return limit // 3 * 4 + 6
 
     def _json_schema(self) -> tuple[Fields, str]:
         limits = self.kind.encoding

@@ -249,9 +249,10 @@ def _sample_file(X: Any, inputs: Sequence[Tensor], folder: Path) -> Path | None:
     if X is None:
         return None
     if isinstance(X, (Path, str)):
-        if not Path(X).is_dir():
-            return Path(X)
-        X = encoders.read_pictures(Path(X), inputs)
+        path = Path(X)
+        if not path.is_dir():
+            return path
+        return _sample_file(encoders.read_pictures(path, inputs), inputs, folder)
     if hasattr(X, "to_csv"):  # pandas
         X.to_csv(folder / "sample.csv", index=False)
         return folder / "sample.csv"
@@ -292,8 +293,8 @@ def _originals(
         optimised = graph.session(model, graph.optimising(level))
         notes.append("the original does not load here, so it was compared with that mended")
     plain = graph.session(model, graph.as_packed())
-    runs = [execution.runner(encoded.session(session)) for session in (optimised, plain)]
-    return verification.Originals(*runs, source.classes), notes
+    first, second = (execution.runner(encoded.session(session)) for session in (optimised, plain))
+    return verification.Originals(first, second, source.classes), notes
 
 
 def _batched(tensor: Tensor, batch: execution.Batch) -> Tensor:

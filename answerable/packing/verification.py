@@ -26,7 +26,9 @@ def predict(scorer: Scorer, instances: Sequence[Instance]) -> list[bytes]:
     limits, start = scorer.manifest.limits, 0
     while start < len(instances):
         step = min(100, limits.rows)
-        while len(body := dumps({"instances": instances[start : start + step]})) > limits.body_bytes:
+        while (
+            len(body := dumps({"instances": instances[start : start + step]})) > limits.body_bytes
+        ):
             if step == 1:
                 raise PackError("one row of the sample is over the limit for bodies, body_bytes")
             step = -(-step // 2)

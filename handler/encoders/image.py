@@ -7,12 +7,12 @@ refused before anything is allocated for it.
 # ruff: noqa: D102  (the base class has the docstrings)
 
 from binascii import Error, a2b_base64, b2a_base64
-from collections.abc import Sequence
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from handler import core_schema as cs
 from handler.core_schema import PydanticCustomError, PydanticKnownError
@@ -22,7 +22,7 @@ from handler.manifest import Feature
 
 FORMATS = ("JPEG", "PNG")
 PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK  # of compressed comments: 1 MB
-ImageFile.LOAD_TRUNCATED_IMAGES = False
+Image.MAX_IMAGE_PIXELS = None  # the contract has its own limit
 
 
 class Picture:
@@ -105,7 +105,7 @@ class ImageType(FeatureType):
     def to_json(self, value: Any) -> Any:
         return b2a_base64(value.data, newline=False).decode()
 
-    def encode(self, values: Sequence[Any]) -> dict[str, Array]:
+    def encode(self, values: Iterable[Any]) -> dict[str, Array]:
         pictures = [v if type(v) is Picture else self.parse(v) for v in values]
         return {self.encoding.input: np.stack([picture.array for picture in pictures])}
 

@@ -2,7 +2,7 @@
 
 # ruff: noqa: D102  (the base class has the docstrings)
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class TokenizedTextType(Text):
     def to_json(self, value: Any) -> Any:
         return None if value is None else str(value)
 
-    def encode(self, values: Sequence[Any]) -> dict[str, Array]:
+    def encode(self, values: Iterable[Any]) -> dict[str, Array]:
         encoding = self.encoding
         texts = [v if type(v) is TokenizedText else self.parse(v) for v in values]
         length = encoding.length or max(len(text.ids) for text in texts) or 1
