@@ -6,6 +6,8 @@ EVENT ?=
 NEW ?=
 STAGE ?= dev
 ARGS ?=
+# the image's Python where it can be had, also from pyenv
+BENCH_PYTHON ?= $(shell PYENV_VERSION=$$(pyenv latest 3.13 2>/dev/null) python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
 BIN := .venv/bin
 READY := .venv/ready
 CHOSEN = $(if $(MODEL),--model $(MODEL))
@@ -15,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
 SECONDS ?= 600
 
-.PHONY: help run rehearse test coverage check fuzz audit reference docs e2e bench bench-image power example image
+.PHONY: help run rehearse test coverage check fuzz audit reference docs e2e bench bench-refusals bench-image power example image
 .PHONY: synth bootstrap deploy destroy sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -72,8 +74,16 @@ docs: build/docs-env/ready ## build the documentation site in build/site; a warn
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)
 	$(BIN)/python -m pytest tests/e2e -m e2e
 
-bench: $(READY)  ## measure the product beside its peers; writes benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks --markdown benchmarks/RESULTS.md --readme README.md
+bench: build/bench-env/ready ## measure the product beside its peers, on the image's Python; writes benchmarks/RESULTS.md
+	build/bench-env/bin/python -m benchmarks --markdown benchmarks/RESULTS.md --readme README.md --history
+
+bench-refusals: build/bench-env/ready ## measure what hostile bodies cost; writes benchmarks/REFUSALS.md
+	build/bench-env/bin/python -m benchmarks --only refusals --markdown benchmarks/REFUSALS.md
+
+build/bench-env/ready: requirements/dev.txt
+	$(BENCH_PYTHON) -m venv build/bench-env
+	build/bench-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
 
 bench-image: $(READY) ## cold start of the image under the Lambda emulator, beside Mangum+FastAPI's
 	$(BIN)/python -m benchmarks.image

@@ -45,7 +45,7 @@ def measure(
     found = {"shipped": model_dir} if quick else contracts(model_dir, scratch)
     for contract, directory in found.items():
         for family, event in bodies(manifests.read(directory)):
-            path.write_bytes(marshal.dumps(([event], [])))
+            path.write_bytes(marshal.dumps({0: ([event], [])}))
             for _ in range(rounds):
                 answer = cases.ask("refuse", str(path), model_dir=directory).split()
                 if not 400 <= int(answer[0]) < 500:

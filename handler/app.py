@@ -340,12 +340,15 @@ def create(config: settings.Settings) -> Handler:
             out_of_range_counts=result.out_of_range_counts,
             **result.log_fields,
             caller=request.caller if request else "",
+            trace_id=request_log.trace_id(request.headers) if request else "",
             synthetic=request is not None and request.synthetic,
             log_error=log_error,
         )
         is_cold = False
         if is_head:
             response = response._replace(body=b"")
+        if request and config.cors_origins:
+            response = gateway_events.add_cors(request, response, config.cors_origins)
         return gateway_events.to_gateway_response(event, response)
 
     def lambda_handler(event: Any, context: Any) -> Event:

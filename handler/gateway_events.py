@@ -76,6 +76,20 @@ def _caller(context: Event) -> str:
     return f"principal {principal}" if principal else f"key {key}" if key else ""
 
 
+def add_cors(request: Request, response: Response, origins: frozenset[str]) -> Response:
+    """Return the response that a browser shows to a page of one of `origins`; "*" is any."""
+    origin = request.headers.get("origin")
+    if not origin or not origins & {origin, "*"}:
+        return response
+    headers = {
+        **response.headers,
+        "access-control-allow-origin": origin,
+        "access-control-expose-headers": "location, retry-after",
+        "vary": ", ".join(filter(None, [response.headers.get("vary"), "origin"])),
+    }
+    return response._replace(headers=headers)
+
+
 def to_gateway_response(event: Any, response: Response) -> Event:
     """Return the response in the format of the event's source; binary bodies as base64."""
     headers = {**COMMON_HEADERS, **response.headers}

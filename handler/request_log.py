@@ -12,6 +12,7 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/ContributorInsigh
 Callers that the gateway does not authenticate have no hash.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -38,6 +39,9 @@ BATCH_METRICS = (metrics.JOBS, metrics.FAILED_JOBS, metrics.RETRIES, metrics.ROW
 MAX_LINE_BYTES = 256_000
 MAX_PAYLOAD_BYTES = 180_000  # of these
 Record = Callable[..., None]
+# W3C's traceparent, and the header that API Gateway adds for X-Ray
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_XRAY = re.compile(r"(?:^|;)Root=1-([0-9a-f]{8})-([0-9a-f]{24})(?:;|$)").search
 # the rows of a request by feature or input name, and its predictions as JSON -> fields of a record
 LogPayloads = Callable[[Iterable[Mapping[str, Any]], Sequence[bytes]], dict[str, Any]]
 
@@ -53,6 +57,14 @@ class FinishedJob(NamedTuple):
     rows: int
     prediction_id_prefix: str
     payload: dict[str, Any]
+
+
+def trace_id(headers: Mapping[str, str]) -> str:
+    """Return the 32 hex digits of a request's trace, "" if no header has a valid one."""
+    if match := _TRACEPARENT(headers.get("traceparent", "")):
+        return match[1]
+    match = _XRAY(headers.get("x-amzn-trace-id", ""))
+    return match[1] + match[2] if match else ""
 
 
 def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
@@ -84,6 +96,7 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
         prediction_id_prefix: str = "",
         outcomes: Sequence[dict[str, Any]] = (),
         caller: str = "",
+        trace_id: str = "",
         synthetic: bool = False,
         log_error: str = "",
     ) -> list[bytes | dict[str, Any]]:
@@ -105,6 +118,8 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
             line["caller_hash"] = _hash(secret, b"caller", caller)
         if prediction_id_prefix:
             line["prediction_id_prefix"] = prediction_id_prefix
+        if trace_id:
+            line["trace_id"] = trace_id
         if synthetic:
             line["synthetic"] = True
         elif not route.startswith("GET "):  # GET /ping or /model is not traffic

@@ -24,7 +24,8 @@ class Settings(NamedTuple):
     that metrics are filed under, "" for the model's name. `function`, `function_version`: as Lambda
     names them. `log_payloads`: what of a request its record keeps. `prediction_id_secret`: the
     secret that signs ids, then older secrets after spaces. `jobs_bucket`, `jobs_queue_url`: "" in a
-    deployment without jobs. `job_retention_days`: how long a job can be fetched.
+    deployment without jobs. `job_retention_days`: how long a job can be fetched. `cors_origins`:
+    the origins whose pages may read a response.
     `invalid`: the first variable that has no valid value, as a sentence, or "".
     """
 
@@ -38,13 +39,14 @@ class Settings(NamedTuple):
     jobs_queue_url: str = ""
     job_retention_days: int = 7
     jobs_max_receive_count: int = MAX_RECEIVE_COUNT
+    cors_origins: frozenset[str] = frozenset()
     invalid: str = ""
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings in MODEL_DIR, SERVICE_NAME, LOG_LEVEL,
     LOG_PAYLOADS, PREDICTION_ID_SECRET, JOBS_BUCKET, JOBS_QUEUE_URL, JOB_RETENTION_DAYS,
-    JOBS_MAX_RECEIVE_COUNT and Lambda's own variables.
+    JOBS_MAX_RECEIVE_COUNT, CORS_ORIGINS and Lambda's own variables.
 
     An invalid value becomes the default. `model_dir` then raises its reason, so a function answers
     503 with it instead of crashing at import.
@@ -77,6 +79,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         jobs_queue_url=environ.get("JOBS_QUEUE_URL", ""),
         # SQS keeps a message for 14 days and takes a maxReceiveCount of 1000
         job_retention_days=integer("JOB_RETENTION_DAYS", 14, 7),
+        cors_origins=frozenset(environ.get("CORS_ORIGINS", "").split()),
         jobs_max_receive_count=integer("JOBS_MAX_RECEIVE_COUNT", 1000, MAX_RECEIVE_COUNT),
         invalid=invalid[0] if invalid else "",
     )

@@ -74,11 +74,12 @@ def _send(store: JobStore, message: dict[str, Any]) -> bool:
         }
         storage.put_if_absent(store, id, storage.REQUEST, content, metadata)
         text = storage.claim_check_message(id)
-    group = message["Attributes"].get("MessageGroupId")
-    fifo: dict[str, str] = {}
-    if group and store.queue_url.endswith(".fifo"):
-        fifo = {"MessageGroupId": group, "MessageDeduplicationId": str(uuid.uuid4())}
-    store.sqs.send_message(QueueUrl=store.queue_url, MessageBody=text, **fifo)
+    options: dict[str, str] = {}
+    if group := message["Attributes"].get("MessageGroupId"):
+        options["MessageGroupId"] = group
+        if store.queue_url.endswith(".fifo"):
+            options["MessageDeduplicationId"] = str(uuid.uuid4())
+    store.sqs.send_message(QueueUrl=store.queue_url, MessageBody=text, **options)
     return body is not None
 
 

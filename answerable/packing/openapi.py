@@ -1,14 +1,16 @@
 """The contract as an OpenAPI 3.1 document, which `pack` writes into the artifact.
 
+openapi.yaml has what is the same for every model.
 https://spec.openapis.org/oas/v3.1.1.html
 """
 
+from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from answerable.packing import feature_types as packed_types
-from answerable.packing import protocol_schemas
 from answerable.packing.feature_types import element_json_schema
 from handler import app, feature_types, prediction_id
 from handler.errors import (
@@ -27,10 +29,12 @@ from handler.errors import (
     Violation,
     pointer,
 )
-from handler.http import CSV, JSON, NPY, OCTET_STREAM, PROBLEM_JSON
+from handler.http import CSV, JSON, NPY, PROBLEM_JSON
 from handler.manifest import BY_CLASS, Manifest, Output, Shape
+from handler.protocols.open_inference import DATATYPES, accepted_datatypes, output_names
 from handler.validate import example
 
+TEMPLATE = Path(__file__).with_suffix(".yaml")
 Schema = dict[str, Any]
 
 
@@ -105,47 +109,56 @@ def prediction_schema(manifest: Manifest) -> Schema:
     return _closed({"id": id, **fields})
 
 
-VIOLATION = _closed({name: {"type": "string"} for name in Violation._fields})
-PROBLEM: Schema = {
-    "type": "object",
-    "description": "RFC 9457, and the `error` of the Open Inference Protocol.",
-    "required": ["type", "title", "status", "detail", "instance", "error"],
-    "properties": {
-        "type": {"type": "string", "format": "uri"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string", "description": "The request id."},
-        "error": {"type": "string"},
-        "errors": {"type": "array", "maxItems": MAX_VIOLATIONS, "items": VIOLATION},
-    },
-}
+def _values(manifest: Manifest) -> Schema:
+    """Return what openapi.yaml takes from the manifest, and from the handler's constants."""
+    return {
+        **manifest._asdict(),
+        "predict_summary": f"Score up to {manifest.limits.rows} instances",
+        "rows": manifest.limits.rows,
+        "example": example(manifest),
+        "actual": _actual_schema(manifest),
+        "outcome_value": _outcome_value(manifest),
+        "max_outcomes": prediction_id.MAX_OUTCOMES,
+        "max_violations": MAX_VIOLATIONS,
+        "invocation_content": _invocation_content(manifest),
+        "problem_responses": _problem_responses(manifest),
+        "instance": instance_schema(manifest),
+        "prediction": prediction_schema(manifest),
+        "datatypes": sorted(set(DATATYPES.values())),
+        "accepted_datatypes": sorted(
+            {name for t in manifest.inputs for name in accepted_datatypes(t.dtype)}
+        ),
+        "input_names": [tensor.name for tensor in manifest.inputs],
+        "output_names": output_names(manifest),
+        "n_inputs": len(manifest.inputs),
+    }
 
 
-def outcomes_schema(manifest: Manifest) -> Schema:
-    """Return the JSON Schema of the body of `/feedback`."""
+def _actual_schema(manifest: Manifest) -> Schema:
+    """Return the JSON Schema of an outcome's ground truth."""
     output = prediction_id.primary_output(manifest)[1]
-    actual: Schema = {"type": ["number", "string", "boolean"]}
+    schema: Schema = {"type": ["number", "string", "boolean"]}
     if output is not None and output.kind == "value":
-        actual = {"type": "number"}
+        schema = {"type": "number"}
     elif output is not None and output.classes:
-        actual = {"enum": list(output.classes)}
+        schema = {"enum": list(output.classes)}
+    return schema | {"description": "The ground truth."}
+
+
+def _outcome_value(manifest: Manifest) -> str:
     unit = manifest.outcome_value.unit if manifest.outcome_value else ""
-    value = " ".join(filter(None, ["Value of the outcome", unit and f"in {unit}"]))
-    outcome = _closed(
-        {
-            "prediction_id": {"type": "string"},
-            "actual": actual | {"description": "The ground truth."},
-            "value": {"type": "number", "description": value},
-        },
-        optional=("value",),
-    )
-    limits = {"minItems": 1, "maxItems": prediction_id.MAX_OUTCOMES}
-    return _closed({"outcomes": {"type": "array", "items": outcome, **limits}})
+    return f"Value of the outcome in {unit}" if unit else "Value of the outcome"
 
 
-def _reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _invocation_content(manifest: Manifest) -> Schema:
+    """Return the media types that `/invocations` takes."""
+    content = _content({"$ref": "#/components/schemas/Invocation"})
+    content |= _content({"type": "string"}, CSV) if manifest.features else {}
+    dtypes = {tensor.dtype for tensor in manifest.inputs}
+    # an array of numbers or booleans can be a whole request
+    if "string" not in dtypes and (manifest.features or len(manifest.inputs) == 1):
+        content |= _content({"type": "string"}, NPY)
+    return content
 
 
 def _content(schema: Schema, media_type: str = JSON) -> Schema:
@@ -159,15 +172,6 @@ def _titles_by_status(error: type[ApiError] = ApiError) -> dict[int, list[str]]:
         for status, child_titles in _titles_by_status(child).items():
             titles.setdefault(status, []).extend(child_titles)
     return titles
-
-
-def _problems(*statuses: int, media_type: str = PROBLEM_JSON) -> Schema:
-    """Return references to the shared responses of `_problem_responses`."""
-    suffix = "" if media_type == PROBLEM_JSON else "Json"
-    return {
-        str(status): {"$ref": f"#/components/responses/Problem{status}{suffix}"}
-        for status in statuses
-    }
 
 
 def _problem_responses(manifest: Manifest) -> Schema:
@@ -191,210 +195,72 @@ def _problem_responses(manifest: Manifest) -> Schema:
         for media_type, suffix in ((PROBLEM_JSON, ""), (JSON, "Json")):
             responses[f"Problem{error.status}{suffix}"] = {
                 "description": ". ".join(dict.fromkeys(titles[error.status])),
-                "content": {media_type: {"schema": _reference("Problem"), "example": body}},
+                "content": {
+                    media_type: {
+                        "schema": {"$ref": "#/components/schemas/Problem"},
+                        "example": body,
+                    }
+                },
             }
     return responses
 
 
-def _predict(manifest: Manifest) -> Schema:
-    """Return the operation of `/predict`."""
-    rows = manifest.limits.rows
-    instances = {
-        "type": "array",
-        "minItems": 1,
-        "maxItems": rows,
-        "items": _reference("Instance"),
-    }
-    predictions = {"type": "array", "items": _reference("Prediction")}
-    served = _closed({"name": {"const": manifest.name}, "version": {"const": manifest.version}})
-    request = {
-        "schema": _closed({"instances": instances}),
-        "example": {"instances": [example(manifest)]},
-    }
-    return {
-        "summary": f"Score up to {rows} instances",
-        "operationId": "predict",
-        "tags": ["scoring"],
-        "requestBody": {"required": True, "content": {JSON: request}},
-        "responses": {
-            "200": {
-                "description": "One prediction per instance, in the same order",
-                "content": _content(_closed({"predictions": predictions, "model": served})),
-            },
-            **_problems(400, 405, 413, 415, 422, 500, 503, 504),
-        },
-    }
+class _Loader(yaml.SafeLoader):
+    """YAML with the tags of openapi.yaml."""
+
+    values: Schema
 
 
-def _feedback(manifest: Manifest) -> Schema:
-    """Return the operation of `/feedback`."""
-    accepted = _closed(
-        {"accepted": {"type": "integer"}, "refused": {"type": "array", "items": VIOLATION}},
-        optional=("refused",),
-    )
-    return {
-        "summary": "Record the outcomes of predictions",
-        "operationId": "feedback",
-        "tags": ["scoring"],
-        "requestBody": {"required": True, "content": _content(outcomes_schema(manifest))},
-        "responses": {
-            "202": {
-                "description": "Accepted; refused outcomes are listed",
-                "content": _content(accepted),
-            },
-            **_problems(400, 405, 413, 415, 422, 500, 503),
-        },
-    }
+def _construct(loader: Any, tag: str, node: Any) -> Any:
+    """Return the value of a node with one of openapi.yaml's tags."""
+    if tag == "value":
+        return loader.values[node.value]
+    if tag == "ref":
+        return {"$ref": f"#/components/schemas/{node.value}"}
+    if tag == "get":
+        summary, kind, schema = loader.construct_sequence(node, deep=True)
+        ok = {"200": {"description": "OK", "content": _content(schema)}}
+        return {"summary": summary, "tags": [kind], "responses": ok, "problems": [405, 500, 503]}
+    properties = loader.construct_mapping(node, deep=True)
+    optional = tuple(name[:-1] for name in properties if name.endswith("?"))
+    schema = _closed({name.removesuffix("?"): v for name, v in properties.items()}, optional)
+    if tag == "open":
+        del schema["additionalProperties"]
+    return schema
 
 
-def _jobs(predict: Schema) -> Schema:
-    """Return the paths of jobs, whose bodies are those of `predict`."""
-    fields = {"id": {"type": "string"}, "expires_at": {"type": "string", "format": "date-time"}}
-
-    def job(status: Schema, **content: Schema) -> Schema:
-        return _closed({"job": _closed({**fields, "status": status}), **content})
-
-    prediction = predict["responses"]["200"]["content"][JSON]["schema"]
-    queued = job({"const": "queued"})
-    succeeded = job({"const": "succeeded"}, result=prediction)
-    failed = job({"const": "failed"}, problem=_reference("Problem"))
-    key = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "The same key returns the same job, until that job expires.",
-        "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
-    }
-    id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-    location = {"description": "Path of the job, relative", "schema": {"type": "string"}}
-    retry = {"description": "Seconds, while the job is queued", "schema": {"type": "integer"}}
-    submit = {
-        "summary": "Submit a job: score later",
-        "operationId": "submit",
-        "tags": ["jobs"],
-        "parameters": [key],
-        "requestBody": predict["requestBody"],
-        "responses": {
-            "202": {
-                "description": "Accepted; for a repeated key, the status of the earlier job",
-                "headers": {"Location": location},
-                "content": _content(job({"type": "string"})),
-            },
-            **_problems(400, 405, 409, 413, 415, 422, 500, 503),
-        },
-    }
-    result = {
-        "summary": "Get a job: queued, succeeded with the result, or failed with the problem",
-        "operationId": "result",
-        "tags": ["jobs"],
-        "parameters": [id],
-        "responses": {
-            "200": {
-                "description": "OK",
-                "headers": {"Retry-After": retry},
-                "content": _content({"oneOf": [queued, succeeded, failed]}),
-            },
-            **_problems(404, 405, 500, 503),
-        },
-    }
-    return {"/jobs": {"post": submit}, "/jobs/{id}": {"get": result}}
-
-
-def _get(summary: str, schema: Schema, tag: str = "about the model") -> Schema:
-    """Return the operation of a GET without parameters."""
-    ok = {"description": "OK", "content": _content(schema)}
-    responses = {"200": ok, **_problems(405, 500, 503)}
-    return {"summary": summary, "tags": [tag], "responses": responses}
-
-
-def _protocols(manifest: Manifest, predict: Schema) -> Schema:
-    """Return the paths of handler.protocols. `/invocations` answers as `predict` does."""
-
-    def post(name: str, summary: str, content: Schema, ok: Schema) -> Schema:
-        body = {"required": True, "content": _content(_reference(name)) | content}
-        responses = {**predict["responses"], "200": ok}
-        return {
-            "summary": summary,
-            "tags": ["protocols"],
-            "requestBody": body,
-            "responses": responses,
-        }
-
-    text = {"type": "string"}
-    tensors = {
-        "description": "OK",
-        "content": _content(_reference("InferenceResponse")) | _content(text, OCTET_STREAM),
-    }
-    infer = post(
-        "InferenceRequest", "Open Inference Protocol v2", _content(text, OCTET_STREAM), tensors
-    )
-    infer["parameters"] = [protocol_schemas.INFERENCE_HEADER_LENGTH_PARAMETER]
-    tables = _content(text, CSV) if manifest.features else {}
-    dtypes = {tensor.dtype for tensor in manifest.inputs}
-    # an array of numbers or booleans can be a whole request
-    if "string" not in dtypes and (manifest.features or len(manifest.inputs) == 1):
-        tables |= _content(text, NPY)
-    invoke = post("Invocation", "SageMaker, MLflow, KServe v1", tables, predict["responses"]["200"])
-    operations = {
-        path: {"get": _get(summary, _reference(name), "protocols")}
-        for path, (summary, name) in protocol_schemas.GET_PATHS.items()
-    }
-    operations |= {path: {"post": infer} for path in protocol_schemas.INFER_PATHS}
-    operations |= {path: {"post": invoke} for path in protocol_schemas.INVOCATION_PATHS}
-    return {
-        path: {method: _of_path(path, operation, manifest) for method, operation in item.items()}
-        for path, item in operations.items()
-    }
+_Loader.add_multi_constructor("!", _construct)
 
 
 def _of_path(path: str, operation: Schema, manifest: Manifest) -> Schema:
-    """Return the operation with the path's parameters and the media type of its problems."""
-    path_parameters = protocol_schemas.path_parameters(path, manifest)
-    parameters = path_parameters + operation.get("parameters", [])
-    responses = operation["responses"] | (_problems(404) if path_parameters else {})
-    if app.answers_problems_as_json(path):
-        responses |= _problems(*(int(s) for s in responses if s != "200"), media_type=JSON)
+    """Return the operation with the parameters of its path, and with its error responses."""
+    names = [name for name in ("name", "version") if f"{{{name}}}" in path]
+    parameters = [
+        {"name": n, "in": "path", "required": True, "schema": {"const": getattr(manifest, n)}}
+        for n in names
+    ] + operation.get("parameters", [])
+    suffix = "Json" if app.answers_problems_as_json(path) else ""
+    problems = {
+        str(status): {"$ref": f"#/components/responses/Problem{status}{suffix}"}
+        for status in operation["problems"] + [404] * bool(names)
+    }
     return {
-        **operation,
+        **{key: value for key, value in operation.items() if key != "problems"},
+        "responses": operation["responses"] | problems,
         **({"parameters": parameters} if parameters else {}),
-        "responses": responses,
     }
 
 
 def document(manifest: Manifest) -> Schema:
     """Return the document for every path in handler.app.ROUTES."""
-    predict = _predict(manifest)
-    ready = _closed({key: {"const": value} for key, value in app.READY.items()})
-    about = {
-        "/": _get("The model, and links to the other paths", {"type": "object"}),
-        "/model": _get("Contract and lineage of the model", {"type": "object"}),
-        "/openapi.json": _get("This document", {"type": "object"}),
-        "/ping": _get("Readiness; 503 says why not", ready),
+    loader = _Loader(TEMPLATE.read_text(encoding="utf-8"))
+    loader.values = _values(manifest)
+    document: Schema = loader.get_single_data()
+    document["paths"] = {
+        path: {method: _of_path(path, operation, manifest) for method, operation in item.items()}
+        for path, item in document["paths"].items()
     }
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": manifest.name,
-            "version": manifest.version,
-            "description": manifest.description,
-            "contact": {"name": manifest.owner},
-        },
-        "paths": {
-            "/predict": {"post": predict},
-            "/feedback": {"post": _feedback(manifest)},
-            **{path: {"get": operation} for path, operation in about.items()},
-            **_protocols(manifest, predict),
-            **_jobs(predict),
-        },
-        "components": {
-            "responses": _problem_responses(manifest),
-            "schemas": {
-                "Instance": instance_schema(manifest),
-                "Prediction": prediction_schema(manifest),
-                "Problem": PROBLEM,
-                **protocol_schemas.schemas(manifest),
-            },
-        },
-    }
+    return document
 
 
 def render(manifest: Manifest) -> bytes:

@@ -108,7 +108,13 @@ def submit(
         result = _get_object(store, id, RESULT, store.s3.head_object)
         if result:
             return SubmittedJob(id, render_job(id, result.metadata["status"], until))
-    _call_aws(store.sqs.send_message, QueueUrl=store.queue_url, MessageBody=claim_check_message(id))
+    _call_aws(
+        store.sqs.send_message,
+        QueueUrl=store.queue_url,
+        MessageBody=claim_check_message(id),
+        # a fair queue: the jobs of one caller do not delay those of others
+        MessageGroupId=sha256(caller.encode(errors="surrogatepass")).hexdigest(),
+    )
     return SubmittedJob(id, render_job(id, "queued", until))
 
 

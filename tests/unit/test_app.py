@@ -298,3 +298,48 @@ def test_the_trace_and_the_front_are_only_names() -> None:
     except KeyError as error:
         assert "SENTINEL" not in "".join(request_log.stack_trace(error))
     assert gateway_events.to_gateway_response(None, Response(200, b"{}", {}))["statusCode"] == 200
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+XRAY = "1-0af76519-16cd43dd8448eb211c80319c"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}, TRACE),
+        ({"X-Amzn-Trace-Id": f"Self=1-2;Root={XRAY};Sampled=1"}, TRACE),
+        ({"x-amzn-trace-id": f"Root={XRAY}"}, TRACE),
+        ({"traceparent": "00-SENTINEL-b7ad6b7169203331-01", "x-amzn-trace-id": XRAY}, None),
+        ({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01 SENTINEL"}, None),
+        ({}, None),
+    ],
+)
+def test_the_trace_of_a_request_is_in_its_record(
+    handler: app.Handler, capsys: Capture, headers: dict[str, str], expected: str | None
+) -> None:
+    handler(events.rest("{", headers=headers), Context())
+    (line,) = lines(capsys)
+    assert line.get("trace_id") == expected
+    assert "SENTINEL" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "readable"),
+    [
+        ("https://a.example https://b.example", "https://b.example", True),
+        ("https://a.example", "https://b.example", False),
+        ("https://a.example", None, False),
+        ("*", "https://b.example", True),
+        ("", "https://b.example", False),
+    ],
+)
+@pytest.mark.parametrize("content", ["{", '{"instances":[]}'], ids=["error", "answer"])
+def test_a_page_of_an_allowed_origin_may_read_answers_and_errors(
+    echo_dir: Path, allowed: str, origin: str | None, readable: bool, content: str
+) -> None:
+    handler = app.create(Settings(echo_dir, cors_origins=frozenset(allowed.split())))
+    headers = {"Origin": origin} if origin else {}
+    sent = handler(events.rest(content, headers=headers), Context())["headers"]
+    assert sent.get("access-control-allow-origin") == (origin if readable else None)
+    assert ("origin" in sent.get("vary", "")) == readable

@@ -188,6 +188,15 @@ def test_fifty_at_once_with_one_key_are_one_job(handler: app.Handler, memory: Me
     assert {json.loads(sent)["job"] for sent in memory.sent} == {id}
 
 
+def test_each_caller_has_a_message_group(handler: app.Handler, memory: Memory) -> None:
+    """A fair queue serves the groups in turn, so one caller's many jobs delay nobody else's."""
+    for name in ("SENTINEL-a", "SENTINEL-a", "SENTINEL-b"):
+        post(handler, identity={"apiKeyId": name})
+    one, same, other = memory.groups[-3:]
+    assert one == same != other
+    assert "SENTINEL" not in one
+
+
 def test_another_body_under_the_same_key_is_a_conflict(
     handler: app.Handler, memory: Memory
 ) -> None:

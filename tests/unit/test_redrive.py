@@ -105,14 +105,14 @@ def test_a_limit_is_kept(limit: int, sent: int) -> None:
     assert len(queues.letters) == 25 - sent
 
 
-def test_groups_of_a_fifo_queue_are_kept() -> None:
+def test_message_groups_are_kept() -> None:
     queues = Queues('{"job":"a"}', group="g")
     store = memory_store.store(queues)
     redrive.redrive(store._replace(queue_url="jobs.fifo"), DEAD)
     assert queues.fifo[0]["MessageGroupId"] == "g"
     queues = Queues('{"job":"a"}', group="g")
     redrive.redrive(memory_store.store(queues), DEAD)
-    assert queues.fifo == [{}]
+    assert queues.fifo == [{"MessageGroupId": "g"}]  # of a fair queue
 
 
 def args(**changed: Any) -> argparse.Namespace:
