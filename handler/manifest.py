@@ -330,28 +330,28 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def _schema(hint: Any) -> cs.CoreSchema:
+def schema(hint: Any) -> cs.CoreSchema:
     """Return the pydantic-core schema of a type hint used above."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is type(None):
         return cs.none_schema()
     if origin in (typing.Union, types.UnionType):
-        return cs.union_schema([_schema(arg) for arg in args])
+        return cs.union_schema([schema(arg) for arg in args])
     if origin is Literal:
         return cs.literal_schema(list(args))
     if origin is dict:
-        return cs.dict_schema(_schema(args[0]), _schema(args[1]))
+        return cs.dict_schema(schema(args[0]), schema(args[1]))
     if origin is tuple and args[-1] is Ellipsis:
-        return cs.tuple_schema([_schema(args[0])], variadic_item_index=0)
+        return cs.tuple_schema([schema(args[0])], variadic_item_index=0)
     if origin is tuple:
-        return cs.tuple_schema([_schema(arg) for arg in args])
+        return cs.tuple_schema([schema(arg) for arg in args])
     if hint in _SCALARS:
         return _SCALARS[hint]
     defaults = hint._field_defaults
     fields = [
         cs.arguments_parameter(
             name,
-            cs.default_schema(_schema(kind), defaults[name]) if name in defaults else _schema(kind),
+            cs.default_schema(schema(kind), defaults[name]) if name in defaults else schema(kind),
         )
         for name, kind in typing.get_type_hints(hint).items()
     ]
@@ -369,7 +369,7 @@ _SCALARS: dict[Any, cs.CoreSchema] = {
 def parse(text: bytes | str) -> Manifest:
     """Read a manifest's JSON. Raise ArtifactError, naming the field, if it is not valid."""
     try:
-        manifest: Manifest = SchemaValidator(_schema(Manifest)).validate_json(text)
+        manifest: Manifest = SchemaValidator(schema(Manifest)).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = "/".join(map(str, first["loc"]))

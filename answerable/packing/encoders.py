@@ -18,6 +18,8 @@ from answerable.packing.errors import PackError
 from answerable.packing.execution import Samples
 from answerable.packing.graph import Source
 from handler import feature_types
+from handler import manifest as manifests
+from handler.core_schema import SchemaValidator, ValidationError
 from handler.errors import ArtifactError
 from handler.feature_types import FeatureType
 from handler.manifest import Feature, Image, Tensor, Tokenizer
@@ -110,11 +112,20 @@ def prepare(source: Source, stated: dict[str, Fields], contract_folder: Path) ->
     return Encoders(source, tuple(inputs.values()), stated, tuple(types))
 
 
+def _checked(kind: Any, stated: Fields) -> Any:
+    """Return stated fields as the manifest's. Raise PackError for a value of the wrong type."""
+    try:
+        return SchemaValidator(manifests.schema(kind)).validate_python(stated)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise PackError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
 def _tokenizer(
     stated: Fields, inputs: dict[str, Tensor], contract_folder: Path
 ) -> tuple[Tokenizer, list[str]]:
     """Return the tokenizer's fields, and the names of the inputs that it feeds."""
-    fields = Tokenizer(**{"max_tokens": None} | stated)  # type: ignore[arg-type]
+    fields: Tokenizer = _checked(Tokenizer, stated)
     try:
         document = json.loads((contract_folder / fields.file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -133,7 +144,9 @@ def _tokenizer(
     if isinstance(document["model"].get("vocab"), dict):
         vocabulary = document["model"]["vocab"] | vocabulary
     pads = [vocabulary[token] for token in ("[PAD]", "<pad>") if token in vocabulary]
-    max_tokens = fields.max_tokens or length or truncation.get("max_length") or 512
+    max_tokens = fields.max_tokens
+    if "max_tokens" not in stated:
+        max_tokens = length or truncation.get("max_length") or max_tokens
     if length and max_tokens > length:
         raise PackError(f"max_tokens {max_tokens} is over the graph's {length}")
     return fields._replace(
@@ -165,9 +178,9 @@ def _image(
         height, width, channels = (tensor.shape[axis] for axis in axes)
     size = stated.get("size", (height, width))
     mode = stated.get("mode", "L" if channels == 1 else "RGB")
-    fields = Image(**{**stated, "size": size, "mode": mode, "layout": layout, "input": "pixels"})
-    if None in size or len(size) != 2:
+    if None in size:
         raise PackError("the graph does not fix the size: state size = [height, width]")
+    fields: Image = _checked(Image, {**stated, "size": size, "mode": mode, "layout": layout})
     count = 1 if mode == "L" else 3
     numbers = size[0] * size[1] * count
     if layout == "flat" and tensor.shape[1] not in (None, numbers):

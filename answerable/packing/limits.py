@@ -83,6 +83,8 @@ def default(
         _max_elements(shape, samples[tensor.name].shape[1:])
         for tensor, shape in zip(inputs, shapes, strict=True)
     )
+    tokenizers = [kind.feature.tokenizer for kind in types if kind.feature.tokenizer]
+    elements = max([elements, *(tokenizer.max_tokens for tokenizer in tokenizers)])
     fields = {"rows": rows, "body_bytes": body_bytes, "response_bytes": MAX_BODY_BYTES}
     return Limits(**fields | {"elements": elements} | stated)
 

@@ -13,5 +13,6 @@ def register(options: Any) -> None:
     spec = find_spec("onnxruntime_extensions")
     if spec is None or spec.origin is None:
         raise ImportError("onnxruntime-extensions is not installed")
-    (library,) = Path(spec.origin).parent.glob("_extensions_pydll*")
+    files = Path(spec.origin).parent.glob("_extensions_pydll*")
+    (library,) = (file for file in files if file.suffix in (".so", ".pyd"))
     options.register_custom_ops_library(str(library))

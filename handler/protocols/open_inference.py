@@ -18,7 +18,7 @@ from handler.core_schema import SchemaValidator, ValidationError
 from handler.duplicate_keys import reject_duplicate_keys
 from handler.errors import BadRequest, ContractViolation, PayloadTooLarge, pointer
 from handler.http import INFERENCE_HEADER_LENGTH, JSON, OCTET_STREAM, Request, Response
-from handler.manifest import Manifest, Tensor
+from handler.manifest import Manifest, Tensor, Tokenizer
 from handler.model_inputs import Array, Columns, length_problem
 from handler.protocols import binary
 from handler.protocols.tensor_columns import (
@@ -192,11 +192,14 @@ def _refuse_shared_memory(parameters: dict[str, Any], kind: str, i: int) -> None
 def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) -> Columns:
     manifest = scorer.manifest
     index = {tensor["name"]: i for i, tensor in enumerate(inputs)}
+    chunks = binary.split(inputs, tail)
+    for feature in manifest.features:
+        if feature.tokenizer and feature.tokenizer.input_ids in index.keys() - {feature.input}:
+            return _parse_tokens(scorer, feature.tokenizer, inputs, chunks)
     expected = {tensor.name: tensor for tensor in manifest.inputs}
     if len(index) != len(inputs) or index.keys() != expected.keys():
         message = f"must be the model's inputs, each of them once: {', '.join(expected)}"
         raise violation_error("/inputs", "inputs", message)
-    chunks = binary.split(inputs, tail)
     pictures = {feature.input for feature in manifest.features if feature.image}
     tensors: dict[str, Values] = {}
     nested_shapes: dict[str, list[int]] = {}
@@ -234,6 +237,32 @@ def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) ->
         return pointer_for(feature.input, row * widths[feature.input] + feature.column)
 
     return scorer.tensor_validator.columns(tensors, pointer_for_feature)
+
+
+def _parse_tokens(
+    scorer: Scorer, tokenizer: Tokenizer, inputs: list[Any], chunks: dict[int, memoryview]
+) -> Columns:
+    """Return the column of token ids of a client that has the tokenizer: the graph's inputs.
+
+    Raise ContractViolation for other inputs. Padding, where the mask is 0, is left out.
+    """
+    names = (tokenizer.input_ids, tokenizer.attention_mask, tokenizer.token_type_ids)
+    arrays: dict[str, Array] = {}
+    rows: int | None = None
+    for i, sent in enumerate(inputs):
+        name = sent["name"]
+        if name not in names or name in arrays or len(scorer.types) > 1:
+            raise violation_error(pointer("inputs", i, "name"), "inputs", "must be the text")
+        tensor = Tensor(name, tokenizer.dtype, (None, None))
+        rows = _check_shape(scorer.manifest, tensor, sent, i, rows)
+        values, _ = _parse_data(sent, tensor.dtype, i, chunks.get(i))
+        arrays[name] = _tensor_array(tensor, values, sent["shape"], lambda _, k: "/inputs")
+    ids = arrays[tokenizer.input_ids]
+    mask = arrays.get(tokenizer.attention_mask, np.ones_like(ids))
+    if mask.shape != ids.shape:
+        raise violation_error("/inputs", "shape", "must be of one shape")
+    texts = [row[kept].tolist() for row, kept in zip(ids, mask != 0, strict=True)]
+    return scorer.validator.validate_columns([texts], lambda k, row: "/inputs")
 
 
 def _check_shape(
