@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import struct
 import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 from answerable.packing.errors import PackError
 from answerable.packing.feature_types import png
 from answerable.packing.pack import pack
+from answerable.simulation import plan
 from handler import app, scoring
 from handler.drift.bins import Binner
 from handler.drift.targets import targets
@@ -219,9 +222,6 @@ def test_a_bomb_costs_no_memory(picture: scoring.Scorer) -> None:
 
 def test_compressed_comments_of_a_png_do_not_unpack(picture: scoring.Scorer) -> None:
     whole = png(1, 1, bytes(4))
-    import struct
-    import zlib
-
     data = b"k\0\0" + zlib.compress(bytes(50_000_000))
     chunk = struct.pack(">I", len(data)) + b"zTXt" + data
     chunk += struct.pack(">I", zlib.crc32(b"zTXt" + data))
@@ -330,3 +330,14 @@ def test_a_folder_of_pictures_is_a_sample(tmp_path: Path) -> None:
     result = pack(paths.model, pictures, name="test", **options)
     assert result.manifest.baseline
     assert result.manifest.baseline.rows == 5
+
+
+def test_the_gateway_passes_pictures_as_bytes(folder: Path) -> None:
+    directory = packed(folder, "picture-flat")
+    template = plan.synthesise(directory.parent, directory.name, {})
+    (api,) = (
+        item["Properties"]
+        for item in template["Resources"].values()
+        if item["Type"] == "AWS::ApiGateway::RestApi"
+    )
+    assert api["BinaryMediaTypes"][2:] == ["image/jpeg", "image/png"]
