@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from infra.stack import SETTINGS
+from infra.settings import SETTINGS
 
 # resources that hold something, or that clients use
 STATEFUL = {

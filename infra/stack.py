@@ -26,9 +26,7 @@ from infra.jobs import Jobs, JobsAlarms
 from infra.rollback import Rollback
 from infra.rollout import Rollout
 from infra.secret import Secret
-from infra.settings import Settings
-
-SETTINGS = "answerable:settings"  # the template's metadata of all settings
+from infra.settings import SETTINGS, Settings
 
 
 class ModelStack(cdk.Stack):

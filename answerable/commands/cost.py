@@ -5,7 +5,6 @@ and discounts.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,7 +14,6 @@ from rich.table import Table
 from answerable.commands import add_model
 from handler import manifest
 from handler.drift.targets import targets
-from handler.errors import ArtifactError
 from handler.manifest import Manifest
 from infra.project import find_model
 
@@ -218,11 +216,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the bill and its two sums."""
-    try:
-        model = manifest.read(find_model(args.model))
-    except ArtifactError as error:
-        print(f"cost: {error}", file=sys.stderr)
-        return 2
+    model = manifest.read(find_model(args.model))
     settings = {name: getattr(args, name) for name in Month._fields if hasattr(args, name)}
     month = Month(**settings | of_model(model))
     items = list(bill(month))

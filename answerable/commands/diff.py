@@ -10,7 +10,6 @@ from rich.text import Text
 
 from answerable import comparison
 from answerable.comparison import Diff
-from handler.errors import ArtifactError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the differences; 2 and one line on stderr where a version cannot be read."""
-    try:
-        show(Console(highlight=False), comparison.diff(args.a, args.b))
-    except ArtifactError as error:
-        Console(stderr=True).print(Text(f"diff: {error}", "red"), soft_wrap=True)
-        return 2
+    """Print the differences."""
+    show(Console(highlight=False), comparison.diff(args.a, args.b))
     return 0
 
 

@@ -8,9 +8,7 @@ from rich.console import Console
 
 from answerable.commands import conformance, cost
 from answerable.packing import graph, provenance, summary
-from answerable.packing.errors import PackError
 from answerable.packing.pack import Packed, pack
-from answerable.terminal import plain
 from handler.release import golden
 from infra.project import ARTIFACTS
 
@@ -90,21 +88,16 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Pack and print a summary; 2 and one line on stderr if the model is refused."""
-    progress, out = Console(stderr=True), Console()
-    try:
-        with progress.status("Packing") as status:
-            packed = pack(**arguments(args), progress=lambda step: status.update(f"{step} …"))
-            status.update("Checking that the contract is kept …")
-            facts = {**packed.facts, "conformance": _conformance(packed)}
-    except PackError as error:
-        progress.print(plain(f"pack: {error}", "red"), soft_wrap=True)
-        return 2
+    """Pack and print a summary."""
+    with Console(stderr=True).status("Packing") as status:
+        packed = pack(**arguments(args), progress=lambda step: status.update(f"{step} …"))
+        status.update("Checking that the contract is kept …")
+        facts = {**packed.facts, "conformance": _conformance(packed)}
     fields: dict[str, Any] = {**cost.of_model(packed.manifest)}
     dollars = sum(item.dollars for item in cost.bill(cost.Month(**fields)))
     facts["an idle month"] = f"about {dollars:.2f} USD, once deployed (answerable cost)"
     facts["the stack"] = "answerable synth dev writes it, answerable deploy dev deploys it"
-    summary.show(out, packed.manifest, packed.directory, facts)
+    summary.show(Console(), packed.manifest, packed.directory, facts)
     return 0
 
 

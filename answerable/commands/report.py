@@ -16,18 +16,15 @@ from statistics import quantiles
 from typing import Any, NamedTuple
 
 import jinja2
-from rich.console import Console
-from rich.text import Text
 
 from answerable import charts
 from answerable.charts import Chart, Row, Value
-from answerable.commands import add_model
+from answerable.commands import InputError, add_model, warn
 from handler import manifest as manifests
 from handler import metrics
 from handler.drift import BINS, decision, monitor
 from handler.drift.counts import Counts
 from handler.drift.targets import Target, fingerprint, targets
-from handler.errors import ArtifactError
 from handler.manifest import Distribution, Manifest
 from infra.project import find_model
 
@@ -51,10 +48,6 @@ Span = tuple[float, float]
 Record = dict[str, Any]
 
 
-class InputError(Exception):
-    """A file that is not readable, as one line."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
@@ -74,25 +67,17 @@ class Window(NamedTuple):
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page; return 1, with one line on stderr, if there is nothing to draw."""
-    console = Console(stderr=True, highlight=False)
-    try:
-        manifest = manifests.read(find_model(args.model))
-        records = [record for name in args.records for record in read(name)]
-        ours = [record for record in records if _is_of(record, manifest)]
-        if not any(record["message"] != "outcomes" for record in ours):
-            names = ", ".join(args.records)
-            raise InputError(f"there are no records of {manifest.name} in {names}")
-        if args.hours is not None and not 0 < args.hours < MAX_HOURS:
-            raise InputError(f"--hours takes a number from 0 to {MAX_HOURS}")
-        args.output.write_text(page(manifest, ours, args.hours), encoding="utf-8")
-    except (ArtifactError, InputError) as error:
-        console.print(Text(f"report: {error}", "red"))
-        return 1
-    except OSError as error:
-        console.print(Text(f"report: {error.filename}: {error.strerror}", "red"))
-        return 1
-    console.print(Text(f"{args.output}: {len(ours)} records of {manifest.name}"))
+    """Write the page."""
+    manifest = manifests.read(find_model(args.model))
+    records = [record for name in args.records for record in read(name)]
+    ours = [record for record in records if _is_of(record, manifest)]
+    if not any(record["message"] != "outcomes" for record in ours):
+        names = ", ".join(args.records)
+        raise InputError(f"there are no records of {manifest.name} in {names}")
+    if args.hours is not None and not 0 < args.hours < MAX_HOURS:
+        raise InputError(f"--hours takes a number from 0 to {MAX_HOURS}")
+    args.output.write_text(page(manifest, ours, args.hours), encoding="utf-8")
+    warn(f"{args.output}: {len(ours)} records of {manifest.name}", "")
     return 0
 
 
@@ -103,13 +88,15 @@ def _is_of(record: Record, manifest: Manifest) -> bool:
 
 
 def read(name: str) -> Iterator[Record]:
-    """Yield the records in a file. Raise OSError, or InputError if it is no text."""
+    """Yield the records in a file, or in stdin for `-`. Raise OSError or InputError."""
+    return parsed(sys.stdin if name == "-" else read_lines(name))
+
+
+def read_lines(name: str | Path) -> Iterator[str]:
+    """Yield the lines of a file. Raise OSError, or InputError if it is no text."""
     try:
-        if name == "-":
-            yield from parsed(sys.stdin)
-        else:
-            with open(name, encoding="utf-8") as lines:
-                yield from parsed(lines)
+        with open(name, encoding="utf-8") as lines:
+            yield from lines
     except UnicodeDecodeError:
         raise InputError(f"{name}: not UTF-8") from None
 

@@ -32,13 +32,13 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from answerable.commands import add_model, report
+from answerable.commands import InputError, add_model, report
 from answerable.local import event_sources, local_sqs
 from answerable.local.event_sources import HttpRequest, HttpResponse
 from answerable.local.local_lambda import LocalLambda, error_response
 from answerable.local.same_origin import refusal
 from handler import manifest as manifests
-from handler.errors import ArtifactError, PayloadTooLarge
+from handler.errors import PayloadTooLarge
 from infra.project import find_model
 
 REPORT = {
@@ -261,23 +261,19 @@ def main(args: argparse.Namespace) -> int:
         if not os.environ.get("PREDICTION_ID_SECRET"):  # one of this run alone
             os.environ["PREDICTION_ID_SECRET"] = secrets.token_urlsafe()
             stack.callback(os.environ.pop, "PREDICTION_ID_SECRET")
+        directory = find_model(args.model)
         try:
-            directory = find_model(args.model)
             family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
             listener = stack.enter_context(
                 socket.create_server((args.host, args.port), family=family, backlog=2048)
             )
-            jobs = stack.enter_context(local_sqs.prepared())
-            environment = LocalLambda(
-                directory.absolute(), args.event_source, args.timeout, jobs.start if jobs else None
-            )
-        except ArtifactError as error:
-            say(f"serve: {error}", "red")
-            return 2
         except (OSError, OverflowError) as error:  # a port over 65535 overflows
             reason = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
-            say(f"serve: {args.host} port {args.port}: {reason}", "red")
-            return 2
+            raise InputError(f"{args.host} port {args.port}: {reason}") from None
+        jobs = stack.enter_context(local_sqs.prepared())
+        environment = LocalLambda(
+            directory.absolute(), args.event_source, args.timeout, jobs.start if jobs else None
+        )
         host = "localhost" if args.host in LOCAL else args.host
         _greet(console, environment, f"http://{host}:{listener.getsockname()[1]}")
         records: TextIO = sys.stdout

@@ -25,6 +25,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from answerable.commands import InputError
+
 WIDTH = math.log(1.1)
 NO_DATA = "INSUFFICIENT_DATA"
 # The periods that are fetched in addition if some have no data. The documentation's example has
@@ -35,7 +37,7 @@ Key = tuple[str, str, frozenset[tuple[str, str]]]
 Value = float | None
 
 
-class Unsupported(ValueError):
+class Unsupported(InputError):
     """CloudWatch would refuse it, or this evaluator does not implement it."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from answerable.commands import InputError
 from handler import metrics
 from infra.project import SOURCE
 
@@ -16,7 +17,7 @@ CURRENT, CANDIDATE = "1", "2"  # the function's versions
 IMAGE = {"image_repository": "simulated", "image_tag": "simulated"}
 
 
-class SimulationError(Exception):
+class SimulationError(InputError):
     """The simulation cannot run; the message is one line per reason."""
 
 

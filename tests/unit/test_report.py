@@ -200,11 +200,11 @@ def test_the_command_reads_files_and_stdin(
     assert answerable.main(["report", "-", *out]) == 0
     assert (tmp_path / "page.html").read_text() == first
     (tmp_path / "empty").write_text("")
-    assert answerable.main(["report", str(tmp_path / "empty"), *out]) == 1
-    assert answerable.main(["report", str(tmp_path / "empty"), "--model", str(tmp_path)]) == 1
+    assert answerable.main(["report", str(tmp_path / "empty"), *out]) == 2
+    assert answerable.main(["report", str(tmp_path / "empty"), "--model", str(tmp_path)]) == 2
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name in ("binary", "nowhere", "."):
-        assert answerable.main(["report", str(tmp_path / name), *out]) == 1
+        assert answerable.main(["report", str(tmp_path / name), *out]) == 2
     errors = capsys.readouterr().err
     assert "no records of diabetes" in errors
     assert "not UTF-8" in errors
