@@ -221,6 +221,21 @@ class Execution(NamedTuple):
     batch: BatchMode = "dynamic"
 
 
+class Parity(NamedTuple):
+    """The packed model's predictions on the reference, compared with the original model's.
+
+    `source` is the framework and its version, or the file with the predictions. A difference is
+    |a - b| / max(1, |b|). `flipped_labels` counts labels that differ.
+    """
+
+    source: str
+    rows: int
+    max_difference: float
+    mean_difference: float
+    flipped_labels: int
+    tolerance: float
+
+
 class Lineage(NamedTuple):
     """The origin and the reason of this version. `packed_at` is UTC, ISO 8601."""
 
@@ -231,6 +246,7 @@ class Lineage(NamedTuple):
     git_commit: str | None = None
     versions: dict[str, str] = {}
     metrics: dict[str, int | float] = {}
+    parity: Parity | None = None
 
 
 class Alarms(NamedTuple):

@@ -1,6 +1,7 @@
 """`answerable pack MODEL.onnx --reference DATA.csv …`: make an artifact of a model."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--version 1.0.0 \\\n      --owner crm@example.com --reason "first model"'
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.onnx")
+    add(
+        "model",
+        metavar="MODEL",
+        help="an .onnx file; a model of scikit-learn (.skops, .joblib), XGBoost (.json, .ubj), "
+        "LightGBM (.txt) or CatBoost (.cbm); an MLflow folder or models:/NAME@ALIAS",
+    )
     add(
         "--reference",
         dest="X",
         type=Path,
         metavar="DATA",
-        help="a sample of the model's inputs: .csv with "
+        help="a sample of the model's inputs: .csv, .csv.gz or .parquet with "
         "one column per feature; for a tensor contract (optional then) .npz, one array per input",
     )
     add("--name", required=True, help="lower-case letters, digits and hyphens")
@@ -62,6 +68,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help="how far answers may be from the original's, relative above 1 (default: 1e-5)",
+    )
+    add(
+        "--expected",
+        type=Path,
+        metavar="FILE",
+        help="the original model's predictions on the reference, in the forms of --reference, to "
+        "compare with; those of a framework's model are computed",
+    )
+    add(
+        "--double",
+        action="store_true",
+        help="convert a scikit-learn model to a graph of float64, where float32 is too coarse",
+    )
+    add(
+        "--options",
+        type=json.loads,
+        metavar="JSON",
+        help="more arguments of the framework's converter, an object",
+    )
+    add(
+        "--trust",
+        action="store_true",
+        help="read a pickle (.joblib, .pkl), which runs any code that it holds",
     )
     add("--threads", type=int, metavar="N", help="threads per run (default: measured)")
     add(

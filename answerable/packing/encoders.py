@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from base64 import b64encode
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from answerable.packing.execution import Samples
 from answerable.packing.graph import Source
+from answerable.packing.reference import PICTURES, Reference
 from handler import feature_types
 from handler import manifest as manifests
 from handler.core_schema import SchemaValidator, ValidationError
@@ -26,7 +26,6 @@ from handler.manifest import Feature, Image, Tensor, Tokenizer
 
 TOKENIZER = "tokenizer.json"
 LIBRARIES = {"tokenizer": ("tokenizers", "text"), "image": ("PIL", "images")}  # with their extra
-SUFFIXES = (".jpg", ".jpeg", ".png")
 MASKS = ("attention_mask", "token_type_ids")
 
 
@@ -52,6 +51,14 @@ class Encoders(NamedTuple):
             feeds |= kind.encode(feeds.pop(kind.feature.input))
         return feeds
 
+    def name_pictures(self, data: Reference | None) -> Reference | None:
+        """Return a folder of pictures as the column of the only feature. Raise PackError."""
+        if data is None or PICTURES not in data.columns:
+            return data
+        if len(self.inputs) != 1 or not self.types:
+            raise PackError(f"{data.name}: a folder is the sample of a model of one picture")
+        return data._replace(columns={self.inputs[0].name: data.columns[PICTURES]})
+
     def copy_files(self, directory: Path, types: Sequence[FeatureType]) -> None:
         """Copy a tokenizer into the artifact, which the `types` of the sample then load it from."""
         for kind in self.types:
@@ -68,14 +75,6 @@ class _EncodingSession:
 
     def run(self, names: Any, feeds: Samples, options: Any = None) -> Any:
         return self._session.run(names, self._encoders.encode(feeds), options)
-
-
-def read_pictures(folder: Path, inputs: Sequence[Tensor]) -> dict[str, list[str]]:
-    """Return the files of a folder in base64, as the column of the only input. Raise PackError."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if len(inputs) != 1 or not files:
-        raise PackError(f"{folder}: a folder is the sample of one picture feature, and holds some")
-    return {inputs[0].name: [b64encode(file.read_bytes()).decode() for file in files]}
 
 
 def prepare(source: Source, stated: dict[str, Fields], contract_folder: Path) -> Encoders:

@@ -39,14 +39,20 @@ def runner(session: Any, max_seconds: float | None = None) -> Run:
         if max_seconds is not None:
             timer.start()
         try:
-            outputs: Sequence[Any] = session.run(None, feeds, options)
+            outputs = session.run(None, feeds, options)
         except Exception as error:
             raise PackError(f"the model fails on the sample: {reason(error)}") from None
         finally:
             timer.cancel()
-        return outputs
+        return [tensor for output in outputs for tensor in _tensors(output)]
 
     return run
+
+
+def _tensors(output: Any) -> Sequence[Any]:
+    """Return the tensors of a sequence; any other output, ZipMap's maps too, alone."""
+    is_sequence = isinstance(output, list) and output and isinstance(output[0], np.ndarray)
+    return output if is_sequence else [output]
 
 
 def n_rows(samples: Samples) -> int:

@@ -126,6 +126,7 @@ def read(path: Path) -> Source:
     if custom:
         raise PackError(f"custom operators are not supported: {', '.join(custom)}")
     classes, notes = _take_zipmap_off(model.graph), _mend_locale(model.graph)
+    notes += _flatten_sequences(model)
     for value in (*model.graph.input, *model.graph.output):
         kind = value.type.WhichOneof("value")
         if kind not in ("tensor_type", None):
@@ -339,6 +340,31 @@ def _take_zipmap_off(graph: GraphProto) -> dict[str, Classes]:
         )
         node.CopyFrom(onnx.helper.make_node("Identity", [node.input[0]], [name], node.name))
     return classes
+
+
+def _flatten_sequences(model: ModelProto) -> tuple[str, ...]:
+    """Replace each output that is a sequence of tensors by those tensors, `name_0`, `name_1`, …"""
+    graph, notes = model.graph, []
+    makers = {name: node for node in graph.node for name in node.output}
+    outputs = list(graph.output)
+    del graph.output[:]
+    for value in outputs:
+        node = makers.get(value.name)
+        if not value.type.HasField("sequence_type") or not node:
+            graph.output.append(value)
+            continue
+        if node.op_type != "SequenceConstruct":
+            graph.output.append(value)
+            continue
+        kind = value.type.sequence_type.elem_type
+        for i, tensor in enumerate(node.input):
+            name = f"{value.name}_{i}"
+            graph.node.append(onnx.helper.make_node("Identity", [tensor], [name]))
+            graph.output.append(onnx.helper.make_value_info(name, kind))
+        graph.node.remove(node)
+        names = f"{value.name}_0 to {value.name}_{len(node.input) - 1}"
+        notes.append(f"the sequence {value.name} is flattened to the outputs {names}")
+    return tuple(notes)
 
 
 def _mend_locale(graph: GraphProto) -> tuple[str, ...]:

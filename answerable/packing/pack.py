@@ -4,11 +4,11 @@ The artifact is put into place only when the handler's own code answers the samp
 rows as plain onnxruntime answers them with the original file.
 """
 
-import csv
 import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +21,15 @@ from answerable.packing import (
     contract_file,
     encoders,
     execution,
+    frameworks,
     golden,
     graph,
     limits,
     output_fields,
+    parity,
     probing,
     provenance,
+    reference,
     table,
     verification,
     version_check,
@@ -60,7 +63,7 @@ class Packed(NamedTuple):
 
 
 def pack(
-    model: "Path | str | bytes | onnx.ModelProto",
+    model: Any,
     X: Any = None,
     *,
     name: str,
@@ -72,6 +75,10 @@ def pack(
     metrics: Mapping[str, float] | None = None,
     optimize: str = "extended",
     tolerance: float | None = None,
+    expected: Any = None,
+    double: bool = False,
+    options: Mapping[str, Any] | None = None,
+    trust: bool = False,
     threads: int | None = None,
     replace: bool = False,
     artifacts: Path | str = ARTIFACTS,
@@ -79,31 +86,36 @@ def pack(
 ) -> Packed:
     """Write the artifact `artifacts/name` and return it. Raise PackError if it is refused.
 
-    `model`: an ONNX file, its bytes, or a ModelProto. `X`: a sample of the inputs, as a file (.csv
-    or .npz), a DataFrame, or a dict of arrays; a tensor contract needs none. `contract`: the
-    contract file, or its content. The other parameters are the command's options.
+    `model`: an ONNX file, its bytes, or a ModelProto; or a fitted model of a framework, its file or
+    an MLflow folder (answerable/packing/frameworks.py). `X`: a sample of the inputs, as a file
+    (.csv, .parquet or .npz), a DataFrame, an array or a dict of arrays; a tensor contract needs
+    none. `contract`: the contract file, or its content. `expected`: the original model's
+    predictions on X, in the forms of X. `options`: more arguments of the framework's converter.
+    The other parameters are the command's options.
     """
     _check_words(name, version, owner, reason, threads)
     target = Path(artifacts, name)
     with tempfile.TemporaryDirectory() as folder:
-        model_file = _model_file(model, Path(folder))
+        progress("Reading the sample")
+        data = reference.read(X, ignore)
+        framework = frameworks.open_model(model, trust)
         progress("Reading the graph")
+        if framework:
+            data, model = frameworks.convert(framework, data, double, options or {})
+        model_file = _model_file(frameworks.onnx_file(model), Path(folder))
         source = graph.read(model_file)
         statement = _statement(contract, Path(folder))
         contract_folder = Path(contract if isinstance(contract, (Path, str)) else "x").parent
         encoded = encoders.prepare(source, statement.features, contract_folder)
         originals, notes = _originals(model_file, source, encoded, optimize)
         source, inputs = encoded.source, encoded.inputs
-        progress("Reading the sample")
-        sample_file = _sample_file(X, inputs, Path(folder))
-        sample = samples.read(
-            sample_file,
-            ignore,
-            inputs,
-            encoded.stated,
-            graph.rows_share_name(source.model),
-        )
-        sources = provenance.Sources(model_file, sample_file)
+        data = encoded.name_pictures(data)
+        if data and not framework and table.is_tabular(inputs):
+            data = reference.select(data, *table.expected_names(inputs))
+        notes += data.notes if data else ()
+        sample = samples.read(data, inputs, encoded.stated, graph.rows_share_name(source.model))
+        versions = framework.versions() if framework else {}
+        sources = provenance.Sources(model_file, data.sha256 if data else None, versions)
         lineage = provenance.lineage(reason, sources, _producer(source), metrics or {}, target)
 
     before = artifact.packed_version(target)
@@ -138,6 +150,21 @@ def pack(
             tensors, results, batch, source.classes, statement.outputs, bool(sample.features)
         )
         _check_finite(outputs, results, sample)
+        if framework or expected is not None:
+            progress("Comparing with the original model's predictions")
+            truth: parity.Expected = {}
+            if framework:
+                origin, truth = framework.title, framework.predict(sample.columns, outputs)
+            if expected is not None:
+                origin, truth = parity.read_expected(expected, outputs, len(results[0]))
+            differences = parity.compare(outputs, results, truth)
+            graph_run = partial(execution.run_sample, run, batch=batch)
+            takes_double = framework is not None and framework.takes_double and not double
+            causes = partial(
+                parity.causes, source.model, sample, graph_run, differences, takes_double
+            )
+            agreement = parity.check(differences, origin, tolerance, causes)
+            lineage = lineage._replace(parity=agreement)
 
         value = statement.outcome_value
         draft = Manifest(
@@ -193,6 +220,9 @@ def pack(
     facts = {
         "threads": measured,
         "golden": _rows(len(rows)),
+        "parity": parity.describe(lineage.parity)
+        if lineage.parity
+        else "not compared: give --expected",
         "verified": f"{_rows(compared)}, at most {same} from onnxruntime's answers at this "
         f"optimisation, and {plain} without any",
         "found by probing": "; ".join(found) or "the graph takes what the contract accepts",
@@ -239,34 +269,6 @@ def _statement(
     file = folder / "contract.yaml"  # JSON is YAML
     file.write_text(json.dumps(contract), encoding="utf-8")
     return contract_file.read(file)
-
-
-def _sample_file(X: Any, inputs: Sequence[Tensor], folder: Path) -> Path | None:
-    """Return the sample's file, written to `folder` for a DataFrame or a dict of arrays.
-
-    A dict is a table if the graph takes a table and each value is one-dimensional.
-    """
-    if X is None:
-        return None
-    if isinstance(X, (Path, str)):
-        path = Path(X)
-        if not path.is_dir():
-            return path
-        return _sample_file(encoders.read_pictures(path, inputs), inputs, folder)
-    if hasattr(X, "to_csv"):  # pandas
-        X.to_csv(folder / "sample.csv", index=False)
-        return folder / "sample.csv"
-    if not isinstance(X, Mapping):
-        raise PackError(f"X is a path, a DataFrame or a dict of arrays, not {type(X).__name__}")
-    if table.is_tabular(inputs) and all(np.ndim(column) == 1 for column in X.values()):
-        columns = [np.asarray(column, object).tolist() for column in X.values()]
-        with open(folder / "sample.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(X)
-            writer.writerows(zip(*columns, strict=True))
-        return folder / "sample.csv"
-    np.savez(folder / "sample.npz", allow_pickle=False, **X)
-    return folder / "sample.npz"
 
 
 def _producer(source: graph.Source) -> str:

@@ -16,7 +16,6 @@ from PIL import Image, PngImagePlugin
 
 from handler import core_schema as cs
 from handler.core_schema import PydanticCustomError, PydanticKnownError
-from handler.errors import ArtifactError
 from handler.feature_types import Array, FeatureType
 from handler.manifest import Feature
 
@@ -45,8 +44,8 @@ class ImageType(FeatureType):
 
     def __init__(self, feature: Feature, dtype: str) -> None:
         super().__init__(feature, dtype)
-        if feature.image is None or feature.nullable:
-            raise ArtifactError(f"feature {feature.name}: an image needs `image`, and is required")
+        if feature.image is None:
+            raise TypeError
         self.encoding = feature.image
         self._filter = Image.Resampling[feature.image.filter.upper()]
 
