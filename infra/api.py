@@ -131,8 +131,8 @@ class Api(Construct):
 
     def _usage_plans(self, settings: Settings) -> None:
         """Add the stack's own key, and one per client; `get-api-key --include-value` shows them."""
-        own = Client(rate_limit=settings.rate_limit, burst_limit=settings.burst_limit)
-        key = self._key("", settings.service, own)
+        quota = Client(rate_limit=settings.rate_limit, burst_limit=settings.burst_limit)
+        key = self._key("", settings.service, quota)
         cdk.CfnOutput(cdk.Stack.of(self), "ApiKeyId", value=key.key_id)
         for name, client in settings.clients.items():
             self._key(f"Client-{name}-", f"{settings.service}-{name}", client)

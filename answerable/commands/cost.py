@@ -77,7 +77,7 @@ class Item(NamedTuple):
 
 
 class Month(NamedTuple):
-    """What is deployed, and what reaches it in a month. Durations are in milliseconds.
+    """A deployed model and its traffic in a month. Durations are in milliseconds.
 
     `targets`: inputs and outputs with a baseline. `outcomes`: sent to `/feedback`. `submitted`:
     jobs.

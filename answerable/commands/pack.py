@@ -133,7 +133,7 @@ def main(args: argparse.Namespace) -> int:
 def _conformance(packed: Packed) -> str:
     """Return how many requests, at most 50 of a kind, were answered as the contract says."""
     rows, send = golden.read(packed.directory), conformance.local(packed.directory)
-    results = conformance.check(packed.manifest, rows, send, over_http=False, most=50)
+    results = conformance.check(packed.manifest, rows, send, over_http=False, max_per_kind=50)
     sent = sum(counts.total() for counts in results.values())
     differing = sent - sum(counts[""] for counts in results.values())
     if differing:

@@ -236,8 +236,8 @@ def _facts(manifest: Manifest, records: Sequence[Record], total: Counts, span: S
     versions = sorted({str(r["version"]) for r in records if "version" in r})
     rows = sum(r.get(metrics.ROWS, 0) for r in records) or total.rows
     dates = " to ".join(charts.date_label(moment) for moment in span)
-    made = f"{rows:,} predictions" + (f" in {requests:,} requests" if requests else "")
-    facts = [f"{dates} UTC", made]
+    predictions = f"{rows:,} predictions" + (f" in {requests:,} requests" if requests else "")
+    facts = [f"{dates} UTC", predictions]
     if versions:
         facts.append(f"function version {', '.join(versions)}")
     return [*facts, f"owner {manifest.owner}"]
@@ -326,16 +326,16 @@ def _card(
     }
 
 
-def _edges(known: Distribution) -> list[str]:
+def _edges(baseline: Distribution) -> list[str]:
     """Return the values at the quarters of a baseline."""
     labels = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        present = 1 - known.missing_share
-        if share > present or not known.values:
+        present = 1 - baseline.missing_share
+        if share > present or not baseline.values:
             labels.append("missing")
             continue
-        index = bisect_left(known.cdf_right, min(share / present, known.cdf_right[-1]))
-        value = known.values[index]
+        index = bisect_left(baseline.cdf_right, min(share / present, baseline.cdf_right[-1]))
+        value = baseline.values[index]
         labels.append(value if isinstance(value, str) else charts.short(float(value)))
     return labels
 
@@ -343,16 +343,18 @@ def _edges(known: Distribution) -> list[str]:
 def _rows(total: Counts, index: int) -> list[Row]:
     """Return the live and the baseline's shares of categories, the most frequent first."""
     target, counts = total.targets[index], list(total.by_target[index])
-    known = target.distribution
-    present, count = 1 - known.missing_share, sum(counts)
+    baseline = target.distribution
+    present, count = 1 - baseline.missing_share, sum(counts)
     missing = 0 if target.output else total.missing[target.name]
     unseen = 0 if target.output else min(total.unseen[target.name], counts[-1])
     counts[-1] -= unseen
     steps = [
         (str(value), low * present, high * present)
-        for value, low, high in zip(known.values, known.cdf_left, known.cdf_right, strict=True)
+        for value, low, high in zip(
+            baseline.values, baseline.cdf_left, baseline.cdf_right, strict=True
+        )
     ]
-    if known.missing_share:
+    if baseline.missing_share:
         steps.append(("missing", present, 1.0))
         missing = 0  # it has bins of its own
     live = _shares(counts, [(low, high) for _, low, high in steps])
@@ -379,7 +381,7 @@ def _row(name: str, live: float, baseline: float) -> Row:
 def _shares(counts: Sequence[int], steps: Sequence[tuple[float, float]]) -> list[float]:
     """Return the most likely shares of categories, each of which is spread evenly over its step.
 
-    That is what the bins tell: one that two categories share is divided by expectation maximisation
+    A bin that two categories share is divided by expectation maximisation
     (A. P. Dempster and others, 1977, Journal of the Royal Statistical Society B 39, 1-38).
     """
     overlaps = [
@@ -391,7 +393,7 @@ def _shares(counts: Sequence[int], steps: Sequence[tuple[float, float]]) -> list
     for _ in range(EM_STEPS):
         likely = [0.0] * len(steps)
         for number, overlap in zip(counts, overlaps, strict=True):
-            weights = [share * part for share, part in zip(shares, overlap, strict=True)]
+            weights = [share * width for share, width in zip(shares, overlap, strict=True)]
             if whole := sum(weights):
                 likely = [a + number * w / whole for a, w in zip(likely, weights, strict=True)]
         shares = [value / count for value in likely]

@@ -165,7 +165,7 @@ FILES = {
 
 
 def _start(environment: LocalLambda) -> bytes:
-    """What the start page shows."""
+    """Return the content of the start page."""
     served = environment.served
     model = manifests.public_document(environment.directory)
     content = {"model": model, "golden": served.golden, "event_source": environment.event_source}
@@ -173,9 +173,9 @@ def _start(environment: LocalLambda) -> bytes:
 
 
 def _report(environment: LocalLambda) -> str:
-    """The records of this run, drawn."""
-    found = list(report.parsed(list(environment.records)))
-    return report.page(environment.served.manifest, found)
+    """Return the report on the records of this run."""
+    records = list(report.parsed(list(environment.records)))
+    return report.page(environment.served.manifest, records)
 
 
 class _Keeper(io.TextIOBase):
@@ -213,15 +213,13 @@ def _file(path: Path) -> FileResponse:
 
 
 async def _body(request: Request, limit: int) -> bytes | None:
-    """The body, None if it is over the limit: read to its end, so that the client hears why."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
+    """Return the body; None, after its end, if it is over the limit."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
         if size <= limit:
-            parts.append(part)
-        else:
-            parts.clear()
-    return b"".join(parts) if size <= limit else None
+            chunks.append(chunk)
+    return b"".join(chunks) if size <= limit else None
 
 
 def _greet(console: Console, environment: LocalLambda, url: str) -> None:

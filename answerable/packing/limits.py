@@ -90,13 +90,13 @@ def default(
 
 
 def _max_elements(shape: Shape, sample_shape: Sequence[int]) -> int:
-    """Return the most elements of a row: free axes are twice as long as in the sample.
+    """Return the elements elements of a row: free axes are twice as long as in the sample.
 
     They also have to fit a body. An element has at least two characters in JSON.
     """
     axes = zip(shape, sample_shape, strict=True)
-    most = math.prod(max(MIN_FREE_LENGTH, 2 * n) if size is None else size for size, n in axes)
-    return max(math.prod(sample_shape), min(most, MAX_BODY_BYTES // 2))
+    elements = math.prod(max(MIN_FREE_LENGTH, 2 * n) if size is None else size for size, n in axes)
+    return max(math.prod(sample_shape), min(elements, MAX_BODY_BYTES // 2))
 
 
 def _json_bytes(name: str) -> int:

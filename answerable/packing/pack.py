@@ -137,12 +137,12 @@ def pack(
         progress("Probing what the graph takes")
         prober = probing.Prober(session, batch)
         if sample.features:
-            types, found = probing.features(prober, sample, inputs, encoded.stated)
+            types, limits_found = probing.features(prober, sample, inputs, encoded.stated)
             sample = sample._replace(types=types)
         else:
-            inputs, found = probing.tensors(prober, sample, inputs, batch)
+            inputs, limits_found = probing.tensors(prober, sample, inputs, batch)
         if not prober.complete:
-            found.append("the model is slow, so not all was probed")
+            limits_found.append("the model is slow, so not all was probed")
 
         encoded.copy_files(directory, sample.types)
         tensors = graph.outputs(optimised)
@@ -225,7 +225,7 @@ def pack(
         else "not compared: give --expected",
         "verified": f"{_rows(compared)}, at most {same} from onnxruntime's answers at this "
         f"optimisation, and {plain} without any",
-        "found by probing": "; ".join(found) or "the graph takes what the contract accepts",
+        "found by probing": "; ".join(limits_found) or "the graph takes what the contract accepts",
     }
     if before and before != version:
         facts["replaces"] = f"{before}, which stays as {name}@{before}: " + (
@@ -293,7 +293,7 @@ def _originals(
             raise
         model = source.model.SerializeToString()
         optimised = graph.session(model, graph.optimising(level))
-        notes.append("the original does not load here, so it was compared with that mended")
+        notes.append("the original does not load here, so it was compared with the corrected one")
     plain = graph.session(model, graph.as_packed())
     first, second = (execution.runner(encoded.session(session)) for session in (optimised, plain))
     return verification.Originals(first, second, source.classes), notes
@@ -331,13 +331,13 @@ def _load(directory: Path, manifest: Manifest) -> scoring.Scorer:
 
 
 def _times(times: dict[int, list[float]], rows: int) -> str:
-    """What was measured, in words."""
+    """Return the measured times in words."""
     sizes = " / ".join(["1 row", _rows(rows)][: len(times[1])])
-    parts = [
+    settings = [
         f"{count}: {' / '.join(number(float(f'{1000 * seconds:.2g}')) for seconds in measured)} ms"
         for count, measured in times.items()
     ]
-    return f"a run of {sizes} takes with {', '.join(parts)}"
+    return f"a run of {sizes} takes with {', '.join(settings)}"
 
 
 def _rows(count: int) -> str:

@@ -18,7 +18,7 @@ from handler.manifest import Lineage
 
 
 class Sources(NamedTuple):
-    """What a model is packed from: its file, the SHA-256 of the sample, versions of packages."""
+    """The model's file, the SHA-256 of the sample, and versions of packages that made the model."""
 
     model: Path
     sample_sha256: str | None

@@ -1,4 +1,4 @@
-"""What was packed, for a human at a terminal."""
+"""Print a packed model at a terminal."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +18,11 @@ from handler.manifest import BY_CLASS, Manifest, Output
 
 def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str, str]) -> None:
     """Print the contract's tables, and `facts` below them."""
-    parts: list[Any] = [_features(manifest)] if manifest.features else [_inputs(manifest)]
-    parts += [_outputs(manifest), _facts(manifest, facts)]
+    tables: list[Any] = [_features(manifest)] if manifest.features else [_inputs(manifest)]
+    tables += [_outputs(manifest), _facts(manifest, facts)]
     title = Text.assemble(("Packed ", "bold"), (f"{manifest.name} {manifest.version}", "bold cyan"))
     console.print(title, plain(f"in {directory}"))
-    console.print(Group(*parts))
+    console.print(Group(*tables))
 
 
 def _table(*columns: str) -> Table:
@@ -82,20 +82,22 @@ def _decision(output: Output) -> str:
 
 
 def _seen(manifest: Manifest, name: str) -> Iterator[str]:
-    """What an output's baseline says, in words."""
-    known = manifest.baseline.outputs if manifest.baseline else {}
+    """Yield an output's baseline in words."""
+    baseline = manifest.baseline.outputs if manifest.baseline else {}
     output = next(output for output in manifest.outputs if output.name == name)
-    for key, found in known.items():
+    for key, distribution in baseline.items():
         if output.kind == "tensor" or (key != name and not key.startswith(f"{name}.")):
             continue
         if output.kind == "label":
-            shares = zip(found.values, found.cdf_left, found.cdf_right, strict=True)
+            shares = zip(
+                distribution.values, distribution.cdf_left, distribution.cdf_right, strict=True
+            )
             yield _few([f"{value}: {upto - below:.0%}" for value, below, upto in shares])
         elif output.kind in BY_CLASS:
             label = key.removeprefix(f"{name}.")
-            yield f"{label}: {found.values[0]:.2f} to {found.values[-1]:.2f}"
+            yield f"{label}: {distribution.values[0]:.2f} to {distribution.values[-1]:.2f}"
         else:
-            low, high = (number(float(found.values[i])) for i in (0, -1))
+            low, high = (number(float(distribution.values[i])) for i in (0, -1))
             yield f"{low} to {high} {output.unit}".rstrip()
 
 
@@ -117,7 +119,7 @@ def _facts(manifest: Manifest, facts: dict[str, str]) -> Table:
 
 
 def size(number: int) -> str:
-    """Bytes for humans."""
+    """Return a number of bytes as people write it."""
     if number < 1000:
         return f"{number} B"
     if number < 999_500:
