@@ -11,6 +11,7 @@ and code (NaN has no JSON form). The 64 bad values made here take 0.1 s and cove
 import gzip
 import io
 import math
+from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -464,9 +465,17 @@ def _binary_infer(manifest: Manifest) -> tuple[Any, list[bytes]]:
     for entry, tensor in zip(document["inputs"], manifest.inputs, strict=True):
         null = "" if tensor.dtype == "string" else np.nan
         data = [null if value is None else value for value in entry.pop("data")]
-        tensors.append(binary.dump(np.array(data, dtype(tensor.dtype))))
+        if tensor.name in _pictures(manifest):
+            picture = a2b_base64(str(data[0]))
+            tensors.append(len(picture).to_bytes(4, "little") + picture)
+        else:
+            tensors.append(binary.dump(np.array(data, dtype(tensor.dtype))))
         entry["parameters"] = {"binary_data_size": len(tensors[-1])}
     return document, tensors
+
+
+def _pictures(manifest: Manifest) -> set[str]:
+    return {feature.input for feature in manifest.features if feature.image}
 
 
 def _framed(document: Any, tensors: list[bytes]) -> tuple[bytes, Headers]:
@@ -512,6 +521,8 @@ def _bad_bytes(manifest: Manifest, i: int, size: int) -> Iterator[tuple[str, byt
         yield "length of a string", b"\xff" * size, 400, ()
         if size > 4:
             text = (size - 4).to_bytes(4, "little") + b"\xff" * (size - 4)
+            if manifest.inputs[i].name in _pictures(manifest):
+                type_violation = ((pointer("inputs", i, "data", 0), "picture"),)
             yield "bad UTF-8", text, 422, type_violation
     elif dtype(kind).kind == "f":
         types = feature_types.of(manifest)

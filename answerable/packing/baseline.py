@@ -31,6 +31,11 @@ def measure(
     features: dict[str, Distribution] = {}
     for kind in types:
         sample = columns[kind.feature.name]
+        if kind.summaries:
+            parsed = [None if value is None else kind.parse(value) for value in sample]
+            features |= _summaries(kind.feature.name, kind.summaries, parsed)
+        if kind.feature.image:
+            continue
         convert = len if kind.binned_by_length else kind.to_graph
         values = [None if value is None else convert(value) for value in sample]
         features[kind.feature.name] = (categories if kind.discrete else numbers)(values)

@@ -2,6 +2,8 @@
 
 description = "…"                  runbook = "…"
 [features.age]                     any field of handler.manifest.Feature but name, input, column
+[features.review.tokenizer]        file, max_tokens
+[features.photo.image]             any field of handler.manifest.Image but input
 [outputs.progression]              name, unit, description, kind, classes, decision
 [limits]                           rows, body_bytes, response_bytes, elements
 [alarms]                           any field of handler.manifest.Alarms
@@ -17,10 +19,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from answerable.packing.errors import PackError
-from handler.manifest import Alarms, Decision, Feature, Limits, OutcomeValue
+from handler.manifest import Alarms, Decision, Feature, Image, Limits, OutcomeValue
 
 TOP_KEYS = ("description", "runbook", "features", "outputs", "limits", "alarms", "outcome_value")
 FEATURE_KEYS = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
+ENCODER_KEYS = {
+    "tokenizer": ("file", "max_tokens"),
+    "image": tuple(name for name in Image._fields if name != "input"),
+}
 OUTPUT_KEYS = ("name", "unit", "description", "kind", "classes", "decision")
 
 Fields = dict[str, Any]
@@ -68,6 +74,9 @@ def read(path: Path) -> ContractFile:
         document[section] = {
             name: table(value, f"{section}.{name}", keys) for name, value in tables.items()
         }
+    for name, fields in document["features"].items():
+        for key in ENCODER_KEYS.keys() & fields.keys():
+            fields[key] = table(fields[key], f"features.{name}.{key}", ENCODER_KEYS[key])
     for name, fields in document["outputs"].items():
         if "decision" in fields:
             where = f"outputs.{name}.decision"

@@ -15,7 +15,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
 from answerable.packing.errors import PackError
-from handler.manifest import Tensor
+from handler.encoders import extensions
+from handler.manifest import EXTENSION_DOMAINS, Tensor
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 LARGE = 8_000_000  # bytes of weights from which on they go to their own, memory-mapped file
@@ -42,7 +43,7 @@ DTYPES: dict[int, str] = {
 }
 KNOWN_DOMAINS = ("ai.onnx", "ai.onnx.ml")
 # onnxruntime's own operators; loading fails for one that it does not have
-RUNTIME_DOMAINS = ("com.microsoft", "com.microsoft.nchwc")
+RUNTIME_DOMAINS = ("com.microsoft", "com.microsoft.nchwc", *EXTENSION_DOMAINS)
 CLASSIFIERS = ("TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier")
 # operators behind which the classes of a classifier are still in the same order
 SAME_CLASSES = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Normalizer", "Softmax")
@@ -68,6 +69,9 @@ def session(model: Path | bytes, options: ort.SessionOptions | None = None) -> A
     options = options or ort.SessionOptions()
     options.log_severity_level = 4  # its message is in the exception
     try:
+        content = model if isinstance(model, bytes) else model.read_bytes()
+        if any(domain.encode() in content for domain in EXTENSION_DOMAINS):
+            extensions.register(options)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise PackError(f"onnxruntime cannot load the model: {reason(error)}") from None

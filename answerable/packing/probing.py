@@ -333,7 +333,7 @@ def _unknown_texts(answers: Answers, types: Sequence[FeatureType]) -> dict[str, 
     probes = [
         (kind.feature.name, text)
         for kind in types
-        if kind.is_string
+        if kind.is_string and not kind.feature.image
         for text in UNKNOWN_TEXTS
         if text not in kind.feature.categories
     ]

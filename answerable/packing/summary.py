@@ -33,7 +33,8 @@ def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str,
 def _features(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for kind in feature_types.of(manifest):
         feature = kind.feature
-        share = manifest.baseline.features[feature.name].missing_share if manifest.baseline else 0
+        baseline = manifest.baseline.features.get(feature.name) if manifest.baseline else None
+        share = baseline.missing_share if baseline else 0
         missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
         packed = packed_types.of(kind)
         yield feature.name, feature.type, packed.span(), missing, packed.policy()

@@ -241,6 +241,7 @@ def infer(cells: Cells, dtype: str, position: Fields, stated: Fields) -> tuple[F
 
     `position`: the feature's name, input and column. `stated`: its fields in the contract file.
     """
+    place = place | {key: stated[key] for key in ("tokenizer", "image") if key in stated}
     name = stated.get("type")
     if read_at_once := _read_numbers(cells, dtype, name):
         name, values = read_at_once
@@ -337,6 +338,8 @@ def _check(kind: FeatureType, values: Column) -> None:
     present = [value for value in values if value is not None]
     if len(present) < len(values) and not feature.nullable:
         raise PackError("has missing values, and the contract file says that it is not nullable")
+    if feature.nullable and feature.image:
+        raise PackError("has missing values, and a picture cannot be missing")
     if feature.nullable and kind.fill is None and not kind.is_float:
         raise PackError(
             f"a {kind.dtype} tensor cannot hold missing values; state what they become, "
