@@ -119,6 +119,16 @@ class BaselineCdf:
         self.bins.append(after)
         steps[value] = inside
 
+    def edges(self) -> Iterator[tuple[float, int, float, float]]:
+        """Yield the values with a step, upwards: the bin of the values before it, and its step.
+
+        The last two are infinity and NaN, in place of a missing value.
+        """
+        for edge in sorted(value for value in self.steps if value is not None):
+            yield edge, self.bins[bisect_left(self.cuts, edge)], *self.steps[edge]
+        yield np.inf, self.bins[-1], 0.0, 0.0
+        yield np.nan, UNKNOWN_BIN, *self.steps[None]
+
     def ranks(self, values: Sequence[Any], draws: Sequence[float], shift: float = 0) -> list[int]:
         """The bin of each value, or NOVEL; a draw in [0, 1) for each, all moved on by `shift`."""
         find, cuts, bins = self.steps.get, self.cuts, self.bins
@@ -150,6 +160,38 @@ def _middle(number: int) -> float:
     return (number - 0.5) / BINS
 
 
+class _OrderedTargets:
+    """The targets with ordered values, which are binned together: in a third of the time.
+
+    Each has a row of a table per edge, a value that has a step: the bin of the values between it
+    and the edge before, and its step. Two rows more are for the values above all edges and for
+    missing values.
+    """
+
+    def __init__(self, cdfs: Sequence[BaselineCdf], shifts: Sequence[float]) -> None:
+        tables = [list(cdf.edges()) for cdf in cdfs]
+        self._edges = [np.array([edge for edge, *_ in table]) for table in tables]
+        sizes = [len(table) for table in tables]
+        self._offsets = np.cumsum([0, *sizes])[:-1, None]
+        flat = [row for table in tables for row in table]
+        self._edge, self._before, self._start, self._jump = np.array(flat).reshape(-1, 4).T
+        self._shifts = np.array(shifts)[:, None]
+
+    def bins(self, values: Sequence[Sequence[Any]], draws: Sequence[float]) -> list[list[int]]:
+        """Return the bins of the values [targets, rows], None where missing."""
+        matrix = np.array(values, float)
+        rows = np.array(
+            [edges.searchsorted(row) for edges, row in zip(self._edges, matrix, strict=True)]
+        )
+        rows += self._offsets
+        has_step = (self._edge[rows] == matrix) | np.isnan(matrix)
+        stepped = self._start[rows] + self._jump[rows] * ((np.array(draws) + self._shifts) % 1.0)
+        numbers: list[list[int]] = (
+            np.where(has_step, stepped, self._before[rows]).astype(int).tolist()
+        )
+        return numbers
+
+
 class _Source(NamedTuple):
     """The source of a target's values: a column, or an output, by `position`.
 
@@ -158,6 +200,7 @@ class _Source(NamedTuple):
 
     name: str
     output: bool
+    ordered: bool
     cdf: BaselineCdf
     shift: float
     position: int
@@ -171,6 +214,8 @@ class Binner:
 
     def __init__(self, manifest: Manifest) -> None:
         self._sources = list(_sources(manifest))
+        ordered = [source for source in self._sources if source.ordered]
+        self._ordered = _OrderedTargets([s.cdf for s in ordered], [s.shift for s in ordered])
         self._max_rows = min(MAX_BINNED_ROWS, MAX_BINNED_VALUES // max(len(self._sources), 1)) or 1
 
     def bin(self, seed: str, columns: Columns, outputs: Sequence[Array]) -> Bins:
@@ -193,9 +238,25 @@ class Binner:
         missing: dict[str, int] = {}
         unseen: dict[str, int] = {}
         unseen_rows: set[int] = set()
-        for source in self._sources:
-            values = _values(source, columns, outputs, taken if rows < count else None)
-            numbers = source.cdf.ranks(values, draws, source.shift) if values else []
+        values_by_target = [
+            _values(source, columns, outputs, taken if rows < count else None)
+            for source in self._sources
+        ]
+        ordered = self._ordered.bins(
+            [
+                values or [None] * rows
+                for source, values in zip(self._sources, values_by_target, strict=True)
+                if source.ordered
+            ],
+            draws,
+        )
+        remaining = iter(ordered)
+        for source, values in zip(self._sources, values_by_target, strict=True):
+            numbers = (
+                next(remaining) if source.ordered else source.cdf.ranks(values, draws, source.shift)
+            )
+            if not values:
+                numbers = []
             if UNKNOWN_BIN in numbers:
                 if not source.output:
                     unseen[source.name] = numbers.count(UNKNOWN_BIN)
@@ -211,7 +272,7 @@ class Binner:
         bins: list[Any] = []
         missing: dict[str, int] = {}
         unseen: dict[str, int] = {}
-        for name, output, cdf, shift, position, length, summary, class_index in self._sources:
+        for name, output, _, cdf, shift, position, length, summary, class_index in self._sources:
             value: Any
             if summary:
                 value = summarise(summary, (outputs if output else columns)[position][0])
@@ -289,4 +350,6 @@ def _sources(manifest: Manifest) -> Iterator[_Source]:
         if summary or not dtype.startswith("float"):
             dtype = "float64"
         cdf = BaselineCdf(target.distribution, not target.ordered, dtype)
-        yield _Source(name, target.output, cdf, shift, index, length, summary, class_index)
+        yield _Source(
+            name, target.output, target.ordered, cdf, shift, index, length, summary, class_index
+        )
