@@ -41,24 +41,22 @@ from handler import manifest as manifests
 from handler.errors import PayloadTooLarge
 from infra.project import find_model
 
-REPORT = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
 PAGES = Path(__file__).parents[1] / "pages"
 PASTE_BYTES = 2_000  # the longest body that is put into a command to paste
 LOCAL = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104
 JSON = "application/json"
+NOT_EMBEDDED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 SECURITY = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
+    f"connect-src 'self'; img-src 'self' data:; {NOT_EMBEDDED}",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
+}
+REPORT = {
+    **SECURITY,
+    "content-security-policy": f"default-src 'none'; style-src 'unsafe-inline'; {NOT_EMBEDDED}",
+    "cache-control": "no-store",
 }
 
 

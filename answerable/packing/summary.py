@@ -2,48 +2,42 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from answerable.packing import feature_types as packed_types
 from answerable.packing.limits import MAX_ROWS
-from answerable.terminal import number, plain
+from answerable.terminal import number, plain, table
 from handler import feature_types
 from handler.manifest import BY_CLASS, Manifest, Output
 
 
 def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str, str]) -> None:
     """Print the contract's tables, and `facts` below them."""
-    tables: list[Any] = [_features(manifest)] if manifest.features else [_inputs(manifest)]
-    tables += [_outputs(manifest), _facts(manifest, facts)]
+    if manifest.features:
+        columns = ("feature", "type", "range or categories", "missing", "outside")
+        inputs = table(columns, _features(manifest))
+    else:
+        shapes = ((t.name, t.dtype, _shape(t.shape)) for t in manifest.inputs)
+        inputs = table(("input", "type", "shape"), shapes)
+    outputs = [*_outputs(manifest)]
+    heads = ("output", "kind", "in the sample", "decision")
+    n_columns = 4 if any(output.decision for output in manifest.outputs) else 3
     title = Text.assemble(("Packed ", "bold"), (f"{manifest.name} {manifest.version}", "bold cyan"))
     console.print(title, plain(f"in {directory}"))
-    console.print(Group(*tables))
+    console.print(inputs, table(heads[:n_columns], (row[:n_columns] for row in outputs)))
+    console.print(table(("", ""), _facts(manifest, facts).items()))
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
-    for column in columns:
-        right = column in ("missing",)
-        table.add_column(column, overflow="fold", justify="right" if right else "left")
-    return table
-
-
-def _features(manifest: Manifest) -> Table:
-    table = _table("feature", "type", "range or categories", "missing", "outside")
+def _features(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for kind in feature_types.of(manifest):
         feature = kind.feature
         baseline = manifest.baseline.features.get(feature.name) if manifest.baseline else None
         share = baseline.missing_share if baseline else 0
         missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
         packed = packed_types.of(kind)
-        cells = (feature.name, feature.type, packed.span(), missing, packed.policy())
-        table.add_row(*map(plain, cells))
-    return table
+        yield feature.name, feature.type, packed.span(), missing, packed.policy()
 
 
 def _few(values: list[str]) -> str:
@@ -54,21 +48,10 @@ def _shape(shape: tuple[int | None, ...]) -> str:
     return " x ".join("any" if size is None else str(size) for size in shape) or "scalar"
 
 
-def _inputs(manifest: Manifest) -> Table:
-    table = _table("input", "type", "shape")
-    for tensor in manifest.inputs:
-        table.add_row(*map(plain, (tensor.name, tensor.dtype, _shape(tensor.shape))))
-    return table
-
-
-def _outputs(manifest: Manifest) -> Table:
-    decisions = ["decision"] * any(output.decision for output in manifest.outputs)
-    table = _table("output", "kind", "in the sample", *decisions)
+def _outputs(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for output in manifest.outputs:
         seen = list(_seen(manifest, output.name)) or [f"{output.dtype}, {_shape(output.shape)}"]
-        cells = [output.name, output.kind, ", ".join(seen), _decision(output)]
-        table.add_row(*map(plain, cells[: len(table.columns)]))
-    return table
+        yield output.name, output.kind, ", ".join(seen), _decision(output)
 
 
 def _decision(output: Output) -> str:
@@ -101,21 +84,15 @@ def _seen(manifest: Manifest, name: str) -> Iterator[str]:
             yield f"{low} to {high} {output.unit}".rstrip()
 
 
-def _facts(manifest: Manifest, facts: dict[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    files = [f"{name} {size(file.bytes)}" for name, file in manifest.files.items()]
+def _facts(manifest: Manifest, facts: dict[str, str]) -> dict[str, str]:
     limits = manifest.limits
-    rows = {
-        "files": ", ".join(files),
+    because = ", because Lambda takes and gives 6 MB" if limits.rows < MAX_ROWS else ""
+    return {
+        "files": ", ".join(f"{name} {size(file.bytes)}" for name, file in manifest.files.items()),
         "limits": f"{limits.rows:,} rows, {size(limits.body_bytes)} in, "
-        f"{size(limits.response_bytes)} out"
-        + (", because Lambda takes and gives 6 MB" if limits.rows < MAX_ROWS else ""),
+        f"{size(limits.response_bytes)} out{because}",
+        **facts,
     }
-    for name, fact in (rows | facts).items():
-        table.add_row(plain(name), plain(fact))
-    return table
 
 
 def size(number: int) -> str:

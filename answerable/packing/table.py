@@ -241,7 +241,7 @@ def infer(cells: Cells, dtype: str, position: Fields, stated: Fields) -> tuple[F
 
     `position`: the feature's name, input and column. `stated`: its fields in the contract file.
     """
-    position = position | {key: stated[key] for key in ("tokenizer", "image") if key in stated}
+    position |= {key: stated[key] for key in ("tokenizer", "image") if key in stated}
     name = stated.get("type")
     if read_at_once := _read_numbers(cells, dtype, name):
         name, values = read_at_once
