@@ -1,4 +1,4 @@
-"""ONNX outputs -> the fields of a prediction; and predictions compared with plain arrays."""
+"""Describe a graph's outputs as fields of a prediction; compare predictions with arrays."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from handler.manifest import BY_CLASS, BatchMode, Output, OutputKind, Tensor, ro
 
 TIE = 1e-5  # numbers by class that are nearer are equally likely
 RESERVED = ("id", "prediction_id")  # keys of an answer, in /predict and in /v2
-# skl2onnx's names say nothing to a caller
+# names of skl2onnx
 NAMES = {
     "variable": "value",
     "output_label": "label",
@@ -30,16 +30,16 @@ def describe(
     stated: dict[str, Fields],
     tabular: bool,
 ) -> tuple[Output, ...]:
-    """The outputs in the graph's order. `arrays` are answers to a sample, [rows, …] each."""
-    known = {**classes}
-    if len(set(classes.values())) == 1:  # one classifier: what one output tells, holds for all
-        known = {tensor.name: next(iter(classes.values())) for tensor in tensors} | known
+    """Return the outputs in the graph's order. `arrays` are answers to a sample, [rows, …] each."""
+    classes = {**classes}
+    if len(set(classes.values())) == 1:  # one classifier: all outputs have its classes
+        classes = {tensor.name: next(iter(classes.values())) for tensor in tensors} | classes
     outputs, unused = [], dict(stated)
     for tensor, array in zip(tensors, arrays, strict=True):
         name = re.sub(r"\W+", "_", NAMES.get(tensor.name, tensor.name)).strip("_") or "output"
         fields = unused.pop(tensor.name, None) or unused.pop(name, {})
         shape = _shape(tensor, array, batch, tabular)
-        labels = fields.get("classes") or known.get(tensor.name, ())
+        labels = fields.get("classes") or classes.get(tensor.name, ())
         kind = fields.get("kind") or _kind(tensor.dtype, shape, labels, batch, array)
         if kind == "scores" and name == "probabilities":
             name = "scores"  # skl2onnx calls them so, whatever they are
@@ -105,14 +105,14 @@ def _are_probabilities(array: Array) -> bool:
 
 
 def _fit(dtype: str, classes: Classes) -> bool:
-    """Whether the classes are values of a tensor of dtype; of floats and booleans none are."""
-    wanted = str if dtype == "string" else int
+    """Return whether the classes are values of a tensor of dtype, which are strings or integers."""
+    cls = str if dtype == "string" else int
     fits = dtype == "string" or "int" in dtype
-    return bool(classes) and fits and all(type(item) is wanted for item in classes)
+    return bool(classes) and fits and all(type(item) is cls for item in classes)
 
 
 def _check(output: Output, batch: BatchMode) -> None:
-    """What is stated of an output fits its tensor."""
+    """Raise PackError where the stated fields of an output do not fit its tensor."""
     rest = row_shape(output.shape, batch)
     numeric = output.dtype not in ("string", "bool")
     fits = {

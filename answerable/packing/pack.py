@@ -19,6 +19,7 @@ from answerable.packing import (
     artifact,
     baseline,
     contract_file,
+    encoders,
     execution,
     frameworks,
     golden,
@@ -103,13 +104,16 @@ def pack(
             data, model = frameworks.convert(framework, data, double, options or {})
         model_file = _model_file(frameworks.onnx_file(model), Path(folder))
         source = graph.read(model_file)
-        inputs = graph.inputs(source.model)
-        originals, notes = _originals(model_file, source, optimize)
         statement = _statement(contract, Path(folder))
+        contract_folder = Path(contract if isinstance(contract, (Path, str)) else "x").parent
+        encoded = encoders.prepare(source, statement.features, contract_folder)
+        originals, notes = _originals(model_file, source, encoded, optimize)
+        source, inputs = encoded.source, encoded.inputs
+        data = encoded.name_pictures(data)
         if data and not framework and table.is_tabular(inputs):
             data = reference.select(data, *table.expected_names(inputs))
         notes += data.notes if data else ()
-        sample = samples.read(data, inputs, statement.features, graph.rows_share_name(source.model))
+        sample = samples.read(data, inputs, encoded.stated, graph.rows_share_name(source.model))
         versions = framework.versions() if framework else {}
         sources = provenance.Sources(model_file, data.sha256 if data else None, versions)
         lineage = provenance.lineage(reason, sources, _producer(source), metrics or {}, target)
@@ -121,7 +125,7 @@ def pack(
         graph.save(optimised, directory)
 
         progress(f"Running {_rows(execution.n_rows(sample.feeds))} of the sample")
-        session = graph.session(directory / graph.MODEL, graph.as_packed())
+        session = encoded.session(graph.session(directory / graph.MODEL, graph.as_packed()))
         run = execution.runner(session)
         quantised = graph.quantises_dynamically(source.model)
         batch = execution.batch(run, sample.batch, sample.feeds, quantised)
@@ -133,13 +137,14 @@ def pack(
         progress("Probing what the graph takes")
         prober = probing.Prober(session, batch)
         if sample.features:
-            types, found = probing.features(prober, sample, inputs, statement.features)
+            types, limits_found = probing.features(prober, sample, inputs, encoded.stated)
             sample = sample._replace(types=types)
         else:
-            inputs, found = probing.tensors(prober, sample, inputs, batch)
+            inputs, limits_found = probing.tensors(prober, sample, inputs, batch)
         if not prober.complete:
-            found.append("the model is slow, so not all was probed")
+            limits_found.append("the model is slow, so not all was probed")
 
+        encoded.copy_files(directory, sample.types)
         tensors = graph.outputs(optimised)
         outputs = output_fields.describe(
             tensors, results, batch, source.classes, statement.outputs, bool(sample.features)
@@ -194,7 +199,7 @@ def pack(
         measured = f"{draft.execution.intra_op_threads}, as stated"
         if threads is None:
             progress("Measuring threads")
-            times = execution.threads(directory, loaded, sample.feeds)
+            times = execution.threads(directory, loaded, encoded.encode(sample.feeds))
             chosen = execution.choose_threads(times)
             draft = draft._replace(execution=Execution(chosen, batch))
             many = min(execution.MEASURED_ROWS, draft.limits.rows, execution.n_rows(sample.feeds))
@@ -220,7 +225,7 @@ def pack(
         else "not compared: give --expected",
         "verified": f"{_rows(compared)}, at most {same} from onnxruntime's answers at this "
         f"optimisation, and {plain} without any",
-        "found by probing": "; ".join(found) or "the graph takes what the contract accepts",
+        "found by probing": "; ".join(limits_found) or "the graph takes what the contract accepts",
     }
     if before and before != version:
         facts["replaces"] = f"{before}, which stays as {name}@{before}: " + (
@@ -273,11 +278,14 @@ def _producer(source: graph.Source) -> str:
 
 
 def _originals(
-    path: Path, source: graph.Source, level: str
+    path: Path, source: graph.Source, encoded: encoders.Encoders, level: str
 ) -> tuple[verification.Originals, list[str]]:
     """Return the runs of the file as it came, and what the summary notes about them."""
     notes: list[str] = list(source.notes)
     model: Path | bytes = path
+    if encoded.source is not source:  # the graph has another input now
+        source = encoded.source
+        model = source.model.SerializeToString()
     try:
         optimised = graph.session(model, graph.optimising(level))
     except PackError:
@@ -285,10 +293,10 @@ def _originals(
             raise
         model = source.model.SerializeToString()
         optimised = graph.session(model, graph.optimising(level))
-        notes.append("the original does not load here, so it was compared with that mended")
+        notes.append("the original does not load here, so it was compared with the corrected one")
     plain = graph.session(model, graph.as_packed())
-    runs = execution.runner(optimised), execution.runner(plain)
-    return verification.Originals(*runs, source.classes), notes
+    first, second = (execution.runner(encoded.session(session)) for session in (optimised, plain))
+    return verification.Originals(first, second, source.classes), notes
 
 
 def _batched(tensor: Tensor, batch: execution.Batch) -> Tensor:
@@ -323,13 +331,13 @@ def _load(directory: Path, manifest: Manifest) -> scoring.Scorer:
 
 
 def _times(times: dict[int, list[float]], rows: int) -> str:
-    """What was measured, in words."""
+    """Return the measured times in words."""
     sizes = " / ".join(["1 row", _rows(rows)][: len(times[1])])
-    parts = [
+    settings = [
         f"{count}: {' / '.join(number(float(f'{1000 * seconds:.2g}')) for seconds in measured)} ms"
         for count, measured in times.items()
     ]
-    return f"a run of {sizes} takes with {', '.join(parts)}"
+    return f"a run of {sizes} takes with {', '.join(settings)}"
 
 
 def _rows(count: int) -> str:

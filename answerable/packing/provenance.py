@@ -51,7 +51,8 @@ def commit(target: Path) -> str | None:
     try:
         top, head = git("rev-parse", "--show-toplevel", "HEAD").decode().split()
         folder, root = target.resolve(), Path(top)
-        spare = [f":(top,exclude){folder.relative_to(root)}"] * folder.is_relative_to(root)
+        inside = folder.is_relative_to(root)
+        spare = [f":(top,exclude){folder.relative_to(root)}"] if inside else []
         changed = git("status", "--porcelain", "--", ":/", *spare)
     except ERRORS:
         return None

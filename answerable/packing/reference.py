@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import zipfile
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from answerable.packing.artifact import sha256
 from answerable.packing.errors import PackError
 from answerable.packing.table import Array, Cells
 
+PICTURES, SUFFIXES = "pictures in a folder", (".jpg", ".jpeg", ".png")
 # a column of one of these names, or one that the model does not take, is the target
 TARGETS = ("target", "label", "y", "class", "outcome", "response")
 
@@ -34,7 +36,8 @@ class Reference(NamedTuple):
 def read(X: Any, ignore: Sequence[str] = (), name: str = "X") -> Reference | None:
     """Return the reference in `X`, without the ignored columns. Raise PackError.
 
-    `X`: a file (.csv, .csv.gz, .parquet, .npz), a DataFrame, an array, a dict of arrays, or None.
+    `X`: a file (.csv, .csv.gz, .parquet, .npz), a folder of JPEG and PNG files, a DataFrame, an
+    array, a dict of arrays, or None.
     `name`: what messages call it, if it is no file.
     """
     if X is None:
@@ -60,8 +63,17 @@ def _read_file(path: Path, ignore: Sequence[str]) -> Reference:
     if path.suffix == ".npz":
         arrays = _read_arrays(path)
         return _of_arrays(path.name, sha256(path), arrays, ignore)
+    if path.is_dir():
+        pictures = _read_pictures(path)
+        return Reference(path.name, _digest(pictures), pictures)
     columns = _read_parquet(path) if path.suffix in (".parquet", ".pq") else table.read(path)
     return Reference(path.name, sha256(path), _without(columns, ignore, path.name))
+
+
+def _read_pictures(folder: Path) -> dict[str, Cells]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    table.check_rows(folder.name, len(files))
+    return {PICTURES: [b64encode(file.read_bytes()).decode() for file in files]}
 
 
 def _of_arrays(

@@ -48,9 +48,9 @@ def read(
     is_tabular = table.is_tabular(inputs)
     if reference and reference.columns and (is_tabular or not reference.arrays):
         if not is_tabular:
-            wanted = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
+            tensors = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
             raise PackError(
-                f"the inputs ({wanted}) are no columns of a table: they need a tensor contract, "
+                f"the inputs ({tensors}) are no columns of a table: they need a tensor contract, "
                 "with an .npz as --reference or none"
             )
         types, columns = table.features(reference.columns, inputs, stated, reference.name)
@@ -94,12 +94,12 @@ def _load(reference: Reference, inputs: Sequence[Tensor], batch: Batch) -> Sampl
     arrays, file = dict(reference.arrays), reference.name
     if list(arrays) == [""] and len(inputs) == 1:  # an array, not a dict of arrays
         arrays = {inputs[0].name: arrays[""]}
-    wanted = [tensor.name for tensor in inputs]
-    missing, extra = [n for n in wanted if n not in arrays], [n for n in arrays if n not in wanted]
+    names = [tensor.name for tensor in inputs]
+    missing, extra = [n for n in names if n not in arrays], [n for n in arrays if n not in names]
     if missing or extra:
-        parts = [f"lacks {', '.join(missing)}"] * bool(missing)
-        parts += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
-        raise PackError(f"{file} {' and '.join(parts)}")
+        problems = [f"lacks {', '.join(missing)}"] * bool(missing)
+        problems += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
+        raise PackError(f"{file} {' and '.join(problems)}")
     ranks = {arrays[tensor.name].ndim - len(tensor.shape) for tensor in inputs}
     if ranks == {1}:
         batch = "none"
@@ -117,7 +117,7 @@ def _load(reference: Reference, inputs: Sequence[Tensor], batch: Batch) -> Sampl
             )
     if not len(arrays[inputs[0].name]):
         raise PackError(f"{file} has no instances; a sample needs at least one")
-    return Sample({name: arrays[name] for name in wanted}, batch)
+    return Sample({name: arrays[name] for name in names}, batch)
 
 
 def _fit(array: Array, tensor: Tensor, expected: Shape, file: str) -> Array:
@@ -131,14 +131,14 @@ def _fit(array: Array, tensor: Tensor, expected: Shape, file: str) -> Array:
             f"[{_sizes(tensor.shape)}]; give the instances as [instances, "
             f"{_sizes(expected)}]".replace(", ]", "]")
         )
-    wanted = numpy_dtype(tensor.dtype)
-    if wanted.kind == "O" and array.dtype.kind in "US":
+    dtype = numpy_dtype(tensor.dtype)
+    if dtype.kind == "O" and array.dtype.kind in "US":
         return array.astype(str).astype(object)
-    if not np.can_cast(array.dtype, wanted, "same_kind") or wanted.kind == "O":
+    if not np.can_cast(array.dtype, dtype, "same_kind") or dtype.kind == "O":
         raise PackError(f"{file}: {tensor.name} has {array.dtype} values, not {tensor.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise PackError(f"{file}: {tensor.name} has values that are not finite")
-    return np.ascontiguousarray(array, wanted)
+    return np.ascontiguousarray(array, dtype)
 
 
 def _sizes(shape: Sequence[int | None]) -> str:

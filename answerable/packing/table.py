@@ -145,10 +145,10 @@ def is_text(cells: Cells) -> bool:
         return cells.dtype.kind == "O"
     if _to_array(cells, whole=False) is not None:
         return False
-    known = feature_types.MISSING | feature_types.TRUTH.keys()
+    no_text = feature_types.MISSING | feature_types.TRUTH.keys()
     try:
         return not all(
-            cell.strip().lower() in known or feature_types.parse_number(cell) is not None
+            cell.strip().lower() in no_text or feature_types.parse_number(cell) is not None
             for cell in set(cells)
         )
     except ValueError:
@@ -201,9 +201,9 @@ def features(
     types, columns = [], {}
     for number, (name, tensor) in enumerate(matched):
         column = number if matched[0][1] is matched[-1][1] else 0
-        place = {"name": name, "input": tensor.name, "column": column}
+        position = {"name": name, "input": tensor.name, "column": column}
         try:
-            kind, columns[name] = infer(cells[name], tensor.dtype, place, stated.get(name, {}))
+            kind, columns[name] = infer(cells[name], tensor.dtype, position, stated.get(name, {}))
         except (PackError, ArtifactError) as error:
             reason = str(error).removeprefix(f"feature {name}: ")
             raise PackError(f"column {name}: {reason}") from None
@@ -236,11 +236,12 @@ def feeds(
     return arrays
 
 
-def infer(cells: Cells, dtype: str, place: Fields, stated: Fields) -> tuple[FeatureType, Column]:
+def infer(cells: Cells, dtype: str, position: Fields, stated: Fields) -> tuple[FeatureType, Column]:
     """Return the type of one column, and its values. Raise PackError, ArtifactError.
 
-    `place`: the feature's name, input and column. `stated`: its fields in the contract file.
+    `position`: the feature's name, input and column. `stated`: its fields in the contract file.
     """
+    position |= {key: stated[key] for key in ("tokenizer", "image") if key in stated}
     name = stated.get("type")
     if read_at_once := _read_numbers(cells, dtype, name):
         name, values = read_at_once
@@ -250,13 +251,13 @@ def infer(cells: Cells, dtype: str, place: Fields, stated: Fields) -> tuple[Feat
         if not present:
             raise PackError("has no values")
         name = name or packed_types.infer_name(present, dtype)
-        values = _read_text(cells, name, dtype, place)
-    known = {"type": name, "nullable": True, **place}
-    reader = _reader(name, dtype, place)
+        values = _read_text(cells, name, dtype, position)
+    reader = _reader(name, dtype, position)
     values_present = [value for value in values if value is not None]
     nullable = len(values_present) < len(values) or stated.get("fill_value") is not None
     fields = {
-        **known,
+        **position,
+        "type": name,
         "nullable": nullable,
         "example": reader.example(values_present),
         **reader.inferred(values_present, stated),
@@ -267,15 +268,15 @@ def infer(cells: Cells, dtype: str, place: Fields, stated: Fields) -> tuple[Feat
     return kind, values
 
 
-def _reader(name: str, dtype: str, place: Fields) -> packed_types.PackedType:
+def _reader(name: str, dtype: str, position: Fields) -> packed_types.PackedType:
     """Return the type that reads cells: it states nothing yet."""
     fields: Fields = {"type": name, "nullable": True, "categories": ("",) * (name == "category")}
-    return packed_types.of(feature_types.make(Feature(**fields, **place), dtype))
+    return packed_types.of(feature_types.make(Feature(**fields, **position), dtype))
 
 
-def _read_text(cells: Sequence[str], name: str, dtype: str, place: Fields) -> Column:
+def _read_text(cells: Sequence[str], name: str, dtype: str, position: Fields) -> Column:
     """Return the values of a column's cells. Raise PackError, ArtifactError."""
-    reader, values = _reader(name, dtype, place), list[Any]()
+    reader, values = _reader(name, dtype, position), list[Any]()
     for number, cell in enumerate(cells, 2):  # the header is row 1
         try:
             is_missing = feature_types.is_missing(cell, dtype == "string")
@@ -337,6 +338,8 @@ def _check(kind: FeatureType, values: Column) -> None:
     present = [value for value in values if value is not None]
     if len(present) < len(values) and not feature.nullable:
         raise PackError("has missing values, and the contract file says that it is not nullable")
+    if feature.nullable and feature.image:
+        raise PackError("has missing values, and a picture cannot be missing")
     if feature.nullable and kind.fill is None and not kind.is_float:
         raise PackError(
             f"a {kind.dtype} tensor cannot hold missing values; state what they become, "
