@@ -83,7 +83,7 @@ def tokenizer(texts: list[str]) -> Tokenizer:
     built.post_processor = processors.TemplateProcessing(
         "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    built.enable_padding(pad_id=0, pad_token="[PAD]")  # noqa: S106
+    built.enable_padding(pad_id=0, pad_token="[PAD]")
     built.enable_truncation(MAX_TOKENS)
     return built
 

@@ -21,6 +21,7 @@ from handler import app, scoring
 from handler.drift.bins import Binner
 from handler.drift.targets import targets
 from handler.errors import ContractViolation
+from handler.release import compatibility
 from handler.settings import Settings
 from tests.fixtures import protocols
 from tests.fixtures.events import Context
@@ -341,3 +342,28 @@ def test_the_gateway_passes_pictures_as_bytes(folder: Path) -> None:
         if item["Type"] == "AWS::ApiGateway::RestApi"
     )
     assert api["BinaryMediaTypes"][2:] == ["image/jpeg", "image/png"]
+
+
+def test_openapi_names_the_media_types_of_a_picture(folder: Path) -> None:
+    for name, types in (
+        ("picture-flat", {"image/jpeg", "image/png"}),
+        ("tokens-of-any-length", set()),
+    ):
+        paths = json.loads((packed(folder, name) / "openapi.json").read_text())["paths"]
+        contents = {
+            path: set(paths[path]["post"]["requestBody"]["content"])
+            for path in ("/predict", "/jobs", "/invocations")
+        }
+        assert contents["/predict"] == {"application/json", *types}
+        assert contents["/jobs"] == {"application/json"}
+        assert types <= contents["/invocations"]
+
+
+def test_a_smaller_limit_of_pictures_is_a_major_change(picture: scoring.Scorer) -> None:
+    (feature,) = picture.manifest.features
+    assert feature.image
+    smaller = feature._replace(image=feature.image._replace(max_pixels=100))
+    changes = compatibility.changes(
+        picture.manifest, picture.manifest._replace(features=(smaller,))
+    )
+    assert [change.level for change in changes] == [compatibility.MAJOR]
