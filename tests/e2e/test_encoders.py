@@ -1,4 +1,4 @@
-"""A picture and a sentence, sent through API, alias and container to models that were just packed."""
+"""A picture and a sentence, through API, alias and container, to models that were just packed."""
 
 import io
 import json
@@ -38,7 +38,13 @@ def tree(answerable: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
             check=True,
         )
         command = [sys.executable, "-m", "answerable"]
-        pack = [*command, "pack", folder / "model.onnx", "--reference", folder / sample]
+        pack: list[str | Path] = [
+            *command,
+            "pack",
+            folder / "model.onnx",
+            "--reference",
+            folder / sample,
+        ]
         pack += ["--contract", ROOT / "examples" / name / "contract.toml", "--name", name]
         pack += ["--version", "1.0.0", "--owner", "tests", "--reason", "a test"]
         subprocess.run(pack, cwd=tree, env=environment, check=True)

@@ -201,6 +201,7 @@ def test_every_kind_of_jpeg_is_scored(picture: scoring.Scorer, options: Any) -> 
         (encoded(smooth(30, 20), format="PPM"), "picture"),
         (encoded(smooth(30, 20), format="JPEG")[:400], "picture"),
         (base64.b64encode(b"\xff\xd8" + b"\xff" * 100_000).decode(), "picture"),
+        (base64.b64encode(b"\xff\xd8" + b"\xff\xe1\0\2" * 900_000).decode(), "picture"),
     ],
 )
 def test_a_broken_or_large_picture_is_refused(
@@ -208,6 +209,21 @@ def test_a_broken_or_large_picture_is_refused(
 ) -> None:
     good = encoded(smooth(9, 9))
     assert refusal(picture, picture=[good, content]) == [("/instances/1/picture", code)]
+
+
+def test_a_picture_of_a_million_segments_is_not_given_to_pillow(
+    picture: scoring.Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("it was opened"))
+    whole, comment = png(1, 1, bytes(4)), struct.pack(">I", 1) + b"tEXta" + bytes(4)
+    for content in (
+        b"\xff\xd8" + b"\xff\xe1\0\2" * 900_000,
+        b"\xff\xd8" + b"\xff" * 3_900_000,
+        whole[:33] + comment * 250_000 + whole[33:],
+        whole[:-12] + comment * 250_000 + whole[-12:],
+    ):
+        violations = refusal(picture, picture=[base64.b64encode(content).decode()])
+        assert violations == [("/instances/0/picture", "picture")]
 
 
 def test_a_bomb_costs_no_memory(picture: scoring.Scorer) -> None:
