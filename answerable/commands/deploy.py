@@ -16,7 +16,7 @@ from answerable.removals import Removal, removals
 from answerable.stack import Client, deployed_template, lookup
 from handler.release import rollback
 from handler.release.rollback import ReleaseError, Service
-from infra.settings import Settings, SettingsError
+from infra.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,34 +34,26 @@ def main(
     client: Client | None = None,
     get: smoke.Get = smoke.get_status,
 ) -> int:
-    """Return the CDK CLI's exit code; 2 for a fault in the settings, 1 if it must not be done."""
+    """Return the CDK CLI's exit code."""
     import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
 
     client = client or boto3.client
-    try:
-        chosen, _ = cdk.read_settings(args)
-        if code := cdk.synth(args, run):
-            return code
-        deployed = deployed_template(client, chosen.stack)
-        if deployed is not None:
-            losses = removals(deployed, cdk.template(chosen.stack))
-            check_removals([loss for loss in losses if loss.name not in args.yes_remove])
-            check_alias(lookup(client, chosen.model, chosen.stage), chosen)
-        # without a terminal nobody can approve the changes of IAM
-        approval = [] if sys.stdin.isatty() else ["--require-approval", "never"]
-        if code := run(["deploy", "--app", str(cdk.OUTPUT), *approval, chosen.stack]):
-            return code
-        if not args.skip_smoke_test:
-            service = lookup(client, chosen.model, chosen.stage)
-            smoke.check_live_version(service, print)
-            smoke.check_url(service, chosen.auth, get, print)
-    except SettingsError as error:
-        print(f"deploy: {error}", file=sys.stderr)
-        return 2
-    except (ReleaseError, ClientError, BotoCoreError) as error:
-        print(f"deploy: {error}", file=sys.stderr)
-        return 1
+    chosen, _ = cdk.read_settings(args)
+    if code := cdk.synth(args, run):
+        return code
+    deployed = deployed_template(client, chosen.stack)
+    if deployed is not None:
+        losses = removals(deployed, cdk.template(chosen.stack))
+        check_removals([loss for loss in losses if loss.name not in args.yes_remove])
+        check_alias(lookup(client, chosen.model, chosen.stage), chosen)
+    # without a terminal nobody can approve the changes of IAM
+    approval = [] if sys.stdin.isatty() else ["--require-approval", "never"]
+    if code := run(["deploy", "--app", str(cdk.OUTPUT), *approval, chosen.stack]):
+        return code
+    if not args.skip_smoke_test:
+        service = lookup(client, chosen.model, chosen.stage)
+        smoke.check_live_version(service, print)
+        smoke.check_url(service, chosen.auth, get, print)
     return 0
 
 
@@ -78,8 +70,9 @@ def check_removals(losses: Sequence[Removal]) -> None:
 
 
 def check_alias(service: Service, chosen: Settings) -> None:
-    """Raise ReleaseError if the alias is not where the stack has put it. A pinned deployment, which
-    is how the stack is told, moves the alias without CodeDeploy and is not checked.
+    """Raise ReleaseError if the alias is not where the stack has put it.
+
+    A pinned deployment moves the alias without CodeDeploy, so it is not checked.
     """
     if chosen.pinned_version:
         return

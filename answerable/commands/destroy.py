@@ -5,20 +5,14 @@ DeletionPolicy says; docs/runbook.md names them.
 """
 
 import argparse
-import sys
 
 from answerable import cdk
-from infra.settings import SettingsError
 
 add_arguments = cdk.add_arguments
 
 
 def main(args: argparse.Namespace, run: cdk.Run = cdk.run) -> int:
     """Return the CDK CLI's exit code; it asks before it deletes."""
-    try:
-        chosen, _ = cdk.read_settings(args)
-    except SettingsError as error:
-        print(f"destroy: {error}", file=sys.stderr)
-        return 2
+    chosen, _ = cdk.read_settings(args)
     code = cdk.synth(args, run)
     return code or run(["destroy", "--app", str(cdk.OUTPUT), chosen.stack])

@@ -99,6 +99,24 @@ def test_an_api_mapping_is_skipped(handler: app.Handler, mapping: str) -> None:
     assert handler(event, Context())["statusCode"] == 200
 
 
+@pytest.mark.fault(
+    "A path of thousands of segments behind the API mapping of a custom domain",
+    "404, after as many steps as the longest route has segments",
+)
+def test_a_path_of_many_segments_is_matched_at_its_end(
+    handler: app.Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths: list[str] = []
+    match = app._match
+    monkeypatch.setattr(app, "_match", lambda path: paths.append(path) or match(path))
+    mapped = {"version": "1.0", "resource": "$default"}
+    event = events.rest(BODY, "/a" * 5000) | mapped
+    assert handler(event, Context())["statusCode"] == 404
+    assert len(paths) < 10
+    longest = "/a/b/v2/models/test/versions/1.2.3/ready"
+    assert handler(events.rest(None, longest, "GET") | mapped, Context())["statusCode"] == 200
+
+
 def test_head_is_get_without_a_body(handler: app.Handler, capsys: Capture) -> None:
     for event_source in (events.rest, events.http, events.alb):
         answer = handler(event_source(None, "/model", "HEAD"), Context())
