@@ -80,8 +80,8 @@ def run(
             figures |= {f"{name} {figure}": seconds for figure, seconds in loads.items()}
         if "refusals" in selected:
             measures = refusals.measure(model_dir, scratch, 1 if quick else 3, quick)
-            names = ("refusals", "refusals MB", "refusals allowed MB")
-            figures |= dict(zip(names, measures, strict=True))
+            kinds = ("refusals", "refusals MB", "refusals allowed MB")
+            figures |= dict(zip(kinds, measures, strict=True))
     return {
         **results.machine(),
         "quick": quick,

@@ -230,11 +230,14 @@ def full_bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
             return np.ones([*shape[:-1], elements // math.prod(shape[:-1])], dtype(tensor.dtype))
 
         count = min(count, size // 20 // math.prod(shape[1:-1]))
-        rows = json.dumps([{tensor.name: np.ones(shape[1:-1] + [1], int).tolist()}] * count)
+        rows = json.dumps([{tensor.name: np.ones([*shape[1:-1], 1], int).tolist()}] * count)
         yield "full /predict, many rows", events.rest(f'{{"instances":{rows}}}')
-        row = json.dumps(longest(2).astype(int)[0].tolist(), separators=(",", ":"))
-        yield "full /predict, one row", events.rest(f'{{"instances":[{{"{tensor.name}":{row}}}]}}')
-        yield "full inputs", _invocation(f'{{"inputs":[{row}]}}')
+        nested = json.dumps(longest(2).astype(int)[0].tolist(), separators=(",", ":"))
+        yield (
+            "full /predict, one row",
+            events.rest(f'{{"instances":[{{"{tensor.name}":{nested}}}]}}'),
+        )
+        yield "full inputs", _invocation(f'{{"inputs":[{nested}]}}')
         item_chars = dtype(tensor.dtype).itemsize * 4 / 3  # as base64
         file = _File()
         np.save(file, longest(item_chars))

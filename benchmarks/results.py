@@ -166,8 +166,8 @@ def markdown(report: Report, cases: dict[str, Case] = CASES) -> str:
         if f"load {model} peak" in figures:
             parts.append(_load(figures, model, title))
     if "refusals" in figures:
-        names = ("refusals", "refusals MB", "refusals allowed MB")
-        parts.append(_refusals(*(figures[name] for name in names)))
+        kinds = ("refusals", "refusals MB", "refusals allowed MB")
+        parts.append(_refusals(*(figures[kind] for kind in kinds)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -184,7 +184,9 @@ def main() -> None:
         if not tests or survives(module, mutation, tests, number):
             survivors += 1
             place = f"{module}:{mutation.line}"
-            print(f"{place}: {mutation.before} -> {mutation.after} ({len(tests)} tests)", flush=True)
+            print(
+                f"{place}: {mutation.before} -> {mutation.after} ({len(tests)} tests)", flush=True
+            )
     killed = 1 - survivors / len(sample)
     print(f"{len(sample) - survivors} of {len(sample)} killed ({killed:.1%}), seed {args.seed}")
     sys.exit(killed < KILLED)

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,8 +38,7 @@ from tests.runtime.environment import Environment
 
 SECRET = "of the soak"
 OLD, NEW = "7", "8"  # versions of the function
-ENVIRONMENTS = 4  # of each version
-CANARY_SHARE = 0.1  # of the calls, until the canary has had a tenth of the time
+CANARY_SHARE = 0.1  # of the calls, for a tenth of the time
 MAX_GROWTH = 0.05
 MAX_IDS = 1000  # that wait for their outcome
 SAMPLE_SECONDS = 2.0
@@ -91,7 +91,7 @@ def requests() -> list[Any]:
     rows = [{**row, "age": rng.randint(20, 79), "bmi": rng.uniform(18, 42)} for _ in range(1000)]
     frame = {"columns": [*row], "data": [[*one.values()] for one in rows[:10]]}
     arrays = {
-        tensor.name: np.array([[row[tensor.name]]] * 5, manifest_dtype(tensor.dtype))
+        tensor.name: np.array([[row[tensor.name]]] * 5, numpy_dtype(tensor.dtype))
         for tensor in contract.inputs
     }
     infer = {"rawPath": f"/v2/models/{contract.name}/infer"}
@@ -120,7 +120,7 @@ def requests() -> list[Any]:
     ]
 
 
-def manifest_dtype(name: str) -> Any:
+def numpy_dtype(name: str) -> Any:
     return object if name == "string" else name
 
 
@@ -130,6 +130,8 @@ def comparable(answer: Any) -> Any:
     if answer["isBase64Encoded"]:
         return answer["statusCode"], body
     document = json.loads(body)
+    if not isinstance(document, dict):
+        return answer["statusCode"], document
     document.pop("instance", None)
     for prediction in document.get("predictions", ()):
         del prediction["id"]
@@ -139,8 +141,8 @@ def comparable(answer: Any) -> Any:
 class Service:
     """Environments of two versions, and the share of calls that the new version gets."""
 
-    def __init__(self, stack: ExitStack, directories: dict[str, Path]) -> None:
-        self._stack, self._directories = stack, directories
+    def __init__(self, stack: ExitStack, directories: dict[str, Path], size: int) -> None:
+        self._stack, self._directories, self._size = stack, directories, size
         self.free: dict[str, queue.Queue[Environment]] = {}
         self.environments: dict[str, list[Environment]] = {}
         self.new_share = 0.0
@@ -150,7 +152,7 @@ class Service:
         """Start the environments of a version."""
         self.free[version] = queue.Queue()
         self.environments[version] = []
-        for _ in range(ENVIRONMENTS):
+        for _ in range(self._size):
             environment = self._stack.enter_context(
                 Environment(
                     self._directories[version],
@@ -192,15 +194,24 @@ def growth(samples: Sequence[Sequence[int]]) -> list[float]:
     ]
 
 
-def soak(seconds: float, clients: int, pause: tuple[float, float], say: Callable[[str], None]) -> Report:
-    """Run the soak. `pause`: the least and the most seconds between two calls of a client."""
+def soak(
+    seconds: float,
+    clients: int,
+    pause: tuple[float, float] = (1.0, 2.0),
+    environments: int = 4,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Run the soak. `pause`: the least and the most seconds between two calls of a client.
+
+    `environments`: of each version.
+    """
     report = Report(Counter(), [], {})
     ids: queue.Queue[str] = queue.Queue(MAX_IDS)
     stop = threading.Event()
     with TemporaryDirectory() as folder, ExitStack() as stack:
         directories = {OLD: DIABETES, NEW: doubled(Path(folder) / "new")}
         calls = make_calls(directories)
-        service = Service(stack, directories)
+        service = Service(stack, directories, environments)
 
         def client(seed: int) -> None:
             rng = random.Random(seed)
@@ -283,7 +294,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=50)
     args = parser.parse_args()
-    report = soak(args.minutes * 60, args.clients, (1.0, 2.0), lambda text: print(text, flush=True))
+    report = soak(args.minutes * 60, args.clients, say=partial(print, flush=True))
     print(dict(report.calls), f"{len(report.wrong)} wrong", *report.wrong[:20], sep="\n")
     sys.exit(not report.is_good)
 
