@@ -21,7 +21,7 @@ SEED ?=
 MINUTES ?= 30
 CLIENTS ?= 50
 
-.PHONY: help run rehearse test coverage check fuzz mutants soak audit reference docs e2e bench bench-refusals bench-image power example image
+.PHONY: help run rehearse test coverage check frameworks fuzz mutants soak audit reference docs e2e bench bench-refusals bench-image power example image
 .PHONY: synth bootstrap deploy destroy sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -69,6 +69,9 @@ soak: $(READY)   ## 50 clients, with a release in the middle (MINUTES=30 CLIENTS
 audit: build/audit-env/ready ## ask whether a locked version is known to be vulnerable (the network is asked)
 	for name in function text images extensions dev; do build/audit-env/bin/pip-audit --disable-pip --require-hashes \
 	  -r requirements/$$name.txt || exit 1; done
+
+frameworks: build/frameworks-env/ready ## pack, serve and compare models of XGBoost, LightGBM and CatBoost
+	build/frameworks-env/bin/python -m pytest tests/frameworks
 
 build/%-env/ready: requirements/%.txt
 	$(PYTHON) -m venv build/$*-env
