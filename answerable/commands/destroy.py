@@ -10,7 +10,11 @@ import sys
 from answerable import cdk
 from infra.settings import SettingsError
 
-add_arguments = cdk.add_arguments
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    cdk.add_arguments(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def main(args: argparse.Namespace, run: cdk.Run = cdk.run) -> int:
@@ -21,4 +25,5 @@ def main(args: argparse.Namespace, run: cdk.Run = cdk.run) -> int:
         print(f"destroy: {error}", file=sys.stderr)
         return 2
     code = cdk.synth(args, run)
-    return code or run(["destroy", "--app", str(cdk.OUTPUT), chosen.stack])
+    force = ["--force"] if args.yes else []
+    return code or run(["destroy", "--app", str(cdk.OUTPUT), *force, chosen.stack])

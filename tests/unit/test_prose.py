@@ -53,7 +53,6 @@ REMAINING = frozenset(
         "answerable/charts.py",
         "answerable/commands/conformance.py",
         "answerable/commands/cost.py",
-        "answerable/commands/deploy.py",
         "answerable/commands/report.py",
         "answerable/commands/serve.py",
         "answerable/comparison.py",
