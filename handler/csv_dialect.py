@@ -30,20 +30,20 @@ def other_format(data: bytes) -> str:
 
 def lines(text: str) -> Iterator[list[str]]:
     """Yield the cells of each line, names trimmed. Raise csv.Error for broken quotes."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter(text))
     first = next(reader, None)
     if first is not None:
         yield [name.strip() for name in first]
         yield from reader
 
 
-def _delimiter(text: str) -> str:
+def delimiter(text: str) -> str:
     """Return the delimiter that splits the first line into the most cells."""
     first = text[: text.find("\n") + 1 or None]
 
-    def count(delimiter: str) -> int:
+    def count(candidate: str) -> int:
         try:
-            return len(next(csv.reader([first], delimiter=delimiter), []))
+            return len(next(csv.reader([first], delimiter=candidate), []))
         except csv.Error:
             return 0
 

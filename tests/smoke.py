@@ -1,8 +1,8 @@
 """`make smoke STAGE=dev`: the life of a model on a real account, for whoever has one.
 
 It deploys a small model of its own, `smoke`, so no other stack is touched. It plays a deployment, a
-change, a release that fails, a retry, a rollback, the fix, more memory, and the end. Each step has
-the exit code that it must have. tests/infra/test_releases.py plays the same steps against the emulator.
+change, a release that fails, a retry, a rollback, the fix, more memory, and the end. Each step must
+have its exit code. tests/infra/test_releases.py plays the same steps against the emulator.
 """
 
 import argparse

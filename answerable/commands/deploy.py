@@ -17,7 +17,7 @@ from answerable.removals import Removal, removals
 from answerable.stack import Client, deployed_template, lookup
 from handler.release import rollback
 from handler.release.rollback import Log, ReleaseError, Service
-from infra.settings import Settings, SettingsError
+from infra.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,41 +35,33 @@ def main(
     client: Client | None = None,
     get: smoke.Get = smoke.get_status,
 ) -> int:
-    """Return the CDK CLI's exit code; 2 for a fault in the settings, 1 if it must not be done."""
+    """Return the CDK CLI's exit code."""
     import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
 
     client = client or boto3.client
-    try:
-        chosen, _ = cdk.read_settings(args)
-        if code := cdk.synth(args, run):
-            return code
-        deployed = deployed_template(client, chosen.stack)
-        # without a terminal nobody can approve the changes of IAM
-        approval = [] if sys.stdin.isatty() else ["--require-approval", "never"]
-        command = ["deploy", "--app", str(cdk.OUTPUT), *approval, chosen.stack]
-        if deployed is not None:
-            template = cdk.template(chosen.stack)
-            losses = removals(deployed, template)
-            check_removals([loss for loss in losses if loss.name not in args.yes_remove])
-            service = lookup(client, chosen.model, chosen.stage)
-            moves = deployed["Outputs"].get("LiveVersion") != template["Outputs"]["LiveVersion"]
-            if pins := pins_over_rollback(service, chosen, moves, print):
-                pinned = argparse.Namespace(**{**vars(args), "overrides": args.overrides + pins})
-                if code := cdk.synth(pinned, run) or run(command) or cdk.synth(args, run):
-                    return code
-        if code := run(command):
-            return code
-        if not args.skip_smoke_test:
-            service = lookup(client, chosen.model, chosen.stage)
-            smoke.check_live_version(service, print)
-            smoke.check_url(service, chosen.auth, get, print)
-    except SettingsError as error:
-        print(f"deploy: {error}", file=sys.stderr)
-        return 2
-    except (ReleaseError, ClientError, BotoCoreError) as error:
-        print(f"deploy: {error}", file=sys.stderr)
-        return 1
+    chosen, _ = cdk.read_settings(args)
+    if code := cdk.synth(args, run):
+        return code
+    deployed = deployed_template(client, chosen.stack)
+    # without a terminal nobody can approve the changes of IAM
+    approval = [] if sys.stdin.isatty() else ["--require-approval", "never"]
+    command = ["deploy", "--app", str(cdk.OUTPUT), *approval, chosen.stack]
+    if deployed is not None:
+        template = cdk.template(chosen.stack)
+        losses = removals(deployed, template)
+        check_removals([loss for loss in losses if loss.name not in args.yes_remove])
+        service = lookup(client, chosen.model, chosen.stage)
+        moves = deployed["Outputs"].get("LiveVersion") != template["Outputs"]["LiveVersion"]
+        if pins := pins_over_rollback(service, chosen, moves, print):
+            pinned = argparse.Namespace(**{**vars(args), "overrides": args.overrides + pins})
+            if code := cdk.synth(pinned, run) or run(command) or cdk.synth(args, run):
+                return code
+    if code := run(command):
+        return code
+    if not args.skip_smoke_test:
+        service = lookup(client, chosen.model, chosen.stage)
+        smoke.check_live_version(service, print)
+        smoke.check_url(service, chosen.auth, get, print)
     return 0
 
 

@@ -5,10 +5,8 @@ DeletionPolicy says; docs/runbook.md names them.
 """
 
 import argparse
-import sys
 
 from answerable import cdk
-from infra.settings import SettingsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,11 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, run: cdk.Run = cdk.run) -> int:
     """Return the CDK CLI's exit code; it asks before it deletes."""
-    try:
-        chosen, _ = cdk.read_settings(args)
-    except SettingsError as error:
-        print(f"destroy: {error}", file=sys.stderr)
-        return 2
+    chosen, _ = cdk.read_settings(args)
     code = cdk.synth(args, run)
     force = ["--force"] if args.yes else []
     return code or run(["destroy", "--app", str(cdk.OUTPUT), *force, chosen.stack])

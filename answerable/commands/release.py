@@ -19,7 +19,6 @@ from rich.table import Table
 from answerable import prune
 from answerable.commands import add_model
 from answerable.stack import Client, lookup, policy
-from handler.errors import ArtifactError
 from handler.release import rollback
 from handler.release.rollback import Log, ReleaseError, Service
 from infra.project import find_model
@@ -47,40 +46,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, client: Client | None = None) -> int:
-    """Return 0, or 1 and one line on stderr if it cannot be done."""
+    """Do what the action says, and print the deployment that pins the stack."""
     import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
 
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        args.model = find_model(args.model).name
-        service = lookup(client or boto3.client, args.model, args.stage)
-        if args.action == "status":
-            _print_status(console, service)
-            return 0
-        if args.action == "print-iam-policy":
-            console.print_json(json.dumps(policy(service)))
-            return 0
-        if args.action == "prune":
-            prune.prune(service, args.keep, console.print, args.dry_run)
-            return 0
-        alias = service.alias()
-        target = choose_version(service, alias, args.action, args.version)
-        if args.action == "pin":
-            targets = service.live_versions(alias)
-            if targets[service.function] != target:
-                raise ReleaseError(
-                    f"version {targets[service.function]} is live, not {target}: rollback or "
-                    "promote moves it"
-                )
-        else:
-            targets = rollback.verify_version(service, target, console.print)
-            if stop_deployments(service, console.print, args.dry_run):
-                alias = service.alias()  # CodeDeploy has moved it back
-            rollback.move(service, targets, alias, console.print, args.dry_run)
-    except (ReleaseError, ArtifactError, ClientError, BotoCoreError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"release: {error}", style="red", markup=False)
-        return 1
+    args.model = find_model(args.model).name
+    service = lookup(client or boto3.client, args.model, args.stage)
+    if args.action == "status":
+        _print_status(console, service)
+        return 0
+    if args.action == "print-iam-policy":
+        console.print_json(json.dumps(policy(service)))
+        return 0
+    if args.action == "prune":
+        prune.prune(service, args.keep, console.print, args.dry_run)
+        return 0
+    alias = service.alias()
+    target = choose_version(service, alias, args.action, args.version)
+    if args.action == "pin":
+        targets = service.live_versions(alias)
+        if targets[service.function] != target:
+            raise ReleaseError(
+                f"version {targets[service.function]} is live, not {target}: rollback or promote "
+                "moves it"
+            )
+    else:
+        targets = rollback.verify_version(service, target, console.print)
+        if stop_deployments(service, console.print, args.dry_run):
+            alias = service.alias()  # CodeDeploy has moved it back
+        rollback.move(service, targets, alias, console.print, args.dry_run)
     return _pin(console, args, rollback.pin_settings(service, targets))
 
 

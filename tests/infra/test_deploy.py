@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from answerable import smoke
+from answerable import commands, smoke
 from answerable.commands import bootstrap, deploy, destroy, synth
 from handler.release.rollback import ReleaseError, Service
 from tests.fixtures.artifact import DIABETES
@@ -61,8 +61,7 @@ def run(command: Any, cli: Cli, *words: str, **more: Any) -> int:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     skip = ["--skip-smoke-test"] if command is deploy and "get" not in more else []
-    code: int = command.main(parser.parse_args([*words, *skip]), cli, **more)
-    return code
+    return commands.run("command", command.main, parser.parse_args([*words, *skip]), cli, **more)
 
 
 def deployed(account: Callable[..., Account], template: Template, live: str = "3") -> Account:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from answerable import cdk, smoke
+from answerable import cdk, commands, smoke
 from answerable.commands import deploy, destroy, release
 from answerable.packing import artifact as packed
 from answerable.simulation import versions
@@ -90,9 +90,8 @@ class Play:
         ]
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            code = deploy.main(
-                parser.parse_args(["dev", *options]), self._cdk, self.account.client, _ok
-            )
+            args = parser.parse_args(["dev", *options])
+            code = commands.run("deploy", deploy.main, args, self._cdk, self.account.client, _ok)
         self.output = out.getvalue()
         return code
 
@@ -103,7 +102,8 @@ class Play:
         action, *more = words
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            code = release.main(parser.parse_args([action, "dev", *more]), self.account.client)
+            args = parser.parse_args([action, "dev", *more])
+            code = commands.run("release", release.main, args, self.account.client)
         self.output = out.getvalue()
         return code
 
@@ -383,7 +383,7 @@ def test_the_smoke_test_s_steps(
     monkeypatch.setattr(smoke, "sign", lambda url: {})
     account = Account(dict(images))
     play = Play(synth, account, images)
-    commands = {"deploy": deploy, "release": release, "destroy": destroy}
+    modules = {"deploy": deploy, "release": release, "destroy": destroy}
     more: dict[str, list[Any]] = {"deploy": [play._cdk, account.client, _ok]}
     more |= {"release": [account.client], "destroy": [play._cdk]}
 
@@ -397,8 +397,8 @@ def test_the_smoke_test_s_steps(
         if name != "release":
             rest += ["-c", "image_repository=models", "-c", f"image_tag={image}"]
         parser = argparse.ArgumentParser()
-        commands[name].add_arguments(parser)
-        return int(commands[name].main(parser.parse_args(rest), *more[name]))
+        modules[name].add_arguments(parser)
+        return commands.run(name, modules[name].main, parser.parse_args(rest), *more[name])
 
     assert smoke_steps.play(tmp_path, "dev", run) == "", account.failures
     assert account.status == "DELETE_COMPLETE"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from answerable import commands
 from answerable.commands import release
 from tests.fixtures.artifact import PROJECT
 from tests.fixtures.release import IMAGE, NAME, WORKER, Account
@@ -23,7 +24,8 @@ def run(account: Account, *words: str) -> int:
     parser = argparse.ArgumentParser()
     release.add_arguments(parser)
     action, *more = words
-    return release.main(parser.parse_args([action, "dev", *more]), account.clients.__getitem__)
+    args = parser.parse_args([action, "dev", *more])
+    return commands.run("release", release.main, args, account.clients.__getitem__)
 
 
 @pytest.fixture
