@@ -174,7 +174,8 @@ NOTES = f"""
 Medians, and ratios that are medians of the rounds' own. Every round runs all cases, in an order
 that rotates; each case has a process of its own. All get the same gateway event and open the same
 packed graph with the same threads. All have their `.pyc` (as in an image) and the image's
-environment variables, which peers usually lack. Mangum + FastAPI writes no logs and no metrics and
+environment variables, which peers usually lack. Answerable runs on packages that are stripped as in
+its image, the others on what pip installs. Mangum + FastAPI writes no logs and no metrics and
 avoids the thread pool; Powertools writes one log line and one metric; Answerable verifies hashes,
 validates, signs its ids, arms its deadline and writes its record. Lambda's own runtime client, the
 same for all, is not in the figures. `CPU` counts the CPU time of all threads. `{VCPUS} vCPU` is a
