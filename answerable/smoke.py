@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -77,7 +78,7 @@ def sign(url: str) -> dict[str, str]:
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
 
-    session = boto3.Session()
+    session: Any = boto3.Session()
     request = AWSRequest("GET", url)
     SigV4Auth(session.get_credentials(), "execute-api", session.region_name).add_auth(request)
     return dict(request.headers)

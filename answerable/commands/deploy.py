@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from answerable import cdk, smoke
 from answerable.removals import Removal, removals
-from answerable.stack import Client, deployed_template, lookup
+from answerable.stack import Client, connect, deployed_template, lookup
 from handler.release import rollback
 from handler.release.rollback import Log, ReleaseError, Service
 from infra.settings import Settings
@@ -32,13 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(
     args: argparse.Namespace,
     run: cdk.Run = cdk.run,
-    client: Client | None = None,
+    client: Client = connect,
     get: smoke.Get = smoke.get_status,
 ) -> int:
     """Return the CDK CLI's exit code."""
-    import boto3
-
-    client = client or boto3.client
     chosen, _ = cdk.read_settings(args)
     if code := cdk.synth(args, run):
         return code

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from answerable import prune
 from answerable.commands import add_model
-from answerable.stack import Client, lookup, policy
+from answerable.stack import Client, connect, lookup, policy
 from handler.release import rollback
 from handler.release.rollback import Log, ReleaseError, Service
 from infra.project import find_model
@@ -45,13 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--deploy", action="store_true", help="also run the deployment that pins the stack")
 
 
-def main(args: argparse.Namespace, client: Client | None = None) -> int:
+def main(args: argparse.Namespace, client: Client = connect) -> int:
     """Do what the action says, and print the deployment that pins the stack."""
-    import boto3
-
     console = Console(soft_wrap=True, highlight=False)
     args.model = find_model(args.model).name
-    service = lookup(client or boto3.client, args.model, args.stage)
+    service = lookup(client, args.model, args.stage)
     if args.action == "status":
         _print_status(console, service)
         return 0

@@ -280,9 +280,10 @@ def client(service: str) -> Any:
     import boto3
     from botocore.config import Config
 
-    retries = {"mode": "standard", "total_max_attempts": 2 if service == "lambda" else 5}
+    connect: Any = boto3.client
+    retries: Any = {"mode": "standard", "total_max_attempts": 2 if service == "lambda" else 5}
     config = Config(connect_timeout=3, read_timeout=READ_SECONDS, retries=retries)
-    return boto3.client(service, config=config)
+    return connect(service, config=config)
 
 
 def _answer_codedeploy(event: Mapping[str, Any], verdict: str) -> None:

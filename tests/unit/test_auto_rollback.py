@@ -191,7 +191,7 @@ def damaged(made: Account) -> None:
 
 
 def forbidden(made: Account) -> None:
-    refused = {"Error": {"Code": "AccessDenied", "Message": "SENTINEL"}}
+    refused: Any = {"Error": {"Code": "AccessDenied", "Message": "SENTINEL"}}
     made.version()
     made.image()
 
