@@ -39,7 +39,7 @@ def test_it_holds_what_the_dockerfile_copies(template: Template) -> None:
     assert {"Dockerfile", "requirements/function.txt", "handler/app.py"} <= files
     assert "model/manifest.json" in files
     others = {name for name in files if not name.startswith(("handler/", "model/"))}
-    assert others == {"Dockerfile", "requirements/function.txt"}
+    assert others == {"Dockerfile", "requirements/function.txt", "infra/strip_packages.py"}
     assert not [name for name in files if name.endswith(".pyc")]
 
 
