@@ -32,7 +32,6 @@ ROOT = Path(os.environ.get("MUTANTS_ROOT", Path.cwd()))
 FOLDER = ROOT / "build/mutants"
 TREE = FOLDER / "tree"  # a copy, so that no mutation is ever in the work tree
 COVERAGE, SECONDS = FOLDER / "coverage.sqlite", FOLDER / "seconds.json"
-MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("handler/**/*.py"))
 LIBRARIES = ("botocore.session", "boto3", "hypothesis.strategies", "moto", "numpy", "onnx.helper")
 TIMEOUT = 300  # seconds of wall time, for a mutant that loops
 MAX_BYTES = 16 << 30  # of address space, for a mutant that allocates
@@ -173,9 +172,9 @@ def main() -> None:
     covered = read_coverage()
     mutations = [
         (module, mutation)
-        for module in MODULES
-        if module.startswith(args.only)
-        for mutation in find_mutations((TREE / module).read_bytes())
+        for path in sorted(TREE.glob("handler/**/*.py"))
+        if (module := path.relative_to(TREE).as_posix()).startswith(args.only)
+        for mutation in find_mutations(path.read_bytes())
     ]
     sample = random.Random(args.seed).sample(mutations, min(args.count, len(mutations)))
     survivors = 0
