@@ -223,7 +223,10 @@ def main() -> None:
             continue
         survivors += 1
         place = f"{module}:{mutation.line}"
-        print(f"{place}: {mutation.before} -> {mutation.after} ({sum(map(len, tests))} tests)", flush=True)
+        print(
+            f"{place}: {mutation.before} -> {mutation.after} ({sum(map(len, tests))} tests)",
+            flush=True,
+        )
     named = sorted({killer for killer in killers if "::" in killer})
     if failed := first_failure(named):
         raise SystemExit(f"{failed} fails without a mutation too")
