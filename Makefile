@@ -22,7 +22,7 @@ MINUTES ?= 30
 CLIENTS ?= 50
 
 .PHONY: help run rehearse test coverage check frameworks fuzz mutants soak audit reference docs e2e bench bench-refusals bench-image power example image
-.PHONY: synth bootstrap deploy destroy sam lock clean
+.PHONY: synth bootstrap deploy destroy smoke sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -128,6 +128,9 @@ deploy:          ## deploy to the AWS account that you are logged in to (STAGE=p
 
 destroy:         ## delete the stack; log groups and buckets stay (STAGE=prod MODEL=name)
 	$(DEPLOY)
+
+smoke: $(READY)  ## the life of a model of its own on a real account, some 40 minutes (STAGE=dev ARGS=--dry-run)
+	$(BIN)/python -m tests.smoke $(STAGE) $(ARGS)
 
 sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-one-row), or with all
 	$(BIN)/python -m tests.e2e.sam $(EVENT)

@@ -30,6 +30,8 @@ def check_live_version(service: Service, log: Log) -> None:
         if manifest is None:
             raise ReleaseError(f"version {alias['FunctionVersion']} does not answer: {reason}")
         result = version_client.check_golden_rows(version, manifest, math.inf)
+        if service.worker and not version.other(service.alias(service.worker)["AliasArn"]).starts():
+            raise ReleaseError("the jobs' worker does not start: see its log")
     except ClientError as error:
         if "AccessDenied" not in error.response["Error"]["Code"]:
             raise

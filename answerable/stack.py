@@ -40,6 +40,7 @@ def lookup(client: Client, model: str, stage: str) -> Service:
         stack=name,
         stack_arn=stack["StackId"],
         stack_live_version=outputs.get("LiveVersion", ""),
+        stack_status=stack["StackStatus"],
     )
 
 
