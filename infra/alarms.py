@@ -289,9 +289,9 @@ class CanaryAlarms(Construct):
 
         def more_than_old(name: str, share: float, at_least: int) -> cloudwatch.MathExpression:
             service = {"service": context.settings.service}
-            new = [context.record(n, minutes=bake) for n in (name, metrics.REQUESTS)]
+            bad, requests = (context.record(n, minutes=bake) for n in (name, metrics.REQUESTS))
             both = [context.record(n, "Sum", bake, service) for n in (name, metrics.REQUESTS)]
-            return excess(*new, share, at_least, of_all_versions=both)
+            return excess(bad, requests, share, at_least, of_all_versions=both)
 
         # Crashes and server errors are two alarms, not one sum: metric math has no value where one
         # of its metrics has none, and a version that fails at init never writes a record.
