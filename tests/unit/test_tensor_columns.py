@@ -1,10 +1,12 @@
 """The check of all values of one input at once, which answers before the contract's schemas do."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
+from handler.errors import ContractViolation
 from handler.scoring import Scorer
 
 LIMIT = 20  # of the feature `note/~`
@@ -43,3 +45,14 @@ def test_accepts_only_what_the_contract_takes(
     echo: Scorer, name: str, array: Any, accepted: bool
 ) -> None:
     assert echo.tensor_validator._checks[name].accepts(array) is accepted
+
+
+def test_nan_in_json_is_no_null(echo: Scorer) -> None:
+    tensors: dict[str, Any] = {
+        feature.input: [feature.example] for feature in echo.manifest.features
+    }
+    columns = echo.tensor_validator.columns({**tensors, "serum": [None]}, "/{}/{}".format)
+    assert list(columns[5]) == [None]
+    with pytest.raises(ContractViolation) as error:
+        echo.tensor_validator.columns({**tensors, "serum": [math.nan]}, "/{}/{}".format)
+    assert [(v.pointer, v.code) for v in error.value.violations] == [("/5/0", "non_finite")]
