@@ -10,7 +10,7 @@ ARG BASE_IMAGE=public.ecr.aws/lambda/python:3.13
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /build
-COPY requirements/function.txt .
+COPY requirements/*.txt .
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip install --require-hashes --only-binary=:all: --no-compile --no-deps \
         --target /task -r function.txt
@@ -26,6 +26,15 @@ RUN cd /task \
         numpy/_core/_simd.*.so numpy/_core/*_tests.*.so \
  && find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \
  && find . -type f \( -name '*.pyi' -o -name '*.h' -o -name '*.hpp' -o -name '*.a' \) -delete
+# pyarrow, in the image of batches that read Parquet; every other image has no file of it
+ARG PARQUET=
+RUN --mount=type=cache,target=/root/.cache/pip \
+    mkdir /parquet \
+ && if [ -n "${PARQUET}" ]; then \
+        python3 -m pip install --require-hashes --only-binary=:all: --no-compile --no-deps \
+            --target /parquet -r parquet.txt \
+     && rm -rf /parquet/bin /parquet/pyarrow/include /parquet/pyarrow/tests; \
+    fi
 COPY handler /handler
 # Compiled here because /var/task is read-only in Lambda: without .pyc every cold start compiles
 # again (2.5 times slower). unchecked-hash: nobody edits an image, so no stat per module either,
@@ -35,11 +44,12 @@ RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /task -p
         -s /handler -p /var/task/handler /handler
 COPY model /model
 # Root owns everything and nobody may write: Lambda runs the code as an unprivileged user.
-RUN chmod -R a=rX /task /handler /model
+RUN chmod -R a=rX /task /parquet /handler /model
 
 FROM ${BASE_IMAGE}
 # In the order of how rarely they change, so that a new model pushes only its own layer.
 COPY --from=build /task /var/task
+COPY --from=build /parquet /var/task
 COPY --from=build /handler /var/task/handler
 ARG MODEL
 COPY --from=build /model /var/task/model_artifacts/${MODEL}
