@@ -1,5 +1,6 @@
 # The function's image: locked dependencies, handler/ and one packed model, nothing else.
-# infra/image.py assembles the build context: this file, requirements/, handler/, model/.
+# infra/image.py assembles the build context: this file, requirements/ (function.txt, and what
+# only models with text or pictures need), handler/, model/.
 # Every Lambda function of a stack runs this image and names its own entry point as the command.
 #
 #   make image MODEL=diabetes
@@ -10,10 +11,10 @@ ARG BASE_IMAGE=public.ecr.aws/lambda/python:3.13
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /build
-COPY requirements/*.txt .
+COPY requirements .
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip install --require-hashes --only-binary=:all: --no-compile --no-deps \
-        --target /task -r function.txt
+        --target /task $(printf -- '-r %s ' *.txt)
 # What the wheels carry and serving never touches. `libonnxruntime.so` is onnxruntime's C library:
 # the Python binding is linked statically and does not open it. sympy, mpmath, protobuf and
 # flatbuffers are for onnxruntime's conversion tools, which go too.
@@ -24,17 +25,12 @@ RUN cd /task \
         onnxruntime/capi/libonnxruntime.so* \
         numpy/f2py numpy/typing/tests numpy/_core/include numpy/_core/lib \
         numpy/_core/_simd.*.so numpy/_core/*_tests.*.so \
+        PIL/_avif* PIL/_webp* PIL/_imagingft* PIL/_imagingcms* PIL/_imagingtk* \
+        pillow.libs/libavif* pillow.libs/libwebp* pillow.libs/libsharpyuv* pillow.libs/liblcms* \
+        pillow.libs/libfreetype* pillow.libs/libharfbuzz* pillow.libs/libbrotli* \
+        pillow.libs/libpng* \
  && find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \
  && find . -type f \( -name '*.pyi' -o -name '*.h' -o -name '*.hpp' -o -name '*.a' \) -delete
-# pyarrow, in the image of batches that read Parquet; every other image has no file of it
-ARG PARQUET=
-RUN --mount=type=cache,target=/root/.cache/pip \
-    mkdir /parquet \
- && if [ -n "${PARQUET}" ]; then \
-        python3 -m pip install --require-hashes --only-binary=:all: --no-compile --no-deps \
-            --target /parquet -r parquet.txt \
-     && rm -rf /parquet/bin /parquet/pyarrow/include /parquet/pyarrow/tests; \
-    fi
 COPY handler /handler
 # Compiled here because /var/task is read-only in Lambda: without .pyc every cold start compiles
 # again (2.5 times slower). unchecked-hash: nobody edits an image, so no stat per module either,
@@ -44,12 +40,11 @@ RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash -s /task -p
         -s /handler -p /var/task/handler /handler
 COPY model /model
 # Root owns everything and nobody may write: Lambda runs the code as an unprivileged user.
-RUN chmod -R a=rX /task /parquet /handler /model
+RUN chmod -R a=rX /task /handler /model
 
 FROM ${BASE_IMAGE}
 # In the order of how rarely they change, so that a new model pushes only its own layer.
 COPY --from=build /task /var/task
-COPY --from=build /parquet /var/task
 COPY --from=build /handler /var/task/handler
 ARG MODEL
 COPY --from=build /model /var/task/model_artifacts/${MODEL}

@@ -57,7 +57,7 @@ fuzz: build/fuzz-env/ready ## look for inputs that break a promise (FUZZ="wire f
 	  build/fuzz-env/bin/python -m tests.fuzz $$name --pack || exit 1; done
 
 audit: build/audit-env/ready ## ask whether a locked version is known to be vulnerable (the network is asked)
-	for name in function dev; do build/audit-env/bin/pip-audit --disable-pip --require-hashes \
+	for name in function text images extensions dev; do build/audit-env/bin/pip-audit --disable-pip --require-hashes \
 	  -r requirements/$$name.txt || exit 1; done
 
 build/%-env/ready: requirements/%.txt
@@ -121,8 +121,12 @@ sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-on
 
 lock: $(READY)   ## compile requirements/*.in, and pyproject.toml's extras, to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
-	cd requirements && for name in dev function parquet fuzz audit ministack sam clients docs; do \
-	  case $$name in dev) with="../pyproject.toml --all-extras" ;; \
+	cd requirements && for name in dev function text images extensions parquet fuzz audit ministack \
+	  sam clients docs frameworks; do \
+	  case $$name in dev) with="../pyproject.toml --extra serve --extra deploy --extra parquet \
+	      --extra text --extra images --extra extensions" ;; \
+	    text | images | extensions) with="-c dev.txt --no-deps" ;; \
+	    frameworks) with="../pyproject.toml --extra serve --extra sklearn --extra boosters --extra parquet" ;; \
 	    function | parquet | fuzz) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done

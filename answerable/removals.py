@@ -1,4 +1,4 @@
-"""What a deployment would take away from a stack, or change for its clients."""
+"""The losses of a deployment: resources of the stack, and access of its clients."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

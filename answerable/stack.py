@@ -44,12 +44,12 @@ def deployed_template(client: Client, stack: str) -> dict[str, Any] | None:
     """Return the stack's template, None if no stack is there or its creation failed."""
     cloudformation = client("cloudformation")
     try:
-        found = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
+        described = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
     except ClientError as error:
         if error.response["Error"]["Code"] == "ValidationError":  # "… does not exist"
             return None
         raise
-    if found["StackStatus"] in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"):
+    if described["StackStatus"] in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"):
         return None
     body = cloudformation.get_template(StackName=stack)["TemplateBody"]
     template: dict[str, Any] = json.loads(body) if isinstance(body, str) else body

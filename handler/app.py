@@ -29,9 +29,10 @@ from handler.errors import (
     NotFound,
     NotReady,
     ServerError,
+    UnsupportedMediaType,
 )
 from handler.gateway_events import Event
-from handler.http import IDEMPOTENCY_KEY, JSON, PROBLEM_JSON, Request, Response
+from handler.http import IDEMPOTENCY_KEY, IMAGE_TYPES, JSON, PROBLEM_JSON, Request, Response
 from handler.manifest import FILE_NAME, OPENAPI_FILE_NAME
 from handler.scoring import Scored, Scorer
 
@@ -70,7 +71,12 @@ Route = Callable[[AppState, Request, float | None], HandlerResult]
 
 def predict(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /predict`: score instances."""
-    body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
+    try:
+        body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
+    except UnsupportedMediaType:
+        if state.scorer.manifest.takes_picture and http_body.content_type(request) in IMAGE_TYPES:
+            return invocations(state, request, deadline)
+        raise
     return _prediction_result(state, state.scorer.score(body, deadline))
 
 

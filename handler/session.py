@@ -190,6 +190,10 @@ def _open(path: Path, manifest: Manifest) -> Any:
     # spinning threads use 10 ms of CPU after each call, when the environment is about to freeze
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
+        if manifest.uses_extensions:
+            from handler.encoders import extensions
+
+            extensions.register(options)
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ArtifactError(f"{path.name}: cannot be opened ({type(error).__name__})") from None

@@ -16,6 +16,8 @@ from aws_cdk import aws_route53_targets as route53_targets
 from aws_cdk import aws_wafv2 as wafv2
 from constructs import Construct
 
+from handler.http import IMAGE_TYPES, NPY, OCTET_STREAM
+from handler.manifest import Manifest
 from infra import gateway_responses
 from infra.logs import log_group
 from infra.settings import Client, Settings
@@ -45,10 +47,17 @@ class Api(Construct):
     """The API with one stage, which has the name of the deployment's stage."""
 
     def __init__(
-        self, scope: Construct, id: str, *, settings: Settings, alias: lambda_.Alias
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        settings: Settings,
+        manifest: Manifest,
+        alias: lambda_.Alias,
     ) -> None:
         super().__init__(scope, id)
         logs = log_group(self, "AccessLogs", settings)
+        pictures = IMAGE_TYPES if manifest.takes_picture else ()
         self.api = apigateway.RestApi(
             self,
             "Rest",
@@ -56,7 +65,7 @@ class Api(Construct):
             endpoint_types=[apigateway.EndpointType.REGIONAL],
             # Only binary bodies come as base64, which takes a third of Lambda's 6 MB. With
             # compression on, the gateway also unpacks gzip bodies.
-            binary_media_types=["application/octet-stream", "application/x-npy"],
+            binary_media_types=[OCTET_STREAM, NPY, *pictures],
             min_compression_size=cdk.Size.kibibytes(4),
             cloud_watch_role=settings.gateway_log_role,
             # one per account and region, so other stacks may use it when this one is gone
@@ -122,8 +131,8 @@ class Api(Construct):
 
     def _usage_plans(self, settings: Settings) -> None:
         """Add the stack's own key, and one per client; `get-api-key --include-value` shows them."""
-        own = Client(rate_limit=settings.rate_limit, burst_limit=settings.burst_limit)
-        key = self._key("", settings.service, own)
+        quota = Client(rate_limit=settings.rate_limit, burst_limit=settings.burst_limit)
+        key = self._key("", settings.service, quota)
         cdk.CfnOutput(cdk.Stack.of(self), "ApiKeyId", value=key.key_id)
         for name, client in settings.clients.items():
             self._key(f"Client-{name}-", f"{settings.service}-{name}", client)

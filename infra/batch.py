@@ -150,9 +150,9 @@ class Batch(Construct):
         allow(scoring.function, ["s3:PutObject"], bucket.arn_for_objects("input/uploads/*"))
         allow(scoring.function, ["states:StartExecution"], machine)
         allow(control, ["s3:DeleteObject"], bucket.arn_for_objects("runs/*/failed.json"))
-        verbs = ["lambda:GetAlias", "lambda:GetFunction", "lambda:ListVersionsByFunction"]
-        for read in (scoring.function, worker):
-            allow(control, verbs, read.function_arn, f"{read.function_arn}:*")
+        api = scoring.function.function_arn
+        allow(control, ["lambda:GetAlias"], api, f"{api}:*")
+        allow(control, ["lambda:ListVersionsByFunction"], api, worker.function_arn)
         bus = cdk.Stack.of(self).format_arn(
             service="events", resource="event-bus", resource_name="default"
         )

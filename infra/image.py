@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from handler import manifest as manifests
 from handler.manifest import Manifest
 from infra.project import SOURCE, find_model
 from infra.settings import Settings
@@ -39,13 +40,24 @@ def build_context(model_dir: Path, parquet: bool = False) -> Iterator[Path]:
     """Yield a folder with exactly what the Dockerfile copies, the model in model/."""
     with tempfile.TemporaryDirectory(prefix="answerable-image-") as folder:
         context = Path(folder)
-        for name in (*FILES, *([PARQUET] if parquet else [])):
+        names = [*FILES, *_optional_requirements(manifests.read(model_dir))]
+        for name in names + [PARQUET] * parquet:
             (context / name).parent.mkdir(exist_ok=True)
             shutil.copy(SOURCE / name, context / name)
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(SOURCE / "handler", context / "handler", ignore=ignored)
         shutil.copytree(model_dir, context / "model")
         yield context
+
+
+def _optional_requirements(manifest: Manifest) -> Iterator[str]:
+    """Yield the files of requirements that only some models need."""
+    if any(feature.tokenizer for feature in manifest.features):
+        yield "requirements/text.txt"
+    if any(feature.image for feature in manifest.features):
+        yield "requirements/images.txt"
+    if manifest.uses_extensions:
+        yield "requirements/extensions.txt"
 
 
 def build_args(model: str, manifest: Manifest, base_image: str = "") -> dict[str, str]:
@@ -103,12 +115,11 @@ def _asset(
             scope,
             "ParquetImage" if parquet else "Image",
             directory=str(context),  # copied into the cloud assembly at once
-            build_args=build_args(chosen.model, manifest, chosen.base_image)
-            | ({"PARQUET": "1"} if parquet else {}),
+            build_args=build_args(chosen.model, manifest, chosen.base_image),
             platform=assets.Platform.LINUX_ARM64 if arm else assets.Platform.LINUX_AMD64,
             # the commit is a label, not content: a commit to the README deploys nothing
             invalidation=assets.DockerImageAssetInvalidationOptions(build_args=False),
-            extra_hash=f"{chosen.model} {chosen.base_image}" + " parquet" * parquet,
+            extra_hash=f"{chosen.model} {chosen.base_image}",
         )
 
 

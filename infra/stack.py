@@ -76,7 +76,7 @@ class ModelStack(cdk.Stack):
             cdk.Annotations.of(self).add_warning_v2("answerable:base-image", text)
         secret = Secret(self, "Secret", settings)
         scoring.function.add_environment("PREDICTION_ID_SECRET", secret.value)
-        api = Api(self, "Api", settings=settings, alias=scoring.alias)
+        api = Api(self, "Api", settings=settings, manifest=manifest, alias=scoring.alias)
         page = topic(self, "Topic", settings, settings.alarm_destination)
         ticket = page
         if settings.ticket_destination:

@@ -67,9 +67,9 @@ def check(
     rows: list[golden.Row],
     send: Send,
     over_http: bool,
-    most: int | None = None,
+    max_per_kind: int | None = None,
 ) -> Results:
-    """Send the golden rows and the cases, `most` of a kind; None is all.
+    """Send the golden rows and the cases, `max_per_kind` of a kind; None is all.
 
     `over_http`: skip what HTTP changes on its way.
     """
@@ -90,7 +90,9 @@ def check(
     openapi = _send(send, Case("", "/openapi.json", b"", 200, method="GET"))[1] or {}
     for case in contract_cases.cases(manifest, jobs="/jobs" in openapi.get("paths", ())):
         sent = results.get(case.kind, Counter()).total()
-        if (most is None or sent < most) and (not over_http or _survives_http(case)):
+        if (max_per_kind is None or sent < max_per_kind) and (
+            not over_http or _survives_http(case)
+        ):
             count(case, case.mismatch(*_send(send, case)))
     return results
 

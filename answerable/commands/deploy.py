@@ -70,8 +70,9 @@ def check_removals(losses: Sequence[Removal]) -> None:
 
 
 def check_alias(service: Service, chosen: Settings) -> None:
-    """Raise ReleaseError if the alias is not where the stack has put it. A pinned deployment, which
-    is how the stack is told, moves the alias without CodeDeploy and is not checked.
+    """Raise ReleaseError if the alias is not where the stack has put it.
+
+    A pinned deployment moves the alias without CodeDeploy, so it is not checked.
     """
     if chosen.pinned_version:
         return

@@ -1,15 +1,14 @@
 """`answerable diff A B`: what a caller, an operator and a reviewer want to know about B."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from answerable import comparison
 from answerable.comparison import Diff
+from answerable.terminal import table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,12 +65,7 @@ def show(console: Console, diff: Diff) -> None:
 
 
 def _table(
-    console: Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]
+    console: Console, title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 ) -> None:
-    """Print a table of plain text: nothing in it is Rich markup."""
-    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.show_header = any(columns)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    if table.row_count:
-        console.print(table)
+    if rows:
+        console.print(table(columns, rows, title))

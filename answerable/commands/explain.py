@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from answerable.commands import InputError, warn
 from answerable.commands.report import read_lines
 from answerable.git import ERRORS, git
+from answerable.terminal import table
 from handler import manifest as manifests
 from handler import metrics, prediction_id
 from handler.errors import ArtifactError
@@ -58,12 +57,7 @@ def main(args: argparse.Namespace) -> int:
         facts += _model(*located)
     if record:
         facts += _record(record, prediction)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts:
-        table.add_row(name, Text(value))
-    Console(highlight=False).print(table)
+    Console(highlight=False).print(table(("", ""), facts))
     if located is None:
         warn(f"no artifact here or in git has a model {prediction.model}…")
         return 1
@@ -158,24 +152,22 @@ def _signature(id: str, secret: str) -> str:
 
 def _model(manifest: Manifest, location: str) -> Facts:
     lineage, baseline = manifest.lineage, manifest.baseline
-    yield "reason", lineage.reason
-    yield "owner", manifest.owner
-    yield "packed", lineage.packed_at
-    yield "artifact", location
-    for name, file in manifest.files.items():
-        yield name, f"sha256 {file.sha256}"
-    yield "source model", f"sha256 {lineage.source_sha256}"
-    if lineage.data_sha256:
-        yield "data", f"sha256 {lineage.data_sha256}"
-    if lineage.git_commit:
-        yield "git commit", lineage.git_commit
-    if lineage.metrics:
-        yield "metrics", ", ".join(f"{name} {value:g}" for name, value in lineage.metrics.items())
+    distributions = len(baseline.features) + len(baseline.outputs) if baseline else 0
     fields = ", ".join(field.name for field in manifest.features or manifest.inputs)
-    yield "contract", f"{manifest.contract}: {fields}"
-    if baseline:
-        distributions = len(baseline.features) + len(baseline.outputs)
-        yield "baseline", f"{baseline.rows} rows, {distributions} distributions"
+    facts = {
+        "reason": lineage.reason,
+        "owner": manifest.owner,
+        "packed": lineage.packed_at,
+        "artifact": location,
+        **{name: f"sha256 {file.sha256}" for name, file in manifest.files.items()},
+        "source model": f"sha256 {lineage.source_sha256}",
+        "data": f"sha256 {lineage.data_sha256}" if lineage.data_sha256 else "",
+        "git commit": lineage.git_commit,
+        "metrics": ", ".join(f"{name} {value:g}" for name, value in lineage.metrics.items()),
+        "contract": f"{manifest.contract}: {fields}",
+        "baseline": f"{baseline.rows} rows, {distributions} distributions" if baseline else "",
+    }
+    yield from ((name, fact) for name, fact in facts.items() if fact)
 
 
 def _records(args: argparse.Namespace, prediction: Prediction) -> Iterator[dict[str, Any]]:

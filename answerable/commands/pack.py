@@ -1,6 +1,7 @@
 """`answerable pack MODEL.onnx --reference DATA.csv …`: make an artifact of a model."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,64 +21,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--version 1.0.0 \\\n      --owner crm@example.com --reason "first model"'
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.onnx")
-    add(
-        "--reference",
-        dest="X",
-        type=Path,
-        metavar="DATA",
-        help="a sample of the model's inputs: .csv with "
-        "one column per feature; for a tensor contract (optional then) .npz, one array per input",
-    )
+    # fmt: off
+    add("model", metavar="MODEL", help="an .onnx file; a model of scikit-learn (.skops, .joblib), "
+        "XGBoost (.json, .ubj), LightGBM (.txt) or CatBoost (.cbm); an MLflow folder or "
+        "models:/NAME@ALIAS")
+    add("--reference", dest="X", type=Path, metavar="DATA", help="a sample of the model's inputs: "
+        ".csv, .csv.gz or .parquet with one column per feature; for a tensor contract (optional "
+        "then) .npz, one array per input")
     add("--name", required=True, help="lower-case letters, digits and hyphens")
     add("--version", required=True, help="semantic version, e.g. 1.0.0")
     add("--owner", required=True, help="who answers for the model: a person, a team, an address")
     add("--reason", required=True, help="why this version exists")
-    add(
-        "--contract",
-        type=Path,
-        metavar="FILE",
-        help="what the data cannot say, .toml or .yaml: "
-        "units, descriptions, bounds, types, categories, decisions, limits",
-    )
-    add(
-        "--ignore",
-        action="append",
-        default=[],
-        metavar="COLUMN",
-        help="a column of the sample that is not a feature, e.g. the target; repeatable",
-    )
+    add("--contract", type=Path, metavar="FILE", help="what the data cannot say, .toml or .yaml: "
+        "units, descriptions, bounds, types, categories, decisions, limits")
+    add("--ignore", action="append", default=[], metavar="COLUMN", help="a column of the sample "
+        "that is not a feature, e.g. the target; repeatable")
     add("--metrics", type=Path, metavar="FILE.json", help="training metrics, for the lineage")
     add("--metric", action="append", default=[], metavar="NAME=VALUE", help="one more; repeatable")
-    add(
-        "--optimize",
-        choices=list(graph.LEVELS),
-        default="extended",
-        help="how far to optimise "
+    add("--optimize", choices=list(graph.LEVELS), default="extended", help="how far to optimise "
         "the graph (default: extended, which any CPU runs; all is faster for convolutions, but "
-        "tuned to the CPU of this machine: use it if the function's is the same)",
-    )
-    add(
-        "--tolerance",
-        type=float,
-        metavar="X",
-        help="how far answers may be from the original's, relative above 1 (default: 1e-5)",
-    )
+        "tuned to the CPU of this machine: use it if the function's is the same)")
+    add("--tolerance", type=float, metavar="X", help="how far answers may be from the original's, "
+        "relative above 1 (default: 1e-5)")
+    add("--expected", type=Path, metavar="FILE", help="the original model's predictions on the "
+        "reference, in the forms of --reference, to compare with; those of a framework's model "
+        "are computed")
+    add("--double", action="store_true", help="convert a scikit-learn model to a graph of "
+        "float64, where float32 is too coarse")
+    add("--options", type=json.loads, metavar="JSON", help="more arguments of the framework's "
+        "converter, an object")
+    add("--trust", action="store_true", help="read a pickle (.joblib, .pkl), which runs any code "
+        "that it holds")
     add("--threads", type=int, metavar="N", help="threads per run (default: measured)")
-    add(
-        "--replace",
-        action="store_true",
-        help="pack the same version again although its content "
-        "differs: for work in progress, never for what was deployed",
-    )
-    add(
-        "--output",
-        dest="artifacts",
-        type=Path,
-        default=ARTIFACTS,
-        metavar="DIR",
-        help="where the artifact's folder is made (default: model_artifacts)",
-    )
+    add("--replace", action="store_true", help="pack the same version again although its content "
+        "differs: for work in progress, never for what was deployed")
+    add("--output", dest="artifacts", type=Path, default=ARTIFACTS, metavar="DIR",
+        help="where the artifact's folder is made (default: model_artifacts)")
+    # fmt: on
 
 
 def arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -104,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
 def _conformance(packed: Packed) -> str:
     """Return how many requests, at most 50 of a kind, were answered as the contract says."""
     rows, send = golden.read(packed.directory), conformance.local(packed.directory)
-    results = conformance.check(packed.manifest, rows, send, over_http=False, most=50)
+    results = conformance.check(packed.manifest, rows, send, over_http=False, max_per_kind=50)
     sent = sum(counts.total() for counts in results.values())
     differing = sent - sum(counts[""] for counts in results.values())
     if differing:

@@ -41,24 +41,22 @@ from handler import manifest as manifests
 from handler.errors import PayloadTooLarge
 from infra.project import find_model
 
-REPORT = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
 PAGES = Path(__file__).parents[1] / "pages"
 PASTE_BYTES = 2_000  # the longest body that is put into a command to paste
 LOCAL = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104
 JSON = "application/json"
+NOT_EMBEDDED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 SECURITY = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
+    f"connect-src 'self'; img-src 'self' data:; {NOT_EMBEDDED}",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
+}
+REPORT = {
+    **SECURITY,
+    "content-security-policy": f"default-src 'none'; style-src 'unsafe-inline'; {NOT_EMBEDDED}",
+    "cache-control": "no-store",
 }
 
 
@@ -165,7 +163,7 @@ FILES = {
 
 
 def _start(environment: LocalLambda) -> bytes:
-    """What the start page shows."""
+    """Return the content of the start page."""
     served = environment.served
     model = manifests.public_document(environment.directory)
     content = {"model": model, "golden": served.golden, "event_source": environment.event_source}
@@ -173,9 +171,9 @@ def _start(environment: LocalLambda) -> bytes:
 
 
 def _report(environment: LocalLambda) -> str:
-    """The records of this run, drawn."""
-    found = list(report.parsed(list(environment.records)))
-    return report.page(environment.served.manifest, found)
+    """Return the report on the records of this run."""
+    records = list(report.parsed(list(environment.records)))
+    return report.page(environment.served.manifest, records)
 
 
 class _Keeper(io.TextIOBase):
@@ -213,15 +211,13 @@ def _file(path: Path) -> FileResponse:
 
 
 async def _body(request: Request, limit: int) -> bytes | None:
-    """The body, None if it is over the limit: read to its end, so that the client hears why."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
+    """Return the body; None, after its end, if it is over the limit."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
         if size <= limit:
-            parts.append(part)
-        else:
-            parts.clear()
-    return b"".join(parts) if size <= limit else None
+            chunks.append(chunk)
+    return b"".join(chunks) if size <= limit else None
 
 
 def _greet(console: Console, environment: LocalLambda, url: str) -> None:

@@ -31,6 +31,11 @@ def measure(
     features: dict[str, Distribution] = {}
     for kind in types:
         sample = columns[kind.feature.name]
+        if kind.summaries:
+            parsed = [None if value is None else kind.parse(value) for value in sample]
+            features |= _summaries(kind.feature.name, kind.summaries, parsed)
+        if kind.feature.image:
+            continue
         convert = len if kind.binned_by_length else kind.to_graph
         values = [None if value is None else convert(value) for value in sample]
         features[kind.feature.name] = (categories if kind.discrete else numbers)(values)
@@ -56,9 +61,9 @@ def _summaries(name: str, names: Iterable[str], rows: Iterable[Any]) -> dict[str
     """Return the distribution of each summary that any row has."""
     values = {summary: [summaries.summarise(summary, row) for row in rows] for summary in names}
     return {
-        f"{name}.{summary}": numbers(found)
-        for summary, found in values.items()
-        if any(value is not None for value in found)
+        f"{name}.{summary}": numbers(summarised)
+        for summary, summarised in values.items()
+        if any(value is not None for value in summarised)
     }
 
 
@@ -68,12 +73,12 @@ def numbers(values: Sequence[Any]) -> Distribution:
     Up to 40 distinct values are all kept, as steps. Of more, the quantiles are kept: values that
     occurred, with the exact F just below and at them, so that a frequent value is a step.
     """
-    known = np.sort(np.array([value for value in values if value is not None]))
-    kept = np.unique(known)
+    ordered = np.sort(np.array([value for value in values if value is not None]))
+    kept = np.unique(ordered)
     if len(kept) > KNOTS - 1:
-        kept = np.unique(np.quantile(known, np.linspace(0, 1, KNOTS), method="inverted_cdf"))
-    left = np.searchsorted(known, kept, "left") / max(len(known), 1)
-    right = np.searchsorted(known, kept, "right") / max(len(known), 1)
+        kept = np.unique(np.quantile(ordered, np.linspace(0, 1, KNOTS), method="inverted_cdf"))
+    left = np.searchsorted(ordered, kept, "left") / max(len(ordered), 1)
+    right = np.searchsorted(ordered, kept, "right") / max(len(ordered), 1)
     return _distribution(values, kept.tolist(), left.tolist(), right.tolist())
 
 

@@ -18,10 +18,11 @@ from handler.manifest import Lineage
 
 
 class Sources(NamedTuple):
-    """The files that a model is packed from."""
+    """The model's file, the SHA-256 of the sample, and versions of packages that made the model."""
 
     model: Path
-    sample: Path | None
+    sample_sha256: str | None
+    versions: Mapping[str, str]
 
 
 def lineage(
@@ -38,9 +39,9 @@ def lineage(
         reason=reason,
         packed_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         source_sha256=sha256(sources.model),
-        data_sha256=sha256(sources.sample) if sources.sample else None,
+        data_sha256=sources.sample_sha256,
         git_commit=commit(target),
-        versions=versions | ({name: version} if name and version else {}),
+        versions={**versions, **({name: version} if name and version else {}), **sources.versions},
         metrics=dict(metrics),
     )
 
@@ -50,7 +51,8 @@ def commit(target: Path) -> str | None:
     try:
         top, head = git("rev-parse", "--show-toplevel", "HEAD").decode().split()
         folder, root = target.resolve(), Path(top)
-        spare = [f":(top,exclude){folder.relative_to(root)}"] * folder.is_relative_to(root)
+        inside = folder.is_relative_to(root)
+        spare = [f":(top,exclude){folder.relative_to(root)}"] if inside else []
         changed = git("status", "--porcelain", "--", ":/", *spare)
     except ERRORS:
         return None

@@ -36,7 +36,7 @@ class Alarm(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What the template says of a release.
+    """The release that a template describes.
 
     Every `interval` minutes, `percent` of the traffic moves to the candidate; a canary moves the
     rest at the second step. `function` is its logical id, as in the alarms' dimensions. `environ`

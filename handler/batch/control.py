@@ -49,7 +49,7 @@ def run_id(request: Any) -> str:
 
 
 def _pin(event: Any, run: Storage) -> Any:
-    """Return the worker's version for the run: of its plan, or of the API's live image."""
+    """Return the worker's version for the run: of its plan, or with the model that is live."""
     import boto3
 
     service = rollback.Service(boto3.client, os.environ["SCORING_FUNCTION"])
@@ -59,10 +59,12 @@ def _pin(event: Any, run: Storage) -> Any:
         version = plan.read_plan(run).function_version
     else:
         live = service.alias()["FunctionVersion"]
-        image = rollback.image_of_version(service, service.function, live)
-        version = rollback.version_of_image(service, worker, image)
+        # a version is described by its model (infra/function.py); the images may differ by pyarrow
+        model = next(v["Description"] for v in service.versions() if v["Version"] == live)
+        workers = (v["Version"] for v in service.versions(worker) if v["Description"] == model)
+        version = next(workers, "")
         if not version:
-            raise BatchError("no version of the batch function has the image that is live")
+            raise BatchError(f"no version of the batch function has the model that is live, {model}")
     return {"function": f"{worker}:{version}"}
 
 

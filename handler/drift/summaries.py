@@ -28,6 +28,9 @@ SUMMARIES: dict[str, Callable[[Array], Any]] = {
     "length": np.count_nonzero,
 }
 
+# attributes of the values of encoded features: see handler/encoders
+VALUE_SUMMARIES = ("tokens", "unknown_share", "brightness", "contrast", "pixels")
+
 
 def names(dtype: str, output: bool) -> tuple[str, ...]:
     """Return the summaries of a tensor of a dtype."""
@@ -39,7 +42,12 @@ def names(dtype: str, output: bool) -> tuple[str, ...]:
 
 
 def summarise(name: str, row: Any) -> float | None:
-    """Return a summary of one row, None if it is no number."""
+    """Return a summary of one row, None if it is no number.
+
+    `row`: of a tensor, or the value of an encoded feature.
+    """
+    if name in VALUE_SUMMARIES:
+        return None if row is None else float(getattr(row, name))
     flat = np.asarray(row).ravel()
     if flat.dtype.kind in "OU":
         return float(sum(map(len, flat.tolist())))

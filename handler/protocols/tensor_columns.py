@@ -212,6 +212,7 @@ class _FastCheck:
                 self.allowed.append((i, values))
         self.nullable = np.array([is_float and kind.feature.nullable for kind in self.types])
         self.any_nullable = bool(self.nullable.any())
+        self.is_encoded = any(kind.is_encoded for kind in self.types)
 
     def accepts(self, array: Array) -> bool:
         """Return whether the contract takes all of [rows, features]; False if that is not plain."""
@@ -224,7 +225,7 @@ class _FastCheck:
         if kind == "b":
             return True
         if kind == "O":
-            return self._accepts_strings(array)
+            return not self.is_encoded and self._accepts_strings(array)
         with np.errstate(invalid="ignore"):  # a client's bytes may be a NaN that signals
             return self._accepts_numbers(array)
 

@@ -126,27 +126,19 @@ def verify_version(service: Service, target: str, log: Log) -> dict[str, str]:
 
 def _worker_version(service: Service, image: str, log: Log) -> str:
     """Return the worker's version of an image, or its live one: each function counts its own."""
-    if number := version_of_image(service, service.worker, image):
-        version, _ = _get_active_version(service, service.worker, number)
-        if not _worker_starts(version):
-            raise ReleaseError(f"the worker's version {number} does not start")
-        log(f"the worker's version {number}: the same image, and it starts")
-        return number
+    functions = service.client("lambda")
+    for listed in service.versions(service.worker):
+        number = str(listed["Version"])
+        worker = functions.get_function(FunctionName=service.worker, Qualifier=number)
+        if _image_uri(worker["Code"]) == image:
+            version, _ = _get_active_version(service, service.worker, number)
+            if not _worker_starts(version):
+                raise ReleaseError(f"the worker's version {number} does not start")
+            log(f"the worker's version {number}: the same image, and it starts")
+            return number
     live = str(service.alias(service.worker)["FunctionVersion"])
     log(f"the worker stays at version {live}: none of its versions has that image")
     return live
-
-
-def version_of_image(service: Service, function: str, image: str) -> str:
-    """Return the latest version of a function that has an image, "" if there is none."""
-    numbers = (str(listed["Version"]) for listed in service.versions(function))
-    return next((n for n in numbers if image_of_version(service, function, n) == image), "")
-
-
-def image_of_version(service: Service, function: str, number: str) -> str:
-    """Return the URI of a version's image."""
-    code = service.client("lambda").get_function(FunctionName=function, Qualifier=number)["Code"]
-    return _image_uri(code)
 
 
 def _get_active_version(service: Service, function: str, target: str) -> tuple[VersionClient, str]:

@@ -143,7 +143,6 @@ def test_batch_each_function_may_do_its_part_and_no_more(template: Template) -> 
         "s3:DeleteObject",
         "events:PutEvents",
         "lambda:GetAlias",
-        "lambda:GetFunction",
         "lambda:ListVersionsByFunction",
     }
 

@@ -91,7 +91,8 @@ def test_batch_upload_starts_a_run_of_its_own(cloud: Cloud, tmp_path: Path) -> N
 
 
 def test_batch_steps_keep_the_version_that_was_live(cloud: Cloud, tmp_path: Path) -> None:
-    cloud.functions.versions["3"] = "a newer image"  # deployed, and still in its canary
+    for versions in cloud.functions.versions.values():
+        versions["3"] = "test 1.3.0"  # deployed, and still in its canary
     inputs = write_rows(tmp_path / "in.csv", rows_of(100))
     assert cloud.run(**request(cloud, inputs)) == "SUCCEEDED"
     called = {name for step, name in cloud.functions.calls if step in ("plan", "part")}
@@ -102,17 +103,11 @@ def test_batch_steps_keep_the_version_that_was_live(cloud: Cloud, tmp_path: Path
     assert {name for step, name in cloud.functions.calls if step == "part"} == {"worker:2"}
 
 
-def test_batch_without_a_version_of_the_live_image_fails(cloud: Cloud, tmp_path: Path) -> None:
-    del cloud.functions.versions["2"]
-    cloud.functions.versions["9"] = "another"
-    cloud.functions.live = "1"
-    cloud.functions.versions["1"] = "an image that is gone"
-    cloud.functions.get_function = lambda FunctionName, Qualifier: {  # type: ignore[method-assign]
-        "Code": {"ImageUri": "live" if FunctionName == "scoring" else "other"}
-    }
+def test_batch_without_a_version_of_the_live_model_fails(cloud: Cloud, tmp_path: Path) -> None:
+    del cloud.functions.versions["worker"]["2"]
     inputs = write_rows(tmp_path / "in.csv", rows_of(10))
     assert cloud.run(**request(cloud, inputs)) == "FAILED"
-    assert b"has the image that is live" in cloud.read("r1", "failed.json")
+    assert b"has the model that is live, test 1.2.3" in cloud.read("r1", "failed.json")
 
 
 @pytest.mark.fault("workers of a batch are killed", "others score their parts, each row once")

@@ -219,8 +219,8 @@ def test_impact_and_no_outcomes(outcome_alarms: dict[str, dict[str, Any]]) -> No
     )
     impact, silence = (
         [
-            point.state
-            for point in cloudwatch.evaluate_range(outcome_alarms[name], found, 0, 8 * DAY, resolve)
+            cloudwatch.evaluate_at(outcome_alarms[name], found, day * DAY, resolve=resolve).state
+            for day in range(1, 9)
         ]
         for name in ("impact", "no-outcomes")
     )

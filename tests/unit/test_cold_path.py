@@ -13,6 +13,7 @@ from tests.fixtures.artifact import DIABETES
 
 # boto3 adds 150 ms to a cold start, Powertools 20 to 190, pydantic.main 70, core_schema 20
 FORBIDDEN = """
+PIL handler.encoders onnxruntime_extensions tokenizers
 aws_lambda_powertools boto3 botocore pydantic annotated_types asyncio concurrent.futures email http
 logging multiprocessing numpy.typing onnx pydantic_core.core_schema socket ssl subprocess tempfile
 unittest urllib.request

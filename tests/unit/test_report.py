@@ -162,21 +162,6 @@ def test_months_come_from_the_monitors_records(records: list[dict[str, Any]]) ->
     assert "glucose</a> more missing" in page
 
 
-def test_records_of_older_versions_are_read(records: list[dict[str, Any]]) -> None:
-    """They had a metric for each target in place of `bins`."""
-    manifest = manifests.read(DIABETES)
-    old = []
-    for record in records:
-        fields = dict(record)
-        if bins := fields.pop("bins", None):
-            keys = [target.key for target in targets(manifest)]
-            fields |= dict(zip(keys, bins, strict=True)) | {"Unseen": 0}
-            fields["model"] = {"name": "diabetes", "version": "1.0.0"}
-        old.append(fields)
-    assert old != records
-    assert report.page(manifest, old, 24) == report.page(manifest, records, 24)
-
-
 def test_categories_are_divided_by_their_likelihood() -> None:
     steps = [(0.0, 0.53), (0.53, 0.94), (0.94, 1.0)]
     counts = [0, 0, 0, 0, 0, 171, 244, 244, 244, 97]  # all of the second
