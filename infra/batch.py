@@ -123,7 +123,7 @@ class Batch(Construct):
             ],
             removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
         )
-        # CDK's own property would add a function that may change every bucket's notifications
+        # CDK's bucket_name property would add a function that may change every bucket's notifications
         cast(
             s3.CfnBucket, bucket.node.default_child
         ).notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
@@ -165,8 +165,8 @@ class Batch(Construct):
         def name(construct: Any) -> str:
             return cdk.Stack.of(self).get_logical_id(construct.node.default_child)
 
-        partition, own = "arn:<AWS::Partition>", self._settings.batch_bucket
-        bucket = f"{partition}:s3:::{own}" if own else f"<{name(self.bucket)}.Arn>"
+        partition, bucket_name = "arn:<AWS::Partition>", self._settings.batch_bucket
+        bucket = f"{partition}:s3:::{bucket_name}" if bucket_name else f"<{name(self.bucket)}.Arn>"
         reference = f'{{"Ref":"{name(self.machine)}"}}'
         machine = f'{{"Fn::Select":[6,{{"Fn::Split":[":",{reference}]}}]}}'
         execution = f"{partition}:states:<AWS::Region>:<AWS::AccountId>:execution:{machine}"
@@ -174,7 +174,7 @@ class Batch(Construct):
         keys = ("runs/*", "input/*", "input/uploads/*", "runs/*/failed.json")
         resources = [
             *(f"{bucket}/{key}" for key in keys),
-            f"{partition}:s3:::{own or f'<{name(self.bucket)}>'}/*",
+            f"{partition}:s3:::{bucket_name or f'<{name(self.bucket)}>'}/*",
             *others,
             f"{execution}:*",
             f"{execution}/Score:*",
@@ -198,7 +198,7 @@ class Batch(Construct):
         }
         failed = self._step("Fail", {"error.$": "$.error"})
         failed.next(sfn.Fail(self, "Failed", cause="see failed.json of the run"))
-        parts = sfn.DistributedMap(
+        score = sfn.DistributedMap(
             self,
             "Score",
             label="Score",
@@ -215,7 +215,7 @@ class Batch(Construct):
             result_path=sfn.JsonPath.DISCARD,
         )
         # without an output, because a Map Run returns those of all parts, of up to 256 kB
-        parts.item_processor(self._step("Part", {"shard.$": "$.shard"}, OutputPath="$.Payload"))
+        score.item_processor(self._step("Part", {"shard.$": "$.shard"}, OutputPath="$.Payload"))
         steps: list[Any] = [
             self._step(
                 "Pin",
@@ -229,7 +229,7 @@ class Batch(Construct):
                 ResultPath="$.plan",
                 ResultSelector={"shards.$": "$.Payload.shards"},
             ),
-            parts,
+            score,
             self._step("Finish", {}, OutputPath="$.Payload"),
         ]
         chain = sfn.Chain.start(sfn.Pass(self, "Request", parameters={"request.$": "$"}))

@@ -64,7 +64,9 @@ def _pin(event: Any, run: Storage) -> Any:
         workers = (v["Version"] for v in service.versions(worker) if v["Description"] == model)
         version = next(workers, "")
         if not version:
-            raise BatchError(f"no version of the batch function has the model that is live, {model}")
+            raise BatchError(
+                f"no version of the batch function has the model that is live, {model}"
+            )
     return {"function": f"{worker}:{version}"}
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from handler import prediction_id
+from handler import app, prediction_id
 from handler.batch import api
 from handler.errors import ContractViolation, NotFound
 from handler.settings import Settings
-from tests.fixtures import artifact, batch_cloud
+from tests.fixtures import artifact, batch_cloud, events
 from tests.fixtures.batch_cloud import BUCKET, Cloud, ExitError
 from tests.infra.conftest import Synth
 from tests.infra.test_batch import definition
@@ -244,6 +244,24 @@ def test_batch_api_starts_uploads_and_reports(
     for other in ("none", "../secret", "x" * 65):
         with pytest.raises(NotFound):
             api.get(config, other)
+
+
+def test_batch_routes_answer_over_http(cloud: Cloud, tmp_path: Path) -> None:
+    config = Settings(tmp_path / "model", batch_bucket=BUCKET, batch_state_machine=cloud._machine)
+    handler = app.create(config)
+    uri = cloud.put(write_rows(tmp_path / "in.csv", rows_of(50)), "input/in.csv")
+    event = events.rest(json.dumps({"input": uri, "key": "customer"}), "/batches")
+    started = handler(event, events.Context())
+    assert started["statusCode"] == 202
+    id = json.loads(started["body"])["batch"]["id"]
+    assert started["headers"]["location"] == f"batches/{id}"
+    got = handler(events.rest(None, f"/batches/{id}", "GET"), events.Context())
+    assert json.loads(got["body"])["batch"]["id"] == id
+    event = events.rest(None, "/batches") | {"queryStringParameters": {"upload": ""}}
+    assert "upload" in json.loads(handler(event, events.Context())["body"])
+    assert handler(events.rest(None, "/batches"), events.Context())["statusCode"] == 400
+    bare = app.create(config._replace(batch_state_machine=""))
+    assert bare(events.rest("{}", "/batches"), events.Context())["statusCode"] == 404
 
 
 @pytest.mark.parametrize(
