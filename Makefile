@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
 SECONDS ?= 600
 
-.PHONY: help run rehearse test coverage check fuzz audit reference docs e2e bench bench-refusals bench-image power example image
+.PHONY: help run rehearse test coverage check frameworks fuzz audit reference docs e2e bench bench-refusals bench-image power example image
 .PHONY: synth bootstrap deploy destroy sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -59,6 +59,9 @@ fuzz: build/fuzz-env/ready ## look for inputs that break a promise (FUZZ="wire f
 audit: build/audit-env/ready ## ask whether a locked version is known to be vulnerable (the network is asked)
 	for name in function text images extensions dev; do build/audit-env/bin/pip-audit --disable-pip --require-hashes \
 	  -r requirements/$$name.txt || exit 1; done
+
+frameworks: build/frameworks-env/ready ## pack, serve and compare models of XGBoost, LightGBM and CatBoost
+	build/frameworks-env/bin/python -m pytest tests/frameworks
 
 build/%-env/ready: requirements/%.txt
 	$(PYTHON) -m venv build/$*-env

@@ -86,6 +86,8 @@ class Framework:
             raise
         except Exception as error:  # converters raise any class
             reason = " ".join(str(error.__cause__ or error).split())[:300]
+            if np.asarray(getattr(self.model, "classes_", ())).dtype.kind == "b":
+                reason += "; its classes are booleans: train it on 0 and 1"
             raise PackError(f"{self.packages[-1]} cannot convert the model: {reason}") from None
         return _deterministic(graph)
 
