@@ -123,7 +123,7 @@ class Batch(Construct):
             ],
             removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
         )
-        # CDK's bucket_name property would add a function that may change every bucket's notifications
+        # CDK's own property would add a function that may change every bucket's notifications
         cast(
             s3.CfnBucket, bucket.node.default_child
         ).notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(

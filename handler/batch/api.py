@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from handler.batch import BatchError, finish, storage
-from handler.errors import ContractViolation, NotFound, Unavailable, Violation, pointer
+from handler.errors import BadRequest, ContractViolation, NotFound, Unavailable, Violation, pointer
 from handler.request_log import error_summary
 from handler.settings import Settings
 
@@ -80,7 +80,7 @@ def _parse(config: Settings, body: str | bytes) -> dict[str, Any]:
     try:
         request = orjson.loads(body)
     except ValueError:
-        request = None
+        raise BadRequest("the body is not valid JSON") from None
     if type(request) is not dict or not set(request) <= {"input", *OPTIONS}:
         raise _violation("", f"must be an object with input, {', '.join(OPTIONS)}")
     uri = request.get("input")
