@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
+from answerable.__main__ import main
+from answerable.commands import batch, explain
 from handler import app, prediction_id
 from handler.batch import api
 from handler.errors import BadRequest, ContractViolation, NotFound
@@ -215,6 +218,13 @@ def test_batch_records_of_parts_feed_drift_and_explain(
     assert rows[0]["id"][:28] in prefixes
     assert prediction_id.parse(rows[0]["id"]).source == prediction_id.BATCH
     assert all(line["Jobs"] == 1 for line in lines if line["message"] == "batch")
+    # each prediction leads to the record of its part, and to no other
+    texts = [json.dumps(line) for line in lines]
+    for row in (rows[0], rows[-1], rows[150]):
+        (record,) = explain._matching(texts, prediction_id.parse(row["id"]))
+        start = prediction_id.nonce_of(record["prediction_id_prefix"])
+        nonce = prediction_id.nonce_of(row["id"][:28])
+        assert 0 <= (nonce - start) % 2**32 < record["runs"]
 
 
 # the API
@@ -262,6 +272,40 @@ def test_batch_routes_answer_over_http(cloud: Cloud, tmp_path: Path) -> None:
     assert handler(events.rest(None, "/batches"), events.Context())["statusCode"] == 400
     bare = app.create(config._replace(batch_state_machine=""))
     assert bare(events.rest("{}", "/batches"), events.Context())["statusCode"] == 404
+
+
+def test_batch_command_runs_on_a_stack(
+    cloud: Cloud,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    outputs = {"BatchBucket": BUCKET, "BatchStateMachine": cloud._machine}
+    monkeypatch.setattr(batch, "stack_outputs", lambda stack: outputs)
+    monkeypatch.setattr(batch, "POLL_SECONDS", 0.05)
+    boto3.client("cloudformation").create_stack(StackName="s", TemplateBody='{"Resources": {}}')
+    uri = cloud.put(write_rows(tmp_path / "in.csv", rows_of(300)), "elsewhere/in.csv")
+
+    def command(*words: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main(["batch", *words, "--stack", "s"]) in (0, 1)
+        lines = capsys.readouterr().out.splitlines()
+        return dict(json.loads("\n".join(line for line in lines if "INFO" not in line)))
+
+    done = command(uri, "--key", "customer", "--wait")
+    assert (done["status"], done["rows"]) == ("succeeded", 300)
+    assert command("status", done["id"])["rows"] == 300
+
+    def poison(event: dict[str, Any]) -> None:
+        if event["step"] == "part":
+            raise ExitError
+
+    cloud.functions.fault = poison
+    failed = command(uri, "--key", "customer", "--wait")
+    assert failed["status"] == "failed"
+    cloud.functions.fault = lambda event: None
+    resumed = command("resume", failed["id"], "--wait")
+    assert (resumed["status"], resumed["rows"]) == ("succeeded", 300)
 
 
 @pytest.mark.parametrize(
