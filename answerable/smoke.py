@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -29,6 +30,8 @@ def check_live_version(service: Service, log: Log) -> None:
         if manifest is None:
             raise ReleaseError(f"version {alias['FunctionVersion']} does not answer: {reason}")
         result = version_client.check_golden_rows(version, manifest, math.inf)
+        if service.worker and not version.other(service.alias(service.worker)["AliasArn"]).starts():
+            raise ReleaseError("the jobs' worker does not start: see its log")
     except ClientError as error:
         if "AccessDenied" not in error.response["Error"]["Code"]:
             raise
@@ -75,7 +78,7 @@ def sign(url: str) -> dict[str, str]:
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
 
-    session = boto3.Session()
+    session: Any = boto3.Session()
     request = AWSRequest("GET", url)
     SigV4Auth(session.get_credentials(), "execute-api", session.region_name).add_auth(request)
     return dict(request.headers)

@@ -455,6 +455,8 @@ def match_route(request: Request) -> tuple[str, dict[str, str]]:
     # may have authorized the encoded path
     path = path.replace("%3A", ":").replace("%3a", ":").rstrip("/") or "/"
     route, path_params = _match(path)
+    if request.may_have_base_path and not route:
+        path = "/" + "/".join(path.rsplit("/", _MAX_SEGMENTS)[1:])
     while not route and request.may_have_base_path and path.count("/") > 1:
         path = "/" + path[1:].partition("/")[2]
         route, path_params = _match(path)
@@ -479,6 +481,7 @@ def _match(path: str) -> tuple[str, dict[str, str]]:
 
 
 _PATTERNS = [(route, route.split("/")) for route in ROUTES]
+_MAX_SEGMENTS = max(len(pattern) for _, pattern in _PATTERNS)
 
 
 def route_label(request: Request | None, route: str) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_lambda as lambda_
     from constructs import Construct
 
-FILES = ("Dockerfile", "requirements/function.txt")
+FILES = ("Dockerfile", "requirements/function.txt", "infra/strip_packages.py")
 PARQUET = "requirements/parquet.txt"  # in the image of the batch function, with `batch_parquet`
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"  # the Dockerfile's default
 MOVES = "{} is a tag, which moves: pin the base image by its digest, …/python@sha256:…"

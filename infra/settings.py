@@ -57,6 +57,9 @@ class Settings(BaseModel):
     # the name of a table of deploy.toml; on the command line only
     stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")] = "dev"
 
+    # of the account's CDK bootstrap, if it is not CDK's default
+    bootstrap_qualifier: Annotated[str, Field(pattern=r"^[a-z0-9]{0,10}$")] = ""
+
     architecture: Literal["x86_64", "arm64"] = "x86_64"
     # the image to build from; name it by its digest, because a tag moves
     base_image: str = ""

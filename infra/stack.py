@@ -37,6 +37,7 @@ class ModelStack(cdk.Stack):
         super().__init__(
             scope,
             settings.stack,
+            synthesizer=cdk.DefaultStackSynthesizer(qualifier=settings.bootstrap_qualifier or None),
             description=f"{manifest.name} {manifest.version}, {settings.stage}: "
             f"ONNX inference, owned by {manifest.owner}"[:1024],
         )
@@ -84,6 +85,11 @@ class ModelStack(cdk.Stack):
         context = MonitoringContext(settings, manifest, scoring, page, ticket)
         alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]
         rollout, worker = None, None
+        if settings.jobs:
+            jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
+            worker = jobs.worker
+            worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
+            alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
         if settings.rollout != "all-at-once":
             canary = CanaryAlarms(self, "Canary", context)
             rollout = Rollout(
@@ -92,16 +98,12 @@ class ModelStack(cdk.Stack):
                 settings=settings,
                 manifest=manifest,
                 scoring=scoring,
+                worker=worker,
                 alarms=canary.alarms,
             )
             alarms += canary.alarms
             cdk.CfnOutput(self, "Application", value=rollout.group.application.application_name)
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
-        if settings.jobs:
-            jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
-            worker = jobs.worker
-            worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
-            alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
         batch = None
         if settings.batch:
             batch = Batch(self, "Batch", settings=settings, manifest=manifest, scoring=scoring)
@@ -113,7 +115,7 @@ class ModelStack(cdk.Stack):
         rollback = Rollback(self, "Rollback", context, drift, outcomes, worker, rollout)
         if settings.archive:
             alarms.append(Archive(self, "Archive", context, [scoring, *workers]).alarm)
-        alarms += [rollback.alarm, *drift.alarms, *outcomes.alarms]
+        alarms += [*rollback.alarms, *drift.alarms, *outcomes.alarms]
         Dashboard(self, "Dashboard", context, alarms)
         cdk.CfnOutput(self, "Url", value=api.api.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)

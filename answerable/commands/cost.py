@@ -50,7 +50,7 @@ SECONDS = HOURS * 3600
 
 # What the stack has; tests/infra/test_cost.py compares it with the template. An alarm is billed by
 # the metrics that it reads.
-SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 7, 1, 5
+SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 7, 2, 5
 JOBS_ALARMS, ARCHIVE_ALARMS = 4, 1
 DASHBOARDS = 1
 REQUEST_METRICS, JOBS_METRICS, OUTCOME_METRICS = 5, 5, 6

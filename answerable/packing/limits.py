@@ -90,13 +90,14 @@ def default(
 
 
 def _max_elements(shape: Shape, sample_shape: Sequence[int]) -> int:
-    """Return the elements elements of a row: free axes are twice as long as in the sample.
+    """Return the largest number of elements of a row: free axes are twice as long as in the sample.
 
-    They also have to fit a body. An element has at least two characters in JSON.
+    They also have to fit a body. An element has at least two characters in JSON, and takes 40
+    bytes of memory once it is parsed: with half of these elements a body costs less than its rule.
     """
     axes = zip(shape, sample_shape, strict=True)
     elements = math.prod(max(MIN_FREE_LENGTH, 2 * n) if size is None else size for size, n in axes)
-    return max(math.prod(sample_shape), min(elements, MAX_BODY_BYTES // 2))
+    return max(math.prod(sample_shape), min(elements, MAX_BODY_BYTES // 4))
 
 
 def _json_bytes(name: str) -> int:

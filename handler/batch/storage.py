@@ -172,7 +172,7 @@ def s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    retries = {"mode": "standard", "total_max_attempts": 8}
+    retries: Any = {"mode": "standard", "total_max_attempts": 8}
     return boto3.client("s3", config=Config(retries=retries, max_pool_connections=THREADS))
 
 

@@ -151,15 +151,32 @@ def test_an_older_secret_stops(
     assert "prediction_id_key_version: the number goes down" in capsys.readouterr().err
 
 
-def test_a_deployment_over_a_rollback_stops_and_says_how_to_pin(
-    project: Path, account: Callable[..., Account], template: Template, capsys: Capture
-) -> None:
-    made = deployed(account, template, live="2")
+def test_a_deployment_over_a_rollback_pins_the_stack_first(
+    project: Path, account: Callable[..., Account], template: Template, synth: Synth,
+    capsys: Capture,
+) -> None:  # fmt: skip
+    made, cli = deployed(account, template, live="2"), Cli(synth.template("memory=512"))
     made.deployments()
-    assert run(deploy, Cli(template), "dev", client=made.clients.__getitem__) == 1
-    message = capsys.readouterr().err
-    assert "version 2 is live, and the stack has version 3" in message
-    assert "answerable deploy dev --model diabetes -c pinned_version=2\n" in message
+    command = ["dev", "-c", "memory=512"]
+    assert run(deploy, cli, *command, client=made.clients.__getitem__) == 0
+    assert [call[0] for call in cli.calls] == ["synth", "synth", "deploy", "synth", "deploy"]
+    pinned = [call for call in cli.calls if "pinned_version=2" in call]
+    assert pinned == [cli.calls[1]]
+    assert "version 2 is live, and the stack has version 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", ["UPDATE_ROLLBACK_FAILED", "UPDATE_IN_PROGRESS"])
+def test_a_stack_that_is_not_stable_is_not_deployed(
+    project: Path, account: Callable[..., Account], template: Template, capsys: Capture, status: str
+) -> None:
+    made = account(stack=False)
+    made.stack(status)
+    made.template(json.dumps(template.body))
+    made.stack(status)
+    cli = Cli(template)
+    assert run(deploy, cli, "dev", client=made.clients.__getitem__) == 1
+    assert [call[0] for call in cli.calls] == ["synth"]
+    assert f"the stack is in {status}" in capsys.readouterr().err
 
 
 def test_a_pinned_deployment_moves_the_alias_itself(
@@ -293,6 +310,8 @@ def test_destroy_names_the_stack(project: Path, template: Template) -> None:
     cli = Cli(template)
     assert run(destroy, cli, "dev") == 0
     assert cli.calls[-1] == ["destroy", "--app", "cdk.out", STACK]
+    assert run(destroy, cli, "dev", "--yes") == 0
+    assert cli.calls[-1] == ["destroy", "--app", "cdk.out", "--force", STACK]
 
 
 def test_bootstrap_names_the_environment_and_reads_no_settings(template: Template) -> None:

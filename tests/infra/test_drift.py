@@ -148,7 +148,7 @@ def test_300_columns_have_the_template_of_ten(tmp_path: Path) -> None:
     for columns in (10, 300):
         stack = ModelStack(cdk.App(outdir=str(tmp_path)), deployment, wide(columns))
         template = assertions.Template.from_stack(stack)
-        assert len(template.find_resources("AWS::CloudWatch::Alarm")) == 17
+        assert len(template.find_resources("AWS::CloudWatch::Alarm")) == 18
         bodies.append(json.dumps(template.to_json()))
     assert len(bodies[1]) <= 350_000
 

@@ -394,6 +394,13 @@ def test_a_dry_run_of_prune_deletes_nothing(account: Make, capsys: Capture) -> N
     assert capsys.readouterr().out.count("delete") == 5
 
 
+def test_prune_waits_for_a_stack_that_is_not_stable(account: Make, capsys: Capture) -> None:
+    made = account(stack=False)
+    made.stack("UPDATE_ROLLBACK_FAILED")
+    assert run(made, "prune") == 1
+    assert "UPDATE_ROLLBACK_FAILED: nothing is deleted" in capsys.readouterr().err
+
+
 def test_prune_finds_nothing_to_do(account: Make, capsys: Capture) -> None:
     made = account()
     made.alias()
