@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from answerable.commands import conformance, cost
 from answerable.packing import graph, provenance, summary
 from answerable.packing.pack import Packed, pack
 from handler.release import golden
 from infra.project import ARTIFACTS
+
+STEPS = 10  # that `pack` reports, and one of this command
+COLUMNS = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +73,15 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(args: argparse.Namespace) -> int:
     """Pack and print a summary."""
-    with Console(stderr=True).status("Packing") as status:
-        packed = pack(**arguments(args), progress=lambda step: status.update(f"{step} …"))
-        status.update("Checking that the contract is kept …")
+    console = Console(stderr=True)
+    with Progress(
+        *COLUMNS, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("Packing", total=STEPS)
+        packed = pack(
+            **arguments(args), progress=lambda step: bar.update(task, advance=1, description=step)
+        )
+        bar.update(task, advance=1, description="Checking that the contract is kept")
         facts = {**packed.facts, "conformance": _conformance(packed)}
     fields: dict[str, Any] = {**cost.of_model(packed.manifest)}
     dollars = sum(item.dollars for item in cost.bill(cost.Month(**fields)))

@@ -116,6 +116,7 @@ def pack(
         sample = samples.read(data, inputs, encoded.stated, graph.rows_share_name(source.model))
         versions = framework.versions() if framework else {}
         sources = provenance.Sources(model_file, data.sha256 if data else None, versions)
+        data = None  # frees memory
         lineage = provenance.lineage(reason, sources, _producer(source), metrics or {}, target)
 
     before = artifact.packed_version(target)
@@ -152,18 +153,14 @@ def pack(
         _check_finite(outputs, results, sample)
         if framework or expected is not None:
             progress("Comparing with the original model's predictions")
-            truth: parity.Expected = {}
-            if framework:
-                origin, truth = framework.title, framework.predict(sample.columns, outputs)
             if expected is not None:
-                origin, truth = parity.read_expected(expected, outputs, len(results[0]))
-            differences = parity.compare(outputs, results, truth)
+                original = parity.read_expected(expected, outputs, len(results[0]))
+            elif framework:
+                original = framework.title, framework.predict(sample.columns, outputs)
             graph_run = partial(execution.run_sample, run, batch=batch)
             takes_double = framework is not None and framework.takes_double and not double
-            causes = partial(
-                parity.causes, source.model, sample, graph_run, differences, takes_double
-            )
-            agreement = parity.check(differences, origin, tolerance, causes)
+            causes = partial(parity.causes, source.model, sample, graph_run, takes_double)
+            agreement = parity.check(outputs, results, original, tolerance, causes)
             lineage = lineage._replace(parity=agreement)
 
         value = statement.outcome_value
@@ -180,7 +177,7 @@ def pack(
             limits=limits.default(
                 sample.types, inputs, outputs, (sample.feeds, results), batch, statement.limits
             ),
-            execution=Execution(threads or 1, batch),
+            execution=Execution(threads or 1, batch, **graph.traits(directory)),
             lineage=lineage,
             description=statement.description,
             runbook=statement.runbook,
@@ -201,7 +198,7 @@ def pack(
             progress("Measuring threads")
             times = execution.threads(directory, loaded, encoded.encode(sample.feeds))
             chosen = execution.choose_threads(times)
-            draft = draft._replace(execution=Execution(chosen, batch))
+            draft = draft._replace(execution=draft.execution._replace(intra_op_threads=chosen))
             many = min(execution.MEASURED_ROWS, draft.limits.rows, execution.n_rows(sample.feeds))
             measured = f"{chosen} ({_times(times, many)})"
 

@@ -52,7 +52,8 @@ def _pin(event: Any, run: Storage) -> Any:
     """Return the worker's version for the run: of its plan, or with the model that is live."""
     import boto3
 
-    service = rollback.Service(boto3.client, os.environ["SCORING_FUNCTION"])
+    client: Any = boto3.client
+    service = rollback.Service(client, os.environ["SCORING_FUNCTION"])
     worker = os.environ["WORKER_FUNCTION"]
     if run.read(plan.PLAN) is not None:  # the run is resumed
         run.delete(finish.FAILURE)

@@ -5,6 +5,9 @@ The other frameworks are not in the project's environment: tests/frameworks has 
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import skl2onnx
-from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
@@ -113,6 +117,42 @@ def test_reference_has_any_form_that_people_have(form: str) -> None:
     forms = {"dict": arrays, "array": frame.to_numpy()}
     packed = pack(model, forms.get(form, f"data.{form}"))
     assert packed.manifest.features == pack(model, frame, replace=True).manifest.features
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["model.onnx", "model.joblib"])
+def test_reference_of_half_a_million_rows_takes_600_mb(form: str) -> None:
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame(rng.normal(size=(500_000, 8)).round(4)).add_prefix("x")
+    frame = frame.assign(
+        plan=rng.choice(["basic", "plus"], len(frame)), n=rng.integers(0, 9, len(frame))
+    )
+    frame.loc[::17, "x0"] = np.nan
+    frame.to_csv("data.csv", index=False)
+    columns = ColumnTransformer(
+        [
+            ("plan", OneHotEncoder(sparse_output=False), ["plan"]),
+            ("x", SimpleImputer(), ["x0", "x7"]),
+        ]
+    )
+    model = make_pipeline(columns, LinearRegression()).fit(frame[:999], frame["x7"][:999])
+    joblib.dump(model, "model.joblib")
+    names = [name for name in frame if name != "plan"]
+    types: list[Any] = [(name, FloatTensorType([None, 1])) for name in names]
+    types.insert(8, ("plan", StringTensorType([None, 1])))
+    Path("model.onnx").write_bytes(skl2onnx.to_onnx(model, initial_types=types).SerializeToString())
+    script = (
+        f"import answerable, resource; answerable.pack({form!r}, 'data.csv', name='model', "
+        "version='1.0.0', owner='tests', reason='a test', threads=1, trust=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    env = os.environ | {"PYTHONPATH": str(FILES.parents[2])}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert int(done.stdout) < 600_000
+    baseline = answerable.load("model").manifest.baseline
+    assert baseline is not None
+    assert baseline.rows == 500_000
 
 
 def test_columns_are_put_into_the_model_s_order() -> None:
