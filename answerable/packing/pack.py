@@ -177,7 +177,7 @@ def pack(
             limits=limits.default(
                 sample.types, inputs, outputs, (sample.feeds, results), batch, statement.limits
             ),
-            execution=Execution(threads or 1, batch),
+            execution=Execution(threads or 1, batch, **graph.traits(directory)),
             lineage=lineage,
             description=statement.description,
             runbook=statement.runbook,
@@ -198,7 +198,7 @@ def pack(
             progress("Measuring threads")
             times = execution.threads(directory, loaded, encoded.encode(sample.feeds))
             chosen = execution.choose_threads(times)
-            draft = draft._replace(execution=Execution(chosen, batch))
+            draft = draft._replace(execution=draft.execution._replace(intra_op_threads=chosen))
             many = min(execution.MEASURED_ROWS, draft.limits.rows, execution.n_rows(sample.feeds))
             measured = f"{chosen} ({_times(times, many)})"
 

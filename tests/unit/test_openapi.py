@@ -109,7 +109,7 @@ def test_a_tensor_contract_is_nested_arrays(echo_dir: Path, batch: Any) -> None:
 def test_a_picture_s_document_is_not_indented(echo_dir: Path) -> None:
     picture = manifest.Tensor("image", "float32", (None, 3, 224, 224))
     text = openapi.render(manifest.read(echo_dir)._replace(features=(), inputs=(picture,)))
-    assert text.count(b",") / text.count(b"\n") > 1
+    assert text.count(b",") > text.count(b"\n")
     assert len(text) < 2_000_000
 
 
