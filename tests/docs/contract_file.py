@@ -20,7 +20,7 @@ SECTIONS: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
     ("[features.NAME]", "One feature, by the name of its column.", Feature, FEATURE_KEYS),
     (
         "[features.NAME.tokenizer]",
-        "Makes a text feature of tokens. `file` is relative to the contract file.",
+        "Makes a text feature of tokens. `file` is relative to the model.",
         Tokenizer,
         ENCODER_KEYS["tokenizer"],
     ),

@@ -39,7 +39,7 @@ def test_it_holds_what_the_dockerfile_copies(template: Template) -> None:
     assert {"Dockerfile", "requirements/function.txt", "handler/app.py"} <= files
     assert "model/manifest.json" in files
     others = {name for name in files if not name.startswith(("handler/", "model/"))}
-    assert others == {"Dockerfile", "requirements/function.txt"}
+    assert others == {*image.FILES}
     assert not [name for name in files if name.endswith(".pyc")]
 
 
@@ -64,6 +64,7 @@ def test_the_build_is_told_what_the_labels_say(synth: Synth) -> None:
         ("handler/new.py", True),
         ("model_artifacts/diabetes/golden.jsonl", True),
         ("requirements/function.txt", True),
+        ("infra/strip_packages.py", True),
         ("Dockerfile", True),
     ],
 )
