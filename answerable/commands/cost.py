@@ -46,10 +46,10 @@ SECONDS = HOURS * 3600
 
 # What the stack has; tests/infra/test_cost.py compares it with the template. An alarm is billed by
 # the metrics that it reads.
-SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 7, 2, 5
+SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 11, 2, 5
 JOBS_ALARMS, ARCHIVE_ALARMS = 4, 1
 DASHBOARDS = 1
-REQUEST_METRICS, JOBS_METRICS, OUTCOME_METRICS = 5, 5, 6
+REQUEST_METRICS, SERVICE_METRICS, JOBS_METRICS, OUTCOME_METRICS = 5, 3, 5, 6
 PROBES = 60  # of the rollback, a month; each writes a metric in its hour
 MONITOR_SECONDS, PROBE_SECONDS, OPS_GB = 5.0, 10.0, 0.5
 MANIFEST_MS = 20.0
@@ -143,7 +143,8 @@ def bill(month: Month) -> list[Item]:
          cold * month.init / 1000 * gigabytes * (not month.snapstart), compute),
         ("traffic", "records and access logs", logs, logged),
         ("traffic", "the same, kept for a month", logs, kept),
-        ("traffic", "request metrics", REQUEST_METRICS * active * bool(month.requests), metric),
+        ("traffic", "request metrics",
+         (REQUEST_METRICS + SERVICE_METRICS) * active * bool(month.requests), metric),
         ("traffic", "outcome metrics", OUTCOME_METRICS * active * bool(month.outcomes), metric),
         ("archive", "records", taken, "Firehose, GB taken in"),
         ("archive", "records, decompressed", archived, "Firehose, GB decompressed"),

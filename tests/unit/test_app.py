@@ -160,12 +160,20 @@ def test_a_request_is_one_record_of_one_line(handler: app.Handler, capsys: Captu
 def test_the_metrics_keep_to_the_embedded_format(handler: app.Handler, capsys: Capture) -> None:
     handler(events.rest(BODY), Context())
     (line,) = lines(capsys)
-    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    by_version, by_service = line["_aws"]["CloudWatchMetrics"]
     assert isinstance(line["_aws"]["Timestamp"], int)
-    for metric in directive["Metrics"]:
-        assert isinstance(line[metric["Name"]], int | float)
-    for dimensions in directive["Dimensions"]:
-        assert all(isinstance(line[name], str) and line[name] for name in dimensions)
+    assert by_version["Dimensions"] == [["service", "version"]]
+    assert by_service["Dimensions"] == [["service"]]
+    assert {m["Name"] for m in by_service["Metrics"]} == {
+        "Requests",
+        "ClientErrors",
+        "ServerErrors",
+    }
+    for directive in (by_version, by_service):
+        for metric in directive["Metrics"]:
+            assert isinstance(line[metric["Name"]], int | float)
+        for dimensions in directive["Dimensions"]:
+            assert all(isinstance(line[name], str) and line[name] for name in dimensions)
     handler(events.rest(None, "/ping", "GET"), Context())
     assert "_aws" not in lines(capsys)[0]
 
