@@ -104,7 +104,7 @@ def test_pages_and_tickets_go_to_their_own_destinations(synth: Synth) -> None:
     assert len(one) == 2  # the other has no subscriber yet
 
 
-def test_a_person_is_told_and_told_again_when_it_is_over(synth: Synth) -> None:
+def test_an_alarm_notifies_when_it_begins_and_when_it_ends(synth: Synth) -> None:
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
     alarms = synth.template(f"alarm_destination={topic}").alarms()
     for name in SERVICE | {ROLLBACK, MOVED}:

@@ -191,9 +191,7 @@ def test_accepted_but_unusual_values_are_counted(handler: app.Handler, capsys: C
     assert lines(capsys)[0]["out_of_range_counts"] == {"serum": 2}
 
 
-def test_a_model_that_cannot_be_loaded_is_loud_and_says_why(
-    tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_model_that_cannot_be_loaded_logs_the_reason(tmp_path: Path, capsys: Capture) -> None:
     directory = artifact.echo(tmp_path)
     (directory / "model.onnx").write_bytes(b"x")
     broken = app.create(Settings(directory))

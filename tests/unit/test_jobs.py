@@ -132,7 +132,7 @@ def test_what_is_no_job_is_not_found(handler: app.Handler, path: str) -> None:
     assert handler(events.rest(None, path, "GET"), Context())["statusCode"] == 404
 
 
-def test_other_methods_are_told_which_to_use(handler: app.Handler) -> None:
+def test_other_methods_get_405_with_the_allowed_ones(handler: app.Handler) -> None:
     for path, method, allow in (("/jobs", "GET", "POST"), ("/jobs/x", "DELETE", "GET, HEAD")):
         answer = handler(events.rest(None, path, method), Context())
         assert (answer["statusCode"], answer["headers"]["allow"]) == (405, allow)
@@ -379,7 +379,7 @@ def test_no_front_lets_a_client_name_itself() -> None:
     assert gateway_events.parse_event(keyed).caller == ""
 
 
-def test_whoever_holds_the_id_reads_a_job_of_nobody(handler: app.Handler) -> None:
+def test_an_anonymous_job_is_readable_by_its_id(handler: app.Handler) -> None:
     id = body(post(handler))["job"]["id"]
     assert get(handler, id, identity={"apiKeyId": "any"})["statusCode"] == 200
 
