@@ -146,8 +146,9 @@ def test_a_deployment_without_jobs_has_no_such_paths(echo_dir: Path) -> None:
     assert "/jobs" not in document["paths"]
 
 
-def test_openapi_has_every_path_of_a_deployment_with_jobs(handler: app.Handler, echo: Any) -> None:
-    document = body(handler(events.rest(None, "/openapi.json", "GET"), Context()))
+def test_openapi_has_every_path_of_a_whole_deployment(echo_dir: Path, echo: Any) -> None:
+    config = Settings(echo_dir, jobs_bucket="b", jobs_queue_url="q", batch_state_machine="m")
+    document = body(app.create(config)(events.rest(None, "/openapi.json", "GET"), Context()))
     assert document == openapi.document(echo.manifest)
     assert set(document["paths"]) == set(app.ROUTES)
 
