@@ -22,12 +22,14 @@ from infra.archive import Archive
 from infra.dashboard import Dashboard
 from infra.drift import DriftMonitor
 from infra.function import ModelFunction
+from infra.http_api import FunctionUrl, HttpApi
 from infra.jobs import Jobs, JobsAlarms
 from infra.rollback import Rollback
 from infra.rollout import Rollout
 from infra.secret import Secret
 from infra.settings import Settings
 
+ENDPOINTS = {"rest": Api, "http": HttpApi, "url": FunctionUrl}
 SETTINGS = "answerable:settings"  # the template's metadata of all settings
 
 
@@ -77,12 +79,14 @@ class ModelStack(cdk.Stack):
             cdk.Annotations.of(self).add_warning_v2("answerable:base-image", text)
         secret = Secret(self, "Secret", settings)
         scoring.function.add_environment("PREDICTION_ID_SECRET", secret.value)
-        api = Api(self, "Api", settings=settings, alias=scoring.alias)
+        endpoint = ENDPOINTS[settings.endpoint](self, "Api", settings=settings, alias=scoring.alias)
+        if settings.cors_origins and settings.endpoint == "rest":  # the others add the headers
+            scoring.function.add_environment("CORS_ORIGINS", " ".join(settings.cors_origins))
         page = topic(self, "Topic", settings, settings.alarm_destination)
         ticket = page
         if settings.ticket_destination:
             ticket = topic(self, "TicketTopic", settings, settings.ticket_destination)
-        context = MonitoringContext(settings, manifest, scoring, page, ticket)
+        context = MonitoringContext(settings, manifest, scoring, page, ticket, endpoint.metrics)
         alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]
         rollout, worker = None, None
         if settings.rollout != "all-at-once":
@@ -111,6 +115,6 @@ class ModelStack(cdk.Stack):
             alarms.append(Archive(self, "Archive", context, functions).alarm)
         alarms += [rollback.alarm, *drift.alarms, *outcomes.alarms]
         Dashboard(self, "Dashboard", context, alarms)
-        cdk.CfnOutput(self, "Url", value=api.api.url)
+        cdk.CfnOutput(self, "Url", value=endpoint.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
         cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)
