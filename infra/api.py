@@ -75,7 +75,8 @@ class Api(Construct):
         rest.security_policy = "SecurityPolicy_TLS13_1_2_PFS_PQ_2025_09"
         rest.endpoint_access_mode = "BASIC"
         self.stage = self.api.deployment_stage
-        self.url = self.api.url
+        own = not settings.truststore_uri
+        self.url = self.api.url if own else endpoint.domain_url(settings)
         self.metrics = EndpointMetrics(
             "AWS/ApiGateway", {"ApiName": settings.service, "Stage": settings.stage}
         )
@@ -94,7 +95,7 @@ class Api(Construct):
             self._usage_plans(settings)
         if settings.domain_name:
             stage = self.stage.node.default_child
-            assert isinstance(stage, cdk.CfnElement)
+            assert isinstance(stage, cdk.CfnResource)
             endpoint.add_domain(self, settings, self.api.rest_api_id, stage)
         if settings.web_acl_arn:
             wafv2.CfnWebACLAssociation(

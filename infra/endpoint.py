@@ -44,7 +44,12 @@ class EndpointMetrics(NamedTuple):
     names: dict[str, str] = {}
 
 
-def add_domain(scope: Construct, settings: Settings, api_id: str, stage: cdk.CfnElement) -> None:
+def domain_url(settings: Settings) -> str:
+    """Return the URL of the API under its domain name."""
+    return f"https://{settings.domain_name}/{f'{settings.base_path}/' * bool(settings.base_path)}"
+
+
+def add_domain(scope: Construct, settings: Settings, api_id: str, stage: cdk.CfnResource) -> None:
     """Map the domain name to an API's stage; with a hosted zone, add its record."""
     mutual_tls = None
     if settings.truststore_uri:
@@ -69,11 +74,10 @@ def add_domain(scope: Construct, settings: Settings, api_id: str, stage: cdk.Cfn
         stage=stage.ref,
         api_mapping_key=settings.base_path or None,
     )
-    mapping.add_dependency(stage)
+    mapping.add_resource_dependency(stage)
     stack = cdk.Stack.of(scope)
     cdk.CfnOutput(stack, "DomainTarget", value=domain.regional_domain_name)
-    path = f"{settings.base_path}/" if settings.base_path else ""
-    cdk.CfnOutput(stack, "DomainUrl", value=f"https://{settings.domain_name}/{path}")
+    cdk.CfnOutput(stack, "DomainUrl", value=domain_url(settings))
     if settings.hosted_zone_id:
         zone = route53.HostedZone.from_hosted_zone_attributes(
             scope,

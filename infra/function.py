@@ -139,6 +139,7 @@ def ops_function(
         description=text,
     )
     logs.grant_write(role)
+    allow_use(scope, settings, role)  # of a topic, for those that publish
     function = lambda_.DockerImageFunction(
         scope,
         "Function",

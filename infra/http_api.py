@@ -74,7 +74,8 @@ class HttpApi(Construct):
         )
         if settings.domain_name:
             endpoint.add_domain(self, settings, api.http_api_id, stage)
-        self.url = f"{api.api_endpoint}/"
+        own = not settings.truststore_uri
+        self.url = f"{api.api_endpoint}/" if own else endpoint.domain_url(settings)
         self.metrics = EndpointMetrics(
             "AWS/ApiGateway",
             {"ApiId": api.http_api_id, "Stage": STAGE},

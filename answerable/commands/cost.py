@@ -23,6 +23,8 @@ from infra.project import find_model
 PRICES_OF = "2025-09"
 PRICES = {
     "API Gateway REST, request": 3.50e-6,
+    "API Gateway HTTP, request": 1.00e-6,
+    "Function URL, request": 0.0,
     "Lambda, request": 0.20e-6,
     "Lambda x86_64, GB-second": 1.66667e-5,
     "Lambda arm64, GB-second": 1.33334e-5,
@@ -64,6 +66,14 @@ PERIOD_BYTES, PERIOD_TARGET_BYTES = 900, 30  # of the monitor's record
 FIREHOSE_BYTES = 5000  # what a record is rounded up to
 
 
+# the price of a request, and its access log, by endpoint
+ENDPOINTS = {
+    "rest": ("API Gateway REST, request", ACCESS_LOG_BYTES),
+    "http": ("API Gateway HTTP, request", ACCESS_LOG_BYTES),
+    "url": ("Function URL, request", 0),
+}
+
+
 class Item(NamedTuple):
     """A line of the bill: `quantity` x `price`. `group` sums up lines."""
 
@@ -86,6 +96,7 @@ class Month(NamedTuple):
     """
 
     requests: int = 0
+    endpoint: str = "rest"
     memory: int = 1769
     duration: float = 5.0
     architecture: str = "x86_64"
@@ -154,7 +165,8 @@ def _traffic(month: Month) -> Iterator[Item]:
     cold = month.requests * month.cold_share
     # billed in whole milliseconds
     seconds = month.requests * max(1, round(month.duration)) / 1000
-    yield Item("traffic", "requests at the gateway", month.requests, "API Gateway REST, request")
+    price, access_log_bytes = ENDPOINTS[month.endpoint]
+    yield Item("traffic", "requests at the endpoint", month.requests, price)
     yield Item("traffic", "requests at the function", month.requests, "Lambda, request")
     yield Item("traffic", "compute", seconds * gigabytes, compute)
     if month.snapstart:
@@ -162,7 +174,7 @@ def _traffic(month: Month) -> Iterator[Item]:
     else:
         inits = cold * month.init / 1000 * gigabytes
         yield Item("traffic", "inits of cold starts", inits, compute)
-    size = RECORD_BYTES + TARGET_BYTES * month.targets + ACCESS_LOG_BYTES + PLATFORM_LOG_BYTES
+    size = RECORD_BYTES + TARGET_BYTES * month.targets + access_log_bytes + PLATFORM_LOG_BYTES
     logged = month.requests * size / 1e9
     yield Item("traffic", "records and access logs", logged, "CloudWatch Logs, GB taken in")
     yield Item("traffic", "the same, kept for a month", logged, "CloudWatch Logs, GB-month kept")
@@ -200,6 +212,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"Prices of {PRICES_OF} in us-east-1, without the free tier."
     add = parser.add_argument
     add("--requests", type=int, default=1_000_000, help="a month (default: 1000000)")
+    add("--endpoint", choices=[*ENDPOINTS], default=default.endpoint)
     add("--memory", type=int, default=default.memory, help="MB (default: %(default)s)")
     add("--duration", type=float, default=default.duration, help="ms a call (default: %(default)s)")
     add("--architecture", choices=["x86_64", "arm64"], default=default.architecture)
@@ -240,8 +253,10 @@ def main(args: argparse.Namespace) -> int:
     table.add_section()
     table.add_row("", "an idle month", "", "", f"{idle:,.2f}")
     table.add_row("", "drift alone", "", "", f"{drift:,.2f}")
-    total = sum(item.dollars for item in items)
-    table.add_row("", f"with {month.requests:,} requests", "", "", f"{total:,.2f}")
+    for name in ENDPOINTS:
+        total = sum(item.dollars for item in bill(month._replace(endpoint=name)))
+        text = f"with {month.requests:,} requests, endpoint={name}"
+        table.add_row("", text, "", "", f"{total:,.2f}")
     Console().print(table)
     return 0
 

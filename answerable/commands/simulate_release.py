@@ -173,7 +173,7 @@ def _print_header(
 
 
 def _short(plan: Plan, alarm: str) -> str:
-    return alarm.removeprefix(f"{plan.service}-")
+    return alarm[len(plan.service) + 1 :]  # without STAGE-MODEL-
 
 
 def _print_steps(console: Console, plan: Plan, steps: Iterator[Step]) -> None:
