@@ -1,5 +1,6 @@
 # The function's image: locked dependencies, handler/ and one packed model, nothing else.
-# infra/image.py assembles the build context: this file, requirements/, handler/, model/.
+# infra/image.py assembles the build context: this file, requirements/ (function.txt, and what
+# only models with text or pictures need), handler/, model/.
 # Every Lambda function of a stack runs this image and names its own entry point as the command.
 #
 #   make image MODEL=diabetes
@@ -10,22 +11,12 @@ ARG BASE_IMAGE=public.ecr.aws/lambda/python:3.13
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /build
-COPY requirements/function.txt .
+COPY requirements .
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip install --require-hashes --only-binary=:all: --no-compile --no-deps \
-        --target /task -r function.txt
-# What the wheels carry and serving never touches. `libonnxruntime.so` is onnxruntime's C library:
-# the Python binding is linked statically and does not open it. sympy, mpmath, protobuf and
-# flatbuffers are for onnxruntime's conversion tools, which go too.
-RUN cd /task \
- && rm -rf bin sympy* isympy* mpmath* protobuf* google flatbuffers* share \
-        onnxruntime/tools onnxruntime/quantization onnxruntime/transformers \
-        onnxruntime/datasets onnxruntime/backend \
-        onnxruntime/capi/libonnxruntime.so* \
-        numpy/f2py numpy/typing/tests numpy/_core/include numpy/_core/lib \
-        numpy/_core/_simd.*.so numpy/_core/*_tests.*.so \
- && find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \
- && find . -type f \( -name '*.pyi' -o -name '*.h' -o -name '*.hpp' -o -name '*.a' \) -delete
+        --target /task $(printf -- '-r %s ' *.txt)
+COPY infra/strip_packages.py .
+RUN python3 strip_packages.py /task
 COPY handler /handler
 # Compiled here because /var/task is read-only in Lambda: without .pyc every cold start compiles
 # again (2.5 times slower). unchecked-hash: nobody edits an image, so no stat per module either,

@@ -6,6 +6,8 @@ EVENT ?=
 NEW ?=
 STAGE ?= dev
 ARGS ?=
+# the image's Python where it can be had, also from pyenv
+BENCH_PYTHON ?= $(shell PYENV_VERSION=$$(pyenv latest 3.13 2>/dev/null) python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
 BIN := .venv/bin
 READY := .venv/ready
 CHOSEN = $(if $(MODEL),--model $(MODEL))
@@ -14,9 +16,13 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 
 FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
 SECONDS ?= 600
+COUNT ?= 200
+SEED ?=
+MINUTES ?= 30
+CLIENTS ?= 50
 
-.PHONY: help run rehearse test coverage check fuzz audit reference docs e2e bench bench-image power example image
-.PHONY: synth bootstrap deploy destroy sam lock clean
+.PHONY: help run rehearse test coverage check frameworks fuzz mutants soak audit reference docs e2e bench bench-refusals bench-image power example image
+.PHONY: synth bootstrap deploy destroy smoke sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -54,9 +60,18 @@ fuzz: build/fuzz-env/ready ## look for inputs that break a promise (FUZZ="wire f
 	  build/fuzz-env/bin/python -m tests.fuzz $$name -max_total_time=$(SECONDS) && \
 	  build/fuzz-env/bin/python -m tests.fuzz $$name --pack || exit 1; done
 
+mutants: $(READY) ## change handler/ at random and see whether a unit test fails (COUNT=200 SEED=1)
+	$(BIN)/python -m tests.mutants --count $(COUNT) $(if $(SEED),--seed $(SEED))
+
+soak: $(READY)   ## 50 clients, with a release in the middle (MINUTES=30 CLIENTS=50)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --clients $(CLIENTS)
+
 audit: build/audit-env/ready ## ask whether a locked version is known to be vulnerable (the network is asked)
-	for name in function dev; do build/audit-env/bin/pip-audit --disable-pip --require-hashes \
+	for name in function text images extensions dev; do build/audit-env/bin/pip-audit --disable-pip --require-hashes \
 	  -r requirements/$$name.txt || exit 1; done
+
+frameworks: build/frameworks-env/ready ## pack, serve and compare models of XGBoost, LightGBM and CatBoost
+	build/frameworks-env/bin/python -m pytest tests/frameworks
 
 build/%-env/ready: requirements/%.txt
 	$(PYTHON) -m venv build/$*-env
@@ -72,8 +87,16 @@ docs: build/docs-env/ready ## build the documentation site in build/site; a warn
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)
 	$(BIN)/python -m pytest tests/e2e -m e2e
 
-bench: $(READY)  ## measure the product beside its peers; writes benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks --markdown benchmarks/RESULTS.md --readme README.md
+bench: build/bench-env/ready ## measure the product beside its peers, on the image's Python; writes benchmarks/RESULTS.md
+	build/bench-env/bin/python -m benchmarks --markdown benchmarks/RESULTS.md --readme README.md --history
+
+bench-refusals: build/bench-env/ready ## measure what hostile bodies cost; writes benchmarks/REFUSALS.md
+	build/bench-env/bin/python -m benchmarks --only refusals --markdown benchmarks/REFUSALS.md
+
+build/bench-env/ready: requirements/dev.txt
+	$(BENCH_PYTHON) -m venv build/bench-env
+	build/bench-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
 
 bench-image: $(READY) ## cold start of the image under the Lambda emulator, beside Mangum+FastAPI's
 	$(BIN)/python -m benchmarks.image
@@ -106,14 +129,21 @@ deploy:          ## deploy to the AWS account that you are logged in to (STAGE=p
 destroy:         ## delete the stack; log groups and buckets stay (STAGE=prod MODEL=name)
 	$(DEPLOY)
 
+smoke: $(READY)  ## the life of a model of its own on a real account, some 40 minutes (STAGE=dev ARGS=--dry-run)
+	$(BIN)/python -m tests.smoke $(STAGE) $(ARGS)
+
 sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-one-row), or with all
 	$(BIN)/python -m tests.e2e.sam $(EVENT)
 
 lock: $(READY)   ## compile requirements/*.in, and pyproject.toml's extras, to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
-	cd requirements && for name in dev function fuzz audit ministack sam clients docs; do \
-	  case $$name in dev) with="../pyproject.toml --all-extras" ;; \
-	    function | fuzz) with="-c dev.txt" ;; *) with= ;; esac; \
+	cd requirements && for name in dev function text images extensions parquet fuzz audit ministack \
+	  sam clients docs frameworks; do \
+	  case $$name in dev) with="../pyproject.toml --extra serve --extra deploy --extra parquet \
+	      --extra text --extra images --extra extensions" ;; \
+	    text | images | extensions) with="-c dev.txt --no-deps" ;; \
+	    frameworks) with="../pyproject.toml --extra serve --extra sklearn --extra boosters --extra parquet" ;; \
+	    function | parquet | fuzz) with="-c dev.txt" ;; *) with= ;; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $$with $$name.in -o $$name.txt || exit 1; done
 

@@ -9,12 +9,14 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from answerable.commands import run
 from handler import __version__
 
 COMMANDS = {
     "new": "make a folder for a model's project: settings, CI workflow, model_artifacts",
     "upgrade": "say what another version of answerable changes in this project",
     "pack": "turn a model and a sample of its data into an artifact with a contract",
+    "batch": "score a file of any size, here or with a deployed stack",
     "diff": "explain the differences of two versions: contract, answers, baseline, lineage",
     "conformance": "whether what a contract forbids is refused, here or at a URL",
     "cost": "what a month of a deployed model costs, idle and with traffic",
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 module.add_arguments(command)
                 command.set_defaults(run=module.main)
         args = parser.parse_args(argv)
-        code: int = args.run(args)
+        return run(chosen, args.run, args)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "answerable", "handler", "infra"):
@@ -67,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return code
 
 
 if __name__ == "__main__":

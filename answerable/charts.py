@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 class Value(NamedTuple):
-    """What happened in a stretch of time (ms): a number, its CSS class and its text."""
+    """A number in a stretch of time (ms), its CSS class and its text."""
 
     start: float
     end: float

@@ -35,7 +35,7 @@ class Answers(NamedTuple):
 
 
 class Shift(NamedTuple):
-    """How far a feature's or an output's baseline has moved: a distance and shares, 0 to 1."""
+    """The shift of a feature's or an output's baseline: a distance and shares, 0 to 1."""
 
     name: str
     distance: float
@@ -144,5 +144,5 @@ def _share(d: Distribution, x: float) -> tuple[float, float]:
     if not i:
         return 0.0, 0.0
     low, high = float(d.values[i - 1]), float(d.values[i])
-    at = d.cdf_right[i - 1] + (d.cdf_left[i] - d.cdf_right[i - 1]) * (x - low) / (high - low)
-    return at, at
+    share = d.cdf_right[i - 1] + (d.cdf_left[i] - d.cdf_right[i - 1]) * (x - low) / (high - low)
+    return share, share

@@ -11,6 +11,7 @@ and code (NaN has no JSON form). The 64 bad values made here take 0.1 s and cove
 import gzip
 import io
 import math
+from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -153,9 +154,9 @@ def accepted_values(manifest: Manifest) -> Iterator[tuple[str, dict[str, Any]]]:
     if manifest.features or not free:
         return
     limits = manifest.limits
-    most = min(limits.elements, limits.body_bytes // 32, limits.response_bytes // 32)
+    elements = min(limits.elements, limits.body_bytes // 32, limits.response_bytes // 32)
     rest = max(math.prod(n or 1 for n in shape) for shape in shapes.values())
-    longest = int((most // rest // len(shapes)) ** (1 / free))
+    longest = int((elements // rest // len(shapes)) ** (1 / free))
     for length in sorted({1, 2, 3, 8, longest} - set(range(longest + 1, 9))):
         row = {name: np.array(value, object) for name, value in example(manifest).items()}
         sizes = {tensor.name: _sizes(manifest, tensor, length) for tensor in manifest.inputs}
@@ -165,12 +166,12 @@ def accepted_values(manifest: Manifest) -> Iterator[tuple[str, dict[str, Any]]]:
 def _sizes(manifest: Manifest, tensor: Tensor, length: int) -> list[int]:
     """Return the shape of a row whose free axes have a length, or the nearest that is accepted."""
     shape = manifest.row_shape(tensor)
-    least, most = (
+    lowest, highest = (
         (bounds or (None,) * len(tensor.shape))[-len(shape) or len(tensor.shape) :]
         for bounds in (tensor.min_shape, tensor.max_shape)
     )
-    bounded = (max(length, low or 1) for low in least)
-    lengths = [min(n, high or n) for n, high in zip(bounded, most, strict=True)]
+    bounded = (max(length, low or 1) for low in lowest)
+    lengths = [min(n, high or n) for n, high in zip(bounded, highest, strict=True)]
     return [n or free for n, free in zip(shape, lengths, strict=True)]
 
 
@@ -433,10 +434,10 @@ def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:
             code = "wrong_length" if tensor.shape[0] is None else "shape"
             bad["rows", "shape", code] = [[n, *rest] for n in counts]
             bad["rows", "shape/0", "type"] = [[orjson.Fragment(str(2**64)), *rest]]
-        for (kind, at, code), values in bad.items():
+        for (kind, field, code), values in bad.items():
             for value in values:
-                document = _infer(manifest, i, **{at.partition("/")[0]: value})
-                yield _422(kind, path, document, (f"{location}/{at}", code))
+                document = _infer(manifest, i, **{field.partition("/")[0]: value})
+                yield _422(kind, path, document, (f"{location}/{field}", code))
     for i, k, (kind, json, code) in _bad_data(manifest):
         data = [*good[i]["data"]]
         data[k] = orjson.Fragment(json)
@@ -461,12 +462,20 @@ def _bad_data(manifest: Manifest) -> Iterator[tuple[int, int, Any]]:
 def _binary_infer(manifest: Manifest) -> tuple[Any, list[bytes]]:
     """Return the example as a document whose tensors are bytes, and the bytes of each."""
     document, tensors = _infer(manifest), []
-    for part, tensor in zip(document["inputs"], manifest.inputs, strict=True):
+    for entry, tensor in zip(document["inputs"], manifest.inputs, strict=True):
         null = "" if tensor.dtype == "string" else np.nan
-        data = [null if value is None else value for value in part.pop("data")]
-        tensors.append(binary.dump(np.array(data, dtype(tensor.dtype))))
-        part["parameters"] = {"binary_data_size": len(tensors[-1])}
+        data = [null if value is None else value for value in entry.pop("data")]
+        if tensor.name in _pictures(manifest):
+            picture = a2b_base64(str(data[0]))
+            tensors.append(len(picture).to_bytes(4, "little") + picture)
+        else:
+            tensors.append(binary.dump(np.array(data, dtype(tensor.dtype))))
+        entry["parameters"] = {"binary_data_size": len(tensors[-1])}
     return document, tensors
+
+
+def _pictures(manifest: Manifest) -> set[str]:
+    return {feature.input for feature in manifest.features if feature.image}
 
 
 def _framed(document: Any, tensors: list[bytes]) -> tuple[bytes, Headers]:
@@ -512,6 +521,8 @@ def _bad_bytes(manifest: Manifest, i: int, size: int) -> Iterator[tuple[str, byt
         yield "length of a string", b"\xff" * size, 400, ()
         if size > 4:
             text = (size - 4).to_bytes(4, "little") + b"\xff" * (size - 4)
+            if manifest.inputs[i].name in _pictures(manifest):
+                type_violation = ((pointer("inputs", i, "data", 0), "picture"),)
             yield "bad UTF-8", text, 422, type_violation
     elif dtype(kind).kind == "f":
         types = feature_types.of(manifest)

@@ -1,9 +1,9 @@
-"""What a deployment would take away from a stack, or change for its clients."""
+"""The losses of a deployment: resources of the stack, and access of its clients."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from infra.stack import SETTINGS
+from infra.settings import SETTINGS
 
 # resources that hold something, or that clients use
 STATEFUL = {

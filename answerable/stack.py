@@ -11,6 +11,14 @@ from handler.release.rollback import ReleaseError, Service
 Client = Callable[[str], Any]
 
 
+def connect(service: str) -> Any:
+    """Return the client of an AWS service."""
+    import boto3
+
+    client: Any = boto3.client
+    return client(service)
+
+
 def stack_name(model: str, stage: str) -> str:
     """Return the name of the CloudFormation stack."""
     return f"answerable-{model}-{stage}"
@@ -32,6 +40,7 @@ def lookup(client: Client, model: str, stage: str) -> Service:
         stack=name,
         stack_arn=stack["StackId"],
         stack_live_version=outputs.get("LiveVersion", ""),
+        stack_status=stack["StackStatus"],
     )
 
 
@@ -44,12 +53,12 @@ def deployed_template(client: Client, stack: str) -> dict[str, Any] | None:
     """Return the stack's template, None if no stack is there or its creation failed."""
     cloudformation = client("cloudformation")
     try:
-        found = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
+        described = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
     except ClientError as error:
         if error.response["Error"]["Code"] == "ValidationError":  # "… does not exist"
             return None
         raise
-    if found["StackStatus"] in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"):
+    if described["StackStatus"] in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"):
         return None
     body = cloudformation.get_template(StackName=stack)["TemplateBody"]
     template: dict[str, Any] = json.loads(body) if isinstance(body, str) else body

@@ -1,5 +1,9 @@
-"""Text for people at a terminal."""
+"""Text and tables for people at a terminal."""
 
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
 from rich.text import Text
 
 
@@ -7,6 +11,17 @@ def plain(text: object, style: str = "") -> Text:
     """Return text from data: no Rich markup, and control characters as their escapes."""
     shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(text))
     return Text("".join(shown), style)
+
+
+def table(columns: Sequence[str], rows: Iterable[Iterable[object]], title: str = "") -> Table:
+    """Return a table of plain text; columns without names have no header."""
+    result = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    result.show_header = any(columns)
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    for row in rows:
+        result.add_row(*map(plain, row))
+    return result
 
 
 def number(value: float) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+from answerable.git import git
 from handler.errors import ArtifactError
 from infra.project import ARTIFACTS, find_model
 
@@ -18,10 +19,10 @@ def find_version(word: str, scratch: Path) -> Path:
     revision, colon, name = word.partition(":")
     if not colon or Path(word).exists():
         return find_model(word)
-    command = ["git", "archive", "--format=tar", f"{revision}:./{ARTIFACTS / name}"]
-    archived = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
-    if archived.returncode:
-        raise ArtifactError(f"{word}: {archived.stderr.decode().strip()}")
-    with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
+    try:
+        archived = git("archive", "--format=tar", f"{revision}:./{ARTIFACTS / name}")
+    except subprocess.CalledProcessError as error:
+        raise ArtifactError(f"{word}: {error.stderr.decode().strip()}") from None
+    with tarfile.open(fileobj=io.BytesIO(archived)) as archive:
         archive.extractall(scratch, filter="data")
     return scratch

@@ -21,21 +21,19 @@ from benchmarks.results import Rounds
 from handler import manifest as manifests
 from handler.settings import Settings
 
-# calls in a turn, and different events, by messages
-CALLS = {10: 64, 1000: 4}
-EVENTS = {10: 32, 1000: 4}
+TURNS = {"batch 10": warm.Turn(10, 64), "batch 1000": warm.Turn(1000, 4)}
 BUCKET = "benchmark"
 
 
-def measure(
-    model_dir: Path, scratch: Path, count: int, starts: int, rounds: int, quick: bool = False
-) -> tuple[Rounds, dict[str, warm.Values]]:
-    """Per case the median seconds of each round for `count` messages, and what was predicted."""
-    rows = cases.rows(manifests.read(model_dir), count, EVENTS[count])
-    path = scratch / f"batch{count}"
-    path.write_bytes(marshal.dumps(([event([[row] for row in each]) for each in rows], rows)))
-    calls = 3 if quick else CALLS[count]
-    return warm.compare(cases.BATCH, str(path), calls, model_dir, starts, rounds)
+def write_events(path: Path, model_dir: Path) -> str:
+    """Write events for a child, by number of messages; return the path."""
+    manifest = manifests.read(model_dir)
+    contents = {}
+    for count, _, _ in TURNS.values():
+        rows = cases.rows(manifest, count, warm.EVENTS[count])
+        contents[count] = ([event([[row] for row in each]) for each in rows], rows)
+    path.write_bytes(marshal.dumps(contents))
+    return str(path)
 
 
 def with_s3(model_dir: Path, rounds: int) -> Rounds:

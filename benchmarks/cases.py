@@ -1,33 +1,45 @@
-"""Who is compared, on what, and how one of them is started."""
+"""The cases that are compared, their events, and how a process with one of them is started."""
 
 import json
 import marshal
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from handler.manifest import Feature, Manifest
+from tests.fixtures import image_packages
 
 ROOT = Path(__file__).parent.parent
 CHILD = Path(__file__).with_name("child.py")
-MISSING = 0.03  # share of the nullable values that are null
+NULL_SHARE = 0.03  # of the values of nullable features
+VCPUS = 0.29  # what 512 MB buy: Lambda has one vCPU at 1,769 MB
+PERIOD_MICROSECONDS = 20_000
 
 
 class Case(NamedTuple):
-    """`module` has a `lambda_handler`."""
+    """`module` has a `lambda_handler`. `root`: the tree of its code. `model_dir`: of its own.
+
+    `stripped`: it runs on packages that were stripped as in its image. Peers run on what pip
+    installs.
+    """
 
     title: str
     module: str
+    root: Path = ROOT
+    model_dir: Path | None = None
+    stripped: bool = False
 
 
 CASES = {
     "floor": Case("onnxruntime alone (the floor)", "benchmarks.peers.floor"),
     "stdlib": Case("hand-written, no validation, no logs", "benchmarks.peers.stdlib"),
-    "answerable": Case("**Answerable**, everything on", "handler.function"),
+    "answerable": Case("**Answerable**, everything on", "handler.function", stripped=True),
     "mangum_fastapi": Case("Mangum + FastAPI, no logs", "benchmarks.peers.mangum_fastapi"),
     "powertools": Case(
         "Powertools resolver, validation on", "benchmarks.peers.powertools_resolver"
@@ -36,21 +48,43 @@ CASES = {
 
 # of queue messages
 BATCH = {
-    "worker": Case("**Answerable**, stacked, everything on", "benchmarks.peers.worker"),
+    "worker": Case(
+        "**Answerable**, stacked, everything on", "benchmarks.peers.worker", stripped=True
+    ),
     "batch_processor": Case(
         "Powertools' BatchProcessor, a run per message", "benchmarks.peers.powertools_batch"
     ),
 }
 
 
-def start(fd: int, *arguments: str, model_dir: Path, threads: int) -> subprocess.Popen[bytes]:
-    """A child in a clean environment, its records thrown away, its findings written to `fd`."""
+def at_commit(root: Path, model: str) -> Case:
+    """Return the product in another work tree, beside which this one is measured."""
+    module = "handler.function" if (root / "handler/function.py").exists() else "handler.api"
+    title = f"Answerable of {root.name}"
+    stripped = (root / "infra/strip_packages.py").exists()
+    return Case(title, module, root, root / "model_artifacts" / model, stripped)
+
+
+def start(
+    fd: int,
+    *arguments: str,
+    model_dir: Path,
+    threads: int = 1,
+    case: Case | None = None,
+    cgroup: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a child in a clean environment. It writes its figures to `fd`; its records are lost."""
+    path = str(case.root if case else ROOT)
+    if case and case.stripped:
+        path = f"{image_packages.stripped()}:{path}"
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": path,
         "MODEL_DIR": str(model_dir),
         "INTRA_OP_THREADS": str(threads),
-        # as in the image, and in every peer's favour: without them numpy and onnxruntime are slower
+        "PREDICTION_ID_SECRET": "benchmark",
+        "FEEDBACK_SECRET": "benchmark",  # its name in older commits
+        # as in the image, for the peers too: without them numpy and onnxruntime are slower
         "OPENBLAS_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
     }
@@ -61,13 +95,14 @@ def start(fd: int, *arguments: str, model_dir: Path, threads: int) -> subprocess
         stdout=subprocess.DEVNULL,
         env=environment,
         pass_fds=[fd],
+        preexec_fn=(lambda: _join(cgroup)) if cgroup else None,
     )
 
 
-def ask(*arguments: str, model_dir: Path, threads: int = 1) -> str:
-    """What a child that runs once has to say."""
+def ask(*arguments: str, **options: Any) -> str:
+    """Return what a child that runs once writes; see `start`."""
     read, write = os.pipe()
-    child = start(write, *arguments, model_dir=model_dir, threads=threads)
+    child = start(write, *arguments, **options)
     os.close(write)
     with open(read) as answer:
         text = answer.read()
@@ -77,15 +112,48 @@ def ask(*arguments: str, model_dir: Path, threads: int = 1) -> str:
     return text
 
 
-def write_events(path: Path, manifest: Manifest, count: int, different: int) -> str:
-    """So many different events of `count` rows, where a child finds them; returns the path."""
-    found = rows(manifest, count, different)
-    path.write_bytes(marshal.dumps(([event(each) for each in found], found)))
+@contextmanager
+def quota() -> Iterator[Path | None]:
+    """Yield a cgroup (version 1 or 2) of VCPUS, None where this process may not make one."""
+    budget = round(VCPUS * PERIOD_MICROSECONDS)
+    hierarchies = {
+        "/sys/fs/cgroup/cpu": {
+            "cpu.cfs_period_us": str(PERIOD_MICROSECONDS),
+            "cpu.cfs_quota_us": str(budget),
+        },
+        "/sys/fs/cgroup": {"cpu.max": f"{budget} {PERIOD_MICROSECONDS}"},
+    }
+    parent = next((name for name in hierarchies if Path(name, "cgroup.procs").exists()), "")
+    cgroup = Path(parent, f"answerable-benchmark-{os.getpid()}")
+    try:
+        cgroup.mkdir()
+        for name, value in hierarchies[parent].items():
+            (cgroup / name).write_text(value)
+    except (OSError, KeyError):
+        yield None
+        return
+    try:
+        yield cgroup
+    finally:
+        cgroup.rmdir()
+
+
+def _join(cgroup: Path) -> None:
+    (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def write_events(path: Path, manifest: Manifest, counts: dict[int, int]) -> str:
+    """Write events for a child: by number of rows, so many different ones. Return the path."""
+    events = {}
+    for count, different in counts.items():
+        instances = rows(manifest, count, different)
+        events[count] = ([event(request) for request in instances], instances)
+    path.write_bytes(marshal.dumps(events))
     return str(path)
 
 
 def rows(manifest: Manifest, count: int, different: int) -> list[list[dict[str, Any]]]:
-    """So many different lists of `count` rows."""
+    """Return so many different lists of `count` rows."""
     rng = np.random.default_rng(count)
     return [
         [{f.name: _value(f, rng) for f in manifest.features} for _ in range(count)]
@@ -94,7 +162,7 @@ def rows(manifest: Manifest, count: int, different: int) -> list[list[dict[str, 
 
 
 def _value(feature: Feature, rng: np.random.Generator) -> Any:
-    if feature.nullable and rng.random() < MISSING:
+    if feature.nullable and rng.random() < NULL_SHARE:
         return None
     if feature.categories:
         return feature.categories[rng.integers(len(feature.categories))]
@@ -104,7 +172,7 @@ def _value(feature: Feature, rng: np.random.Generator) -> Any:
 
 
 def event(instances: list[dict[str, Any]]) -> dict[str, Any]:
-    """A POST as API Gateway's REST API hands it to a function."""
+    """Return a POST as API Gateway's REST API passes it to a function."""
     headers = {
         "Accept": "*/*",
         "Content-Type": "application/json",

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import Any
 
+CACHE_BYTES = 32 << 20  # more than a core's own caches
+
 
 class Context:
     """What Lambda passes beside the event, as far as anybody here reads it."""
@@ -24,48 +26,67 @@ class Context:
 
 
 def case(module: str, path: str) -> tuple[Any, Any]:
-    """The case's handler, and the events for it."""
+    """Return the case's handler, and its events by number of rows."""
     import marshal  # built in, so that no case has to pay for reading the events
 
     with open(path, "rb") as file:
-        events, rows = marshal.load(file)
+        contents = marshal.load(file)
     loaded = __import__(module, fromlist=["lambda_handler"])
-    if hasattr(loaded, "prepare"):
-        events = [loaded.prepare(each) for each in rows]
-    return loaded.lambda_handler, events
+    prepare = getattr(loaded, "prepare", None)
+    return loaded.lambda_handler, {
+        count: [prepare(each) for each in rows] if prepare else events
+        for count, (events, rows) in contents.items()
+    }
 
 
 def cold(out: int, module: str, path: str) -> None:
-    """Write when the first event was answered, on the clock that the parent reads too."""
+    """Write when the first event was answered, the CPU seconds until then, and the peak MB.
+
+    The parent reads the same clock.
+    """
     handle, events = case(module, path)
-    answer = handle(events[0], Context())
-    os.write(out, f"{time.monotonic()} {peak_mb()}\n".encode())
+    answer = handle(events[1][0], Context())
+    os.write(out, f"{time.monotonic()} {time.process_time()} {peak_mb()}\n".encode())
     if isinstance(answer, dict) and answer["statusCode"] != 200:
         sys.exit(answer["body"])
 
 
-def warm(out: int, module: str, path: str) -> None:
-    """For each number read from stdin, time so many calls; write their median, the last answer."""
+def serve(out: int, module: str, path: str) -> None:
+    """For each line `rows calls pause` of stdin, time calls.
+
+    Write the median seconds, wall and CPU, and what the last call predicted. With a pause, other
+    work empties the processor's caches before each call, as between two calls of a Lambda function.
+    """
     import json
 
-    handle, events = case(module, path)
-    context, clock = Context(), time.perf_counter
+    handle, events_by_count = case(module, path)
+    context, memory = Context(), bytearray()
     for line in sys.stdin:
-        seconds = []
-        for i in range(int(line)):
+        count, calls, pause = line.split()
+        events = events_by_count[int(count)]
+        wall, cpu = [], []
+        for i in range(int(calls)):
             event = dict(events[i % len(events)])
-            start = clock()
+            if float(pause):
+                memory = memory or bytearray(CACHE_BYTES)
+                memory.find(1)
+                time.sleep(float(pause))
+            cpu_start, start = time.process_time(), time.perf_counter()
             answer = handle(event, context)
-            seconds.append(clock() - start)
-        seconds.sort()
+            wall.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - cpu_start)
         if isinstance(answer, dict) and "batchItemFailures" in answer:
             values = written()
         elif isinstance(answer, dict):
             values = [row["progression"] for row in json.loads(answer["body"])["predictions"]]
         else:
             values = answer[0].ravel().tolist()
-        found = {"seconds": seconds[len(seconds) // 2], "values": values}
-        os.write(out, json.dumps(found).encode() + b"\n")
+        figures = {"wall": median(wall), "cpu": median(cpu), "values": values}
+        os.write(out, json.dumps(figures).encode() + b"\n")
+
+
+def median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
 
 
 def written() -> list[float]:
@@ -81,15 +102,16 @@ def written() -> list[float]:
 
 
 def load(out: int, kind: str, original: str, packed: str) -> None:
-    """Write when a model is ready: with the import of onnxruntime, after it, after a first run."""
+    """Write the seconds until a model is loaded, with and without onnxruntime's import, and run
+    once; then the peak MB and the CPU seconds when it was loaded.
+    """
     from pathlib import Path
 
     import numpy as np
 
     from handler import manifest, session  # before the clock starts: leaves only onnxruntime
 
-    feeds = {"image": np.zeros((1, 3, 224, 224), np.float32)}
-    start = time.perf_counter()
+    cpu_start, start = time.process_time(), time.perf_counter()
     if kind != "packed":
         import onnxruntime as ort
     imported = time.perf_counter()
@@ -98,20 +120,20 @@ def load(out: int, kind: str, original: str, packed: str) -> None:
         loaded = ort.InferenceSession(original, providers=["CPUExecutionProvider"])
     elif kind != "import":
         loaded = session.Session(Path(packed), manifest.read(packed))
-    ready = time.perf_counter()
-    peak = peak_mb()
-    if kind == "default":
-        loaded.run(None, feeds)
-    elif kind != "import":
-        loaded.run(feeds)
+    ready, cpu, peak = time.perf_counter(), time.process_time() - cpu_start, peak_mb()
+    if kind != "import":
+        inputs = manifest.read(packed).inputs
+        feeds = {i.name: np.zeros([n or 1 for n in i.shape], i.dtype) for i in inputs}
+        loaded.run(*((None, feeds) if kind == "default" else (feeds,)))
     answered = time.perf_counter()
-    os.write(out, f"{ready - start} {ready - imported} {answered - start} {peak}\n".encode())
+    os.write(out, f"{ready - start} {ready - imported} {answered - start} {peak} {cpu}\n".encode())
 
 
 def refuse(out: int, path: str) -> None:
     """Write the status of the first answer, its seconds, and the MB it took beside the event."""
     os.environ |= {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}
-    handle, (event,) = case("handler.function", path)
+    handle, events = case("handler.function", path)
+    (event,) = events[0]
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak begins anew, at what is resident now
     before = peak_mb()
@@ -130,5 +152,5 @@ def peak_mb() -> float:
         return 0.0
 
 
-MODES: dict[str, Any] = {"cold": cold, "warm": warm, "load": load, "refuse": refuse}
+MODES: dict[str, Any] = {"cold": cold, "serve": serve, "load": load, "refuse": refuse}
 MODES[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:])

@@ -29,9 +29,10 @@ from handler.errors import (
     NotFound,
     NotReady,
     ServerError,
+    UnsupportedMediaType,
 )
 from handler.gateway_events import Event
-from handler.http import IDEMPOTENCY_KEY, JSON, PROBLEM_JSON, Request, Response
+from handler.http import IDEMPOTENCY_KEY, IMAGE_TYPES, JSON, PROBLEM_JSON, Request, Response
 from handler.manifest import FILE_NAME, OPENAPI_FILE_NAME
 from handler.scoring import Scored, Scorer
 
@@ -70,7 +71,12 @@ Route = Callable[[AppState, Request, float | None], HandlerResult]
 
 def predict(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /predict`: score instances."""
-    body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
+    try:
+        body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
+    except UnsupportedMediaType:
+        if state.scorer.manifest.takes_picture and http_body.content_type(request) in IMAGE_TYPES:
+            return invocations(state, request, deadline)
+        raise
     return _prediction_result(state, state.scorer.score(body, deadline))
 
 
@@ -427,6 +433,8 @@ def match_route(request: Request) -> tuple[str, dict[str, str]]:
     # may have authorized the encoded path
     path = path.replace("%3A", ":").replace("%3a", ":").rstrip("/") or "/"
     route, path_params = _match(path)
+    if request.may_have_base_path and not route:
+        path = "/" + "/".join(path.rsplit("/", _MAX_SEGMENTS)[1:])
     while not route and request.may_have_base_path and path.count("/") > 1:
         path = "/" + path[1:].partition("/")[2]
         route, path_params = _match(path)
@@ -451,6 +459,7 @@ def _match(path: str) -> tuple[str, dict[str, str]]:
 
 
 _PATTERNS = [(route, route.split("/")) for route in ROUTES]
+_MAX_SEGMENTS = max(len(pattern) for _, pattern in _PATTERNS)
 
 
 def route_label(request: Request | None, route: str) -> str:

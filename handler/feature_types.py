@@ -13,8 +13,9 @@ it is a number of days. All other types have the same form in both.
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -185,6 +186,10 @@ class FeatureType:
     discrete: ClassVar[bool] = False  # drift: the baseline lists values, not quantiles
     has_json_form: ClassVar[bool] = False  # validated values differ from those in JSON
     binned_by_length: ClassVar[bool] = False  # drift: of the number of characters
+    is_encoded: ClassVar[bool] = False  # `encode` makes the graph's inputs
+    summaries: ClassVar[tuple[str, ...]] = ()  # drift: of these attributes of a validated value
+    encoding: Any = None  # the manifest's Tokenizer or Image
+    directory: Path | None = None  # of the artifact
     low: Numeric | None = None
     high: Numeric | None = None
     counted_range: tuple[float, float] | None = None
@@ -233,6 +238,14 @@ class FeatureType:
     def from_numbers(self, values: list[Any]) -> list[Any]:
         """Return the values of a tensor sent as JSON in the JSON form of the feature."""
         return values
+
+    def parse(self, value: Any) -> Any:
+        """Return the validated value of an encoded feature. Raise ValueError."""
+        raise NotImplementedError
+
+    def encode(self, values: Iterable[Any]) -> dict[str, Array]:
+        """Return the graph's inputs [rows, …] by name, from validated or from JSON values."""
+        raise NotImplementedError
 
     # CSV ----------------------------------------------------------------------------------------
 
@@ -522,16 +535,31 @@ def make(feature: Feature, dtype: str) -> FeatureType:
 
     Raise ArtifactError where the dtype or the feature's fields are not of its type.
     """
-    fitting = fitting_types(dtype)
-    if feature.type not in fitting:
+    cls, fitting = _class(feature), fitting_types(dtype)
+    if cls is not None and cls.is_encoded and dtype == "string":
+        fitting = [cls.name]
+    if cls is None or feature.type not in fitting:
         raise ArtifactError(
             f"feature {feature.name}: a {dtype} tensor cannot be of type {feature.type}; "
             f"it may be {', '.join(fitting)}"
         )
     try:
-        return TYPES[feature.type](feature, dtype)
+        return cls(feature, dtype)
     except (TypeError, ValueError):
         raise ArtifactError(f"feature {feature.name}: a value of the wrong type") from None
+
+
+def _class(feature: Feature) -> type[FeatureType] | None:
+    """Return the class of a feature. Those that need another library are imported here."""
+    if feature.image:
+        from handler.encoders.image import ImageType
+
+        return ImageType
+    if feature.tokenizer:
+        from handler.encoders.text import TokenizedTextType
+
+        return TokenizedTextType
+    return TYPES.get(feature.type)
 
 
 def fitting_types(dtype: str) -> list[str]:
@@ -540,12 +568,16 @@ def fitting_types(dtype: str) -> list[str]:
     return [name for name, cls in TYPES.items() if kind in cls.tensor_kinds]
 
 
-def of(manifest: Manifest) -> tuple[FeatureType, ...]:
-    """Return the types of all features, in the contract's order."""
+def of(manifest: Manifest, directory: Path | None = None) -> tuple[FeatureType, ...]:
+    """Return the types of all features, in the contract's order.
+
+    `directory` is the artifact's, which a tokenizer is loaded from.
+    """
     dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
     types = tuple(make(feature, dtypes[feature.input]) for feature in manifest.features)
     baseline = manifest.baseline.features if manifest.baseline else {}
     for kind in types:
+        kind.directory = directory
         counted = baseline.get(kind.feature.name)
         if counted and not kind.discrete and {*map(type, counted.values)} - {int, float}:
             raise ArtifactError(f"baseline of {kind.feature.name}: a value that is no number")

@@ -7,6 +7,7 @@ PROBLEM_JSON = "application/problem+json"
 OCTET_STREAM = "application/octet-stream"
 CSV = "text/csv"
 NPY = "application/x-npy"
+IMAGE_TYPES = ("image/jpeg", "image/png")
 
 # the length of the JSON that precedes binary tensors (Open Inference Protocol)
 INFERENCE_HEADER_LENGTH = "inference-header-content-length"

@@ -29,7 +29,9 @@ DTYPES = {
     "float16", "float32", "float64", "string",
 }  # fmt: skip
 
-FeatureTypeName = Literal["number", "integer", "category", "boolean", "text", "date"]
+EXTENSION_DOMAINS = frozenset(("ai.onnx.contrib", "com.microsoft.extensions"))
+
+FeatureTypeName = Literal["number", "integer", "category", "boolean", "text", "date", "image"]
 OutputKind = Literal["value", "label", "probabilities", "scores", "tensor"]
 BY_CLASS = ("probabilities", "scores")  # kinds of outputs that have one number per class
 BatchMode = Literal["dynamic", "single", "none"]
@@ -69,13 +71,58 @@ class Tensor(NamedTuple):
     max_shape: Shape = ()
 
 
+class Tokenizer(NamedTuple):
+    """The tokenizer of a text feature, and the graph's inputs that its tokens feed.
+
+    `file` is a `tokenizer.json` of Hugging Face's `tokenizers`. A text of more than `max_tokens`
+    tokens, special ones included, is cut at its end. `length` is the number of tokens that the
+    graph is fixed to. "" is an input that the graph does not have. `dtype` is that of the inputs.
+    """
+
+    file: str = "tokenizer.json"
+    max_tokens: int = 512
+    input_ids: str = "input_ids"
+    attention_mask: str = ""
+    token_type_ids: str = ""
+    dtype: str = "int64"
+    length: int | None = None
+    pad_id: int = 0
+    unknown_id: int | None = None
+
+
+class Image(NamedTuple):
+    """The preprocessing of a picture.
+
+    Decoding, EXIF orientation, `resize` and crop are Pillow's. With `resize`, the shorter side gets
+    that length and the centre of `size` (height, width) is kept; without, the picture is stretched
+    to `size`. `scale`, `mean`, `std` and `layout` are operators of the packed graph: a pixel of 0
+    to 255 becomes (pixel * scale - mean) / std. `input` is the graph's, [rows, height, width,
+    channels] of uint8. A picture of more than `max_bytes` or `max_pixels` is not decoded.
+    """
+
+    size: tuple[int, int]
+    mode: Literal["RGB", "L"] = "RGB"
+    resize: int | None = None
+    filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
+    exif_orientation: bool = False
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: Literal["NCHW", "NHWC", "flat"] = "NCHW"
+    input: str = "pixels"
+    max_bytes: int = 4_000_000
+    max_pixels: int = 16_777_216
+
+
 class Feature(NamedTuple):
     """One named field of a tabular instance, and its column in one of the graph's inputs.
 
     `minimum` and `maximum` are inclusive. `fill_value` replaces a null or absent value of a
     nullable feature before the model runs; None means NaN, or "" in a string tensor. `log_policy`
     says what a record with payload keeps of the value. `hash` makes equal values recognisable;
-    it needs the secret, without which values could be guessed.
+    it needs the secret, without which values could be guessed. A feature with a `tokenizer` or an
+    `image` is encoded: its `input` is no input of the graph, but a tensor of strings that becomes
+    the graph's inputs.
     """
 
     name: str
@@ -94,6 +141,8 @@ class Feature(NamedTuple):
     fill_value: str | bool | int | float | None = None
     log_policy: LogPolicy = "keep"
     example: str | bool | int | float | None = None
+    tokenizer: Tokenizer | None = None
+    image: Image | None = None
 
 
 class Decision(NamedTuple):
@@ -166,10 +215,29 @@ class Execution(NamedTuple):
 
     `batch` is "dynamic" if the leading axis of every tensor is the rows,
     "single" if it is fixed at 1 (one run per row), "none" if there is none (one run per instance).
+    `external_data`: the graph may read other files. `value_dependent_shapes`: the time of a run may
+    depend on its inputs' values, not on their shapes alone.
     """
 
     intra_op_threads: int = 1
     batch: BatchMode = "dynamic"
+    external_data: bool = True
+    value_dependent_shapes: bool = True
+
+
+class Parity(NamedTuple):
+    """The packed model's predictions on the reference, compared with the original model's.
+
+    `source` is the framework and its version, or the file with the predictions. A difference is
+    |a - b| / max(1, |b|). `flipped_labels` counts labels that differ.
+    """
+
+    source: str
+    rows: int
+    max_difference: float
+    mean_difference: float
+    flipped_labels: int
+    tolerance: float
 
 
 class Lineage(NamedTuple):
@@ -182,6 +250,7 @@ class Lineage(NamedTuple):
     git_commit: str | None = None
     versions: dict[str, str] = {}
     metrics: dict[str, int | float] = {}
+    parity: Parity | None = None
 
 
 class Alarms(NamedTuple):
@@ -253,6 +322,16 @@ class Manifest(NamedTuple):
         """Return whether the leading axis of every tensor is the rows."""
         return self.execution.batch != "none"
 
+    @property
+    def takes_picture(self) -> bool:
+        """Return whether a picture is a whole instance, and so may be a request's body."""
+        return [bool(feature.image) for feature in self.features] == [True]
+
+    @property
+    def uses_extensions(self) -> bool:
+        """Return whether the graph has operators of onnxruntime-extensions."""
+        return not EXTENSION_DOMAINS.isdisjoint(self.opset)
+
     def row_shape(self, tensor: Tensor | Output) -> Shape:
         """Return the shape of one row of an input or an output."""
         return row_shape(tensor.shape, self.execution.batch)
@@ -271,28 +350,28 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def _schema(hint: Any) -> cs.CoreSchema:
+def schema(hint: Any) -> cs.CoreSchema:
     """Return the pydantic-core schema of a type hint used above."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is type(None):
         return cs.none_schema()
     if origin in (typing.Union, types.UnionType):
-        return cs.union_schema([_schema(arg) for arg in args])
+        return cs.union_schema([schema(arg) for arg in args])
     if origin is Literal:
         return cs.literal_schema(list(args))
     if origin is dict:
-        return cs.dict_schema(_schema(args[0]), _schema(args[1]))
+        return cs.dict_schema(schema(args[0]), schema(args[1]))
     if origin is tuple and args[-1] is Ellipsis:
-        return cs.tuple_schema([_schema(args[0])], variadic_item_index=0)
+        return cs.tuple_schema([schema(args[0])], variadic_item_index=0)
     if origin is tuple:
-        return cs.tuple_schema([_schema(arg) for arg in args])
+        return cs.tuple_schema([schema(arg) for arg in args])
     if hint in _SCALARS:
         return _SCALARS[hint]
     defaults = hint._field_defaults
     fields = [
         cs.arguments_parameter(
             name,
-            cs.default_schema(_schema(kind), defaults[name]) if name in defaults else _schema(kind),
+            cs.default_schema(schema(kind), defaults[name]) if name in defaults else schema(kind),
         )
         for name, kind in typing.get_type_hints(hint).items()
     ]
@@ -310,7 +389,7 @@ _SCALARS: dict[Any, cs.CoreSchema] = {
 def parse(text: bytes | str) -> Manifest:
     """Read a manifest's JSON. Raise ArtifactError, naming the field, if it is not valid."""
     try:
-        manifest: Manifest = SchemaValidator(_schema(Manifest)).validate_json(text)
+        manifest: Manifest = SchemaValidator(schema(Manifest)).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = "/".join(map(str, first["loc"]))
@@ -433,7 +512,7 @@ def read(directory: Path | str) -> Manifest:
     except OSError as error:
         raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
     if digest is not None:
-        from hashlib import sha256  # not for those who only parse manifests
+        from handler.hashes import sha256  # not for those who only parse manifests
 
         if sha256(text).hexdigest().encode() + b"\n" != digest:
             raise ArtifactError(f"{FILE_NAME}: it is not the packed one ({DIGEST_FILE_NAME})")

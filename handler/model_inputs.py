@@ -39,7 +39,16 @@ def make_batcher(
     manifest: Manifest, types: Sequence[FeatureType]
 ) -> Callable[[Columns], Iterator[ModelRun]]:
     """Return the function that turns validated columns into runs, made once per model."""
-    return _tabular_batcher(manifest, types) if types else _tensor_batcher(manifest)
+    batches = _tabular_batcher(manifest, types) if types else _tensor_batcher(manifest)
+    encoded = [kind for kind in types if kind.is_encoded]
+
+    def encode(columns: Columns) -> Iterator[ModelRun]:
+        for run in batches(columns):
+            for kind in encoded:
+                run.feeds.update(kind.encode(run.feeds.pop(kind.feature.input)))
+            yield run
+
+    return encode if encoded else batches
 
 
 class _Group:

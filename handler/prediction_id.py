@@ -14,8 +14,9 @@ by time.
      8  the predicted value as float64; of a class, the CRC-32 of its JSON
      8  signature: BLAKE2s (RFC 7693) with a key from PREDICTION_ID_SECRET, else a CRC-32
 
-The source says which function predicted: an id of the API begins with 0, an id of the worker of
-jobs with 1. Both functions count their versions from 1, so the version alone names neither.
+The source says which function predicted: an id of the API begins with 0, of the worker of jobs
+with 1, of a batch with 2. Each function counts its versions from 1, so the version alone names
+none of them.
 
 The first 28 characters are equal for all rows of a request. Its record holds them.
 
@@ -40,7 +41,7 @@ from handler.model_inputs import Array
 ID_CHARS = 52
 REQUEST_PREFIX_CHARS = 28
 MAX_OUTCOMES = 1000  # in one request to /feedback
-API, WORKER = 1, 2  # sources; in base64 they are the characters 0 and 1
+API, WORKER, BATCH = 1, 2, 3  # sources; in base64 they are the characters 0, 1 and 2
 NO_VALUE, NUMBER, CLASS = range(3)  # kinds of value
 _HEAD = struct.Struct(">B6sH3s3sHI")
 _BODY = struct.Struct(">21sHd")
@@ -131,7 +132,7 @@ def derive_key(secret: str, purpose: bytes) -> bytes:
 
     Of several secrets, separated by spaces, it is the first one's.
     """
-    from hashlib import blake2s
+    from handler.hashes import blake2s
 
     return blake2s(secret.split()[0].encode(), person=purpose).digest()
 
@@ -143,7 +144,7 @@ def signer(secret: str) -> Mac:
     """
     if not secret.split():
         return lambda body: crc32(body).to_bytes(8)
-    from hashlib import blake2s
+    from handler.hashes import blake2s
 
     keyed = blake2s(key=derive_key(secret, b"id"), digest_size=8)
 
@@ -231,7 +232,7 @@ def parse(text: str, *macs: Mac) -> Prediction:
         raise BadId("malformed_id") from None
     body, signature = data[:-8], data[-8:]
     source, kind = data[0] >> 2, data[0] & 3
-    if source not in (API, WORKER) or kind > CLASS:
+    if source not in (API, WORKER, BATCH) or kind > CLASS:
         raise BadId("malformed_id")
     if macs:
         from hmac import compare_digest  # 3 ms, which a cold start of /predict does without

@@ -72,7 +72,7 @@ class ResponseRenderer:
         for (output, serialize), values in zip(self._outputs, outputs, strict=True):
             columns.append(serialize(values))
             if output.decision:
-                decisions.append(_decide(output, output.decision, values))
+                decisions.append(decide(output, output.decision, values))
         template = self._template if ids is None else self._template_with_id
         return list(map(template.__mod__, zip(*columns, *decisions, strict=True)))
 
@@ -159,7 +159,7 @@ def _to_json(values: Any) -> bytes:
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _decide(output: Output, decision: Decision, values: Array) -> list[bytes]:
+def decide(output: Output, decision: Decision, values: Array) -> list[bytes]:
     """Return the decision on each row as JSON."""
     if decision.class_label is not None:
         values = values[:, output.classes.index(decision.class_label)]

@@ -341,7 +341,7 @@ def redactor(
 
 def _hash(secret: str, purpose: bytes, value: Any) -> str:
     """Return 16 hex digits of a value under the key for a purpose."""
-    from hashlib import blake2s
+    from handler.hashes import blake2s
 
     key = prediction_id.derive_key(secret, purpose)
     return blake2s(_dump(value), key=key, digest_size=8).hexdigest()

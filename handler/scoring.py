@@ -58,7 +58,7 @@ class Scorer:
 
     def __init__(self, manifest: Manifest, directory: Path) -> None:
         self.manifest = manifest
-        self.types = feature_types.of(manifest)
+        self.types = feature_types.of(manifest, directory)
         self.validator = RequestValidator(manifest, self.types)
         self.renderer = ResponseRenderer(manifest)
         self._batches = make_batcher(manifest, self.types)
@@ -171,6 +171,8 @@ class Scorer:
     def _is_sampled(self, columns: Columns, row: int) -> bool:
         """Return whether all values of a row are within what the sample showed."""
         baseline = self.manifest.baseline.features if self.manifest.baseline else {}
+        if any(kind.is_encoded for kind in self.types):  # its baseline is of summaries
+            return False
         pairs = zip(self.types, columns, strict=True) if self.types else ()
         return bool(baseline) and all(
             kind.is_sampled(column[row], baseline[kind.feature.name])

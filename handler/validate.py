@@ -43,6 +43,10 @@ MESSAGES = {
     "greater_than_equal": ("out_of_range", "must be at least {ge}"),
     "literal_error": ("unknown_category", "must be one of the contract's categories"),
     "string_too_long": ("too_long", "must have at most {max_length} characters"),
+    "base64": ("type", "must be base64"),
+    "picture": ("picture", "must be a JPEG or a PNG that can be decoded"),
+    "picture_bytes": ("too_long", "must have at most {max_length} bytes"),
+    "picture_pixels": ("too_long", "must have at most {max_length} pixels"),
     "too_short": ("wrong_length", "must have at least {min_length} items"),
     "too_long": ("wrong_length", "must have at most {max_length} items"),
 }

@@ -38,7 +38,7 @@ Missing = cloudwatch.TreatMissingData
 
 
 class MonitoringContext(NamedTuple):
-    """What the alarms and the dashboard of one stack are about, and whom the alarms notify."""
+    """The subject of the alarms and the dashboard of one stack, and the topics to notify."""
 
     settings: Settings
     manifest: Manifest
@@ -75,8 +75,8 @@ class MonitoringContext(NamedTuple):
     ) -> cloudwatch.Metric:
         """Return a metric of the records, by default of the version that the stack makes live."""
         version = self.scoring.alias.version.version
-        own = {"service": self.settings.service, "version": version}
-        return _metric(metrics.NAMESPACE, name, dimensions or own, statistic, minutes)
+        default = {"service": self.settings.service, "version": version}
+        return _metric(metrics.NAMESPACE, name, dimensions or default, statistic, minutes)
 
     def description(self, text: str, section: str) -> str:
         """Return an alarm's description: what happens, the owner, the runbook's section."""
@@ -190,7 +190,7 @@ def topic(scope: Construct, id: str, settings: Settings, destination: str) -> sn
 
 
 class ServiceAlarms(Construct):
-    """What clients of this stage see, whichever version answers them."""
+    """The alarms about the responses to clients, of all versions together."""
 
     def __init__(self, scope: Construct, id: str, context: MonitoringContext) -> None:
         super().__init__(scope, id)

@@ -15,6 +15,8 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_wafv2 as wafv2
 from constructs import Construct
 
+from handler.http import IMAGE_TYPES, NPY, OCTET_STREAM
+from handler.manifest import Manifest
 from infra import endpoint, gateway_responses
 from infra.endpoint import ACCESS_LOG, EndpointMetrics
 from infra.logs import log_group
@@ -34,10 +36,17 @@ class Api(Construct):
     """The API with one stage, which has the name of the deployment's stage."""
 
     def __init__(
-        self, scope: Construct, id: str, *, settings: Settings, alias: lambda_.Alias
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        settings: Settings,
+        manifest: Manifest,
+        alias: lambda_.Alias,
     ) -> None:
         super().__init__(scope, id)
         logs = log_group(self, "AccessLogs", settings)
+        pictures = IMAGE_TYPES if manifest.takes_picture else ()
         self.api = apigateway.RestApi(
             self,
             "Rest",
@@ -48,7 +57,7 @@ class Api(Construct):
             disable_execute_api_endpoint=bool(settings.truststore_uri) or None,
             # Only binary bodies come as base64, which takes a third of Lambda's 6 MB. With
             # compression on, the gateway also unpacks gzip bodies.
-            binary_media_types=["application/octet-stream", "application/x-npy"],
+            binary_media_types=[OCTET_STREAM, NPY, *pictures],
             min_compression_size=cdk.Size.kibibytes(4),
             cloud_watch_role=settings.gateway_log_role,
             # one per account and region, so other stacks may use it when this one is gone
@@ -75,8 +84,7 @@ class Api(Construct):
         rest.security_policy = "SecurityPolicy_TLS13_1_2_PFS_PQ_2025_09"
         rest.endpoint_access_mode = "BASIC"
         self.stage = self.api.deployment_stage
-        own = not settings.truststore_uri
-        self.url = self.api.url if own else endpoint.domain_url(settings)
+        self.url = self.api.url if not settings.truststore_uri else endpoint.domain_url(settings)
         self.metrics = EndpointMetrics(
             "AWS/ApiGateway", {"ApiName": settings.service, "Stage": settings.stage}
         )
@@ -189,8 +197,8 @@ class Api(Construct):
 
     def _usage_plans(self, settings: Settings) -> None:
         """Add the stack's own key, and one per client; `get-api-key --include-value` shows them."""
-        own = Client(rate_limit=settings.rate_limit, burst_limit=settings.burst_limit)
-        key = self._key("", settings.service, own)
+        quota = Client(rate_limit=settings.rate_limit, burst_limit=settings.burst_limit)
+        key = self._key("", settings.service, quota)
         cdk.CfnOutput(cdk.Stack.of(self), "ApiKeyId", value=key.key_id)
         for name, client in settings.clients.items():
             self._key(f"Client-{name}-", f"{settings.service}-{name}", client)

@@ -24,8 +24,8 @@ def key(scope: Construct, settings: Settings) -> kms.IKey | None:
 
 def allow_use(scope: Construct, settings: Settings, role: iam.IGrantable) -> None:
     """Allow a role to read and write what the key encrypts."""
-    if found := key(scope, settings):
-        found.grant(role, "kms:Decrypt", "kms:GenerateDataKey")
+    if encryption_key := key(scope, settings):
+        encryption_key.grant(role, "kms:Decrypt", "kms:GenerateDataKey")
 
 
 def bucket_encryption(settings: Settings) -> s3.BucketEncryption:

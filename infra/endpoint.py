@@ -1,4 +1,4 @@
-"""What every endpoint has: its URL, its metrics, the CORS rules and the domain name."""
+"""Endpoints: the metrics, the CORS rules, the access log and the domain name of each."""
 
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ ACCESS_LOG = {
 
 
 class EndpointMetrics(NamedTuple):
-    """Where the metrics Count, 4XXError, 5XXError and Latency are; `names`: where they differ."""
+    """The metrics Count, 4XXError, 5XXError and Latency. `names`: those that are named otherwise."""
 
     namespace: str
     dimensions: dict[str, str]

@@ -74,8 +74,9 @@ class HttpApi(Construct):
         )
         if settings.domain_name:
             endpoint.add_domain(self, settings, api.http_api_id, stage)
-        own = not settings.truststore_uri
-        self.url = f"{api.api_endpoint}/" if own else endpoint.domain_url(settings)
+        self.url = (
+            f"{api.api_endpoint}/" if not settings.truststore_uri else endpoint.domain_url(settings)
+        )
         self.metrics = EndpointMetrics(
             "AWS/ApiGateway",
             {"ApiId": api.http_api_id, "Stage": STAGE},

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from handler import manifest as manifests
 from handler.manifest import Manifest
 from infra.project import SOURCE, find_model
 from infra.settings import Settings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_lambda as lambda_
     from constructs import Construct
 
-FILES = ("Dockerfile", "requirements/function.txt")
+FILES = ("Dockerfile", "requirements/function.txt", "infra/strip_packages.py")
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"  # the Dockerfile's default
 MOVES = "{} is a tag, which moves: pin the base image by its digest, …/python@sha256:…"
 # Lambda refuses the manifest lists that BuildKit makes to attach its provenance
@@ -38,13 +39,23 @@ def build_context(model_dir: Path) -> Iterator[Path]:
     """Yield a folder with exactly what the Dockerfile copies, the model in model/."""
     with tempfile.TemporaryDirectory(prefix="answerable-image-") as folder:
         context = Path(folder)
-        for name in FILES:
+        for name in (*FILES, *_optional_requirements(manifests.read(model_dir))):
             (context / name).parent.mkdir(exist_ok=True)
             shutil.copy(SOURCE / name, context / name)
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(SOURCE / "handler", context / "handler", ignore=ignored)
         shutil.copytree(model_dir, context / "model")
         yield context
+
+
+def _optional_requirements(manifest: Manifest) -> Iterator[str]:
+    """Yield the files of requirements that only some models need."""
+    if any(feature.tokenizer for feature in manifest.features):
+        yield "requirements/text.txt"
+    if any(feature.image for feature in manifest.features):
+        yield "requirements/images.txt"
+    if manifest.uses_extensions:
+        yield "requirements/extensions.txt"
 
 
 def build_args(model: str, manifest: Manifest, base_image: str = "") -> dict[str, str]:

@@ -155,12 +155,12 @@ class Jobs(Construct):
             "JOBS_QUEUE_URL": self.queue.queue_url,
             "JOB_RETENTION_DAYS": str(settings.job_retention_days),
         }
-        # a service of its own, because both functions count their versions from 1
-        own = {
+        # a service of its of_worker, because both functions count their versions from 1
+        of_worker = {
             "SERVICE_NAME": metrics.jobs_service(settings.service),
             "JOBS_MAX_RECEIVE_COUNT": str(MAX_RECEIVE_COUNT),
         }
-        for function, variables in ((scoring, common), (self.worker, common | own)):
+        for function, variables in ((scoring, common), (self.worker, common | of_worker)):
             for name, value in variables.items():
                 function.function.add_environment(name, value)
 

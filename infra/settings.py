@@ -19,6 +19,7 @@ from handler.errors import ArtifactError
 from handler.manifest import Alarms, Manifest
 from infra.project import ARTIFACTS, find_model, model_names
 
+SETTINGS = "answerable:settings"  # the template's metadata of all settings
 FILE = Path("deploy.toml")  # in the project's folder, which is the current one
 # CloudWatch Logs takes no other numbers of days
 RETENTIONS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 3653)
@@ -85,6 +86,9 @@ class Settings(BaseModel):
     model: Name
     # the name of a table of deploy.toml; on the command line only
     stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")] = "dev"
+
+    # of the account's CDK bootstrap, if it is not CDK's default
+    bootstrap_qualifier: Annotated[str, Field(pattern=r"^[a-z0-9]{0,10}$")] = ""
 
     architecture: Literal["x86_64", "arm64"] = "x86_64"
     # the image to build from; name it by its digest, because a tag moves

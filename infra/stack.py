@@ -27,10 +27,7 @@ from infra.jobs import Jobs, JobsAlarms
 from infra.rollback import Rollback
 from infra.rollout import Rollout
 from infra.secret import Secret
-from infra.settings import Settings
-
-ENDPOINTS = {"rest": Api, "http": HttpApi, "url": FunctionUrl}
-SETTINGS = "answerable:settings"  # the template's metadata of all settings
+from infra.settings import SETTINGS, Settings
 
 
 class ModelStack(cdk.Stack):
@@ -40,6 +37,7 @@ class ModelStack(cdk.Stack):
         super().__init__(
             scope,
             settings.stack,
+            synthesizer=cdk.DefaultStackSynthesizer(qualifier=settings.bootstrap_qualifier or None),
             description=f"{manifest.name} {manifest.version}, {settings.stage}: "
             f"ONNX inference, owned by {manifest.owner}"[:1024],
         )
@@ -79,9 +77,14 @@ class ModelStack(cdk.Stack):
             cdk.Annotations.of(self).add_warning_v2("answerable:base-image", text)
         secret = Secret(self, "Secret", settings)
         scoring.function.add_environment("PREDICTION_ID_SECRET", secret.value)
-        endpoint = ENDPOINTS[settings.endpoint](self, "Api", settings=settings, alias=scoring.alias)
-        if settings.cors_origins and settings.endpoint == "rest":  # the others add the headers
-            scoring.function.add_environment("CORS_ORIGINS", " ".join(settings.cors_origins))
+        endpoint: Api | HttpApi | FunctionUrl
+        if settings.endpoint == "rest":
+            endpoint = Api(self, "Api", settings=settings, manifest=manifest, alias=scoring.alias)
+            if settings.cors_origins:  # the other endpoints add the headers
+                scoring.function.add_environment("CORS_ORIGINS", " ".join(settings.cors_origins))
+        else:
+            kind = HttpApi if settings.endpoint == "http" else FunctionUrl
+            endpoint = kind(self, "Api", settings=settings, alias=scoring.alias)
         page = topic(self, "Topic", settings, settings.alarm_destination)
         ticket = page
         if settings.ticket_destination:
@@ -89,6 +92,11 @@ class ModelStack(cdk.Stack):
         context = MonitoringContext(settings, manifest, scoring, page, ticket, endpoint.metrics)
         alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]
         rollout, worker = None, None
+        if settings.jobs:
+            jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
+            worker = jobs.worker
+            worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
+            alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
         if settings.rollout != "all-at-once":
             canary = CanaryAlarms(self, "Canary", context)
             rollout = Rollout(
@@ -97,23 +105,19 @@ class ModelStack(cdk.Stack):
                 settings=settings,
                 manifest=manifest,
                 scoring=scoring,
+                worker=worker,
                 alarms=canary.alarms,
             )
             alarms += canary.alarms
             cdk.CfnOutput(self, "Application", value=rollout.group.application.application_name)
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
-        if settings.jobs:
-            jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
-            worker = jobs.worker
-            worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
-            alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
         drift = DriftMonitor(self, "Drift", context, worker)
         outcomes = OutcomeAlarms(self, "Outcomes", context)
         rollback = Rollback(self, "Rollback", context, drift, outcomes, worker, rollout)
         if settings.archive:
             functions = [scoring, *([worker] if worker else [])]
             alarms.append(Archive(self, "Archive", context, functions).alarm)
-        alarms += [rollback.alarm, *drift.alarms, *outcomes.alarms]
+        alarms += [*rollback.alarms, *drift.alarms, *outcomes.alarms]
         Dashboard(self, "Dashboard", context, alarms)
         cdk.CfnOutput(self, "Url", value=endpoint.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)

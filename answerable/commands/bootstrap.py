@@ -5,7 +5,6 @@ team has bootstrapped needs no other: `@aws-cdk/core:bootstrapQualifier` in cdk.
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,16 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(
     args: argparse.Namespace, run: cdk.Run = cdk.run, session: Callable[[], Any] | None = None
 ) -> int:
-    """Return the CDK CLI's exit code; 1 if there are no credentials or no region."""
+    """Return the CDK CLI's exit code."""
     import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
 
     aws = (session or boto3.Session)()
-    try:
-        account = aws.client("sts").get_caller_identity()["Account"]
-    except (BotoCoreError, ClientError) as error:
-        print(f"bootstrap: {error}", file=sys.stderr)
-        return 1
+    account = aws.client("sts").get_caller_identity()["Account"]
     # with the environment named, the CLI does not run the app, which needs a stage and a model
     options = [word for word in args.options if word != "--"]
     return run(["bootstrap", f"aws://{account}/{aws.region_name}", *options])

@@ -5,8 +5,6 @@ and discounts.
 """
 
 import argparse
-import sys
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from rich.console import Console
@@ -15,7 +13,6 @@ from rich.table import Table
 from answerable.commands import add_model
 from handler import manifest
 from handler.drift.targets import targets
-from handler.errors import ArtifactError
 from handler.manifest import Manifest
 from infra.project import find_model
 
@@ -51,7 +48,7 @@ SECONDS = HOURS * 3600
 
 # What the stack has; tests/infra/test_cost.py compares it with the template. An alarm is billed by
 # the metrics that it reads.
-SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 7, 1, 5
+SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 7, 2, 5
 JOBS_ALARMS, ARCHIVE_ALARMS = 4, 1
 DASHBOARDS = 1
 REQUEST_METRICS, JOBS_METRICS, OUTCOME_METRICS = 5, 5, 6
@@ -89,7 +86,7 @@ class Item(NamedTuple):
 
 
 class Month(NamedTuple):
-    """What is deployed, and what reaches it in a month. Durations are in milliseconds.
+    """A deployed model and its traffic in a month. Durations are in milliseconds.
 
     `targets`: inputs and outputs with a baseline. `outcomes`: sent to `/feedback`. `submitted`:
     jobs.
@@ -114,96 +111,64 @@ class Month(NamedTuple):
     active_hours: int = HOURS
 
 
-def bill(month: Month) -> Iterator[Item]:
-    """Yield every line, those of an idle month first."""
-    yield from _idle(month)
-    yield from _drift(month)
-    if month.jobs:
-        yield Item("jobs", "alarms", JOBS_ALARMS, "CloudWatch alarm, metric and month")
-        yield Item("jobs", "polls of the empty queue", IDLE_POLLS, "SQS, request")
-    if month.archive:
-        yield Item("archive", "alarm", ARCHIVE_ALARMS, "CloudWatch alarm, metric and month")
-    if month.requests:
-        yield from _traffic(month)
-    if month.submitted:
-        yield from _jobs(month)
-
-
-def _idle(month: Month) -> Iterator[Item]:
-    alarms = SERVICE_ALARMS + CANARY_ALARMS + ROLLBACK_ALARMS + month.outcome_alarm_metrics
-    yield Item("service", "alarms", alarms, "CloudWatch alarm, metric and month")
-    yield Item("service", "dashboard", DASHBOARDS, "CloudWatch dashboard, month")
-    image = IMAGE_GB + 0.03 * month.versions
-    yield Item("service", "image, all kept versions", image, "ECR, GB-month")
-    yield Item("service", "rollback probe's metric", PROBES / HOURS, "CloudWatch metric, month")
-    seconds = PROBES * PROBE_SECONDS * OPS_GB
-    yield Item("service", "rollback probe", seconds, f"Lambda {month.architecture}, GB-second")
-    gigabytes = month.memory / 1024
-    if month.snapstart:
-        cached = month.versions * gigabytes * SECONDS
-        yield Item("service", "snapshots of kept versions", cached, "SnapStart cache, GB-second")
-    if month.provisioned:
-        price = f"Lambda provisioned {month.architecture}, GB-second"
-        yield Item("service", "provisioned", month.provisioned * gigabytes * SECONDS, price)
-
-
-def _drift(month: Month) -> Iterator[Item]:
-    """Yield what the monitor costs. Its metrics cost only while something has drifted."""
-    yield Item("drift", "alarms", DRIFT_ALARMS, "CloudWatch alarm, metric and month")
-    seconds = HOURS * MONITOR_SECONDS * OPS_GB
-    price = f"Lambda {month.architecture}, GB-second"
-    yield Item("drift", "monitor", seconds, price)
-    calls = HOURS * (month.init + MANIFEST_MS) / 1000 * month.memory / 1024
-    yield Item("drift", "the live version, asked for its manifest", calls, price)
-    gigabytes = HOURS * (PERIOD_BYTES + PERIOD_TARGET_BYTES * month.targets) / 1e9
-    yield Item("drift", "monitor's records", gigabytes, "CloudWatch Logs, GB taken in")
-    yield Item("drift", "a year of these, kept", 13 * gigabytes, "CloudWatch Logs, GB-month kept")
-
-
-def _traffic(month: Month) -> Iterator[Item]:
+def bill(month: Month) -> list[Item]:
+    """Return every line whose quantity is not zero."""
     gigabytes, compute = month.memory / 1024, f"Lambda {month.architecture}, GB-second"
-    cold = month.requests * month.cold_share
-    # billed in whole milliseconds
-    seconds = month.requests * max(1, round(month.duration)) / 1000
+    provisioned = f"Lambda provisioned {month.architecture}, GB-second"
+    alarm, metric = "CloudWatch alarm, metric and month", "CloudWatch metric, month"
+    logged, kept = "CloudWatch Logs, GB taken in", "CloudWatch Logs, GB-month kept"
+    alarms = SERVICE_ALARMS + CANARY_ALARMS + ROLLBACK_ALARMS + month.outcome_alarm_metrics
     price, access_log_bytes = ENDPOINTS[month.endpoint]
-    yield Item("traffic", "requests at the endpoint", month.requests, price)
-    yield Item("traffic", "requests at the function", month.requests, "Lambda, request")
-    yield Item("traffic", "compute", seconds * gigabytes, compute)
-    if month.snapstart:
-        yield Item("traffic", "restores", cold * gigabytes, "SnapStart restore, GB")
-    else:
-        inits = cold * month.init / 1000 * gigabytes
-        yield Item("traffic", "inits of cold starts", inits, compute)
-    size = RECORD_BYTES + TARGET_BYTES * month.targets + access_log_bytes + PLATFORM_LOG_BYTES
-    logged = month.requests * size / 1e9
-    yield Item("traffic", "records and access logs", logged, "CloudWatch Logs, GB taken in")
-    yield Item("traffic", "the same, kept for a month", logged, "CloudWatch Logs, GB-month kept")
     # a metric is billed for the hours in which it is written
     active = month.active_hours / HOURS
-    yield Item("traffic", "request metrics", REQUEST_METRICS * active, "CloudWatch metric, month")
-    if month.outcomes:
-        price = "CloudWatch metric, month"
-        yield Item("traffic", "outcome metrics", OUTCOME_METRICS * active, price)
-    if month.archive:
-        record = RECORD_BYTES + TARGET_BYTES * month.targets
-        archived = month.requests * record / 1e9
-        taken = month.requests * max(record, FIREHOSE_BYTES) / 1e9
-        yield Item("archive", "records", taken, "Firehose, GB taken in")
-        yield Item("archive", "records, decompressed", archived, "Firehose, GB decompressed")
-        yield Item("archive", "records, partitioned", archived, "Firehose, GB partitioned")
-        yield Item("archive", "a month of records", archived / 10, "S3, GB-month")
-
-
-def _jobs(month: Month) -> Iterator[Item]:
-    """Yield what jobs cost: two messages and two objects each, and a batch for every ten."""
-    gigabytes = month.memory / 1024
-    seconds = month.submitted * max(1, round(month.duration)) / 1000 * gigabytes
-    yield Item("jobs", "messages sent, received, deleted", 3 * month.submitted, "SQS, request")
-    yield Item("jobs", "requests and results", 3 * month.submitted, "S3, PUT request")
-    yield Item("jobs", "requests and results read", 2 * month.submitted, "S3, GET request")
-    yield Item("jobs", "compute", seconds, f"Lambda {month.architecture}, GB-second")
-    active = JOBS_METRICS * month.active_hours / HOURS
-    yield Item("jobs", "metrics", active, "CloudWatch metric, month")
+    seconds = max(1, round(month.duration)) / 1000  # of a call, billed in whole milliseconds
+    cold = month.requests * month.cold_share
+    manifest_calls = HOURS * (month.init + MANIFEST_MS) / 1000 * gigabytes
+    periods = HOURS * (PERIOD_BYTES + PERIOD_TARGET_BYTES * month.targets) / 1e9
+    record = RECORD_BYTES + TARGET_BYTES * month.targets
+    logs = month.requests * (record + access_log_bytes + PLATFORM_LOG_BYTES) / 1e9
+    archived = month.requests * record / 1e9 * month.archive
+    taken = month.requests * max(record, FIREHOSE_BYTES) / 1e9 * month.archive
+    lines = (
+        ("service", "alarms", alarms, alarm),
+        ("service", "dashboard", DASHBOARDS, "CloudWatch dashboard, month"),
+        ("service", "image, all kept versions", IMAGE_GB + 0.03 * month.versions, "ECR, GB-month"),
+        ("service", "rollback probe's metric", PROBES / HOURS, metric),
+        ("service", "rollback probe", PROBES * PROBE_SECONDS * OPS_GB, compute),
+        ("service", "snapshots of kept versions",
+         month.snapstart * month.versions * gigabytes * SECONDS, "SnapStart cache, GB-second"),
+        ("service", "provisioned", month.provisioned * gigabytes * SECONDS, provisioned),
+        # the monitor's metrics cost only while something has drifted
+        ("drift", "alarms", DRIFT_ALARMS, alarm),
+        ("drift", "monitor", HOURS * MONITOR_SECONDS * OPS_GB, compute),
+        ("drift", "the live version, asked for its manifest", manifest_calls, compute),
+        ("drift", "monitor's records", periods, logged),
+        ("drift", "a year of these, kept", 13 * periods, kept),
+        ("jobs", "alarms", JOBS_ALARMS * month.jobs, alarm),
+        ("jobs", "polls of the empty queue", IDLE_POLLS * month.jobs, "SQS, request"),
+        ("archive", "alarm", ARCHIVE_ALARMS * month.archive, alarm),
+        ("traffic", "requests at the endpoint", month.requests, price),
+        ("traffic", "requests at the function", month.requests, "Lambda, request"),
+        ("traffic", "compute", month.requests * seconds * gigabytes, compute),
+        ("traffic", "restores", cold * gigabytes * month.snapstart, "SnapStart restore, GB"),
+        ("traffic", "inits of cold starts",
+         cold * month.init / 1000 * gigabytes * (not month.snapstart), compute),
+        ("traffic", "records and access logs", logs, logged),
+        ("traffic", "the same, kept for a month", logs, kept),
+        ("traffic", "request metrics", REQUEST_METRICS * active * bool(month.requests), metric),
+        ("traffic", "outcome metrics", OUTCOME_METRICS * active * bool(month.outcomes), metric),
+        ("archive", "records", taken, "Firehose, GB taken in"),
+        ("archive", "records, decompressed", archived, "Firehose, GB decompressed"),
+        ("archive", "records, partitioned", archived, "Firehose, GB partitioned"),
+        ("archive", "a month of records", archived / 10, "S3, GB-month"),
+        # a job is two messages and two objects, and a batch for every ten
+        ("jobs", "messages sent, received, deleted", 3 * month.submitted, "SQS, request"),
+        ("jobs", "requests and results", 3 * month.submitted, "S3, PUT request"),
+        ("jobs", "requests and results read", 2 * month.submitted, "S3, GET request"),
+        ("jobs", "compute", month.submitted * seconds * gigabytes, compute),
+        ("jobs", "metrics", JOBS_METRICS * active * bool(month.submitted), metric),
+    )  # fmt: skip
+    return [Item(*line) for line in lines if line[2]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -231,32 +196,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the bill and its two sums."""
-    try:
-        model = manifest.read(find_model(args.model))
-    except ArtifactError as error:
-        print(f"cost: {error}", file=sys.stderr)
-        return 2
+    model = manifest.read(find_model(args.model))
     settings = {name: getattr(args, name) for name in Month._fields if hasattr(args, name)}
     month = Month(**settings | of_model(model))
-    items = list(bill(month))
+    items = bill(month)
     idle = sum(item.dollars for item in bill(month._replace(requests=0, submitted=0)))
     drift = sum(item.dollars for item in items if item.group == "drift")
-    table = Table(title=f"A month in USD (prices of {PRICES_OF}, us-east-1, no free tier)")
-    table.add_column("for")
-    table.add_column("what")
-    table.add_column("quantity", justify="right")
-    table.add_column("price of one")
-    table.add_column("USD", justify="right")
+    table = Table("for", "what", "quantity", "price of one", "USD")
+    table.title = f"A month in USD (prices of {PRICES_OF}, us-east-1, no free tier)"
+    table.columns[2].justify = table.columns[4].justify = "right"
     for item in items:
         quantity = f"{item.quantity:,.3f}".rstrip("0").rstrip(".")
         table.add_row(item.group, item.name, quantity, item.price, f"{item.dollars:,.2f}")
     table.add_section()
-    table.add_row("", "an idle month", "", "", f"{idle:,.2f}")
-    table.add_row("", "drift alone", "", "", f"{drift:,.2f}")
-    for name in ENDPOINTS:
-        total = sum(item.dollars for item in bill(month._replace(endpoint=name)))
-        text = f"with {month.requests:,} requests, endpoint={name}"
-        table.add_row("", text, "", "", f"{total:,.2f}")
+    sums = {"an idle month": idle, "drift alone": drift}
+    for endpoint in ENDPOINTS:
+        lines = bill(month._replace(endpoint=endpoint))
+        name = f"with {month.requests:,} requests, endpoint={endpoint}"
+        sums[name] = sum(item.dollars for item in lines)
+    for name, dollars in sums.items():
+        table.add_row("", name, "", "", f"{dollars:,.2f}")
     Console().print(table)
     return 0
 

@@ -5,20 +5,19 @@ DeletionPolicy says; docs/runbook.md names them.
 """
 
 import argparse
-import sys
 
 from answerable import cdk
-from infra.settings import SettingsError
 
-add_arguments = cdk.add_arguments
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    cdk.add_arguments(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def main(args: argparse.Namespace, run: cdk.Run = cdk.run) -> int:
     """Return the CDK CLI's exit code; it asks before it deletes."""
-    try:
-        chosen, _ = cdk.read_settings(args)
-    except SettingsError as error:
-        print(f"destroy: {error}", file=sys.stderr)
-        return 2
+    chosen, _ = cdk.read_settings(args)
     code = cdk.synth(args, run)
-    return code or run(["destroy", "--app", str(cdk.OUTPUT), chosen.stack])
+    force = ["--force"] if args.yes else []
+    return code or run(["destroy", "--app", str(cdk.OUTPUT), *force, chosen.stack])

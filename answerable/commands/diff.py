@@ -1,16 +1,14 @@
 """`answerable diff A B`: what a caller, an operator and a reviewer want to know about B."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from answerable import comparison
 from answerable.comparison import Diff
-from handler.errors import ArtifactError
+from answerable.terminal import table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the differences; 2 and one line on stderr where a version cannot be read."""
-    try:
-        show(Console(highlight=False), comparison.diff(args.a, args.b))
-    except ArtifactError as error:
-        Console(stderr=True).print(Text(f"diff: {error}", "red"), soft_wrap=True)
-        return 2
+    """Print the differences."""
+    show(Console(highlight=False), comparison.diff(args.a, args.b))
     return 0
 
 
@@ -71,12 +65,7 @@ def show(console: Console, diff: Diff) -> None:
 
 
 def _table(
-    console: Console, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]
+    console: Console, title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 ) -> None:
-    """Print a table of plain text: nothing in it is Rich markup."""
-    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.show_header = any(columns)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    if table.row_count:
-        console.print(table)
+    if rows:
+        console.print(table(columns, rows, title))

@@ -9,28 +9,25 @@ import argparse
 import datetime
 import json
 import os
-import re
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from answerable.commands import InputError, warn
+from answerable.commands.report import read_lines
+from answerable.git import ERRORS, git
+from answerable.terminal import table
 from handler import manifest as manifests
 from handler import metrics, prediction_id
 from handler.errors import ArtifactError
 from handler.manifest import FILE_NAME, Manifest
-from handler.prediction_id import CLASS, NO_VALUE, WORKER, BadId, Prediction
+from handler.prediction_id import API, BATCH, CLASS, NO_VALUE, WORKER, BadId, Prediction
 
 HOUR_MS = 3_600_000
 Facts = Iterator[tuple[str, str]]
-
-
-class InputError(Exception):
-    """An argument that names nothing readable, as one line."""
+SOURCES = {API: "the API", WORKER: "the worker of jobs", BATCH: "a batch"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,15 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the prediction; return 2 for bad input, 1 if its model is not found."""
-    out, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    try:
-        prediction = _parse(args.id)
-        located = find(prediction, args.artifacts)
-        record = next(_records(args, prediction), None)
-    except InputError as error:
-        errors.print(Text(f"explain: {error}", "red"))
-        return 2
+    """Print the prediction; return 1 if its model is not found."""
+    prediction = _parse(args.id)
+    located = find(prediction, args.artifacts)
+    record = next(_records(args, prediction), None)
     secret = os.environ.get("PREDICTION_ID_SECRET", "")
     facts = [*_prediction(prediction, located[0] if located else None)]
     facts.append(("signature", _signature(args.id, secret)))
@@ -65,14 +57,9 @@ def main(args: argparse.Namespace) -> int:
         facts += _model(*located)
     if record:
         facts += _record(record, prediction)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts:
-        table.add_row(name, Text(value))
-    out.print(table)
+    Console(highlight=False).print(table(("", ""), facts))
     if located is None:
-        errors.print(Text(f"no artifact here or in git has a model {prediction.model}…", "yellow"))
+        warn(f"no artifact here or in git has a model {prediction.model}…")
         return 1
     return 0
 
@@ -100,8 +87,8 @@ def find(prediction: Prediction, artifacts: Path) -> tuple[Manifest, str] | None
             return manifest, str(file.parent)
     for commit, path in _history(artifacts):
         try:
-            manifest = manifests.parse(_git(artifacts, "show", f"{commit}:./{path}"))
-        except (ArtifactError, subprocess.CalledProcessError):
+            manifest = manifests.parse(git("show", f"{commit}:./{path}", cwd=artifacts))
+        except (ArtifactError, *ERRORS):
             continue
         if _predicted(manifest, prediction):
             return manifest, f"git show {commit[:12]}:{path}"
@@ -118,26 +105,15 @@ def _predicted(manifest: Manifest, prediction: Prediction) -> bool:
 def _history(artifacts: Path) -> Iterator[tuple[str, str]]:
     """Yield every commit that changed a manifest, with the manifest's path."""
     try:
-        text = _git(
-            artifacts, "log", "--all", "--relative", "--format=%x00%H", "--name-only",
-            "--diff-filter=AM", "--", f"*{FILE_NAME}",
+        text = git(
+            "log", "--all", "--relative", "--format=%x00%H", "--name-only", "--diff-filter=AM",
+            "--", f"*{FILE_NAME}", cwd=artifacts,
         )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
+    except ERRORS:
         return
-    for entry in text.split("\0")[1:]:
+    for entry in text.decode().split("\0")[1:]:
         commit, *paths = entry.split()
         yield from ((commit, path) for path in paths)
-
-
-def _git(directory: Path, *arguments: str) -> str:
-    done = subprocess.run(  # noqa: S603
-        ["git", *arguments],  # noqa: S607
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
 
 
 def _prediction(prediction: Prediction, manifest: Manifest | None) -> Facts:
@@ -149,7 +125,7 @@ def _prediction(prediction: Prediction, manifest: Manifest | None) -> Facts:
         yield "when", "a time that no calendar has"
     name = manifest.name if manifest else "unknown"
     yield "model", f"{name} {manifest.version if manifest else prediction.version}"
-    yield "predicted by", "the worker of jobs" if prediction.source == WORKER else "the API"
+    yield "predicted by", SOURCES[prediction.source]
     yield "function version", prediction.function_version
     output = prediction_id.primary_output(manifest)[1] if manifest else None
     if prediction.kind == CLASS:
@@ -176,63 +152,50 @@ def _signature(id: str, secret: str) -> str:
 
 def _model(manifest: Manifest, location: str) -> Facts:
     lineage, baseline = manifest.lineage, manifest.baseline
-    yield "reason", lineage.reason
-    yield "owner", manifest.owner
-    yield "packed", lineage.packed_at
-    yield "artifact", location
-    for name, file in manifest.files.items():
-        yield name, f"sha256 {file.sha256}"
-    yield "source model", f"sha256 {lineage.source_sha256}"
-    if lineage.data_sha256:
-        yield "data", f"sha256 {lineage.data_sha256}"
-    if lineage.git_commit:
-        yield "git commit", lineage.git_commit
-    if lineage.metrics:
-        yield "metrics", ", ".join(f"{name} {value:g}" for name, value in lineage.metrics.items())
+    distributions = len(baseline.features) + len(baseline.outputs) if baseline else 0
     fields = ", ".join(field.name for field in manifest.features or manifest.inputs)
-    yield "contract", f"{manifest.contract}: {fields}"
-    if baseline:
-        distributions = len(baseline.features) + len(baseline.outputs)
-        yield "baseline", f"{baseline.rows} rows, {distributions} distributions"
+    facts = {
+        "reason": lineage.reason,
+        "owner": manifest.owner,
+        "packed": lineage.packed_at,
+        "artifact": location,
+        **{name: f"sha256 {file.sha256}" for name, file in manifest.files.items()},
+        "source model": f"sha256 {lineage.source_sha256}",
+        "data": f"sha256 {lineage.data_sha256}" if lineage.data_sha256 else "",
+        "git commit": lineage.git_commit,
+        "metrics": ", ".join(f"{name} {value:g}" for name, value in lineage.metrics.items()),
+        "contract": f"{manifest.contract}: {fields}",
+        "baseline": f"{baseline.rows} rows, {distributions} distributions" if baseline else "",
+    }
+    yield from ((name, fact) for name, fact in facts.items() if fact)
 
 
 def _records(args: argparse.Namespace, prediction: Prediction) -> Iterator[dict[str, Any]]:
-    """Yield the records of the prediction's request or job. Raises InputError."""
+    """Yield the records of the prediction's request or job. Raise OSError or InputError."""
     for path in args.records:
-        try:
-            with open(path, encoding="utf-8") as lines:
-                yield from _matching(lines, prediction)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise InputError(f"{path}: {reason}") from None
+        yield from _matching(read_lines(path), prediction)
     if args.log_group:
         yield from _matching(_log_events(args.log_group, prediction), prediction)
 
 
 def _log_events(log_group: str, prediction: Prediction) -> Iterator[str]:
-    """Yield the lines of a log group that hold the prediction's prefix. Raises InputError."""
-    try:
-        import boto3
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ModuleNotFoundError:
-        raise InputError("--log-group needs boto3: pip install boto3") from None
+    """Yield the lines of a log group that hold the prediction's prefix."""
+    import boto3
+
     # a job may wait for its turn, and its ids are of when it was submitted
     hours = 15 * 24 if prediction.source == WORKER else 1
-    try:
-        pages = (
-            boto3.client("logs")
-            .get_paginator("filter_log_events")
-            .paginate(
-                logGroupName=log_group,
-                filterPattern=f'"{prediction.prefix}"',
-                startTime=max(0, prediction.milliseconds - 60_000),
-                endTime=prediction.milliseconds + hours * HOUR_MS,
-            )
+    pages = (
+        boto3.client("logs")
+        .get_paginator("filter_log_events")
+        .paginate(
+            logGroupName=log_group,
+            filterPattern=f'"{prediction.prefix}"',
+            startTime=max(0, prediction.milliseconds - 60_000),
+            endTime=prediction.milliseconds + hours * HOUR_MS,
         )
-        for page in pages:
-            yield from (event["message"] for event in page["events"])
-    except (BotoCoreError, ClientError) as error:
-        raise InputError(re.sub(r"\s+", " ", str(error))) from None
+    )
+    for page in pages:
+        yield from (event["message"] for event in page["events"])
 
 
 def _matching(lines: Iterable[str], prediction: Prediction) -> Iterator[dict[str, Any]]:

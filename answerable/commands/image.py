@@ -4,12 +4,10 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-from answerable.commands import add_model
+from answerable.commands import InputError, add_model, warn
 from handler import manifest as manifests
-from handler.errors import ArtifactError
 from infra import image, sbom
 from infra.project import find_model
 
@@ -26,18 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Build with `docker` (or $DOCKER); return its exit code, or 2 for a model that is none."""
-    try:
-        directory = find_model(args.model)
-        manifest = manifests.read(directory)
-    except ArtifactError as error:
-        print(f"image: {error}", file=sys.stderr)
-        return 2
+    """Build with `docker` (or $DOCKER); return its exit code."""
+    directory = find_model(args.model)
+    manifest = manifests.read(directory)
     tag = args.tag or f"answerable:{manifest.name}-{manifest.version}"
     docker = os.environ.get("DOCKER", "docker")
     base = args.base_image or image.BASE_IMAGE
     if not image.pinned(base):
-        print(f"image: {image.MOVES.format(base)}", file=sys.stderr)
+        warn(f"image: {image.MOVES.format(base)}")
     command = [docker, "build", "--tag", tag]
     if args.platform:
         command += ["--platform", args.platform]
@@ -48,8 +42,7 @@ def main(args: argparse.Namespace) -> int:
             environment = os.environ | image.ENVIRONMENT
             built = subprocess.run([*command, str(context)], env=environment, check=False)  # noqa: S603
     except FileNotFoundError:
-        print(f"image: there is no {docker} here; install Docker", file=sys.stderr)
-        return 1
+        raise InputError(f"there is no {docker} here; install Docker") from None
     if built.returncode:
         return built.returncode
     size = image.size(docker, tag, base)

@@ -2,9 +2,9 @@
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
+from answerable.commands import InputError
 from answerable.packing.pack import NAME
 from answerable.project_files import EDITED, KEPT, render
 
@@ -15,12 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the project; 2 and one line on stderr if it cannot be made."""
+    """Write the project."""
     folder = Path(args.name)
     if not re.fullmatch(NAME, args.name):
-        return _refuse("NAME takes lower-case letters, digits and hyphens, as in credit-risk")
+        raise InputError("NAME takes lower-case letters, digits and hyphens, as in credit-risk")
     if folder.exists() and any(folder.iterdir()):
-        return _refuse(f"{folder}/ is there already; it is left alone")
+        raise InputError(f"{folder}/ is there already; it is left alone")
     for path, file in (KEPT | EDITED).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(render(file, args.name), encoding="utf-8")
@@ -30,8 +30,3 @@ def main(args: argparse.Namespace) -> int:
     print("  git init && python3 -m venv .venv && .venv/bin/pip install -r requirements.txt")
     print(f"  answerable pack model.onnx --reference data.csv --name {args.name} …")
     return 0
-
-
-def _refuse(problem: str) -> int:
-    print(f"new: {problem}", file=sys.stderr)
-    return 2

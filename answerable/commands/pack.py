@@ -1,18 +1,21 @@
 """`answerable pack MODEL.onnx --reference DATA.csv …`: make an artifact of a model."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from answerable.commands import conformance, cost
 from answerable.packing import graph, provenance, summary
-from answerable.packing.errors import PackError
 from answerable.packing.pack import Packed, pack
-from answerable.terminal import plain
 from handler.release import golden
 from infra.project import ARTIFACTS
+
+STEPS = 10  # that `pack` reports, and one of this command
+COLUMNS = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,64 +25,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--version 1.0.0 \\\n      --owner crm@example.com --reason "first model"'
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.onnx")
-    add(
-        "--reference",
-        dest="X",
-        type=Path,
-        metavar="DATA",
-        help="a sample of the model's inputs: .csv with "
-        "one column per feature; for a tensor contract (optional then) .npz, one array per input",
-    )
+    # fmt: off
+    add("model", metavar="MODEL", help="an .onnx file; a model of scikit-learn (.skops, .joblib), "
+        "XGBoost (.json, .ubj), LightGBM (.txt) or CatBoost (.cbm); an MLflow folder or "
+        "models:/NAME@ALIAS")
+    add("--reference", dest="X", type=Path, metavar="DATA", help="a sample of the model's inputs: "
+        ".csv, .csv.gz or .parquet with one column per feature; for a tensor contract (optional "
+        "then) .npz, one array per input")
     add("--name", required=True, help="lower-case letters, digits and hyphens")
     add("--version", required=True, help="semantic version, e.g. 1.0.0")
     add("--owner", required=True, help="who answers for the model: a person, a team, an address")
     add("--reason", required=True, help="why this version exists")
-    add(
-        "--contract",
-        type=Path,
-        metavar="FILE",
-        help="what the data cannot say, .toml or .yaml: "
-        "units, descriptions, bounds, types, categories, decisions, limits",
-    )
-    add(
-        "--ignore",
-        action="append",
-        default=[],
-        metavar="COLUMN",
-        help="a column of the sample that is not a feature, e.g. the target; repeatable",
-    )
+    add("--contract", type=Path, metavar="FILE", help="what the data cannot say, .toml or .yaml: "
+        "units, descriptions, bounds, types, categories, decisions, limits")
+    add("--ignore", action="append", default=[], metavar="COLUMN", help="a column of the sample "
+        "that is not a feature, e.g. the target; repeatable")
     add("--metrics", type=Path, metavar="FILE.json", help="training metrics, for the lineage")
     add("--metric", action="append", default=[], metavar="NAME=VALUE", help="one more; repeatable")
-    add(
-        "--optimize",
-        choices=list(graph.LEVELS),
-        default="extended",
-        help="how far to optimise "
+    add("--optimize", choices=list(graph.LEVELS), default="extended", help="how far to optimise "
         "the graph (default: extended, which any CPU runs; all is faster for convolutions, but "
-        "tuned to the CPU of this machine: use it if the function's is the same)",
-    )
-    add(
-        "--tolerance",
-        type=float,
-        metavar="X",
-        help="how far answers may be from the original's, relative above 1 (default: 1e-5)",
-    )
+        "tuned to the CPU of this machine: use it if the function's is the same)")
+    add("--tolerance", type=float, metavar="X", help="how far answers may be from the original's, "
+        "relative above 1 (default: 1e-5)")
+    add("--expected", type=Path, metavar="FILE", help="the original model's predictions on the "
+        "reference, in the forms of --reference, to compare with; those of a framework's model "
+        "are computed")
+    add("--double", action="store_true", help="convert a scikit-learn model to a graph of "
+        "float64, where float32 is too coarse")
+    add("--options", type=json.loads, metavar="JSON", help="more arguments of the framework's "
+        "converter, an object")
+    add("--trust", action="store_true", help="read a pickle (.joblib, .pkl), which runs any code "
+        "that it holds")
     add("--threads", type=int, metavar="N", help="threads per run (default: measured)")
-    add(
-        "--replace",
-        action="store_true",
-        help="pack the same version again although its content "
-        "differs: for work in progress, never for what was deployed",
-    )
-    add(
-        "--output",
-        dest="artifacts",
-        type=Path,
-        default=ARTIFACTS,
-        metavar="DIR",
-        help="where the artifact's folder is made (default: model_artifacts)",
-    )
+    add("--replace", action="store_true", help="pack the same version again although its content "
+        "differs: for work in progress, never for what was deployed")
+    add("--output", dest="artifacts", type=Path, default=ARTIFACTS, metavar="DIR",
+        help="where the artifact's folder is made (default: model_artifacts)")
+    # fmt: on
 
 
 def arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -90,28 +72,29 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Pack and print a summary; 2 and one line on stderr if the model is refused."""
-    progress, out = Console(stderr=True), Console()
-    try:
-        with progress.status("Packing") as status:
-            packed = pack(**arguments(args), progress=lambda step: status.update(f"{step} …"))
-            status.update("Checking that the contract is kept …")
-            facts = {**packed.facts, "conformance": _conformance(packed)}
-    except PackError as error:
-        progress.print(plain(f"pack: {error}", "red"), soft_wrap=True)
-        return 2
+    """Pack and print a summary."""
+    console = Console(stderr=True)
+    with Progress(
+        *COLUMNS, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("Packing", total=STEPS)
+        packed = pack(
+            **arguments(args), progress=lambda step: bar.update(task, advance=1, description=step)
+        )
+        bar.update(task, advance=1, description="Checking that the contract is kept")
+        facts = {**packed.facts, "conformance": _conformance(packed)}
     fields: dict[str, Any] = {**cost.of_model(packed.manifest)}
     dollars = sum(item.dollars for item in cost.bill(cost.Month(**fields)))
     facts["an idle month"] = f"about {dollars:.2f} USD, once deployed (answerable cost)"
     facts["the stack"] = "answerable synth dev writes it, answerable deploy dev deploys it"
-    summary.show(out, packed.manifest, packed.directory, facts)
+    summary.show(Console(), packed.manifest, packed.directory, facts)
     return 0
 
 
 def _conformance(packed: Packed) -> str:
     """Return how many requests, at most 50 of a kind, were answered as the contract says."""
     rows, send = golden.read(packed.directory), conformance.local(packed.directory)
-    results = conformance.check(packed.manifest, rows, send, over_http=False, most=50)
+    results = conformance.check(packed.manifest, rows, send, over_http=False, max_per_kind=50)
     sent = sum(counts.total() for counts in results.values())
     differing = sent - sum(counts[""] for counts in results.values())
     if differing:

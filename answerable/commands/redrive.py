@@ -11,14 +11,13 @@ An envelope of another service is sent as it is: its job has the id in the envel
 """
 
 import argparse
-import re
-import sys
 import time
 import uuid
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from handler.errors import Unavailable
+from answerable.commands import InputError
+from answerable.stack import stack_outputs
 from handler.jobs import storage
 from handler.jobs.messages import own_body
 from handler.jobs.storage import DAY_SECONDS, JobStore
@@ -84,30 +83,24 @@ def _send(store: JobStore, message: dict[str, Any]) -> bool:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Count or send; return 2 for a stack that has no jobs, 1 if AWS refuses."""
+    """Count or send."""
     import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
 
-    try:
-        (stack,) = boto3.client("cloudformation").describe_stacks(StackName=args.stack)["Stacks"]
-        outputs = {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
-        if not set(OUTPUTS) <= outputs.keys():
-            print(f"redrive: {args.stack} has no jobs", file=sys.stderr)
-            return 2
-        queue_url, dead_letters_url, bucket, days = (outputs[name] for name in OUTPUTS)
-        sqs = boto3.client("sqs")
-        response = sqs.get_queue_attributes(
-            QueueUrl=dead_letters_url, AttributeNames=["ApproximateNumberOfMessages"]
-        )
-        waiting = int(response["Attributes"]["ApproximateNumberOfMessages"])
-        if args.dry_run:
-            print(f"{waiting} dead letters")
-            return 0
-        store = JobStore(boto3.client("s3"), sqs, bucket, queue_url, int(days) * DAY_SECONDS)
-        counts = redrive(store, dead_letters_url, args.limit)
-    except (BotoCoreError, ClientError, Unavailable) as error:
-        print("redrive:", re.sub(r"\s+", " ", str(error)), file=sys.stderr)
-        return 1
+    (stack,) = boto3.client("cloudformation").describe_stacks(StackName=args.stack)["Stacks"]
+    outputs = stack_outputs(stack)
+    if not set(OUTPUTS) <= outputs.keys():
+        raise InputError(f"{args.stack} has no jobs")
+    queue_url, dead_letters_url, bucket, days = (outputs[name] for name in OUTPUTS)
+    sqs = boto3.client("sqs")
+    response = sqs.get_queue_attributes(
+        QueueUrl=dead_letters_url, AttributeNames=["ApproximateNumberOfMessages"]
+    )
+    waiting = int(response["Attributes"]["ApproximateNumberOfMessages"])
+    if args.dry_run:
+        print(f"{waiting} dead letters")
+        return 0
+    store = JobStore(boto3.client("s3"), sqs, bucket, queue_url, int(days) * DAY_SECONDS)
+    counts = redrive(store, dead_letters_url, args.limit)
     print(
         f"{counts.sent} of about {waiting} dead letters sent again, "
         f"{counts.from_producers} from producers"

@@ -10,35 +10,26 @@ import json
 import sys
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from statistics import quantiles
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jinja2
-from rich.console import Console
-from rich.text import Text
 
 from answerable import charts
-from answerable.charts import Chart, Row, Value
-from answerable.commands import add_model
+from answerable.charts import Row, Value
+from answerable.commands import InputError, add_model, warn
 from handler import manifest as manifests
 from handler import metrics
 from handler.drift import BINS, decision, monitor
 from handler.drift.counts import Counts
-from handler.drift.targets import Target, fingerprint, targets
-from handler.errors import ArtifactError
+from handler.drift.targets import fingerprint, targets
 from handler.manifest import Distribution, Manifest
 from infra.project import find_model
 
 PAGES = Path(__file__).parents[1] / "pages"
-OUTCOME_METRICS = (
-    metrics.OUTCOMES,
-    metrics.OUTCOME_AGE,
-    metrics.ABSOLUTE_ERROR,
-    metrics.CORRECT,
-    metrics.IMPACT,
-)
 KINDS = ("request", "batch", "outcomes", monitor.MESSAGE)
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 MAX_WINDOWS = 48
@@ -49,10 +40,8 @@ MAX_LINKS = 12
 EM_STEPS = 100
 Span = tuple[float, float]
 Record = dict[str, Any]
-
-
-class InputError(Exception):
-    """A file that is not readable, as one line."""
+Period = tuple[float, float, Counts]  # start and end (ms), and the bin counts between
+Item = TypeVar("Item")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,25 +63,17 @@ class Window(NamedTuple):
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page; return 1, with one line on stderr, if there is nothing to draw."""
-    console = Console(stderr=True, highlight=False)
-    try:
-        manifest = manifests.read(find_model(args.model))
-        records = [record for name in args.records for record in read(name)]
-        ours = [record for record in records if _is_of(record, manifest)]
-        if not any(record["message"] != "outcomes" for record in ours):
-            names = ", ".join(args.records)
-            raise InputError(f"there are no records of {manifest.name} in {names}")
-        if args.hours is not None and not 0 < args.hours < MAX_HOURS:
-            raise InputError(f"--hours takes a number from 0 to {MAX_HOURS}")
-        args.output.write_text(page(manifest, ours, args.hours), encoding="utf-8")
-    except (ArtifactError, InputError) as error:
-        console.print(Text(f"report: {error}", "red"))
-        return 1
-    except OSError as error:
-        console.print(Text(f"report: {error.filename}: {error.strerror}", "red"))
-        return 1
-    console.print(Text(f"{args.output}: {len(ours)} records of {manifest.name}"))
+    """Write the page."""
+    manifest = manifests.read(find_model(args.model))
+    records = [record for name in args.records for record in read(name)]
+    ours = [record for record in records if _is_of(record, manifest)]
+    if not any(record["message"] != "outcomes" for record in ours):
+        names = ", ".join(args.records)
+        raise InputError(f"there are no records of {manifest.name} in {names}")
+    if args.hours is not None and not 0 < args.hours < MAX_HOURS:
+        raise InputError(f"--hours takes a number from 0 to {MAX_HOURS}")
+    args.output.write_text(page(manifest, ours, args.hours), encoding="utf-8")
+    warn(f"{args.output}: {len(ours)} records of {manifest.name}", "")
     return 0
 
 
@@ -103,13 +84,15 @@ def _is_of(record: Record, manifest: Manifest) -> bool:
 
 
 def read(name: str) -> Iterator[Record]:
-    """Yield the records in a file. Raise OSError, or InputError if it is no text."""
+    """Yield the records in a file, or in stdin for `-`. Raise OSError or InputError."""
+    return parsed(sys.stdin if name == "-" else read_lines(name))
+
+
+def read_lines(name: str | Path) -> Iterator[str]:
+    """Yield the lines of a file. Raise OSError, or InputError if it is no text."""
     try:
-        if name == "-":
-            yield from parsed(sys.stdin)
-        else:
-            with open(name, encoding="utf-8") as lines:
-                yield from parsed(lines)
+        with open(name, encoding="utf-8") as lines:
+            yield from lines
     except UnicodeDecodeError:
         raise InputError(f"{name}: not UTF-8") from None
 
@@ -134,7 +117,7 @@ def page(manifest: Manifest, records: Sequence[Record], hours: float | None = No
     periods = list(_periods(manifest, records))
     moments = [r["timestamp"] for r in (*requests, *outcomes)]
     moments += [moment for start, end, _ in periods for moment in (start, end)]
-    span: Span = (min(moments, default=0), max(moments, default=0) + 1)
+    span = (min(moments, default=0), max(moments, default=0) + 1)
     total = _sum(manifest, periods)
     minutes = hours * 60 if hours else _minutes(manifest, periods, span)
     windows = list(_windows(manifest, periods, span, minutes))
@@ -161,9 +144,7 @@ def page(manifest: Manifest, records: Sequence[Record], hours: float | None = No
     )
 
 
-def _periods(
-    manifest: Manifest, records: Sequence[Record]
-) -> Iterator[tuple[float, float, Counts]]:
+def _periods(manifest: Manifest, records: Sequence[Record]) -> Iterator[Period]:
     """Yield the bin counts of the monitor's periods, else those of single records.
 
     Only bins of the manifest's model and baseline can be compared with it.
@@ -184,28 +165,18 @@ def _periods(
         model = record.get("model") or {}
         if record["message"] in ("request", "batch") and model.get("fingerprint", mark) == mark:
             counts = Counts(monitored)
-            if counts.add_bins(_current_form(record, monitored)):
+            if counts.add_bins(record):
                 yield record["timestamp"], record["timestamp"], counts
 
 
-def _current_form(record: Record, monitored: Sequence[Target]) -> Record:
-    """Return a record with `bins`: older ones had a metric for each target."""
-    if "bins" in record or "Unseen" not in record:
-        return record
-    bins = [record.get(target.key, []) for target in monitored]
-    return {**record, "bins": bins, "unseen_rows": record["Unseen"]}
-
-
-def _sum(manifest: Manifest, periods: Iterable[tuple[float, float, Counts]]) -> Counts:
+def _sum(manifest: Manifest, periods: Iterable[Period]) -> Counts:
     total = Counts(targets(manifest))
     for _, _, counts in periods:
         total.add_counts(counts.as_fields())
     return total
 
 
-def _minutes(
-    manifest: Manifest, periods: Sequence[tuple[float, float, Counts]], span: Span
-) -> float:
+def _minutes(manifest: Manifest, periods: Sequence[Period], span: Span) -> float:
     """Return the length of a window: at most MAX_WINDOWS, most of them with enough rows."""
     whole = (span[1] - span[0]) / MINUTE_MS
     shortest = max((end - start for start, end, _ in periods), default=0) / MINUTE_MS
@@ -218,22 +189,26 @@ def _minutes(
     return max(whole, shortest)
 
 
+def _group(
+    items: Iterable[Item], moment: Callable[[Item], float], span: Span, step: float
+) -> Iterator[tuple[float, float, list[Item]]]:
+    """Yield start, end (ms) and items of each stretch of `step` ms that has any."""
+    groups: dict[int, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[int((moment(item) - span[0]) / step)].append(item)
+    for number, group in sorted(groups.items()):
+        yield span[0] + number * step, span[0] + (number + 1) * step, group
+
+
 def _windows(
-    manifest: Manifest,
-    periods: Iterable[tuple[float, float, Counts]],
-    span: Span,
-    minutes: float,
+    manifest: Manifest, periods: Iterable[Period], span: Span, minutes: float
 ) -> Iterator[Window]:
-    grouped: dict[int, list[tuple[float, float, Counts]]] = defaultdict(list)
-    for period in periods:
-        grouped[int((period[0] - span[0]) / MINUTE_MS / minutes)].append(period)
-    for number, group in sorted(grouped.items()):
+    for start, end, group in _group(periods, itemgetter(0), span, minutes * MINUTE_MS):
         counts = _sum(manifest, group)
         result = counts.decide(manifest.alarms, monitor.LOOKS)
         drifted = {f"in_{d.name}": d for d in result.inputs}
         drifted |= {f"out_{d.name}": d for d in result.outputs}
-        start = span[0] + number * minutes * MINUTE_MS
-        yield Window(start, start + minutes * MINUTE_MS, counts, drifted)
+        yield Window(start, end, counts, drifted)
 
 
 def _duration(minutes: float) -> str:
@@ -249,8 +224,8 @@ def _facts(manifest: Manifest, records: Sequence[Record], total: Counts, span: S
     versions = sorted({str(r["version"]) for r in records if "version" in r})
     rows = sum(r.get(metrics.ROWS, 0) for r in records) or total.rows
     dates = " to ".join(charts.date_label(moment) for moment in span)
-    made = f"{rows:,} predictions" + (f" in {requests:,} requests" if requests else "")
-    facts = [f"{dates} UTC", made]
+    predictions = f"{rows:,} predictions" + (f" in {requests:,} requests" if requests else "")
+    facts = [f"{dates} UTC", predictions]
     if versions:
         facts.append(f"function version {', '.join(versions)}")
     return [*facts, f"owner {manifest.owner}"]
@@ -339,16 +314,16 @@ def _card(
     }
 
 
-def _edges(known: Distribution) -> list[str]:
+def _edges(baseline: Distribution) -> list[str]:
     """Return the values at the quarters of a baseline."""
     labels = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        present = 1 - known.missing_share
-        if share > present or not known.values:
+        present = 1 - baseline.missing_share
+        if share > present or not baseline.values:
             labels.append("missing")
             continue
-        index = bisect_left(known.cdf_right, min(share / present, known.cdf_right[-1]))
-        value = known.values[index]
+        index = bisect_left(baseline.cdf_right, min(share / present, baseline.cdf_right[-1]))
+        value = baseline.values[index]
         labels.append(value if isinstance(value, str) else charts.short(float(value)))
     return labels
 
@@ -356,16 +331,18 @@ def _edges(known: Distribution) -> list[str]:
 def _rows(total: Counts, index: int) -> list[Row]:
     """Return the live and the baseline's shares of categories, the most frequent first."""
     target, counts = total.targets[index], list(total.by_target[index])
-    known = target.distribution
-    present, count = 1 - known.missing_share, sum(counts)
+    baseline = target.distribution
+    present, count = 1 - baseline.missing_share, sum(counts)
     missing = 0 if target.output else total.missing[target.name]
     unseen = 0 if target.output else min(total.unseen[target.name], counts[-1])
     counts[-1] -= unseen
     steps = [
         (str(value), low * present, high * present)
-        for value, low, high in zip(known.values, known.cdf_left, known.cdf_right, strict=True)
+        for value, low, high in zip(
+            baseline.values, baseline.cdf_left, baseline.cdf_right, strict=True
+        )
     ]
-    if known.missing_share:
+    if baseline.missing_share:
         steps.append(("missing", present, 1.0))
         missing = 0  # it has bins of its own
     live = _shares(counts, [(low, high) for _, low, high in steps])
@@ -392,7 +369,7 @@ def _row(name: str, live: float, baseline: float) -> Row:
 def _shares(counts: Sequence[int], steps: Sequence[tuple[float, float]]) -> list[float]:
     """Return the most likely shares of categories, each of which is spread evenly over its step.
 
-    That is what the bins tell: one that two categories share is divided by expectation maximisation
+    A bin that two categories share is divided by expectation maximisation
     (A. P. Dempster and others, 1977, Journal of the Royal Statistical Society B 39, 1-38).
     """
     overlaps = [
@@ -404,7 +381,7 @@ def _shares(counts: Sequence[int], steps: Sequence[tuple[float, float]]) -> list
     for _ in range(EM_STEPS):
         likely = [0.0] * len(steps)
         for number, overlap in zip(counts, overlaps, strict=True):
-            weights = [share * part for share, part in zip(shares, overlap, strict=True)]
+            weights = [share * width for share, width in zip(shares, overlap, strict=True)]
             if whole := sum(weights):
                 likely = [a + number * w / whole for a, w in zip(likely, weights, strict=True)]
         shares = [value / count for value in likely]
@@ -416,50 +393,40 @@ def _traffic(
 ) -> list[dict[str, Any]]:
     """Return the cards of traffic; without records of requests, only that of predictions."""
     if not requests:
-        values = [
-            Value(w.start, w.end, w.counts.rows, "bar", f"{w.counts.rows:,}") for w in windows
-        ]
-        chart = charts.timeline("predictions", values, span)
-        return [_traffic_card("Predictions", chart, f"{sum(w.counts.rows for w in windows):,}")]
+        counts = [Value(w.start, w.end, n := w.counts.rows, "bar", f"{n:,}") for w in windows]
+        chart = charts.timeline("predictions", counts, span)
+        text = f"{sum(w.counts.rows for w in windows):,}"
+        return [{"title": "Predictions", "chart": chart, "text": text}]
     step = max((span[1] - span[0]) / MAX_WINDOWS, MINUTE_MS / 4)
-    grouped: dict[int, list[Record]] = defaultdict(list)
-    for record in requests:
-        grouped[int((record["timestamp"] - span[0]) / step)].append(record)
     rows, slowest, failed = [], [], []
-    for number, group in sorted(grouped.items()):
-        start = span[0] + number * step
+    for start, end, group in _group(requests, itemgetter("timestamp"), span, step):
         took = sorted(record[metrics.LATENCY] for record in group)
         p99 = quantiles(took, n=100, method="inclusive")[98] if len(took) > 1 else took[0]
         bad = sum(r[metrics.CLIENT_ERRORS] + r[metrics.SERVER_ERRORS] for r in group)
         count, share = sum(r[metrics.ROWS] for r in group), 100 * bad / len(group)
-        rows.append(Value(start, start + step, count, "bar", f"{count:,}"))
-        slowest.append(Value(start, start + step, p99, "bar", f"{p99:.2f} ms"))
-        failed.append(Value(start, start + step, share, "bar warm", f"{share:.1f} %"))
+        rows.append(Value(start, end, count, "bar", f"{count:,}"))
+        slowest.append(Value(start, end, p99, "bar", f"{p99:.2f} ms"))
+        failed.append(Value(start, end, share, "bar warm", f"{share:.1f} %"))
     problems = Counter(r["problem"] for r in requests if "problem" in r)
-    kinds = ", ".join(f"{kind} {count}" for kind, count in problems.most_common()) or "none"
     took = sorted(r[metrics.LATENCY] for r in requests)
     limit = manifest.alarms.client_error_max_percent if problems else None
-    return [
-        _traffic_card(
-            "Predictions",
+    cards = {
+        "Predictions": (
             charts.timeline("predictions", rows, span),
             f"{sum(r[metrics.ROWS] for r in requests):,} in {len(requests):,} requests",
         ),
-        _traffic_card(
-            "Latency, 99th percentile",
+        "Latency, 99th percentile": (
             charts.timeline("latency", slowest, span, unit=" ms"),
             f"median {took[len(took) // 2]:.2f} ms, slowest {took[-1]:.1f} ms",
         ),
-        _traffic_card(
-            "Refused and failed requests",
+        "Refused and failed requests": (
             charts.timeline("share of requests", failed, span, limit=limit, unit=" %"),
-            kinds,
+            ", ".join(f"{kind} {count}" for kind, count in problems.most_common()) or "none",
         ),
+    }
+    return [
+        {"title": title, "chart": chart, "text": text} for title, (chart, text) in cards.items()
     ]
-
-
-def _traffic_card(title: str, chart: Chart, text: str) -> dict[str, Any]:
-    return {"title": title, "chart": chart, "text": text}
 
 
 def _outcomes(
@@ -475,45 +442,40 @@ def _outcomes(
     predictions = Counter[str]()
     for record in requests:
         predictions[str(record["version"])] += record[metrics.ROWS]
-    step = minutes * MINUTE_MS
-    versions: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    over: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in outcomes:
-        for name in OUTCOME_METRICS:
-            values = record.get(name, [])
-            versions[str(record["version"])][name] += values
-            over[name][int((record["timestamp"] - span[0]) / step)] += values
     value = manifest.outcome_value
     impact = f"impact, {value.unit}" if value and value.unit else "impact"
     lines = []
-    for version, by_name in sorted(versions.items()):
-        count, worth = len(by_name[metrics.OUTCOMES]), by_name[metrics.IMPACT]
-        lines.append(
-            (
-                version,
-                f"{count:,}",
-                f"{count / predictions[version]:.1%}" if predictions[version] else "",
-                _mean(by_name[metrics.ABSOLUTE_ERROR], "{:.3g}"),
-                _mean(by_name[metrics.CORRECT], "{:.1%}"),
-                f"{sum(worth):,.6g}" if worth else "",
-                _mean(by_name[metrics.OUTCOME_AGE], "{:.1f}"),
-            )
+    for version in sorted({str(record["version"]) for record in outcomes}):
+        group = [record for record in outcomes if str(record["version"]) == version]
+        count, worth = len(_values(group, metrics.OUTCOMES)), _values(group, metrics.IMPACT)
+        cells = (
+            f"{count / predictions[version]:.1%}" if predictions[version] else "",
+            _mean(_values(group, metrics.ABSOLUTE_ERROR), "{:.3g}"),
+            _mean(_values(group, metrics.CORRECT), "{:.1%}"),
+            f"{sum(worth):,.6g}" if worth else "",
+            _mean(_values(group, metrics.OUTCOME_AGE), "{:.1f}"),
         )
+        lines.append((version, f"{count:,}", *cells))
     cards = []
     for name, title in (
         (metrics.ABSOLUTE_ERROR, "Mean absolute error"),
         (metrics.CORRECT, "Share of correct predictions"),
         (metrics.IMPACT, f"Mean {impact}"),
     ):
-        means = {number: sum(v) / len(v) for number, v in sorted(over[name].items()) if v}
-        bars = [
-            Value(span[0] + n * step, span[0] + (n + 1) * step, max(m, 0.0), "bar", f"{m:.4g}")
-            for n, m in means.items()
-        ]
+        bars = []
+        groups = _group(outcomes, itemgetter("timestamp"), span, minutes * MINUTE_MS)
+        for start, end, group in groups:
+            if values := _values(group, name):
+                mean = sum(values) / len(values)
+                bars.append(Value(start, end, max(mean, 0.0), "bar", f"{mean:.4g}"))
         if bars:
             cards.append({"title": title, "chart": charts.timeline(title, bars, span)})
     heads = ("version", "outcomes", "of predictions", "mean error", "correct", impact, "age, h")
     return {"heads": heads, "lines": lines, "cards": cards}
+
+
+def _values(records: Iterable[Record], name: str) -> list[float]:
+    return [value for record in records for value in record.get(name, [])]
 
 
 def _mean(values: Sequence[float], form: str) -> str:

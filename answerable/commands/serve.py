@@ -32,33 +32,31 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from answerable.commands import add_model, report
+from answerable.commands import InputError, add_model, report
 from answerable.local import event_sources, local_sqs
 from answerable.local.event_sources import HttpRequest, HttpResponse
 from answerable.local.local_lambda import LocalLambda, error_response
 from answerable.local.same_origin import refusal
 from handler import manifest as manifests
-from handler.errors import ArtifactError, PayloadTooLarge
+from handler.errors import PayloadTooLarge
 from infra.project import find_model
 
-REPORT = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
 PAGES = Path(__file__).parents[1] / "pages"
 PASTE_BYTES = 2_000  # the longest body that is put into a command to paste
 LOCAL = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104
 JSON = "application/json"
+NOT_EMBEDDED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 SECURITY = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
+    f"connect-src 'self'; img-src 'self' data:; {NOT_EMBEDDED}",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
+}
+REPORT = {
+    **SECURITY,
+    "content-security-policy": f"default-src 'none'; style-src 'unsafe-inline'; {NOT_EMBEDDED}",
+    "cache-control": "no-store",
 }
 
 
@@ -165,7 +163,7 @@ FILES = {
 
 
 def _start(environment: LocalLambda) -> bytes:
-    """What the start page shows."""
+    """Return the content of the start page."""
     served = environment.served
     model = manifests.public_document(environment.directory)
     content = {"model": model, "golden": served.golden, "event_source": environment.event_source}
@@ -173,9 +171,9 @@ def _start(environment: LocalLambda) -> bytes:
 
 
 def _report(environment: LocalLambda) -> str:
-    """The records of this run, drawn."""
-    found = list(report.parsed(list(environment.records)))
-    return report.page(environment.served.manifest, found)
+    """Return the report on the records of this run."""
+    records = list(report.parsed(list(environment.records)))
+    return report.page(environment.served.manifest, records)
 
 
 class _Keeper(io.TextIOBase):
@@ -213,15 +211,13 @@ def _file(path: Path) -> FileResponse:
 
 
 async def _body(request: Request, limit: int) -> bytes | None:
-    """The body, None if it is over the limit: read to its end, so that the client hears why."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
+    """Return the body; None, after its end, if it is over the limit."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
         if size <= limit:
-            parts.append(part)
-        else:
-            parts.clear()
-    return b"".join(parts) if size <= limit else None
+            chunks.append(chunk)
+    return b"".join(chunks) if size <= limit else None
 
 
 def _greet(console: Console, environment: LocalLambda, url: str) -> None:
@@ -261,23 +257,19 @@ def main(args: argparse.Namespace) -> int:
         if not os.environ.get("PREDICTION_ID_SECRET"):  # one of this run alone
             os.environ["PREDICTION_ID_SECRET"] = secrets.token_urlsafe()
             stack.callback(os.environ.pop, "PREDICTION_ID_SECRET")
+        directory = find_model(args.model)
         try:
-            directory = find_model(args.model)
             family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
             listener = stack.enter_context(
                 socket.create_server((args.host, args.port), family=family, backlog=2048)
             )
-            jobs = stack.enter_context(local_sqs.prepared())
-            environment = LocalLambda(
-                directory.absolute(), args.event_source, args.timeout, jobs.start if jobs else None
-            )
-        except ArtifactError as error:
-            say(f"serve: {error}", "red")
-            return 2
         except (OSError, OverflowError) as error:  # a port over 65535 overflows
             reason = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
-            say(f"serve: {args.host} port {args.port}: {reason}", "red")
-            return 2
+            raise InputError(f"{args.host} port {args.port}: {reason}") from None
+        jobs = stack.enter_context(local_sqs.prepared())
+        environment = LocalLambda(
+            directory.absolute(), args.event_source, args.timeout, jobs.start if jobs else None
+        )
         host = "localhost" if args.host in LOCAL else args.host
         _greet(console, environment, f"http://{host}:{listener.getsockname()[1]}")
         records: TextIO = sys.stdout

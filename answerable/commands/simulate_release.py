@@ -22,12 +22,10 @@ from rich.text import Text
 
 from answerable.simulation import plan as plans
 from answerable.simulation import simulator, traffic, versions
-from answerable.simulation.cloudwatch import Unsupported
 from answerable.simulation.fake_aws import FakeAws
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan, SimulationError
 from answerable.simulation.simulator import GroundTruth, Simulator, Step, Verdict
 from handler import manifest as manifests
-from handler.errors import ArtifactError
 from infra.project import find_model
 from infra.settings import Settings
 
@@ -61,19 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Simulate each scenario; return 1, with one line on stderr, if that is not possible."""
+    """Simulate each scenario."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else NO_TERMINAL_CHARS)
-    try:
-        if args.rate < 1:
-            raise SimulationError("--rate takes a number from 1")
-        current = find_model(args.current or "")
-        for scenario in [""] if args.candidate else args.scenario or list(versions.SCENARIOS):
-            with tempfile.TemporaryDirectory() as folder:
-                _simulate(console, args, current, scenario, Path(folder))
-    except (ArtifactError, SimulationError, Unsupported) as error:
-        message = f"simulate-release: {error}"
-        Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False)
-        return 1
+    if args.rate < 1:
+        raise SimulationError("--rate takes a number from 1")
+    current = find_model(args.current or "")
+    for scenario in [""] if args.candidate else args.scenario or list(versions.SCENARIOS):
+        with tempfile.TemporaryDirectory() as folder:
+            _simulate(console, args, current, scenario, Path(folder))
     return 0
 
 
@@ -173,7 +166,9 @@ def _print_header(
 
 
 def _short(plan: Plan, alarm: str) -> str:
-    return alarm[len(plan.service) + 1 :]  # without STAGE-MODEL-
+    """Return an alarm's name without STAGE-MODEL-, and another cause as it is."""
+    names = {item.name for item in plan.alarms}
+    return alarm[len(plan.service) + 1 :] if alarm in names else alarm
 
 
 def _print_steps(console: Console, plan: Plan, steps: Iterator[Step]) -> None:

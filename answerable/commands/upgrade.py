@@ -4,10 +4,10 @@ import argparse
 import difflib
 import itertools
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from answerable.commands import InputError
 from answerable.project_files import KEPT, PIN, render
 from handler import __version__, manifest
 from handler.errors import ArtifactError
@@ -20,14 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the differences; 2 and one line on stderr where this is no project."""
-    try:
-        pinned = re.search(r"^answerable\S*==(\S+)", Path(PIN).read_text(encoding="utf-8"), re.M)
-    except OSError:
-        pinned = None
+    """Print the differences."""
+    pinned = re.search(r"^answerable\S*==(\S+)", _text(Path(PIN)), re.M)
     if not pinned:
-        print(f"upgrade: {PIN} pins no version of answerable", file=sys.stderr)
-        return 2
+        raise InputError(f"{PIN} pins no version of answerable")
     print(f"{PIN} pins {pinned[1]}; {__version__} is installed.")
     if pinned[1] != __version__:
         print("The image gets a new handler: the next deployment of each model is a release.")

@@ -160,7 +160,7 @@ def _payload_2(request: HttpRequest, request_id: str, account: str, domain: str)
         },
     }
     if cookies:
-        event["cookies"] = [part.strip() for line in cookies for part in line.split(";")]
+        event["cookies"] = [text.strip() for line in cookies for text in line.split(";")]
     if request.query:
         event["queryStringParameters"] = _comma_separated(
             parse_qsl(request.query, keep_blank_values=True)
@@ -179,7 +179,7 @@ def _url(request: HttpRequest, request_id: str) -> Event:
 def _alb(request: HttpRequest, request_id: str) -> Event:
     """Return the event of an ALB without multi-value headers: the last value of each counts."""
     group = f"arn:aws:elasticloadbalancing:{REGION}:{ACCOUNT}:targetgroup/local/0123456789abcdef"
-    pairs = (part.partition("=") for part in request.query.split("&") if part)
+    pairs = (pair.partition("=") for pair in request.query.split("&") if pair)
     return {
         "requestContext": {"elb": {"targetGroupArn": group}},
         "httpMethod": request.method,

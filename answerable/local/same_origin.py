@@ -33,7 +33,7 @@ def refusal(request: Request, host: str) -> ApiError | None:
 
 
 def _is_local(name: str, host: str) -> bool:
-    """Whether a host name cannot be another site's: an address, localhost, this machine's."""
+    """Return whether a host name cannot be of another site: an address, localhost, this host."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -1,1 +1,1 @@
-"""What `answerable pack` is made of: each module knows one part of an artifact."""
+"""The steps of `answerable pack`."""

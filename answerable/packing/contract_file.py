@@ -2,6 +2,8 @@
 
 description = "…"                  runbook = "…"
 [features.age]                     any field of handler.manifest.Feature but name, input, column
+[features.review.tokenizer]        file, max_tokens
+[features.photo.image]             any field of handler.manifest.Image but input
 [outputs.progression]              name, unit, description, kind, classes, decision
 [limits]                           rows, body_bytes, response_bytes, elements
 [alarms]                           any field of handler.manifest.Alarms
@@ -17,10 +19,14 @@ from typing import Any, NamedTuple
 import yaml
 
 from answerable.packing.errors import PackError
-from handler.manifest import Alarms, Decision, Feature, Limits, OutcomeValue
+from handler.manifest import Alarms, Decision, Feature, Image, Limits, OutcomeValue
 
 TOP_KEYS = ("description", "runbook", "features", "outputs", "limits", "alarms", "outcome_value")
 FEATURE_KEYS = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
+ENCODER_KEYS = {
+    "tokenizer": ("file", "max_tokens"),
+    "image": tuple(name for name in Image._fields if name != "input"),
+}
 OUTPUT_KEYS = ("name", "unit", "description", "kind", "classes", "decision")
 
 Fields = dict[str, Any]
@@ -50,24 +56,27 @@ def read(path: Path) -> ContractFile:
     except (ValueError, yaml.YAMLError) as error:
         raise PackError(f"{path}: {' '.join(str(error).split())}") from None
 
-    def table(value: Any, where: str, known: tuple[str, ...] | None = None) -> Fields:
+    def table(value: Any, where: str, keys: tuple[str, ...] | None = None) -> Fields:
         if not isinstance(value, dict):
             raise PackError(f"{path}: {where or 'the file'} must be a table of names and values")
         for key in value:
-            if known is not None and key not in known:
-                place = f"{where}.{key}" if where else key
-                raise PackError(f"{path}: unknown key {place}; known are {', '.join(known)}")
+            if keys is not None and key not in keys:
+                name = f"{where}.{key}" if where else key
+                raise PackError(f"{path}: unknown key {name}; known are {', '.join(keys)}")
         return {
             str(key): _frozen(item, f"{path}: {where}.{key}" if where else f"{path}: {key}")
             for key, item in value.items()
         }
 
     document = table(document, "", TOP_KEYS)
-    for part, known in (("features", FEATURE_KEYS), ("outputs", OUTPUT_KEYS)):
-        tables = table(document.get(part, {}), part)
-        document[part] = {
-            name: table(value, f"{part}.{name}", known) for name, value in tables.items()
+    for section, keys in (("features", FEATURE_KEYS), ("outputs", OUTPUT_KEYS)):
+        tables = table(document.get(section, {}), section)
+        document[section] = {
+            name: table(value, f"{section}.{name}", keys) for name, value in tables.items()
         }
+    for name, fields in document["features"].items():
+        for key in ENCODER_KEYS.keys() & fields.keys():
+            fields[key] = table(fields[key], f"features.{name}.{key}", ENCODER_KEYS[key])
     for name, fields in document["outputs"].items():
         if "decision" in fields:
             where = f"outputs.{name}.decision"
@@ -75,8 +84,8 @@ def read(path: Path) -> ContractFile:
             if "threshold" not in decision:
                 raise PackError(f"{path}: {where} has no threshold")
             fields["decision"] = Decision(**decision)
-    for part, kind in (("limits", Limits), ("alarms", Alarms), ("outcome_value", OutcomeValue)):
-        document[part] = table(document.get(part, {}), part, kind._fields)
+    for section, kind in (("limits", Limits), ("alarms", Alarms), ("outcome_value", OutcomeValue)):
+        document[section] = table(document.get(section, {}), section, kind._fields)
     return ContractFile(**document)
 
 

@@ -1,4 +1,4 @@
-"""What the answerable refuse."""
+"""The error of packing."""
 
 
 class PackError(Exception):

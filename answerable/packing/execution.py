@@ -1,4 +1,4 @@
-"""Running a graph on a sample: whether it takes many rows at once, and with how many threads."""
+"""Run a graph on a sample: detect its batch mode, and choose the number of threads."""
 
 import os
 import statistics
@@ -15,7 +15,7 @@ from answerable.packing.errors import PackError
 from answerable.packing.graph import reason
 from answerable.packing.table import Array
 from handler.errors import ApiError
-from handler.manifest import Execution, Manifest, Tensor
+from handler.manifest import Manifest, Tensor
 from handler.session import Session
 
 Batch = Literal["dynamic", "single", "none"]
@@ -39,23 +39,29 @@ def runner(session: Any, max_seconds: float | None = None) -> Run:
         if max_seconds is not None:
             timer.start()
         try:
-            outputs: Sequence[Any] = session.run(None, feeds, options)
+            outputs = session.run(None, feeds, options)
         except Exception as error:
             raise PackError(f"the model fails on the sample: {reason(error)}") from None
         finally:
             timer.cancel()
-        return outputs
+        return [tensor for output in outputs for tensor in _tensors(output)]
 
     return run
 
 
+def _tensors(output: Any) -> Sequence[Any]:
+    """Return the tensors of a sequence; any other output, ZipMap's maps too, alone."""
+    is_sequence = isinstance(output, list) and output and isinstance(output[0], np.ndarray)
+    return output if is_sequence else [output]
+
+
 def n_rows(samples: Samples) -> int:
-    """How many instances there are."""
+    """Return the number of instances."""
     return len(next(iter(samples.values())))
 
 
 def slice_rows(samples: Samples, start: int, stop: int) -> Samples:
-    """The instances from start to stop."""
+    """Return the instances from start to stop."""
     return {name: array[start:stop] for name, array in samples.items()}
 
 
@@ -83,7 +89,7 @@ def declared(inputs: Sequence[Tensor]) -> Batch:
 
 
 def batch(run: Run, kind: Batch, samples: Samples, quantised: bool = False) -> Batch:
-    """Return what holds when the sample runs. `kind` is what the graph declares.
+    """Return the batch mode of the sample's runs. `kind` is the one that the graph declares.
 
     A free leading axis is the rows only if rows that run together are answered as they are alone.
     Dynamically `quantised` graphs scale by the largest value of a run, so their rows run alone.
@@ -133,13 +139,18 @@ def _close(one: Array, other: Array) -> bool:
 
 
 def threads(directory: Path, manifest: Manifest, samples: Samples) -> dict[int, list[float]]:
-    """Seconds per run by number of threads, at 1 row and, where rows are stacked, at up to 100.
+    """Return seconds per run by number of threads, at 1 row and, if rows are stacked, at up to 100.
 
-    Measured as the handler runs the model, all settings in turn, so that a noisy moment hits all.
+    All settings run in turn, so that a noisy moment slows all of them.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     models = {
-        number: Session(directory, manifest._replace(execution=Execution(number, "dynamic")))
+        number: Session(
+            directory,
+            manifest._replace(
+                execution=manifest.execution._replace(intra_op_threads=number, batch="dynamic")
+            ),
+        )
         for number in range(1, min(cores or 1, MAX_THREADS) + 1)
     }
     bodies = [slice_rows(samples, 0, 1)]
@@ -172,8 +183,10 @@ def _measure(models: dict[int, Session], bodies: list[Samples]) -> dict[int, lis
 
 
 def choose_threads(times: dict[int, list[float]]) -> int:
-    """One thread, unless more are clearly faster at one row, or much faster at many rows and no
-    slower at one, and what they save can be felt: a second thread is a second vCPU, to be paid for.
+    """Return the number of threads: one, unless more are clearly faster.
+
+    Faster at one row; or much faster at many rows, and no slower at one. The time that they save
+    must be noticeable, because a second thread is a second vCPU, which costs money.
     """
     one, many, good = times[1][0], times[1][-1], []
     for number, measured in times.items():

@@ -8,6 +8,9 @@ their JSON form.
 
 import contextlib
 import math
+import struct
+import zlib
+from binascii import a2b_base64, b2a_base64
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -36,6 +39,7 @@ MAX_CATEGORIES = 50  # a sample with more distinct strings is of type text
 MIN_REPEATS = 3  # as is one in which strings occur less often than this on average
 MIN_TEXT_LENGTH = 256  # the least max_length that is inferred
 NOT_FINITE = "not finite"  # kind of a bad value that strict JSON does not have
+MAX_EXAMPLE_CHARS = 4096  # of a picture in manifest and OpenAPI document
 CLIENT_TEXT = "answerable unknown"  # a client's own text in all test values
 
 
@@ -170,7 +174,9 @@ class PackedNumber(PackedType):
         return self._sorted(values)[(len(values) - 1) // 2]
 
     def _sorted(self, values: Sequence[Any]) -> list[Any]:
-        return sorted(values, key=self.kind.to_graph)
+        if self.kind.has_json_form:
+            return sorted(values, key=self.kind.to_graph)
+        return np.sort(values).tolist() if isinstance(values[0], float) else sorted(values)
 
     def is_empty(self) -> bool:
         low, high = self.kind.minimum, self.kind.maximum
@@ -452,10 +458,95 @@ class PackedText(PackedType):
             yield "too long", f'"{text}"', "too_long"
 
 
+class PackedTokens(PackedText):
+    """A text with a tokenizer at pack time; an array is of token ids."""
+
+    def _json_schema(self) -> tuple[Fields, str]:
+        text, _ = super()._json_schema()
+        limit = self.kind.encoding.max_tokens
+        ids = {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": limit}
+        return {"anyOf": [text, ids]}, f"A text or its token ids. Cut after {limit} tokens."
+
+    def span(self) -> str:
+        return f"{super().span()}, cut after {self.kind.encoding.max_tokens} tokens"
+
+    def accepted(self, baseline: Distribution | None) -> Accepted:
+        """Yield hostile texts of the greatest length, too."""
+        yield from super().accepted(baseline)
+        length = self.kind.max_length or 100_000
+        for text in ("e\u0301\u0327", "\u0301", "\0", "👩\u200d"):
+            yield "a hostile text", (text * length)[:length]
+
+    def bad(self) -> Iterator[BadValue]:
+        for name, text, code in super().bad():
+            yield name, text, "wrong_length" if text == "[]" else code
+
+    def bad_elements(self) -> Iterator[BadValue]:
+        yield from super().bad()
+
+
+class PackedImage(PackedType):
+    """A picture at pack time."""
+
+    def read_cell(self, cell: str) -> Any:
+        self.kind.parse(cell)
+        return cell
+
+    def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
+        return {"log_policy": "drop"}
+
+    def example(self, values: Sequence[Any]) -> Any:
+        """Return the smallest picture of the sample, or a black one if that is large."""
+        smallest = min(values, key=len)
+        if len(smallest) <= MAX_EXAMPLE_CHARS:
+            return smallest
+        height, width = self.kind.encoding.size
+        return _base64(png(width, height, bytes((3 * width + 1) * height)))
+
+    def max_json_chars(self) -> int:
+        limit: int = self.kind.encoding.max_bytes
+        return limit // 3 * 4 + 6
+
+    def _json_schema(self) -> tuple[Fields, str]:
+        limits = self.kind.encoding
+        schema = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}
+        return schema, (
+            f"JPEG or PNG in base64, at most {limits.max_bytes} bytes and "
+            f"{limits.max_pixels} pixels."
+        )
+
+    def span(self) -> str:
+        height, width = self.kind.encoding.size
+        return f"JPEG or PNG, as {width} x {height}"
+
+    def accepted(self, baseline: Distribution | None) -> Accepted:
+        yield "a picture", str(self.feature.example)
+        yield "one pixel", _base64(png(1, 1, bytes(4)))
+        yield "a polyglot", _base64(png(1, 1, bytes(4)) + b"PK\3\4<script>")
+
+    def _bad(self) -> Iterator[BadValue]:
+        yield "number for a picture", "1", "type"
+        yield "no base64", '"é"', "type"
+        whole = a2b_base64(str(self.feature.example))
+        for name, data in (
+            ("no picture", b"GIF89a"),
+            ("no picture", b""),
+            ("no picture", CLIENT_TEXT.encode()),
+            ("a truncated picture", whole[: len(whole) // 2]),
+            ("a truncated picture", whole[:33]),
+            ("a broken picture", png(9, 9, bytes(9))),
+            ("a broken picture", b"\xff\xd8" + b"\xff\xe1\0\2" * 2000),
+        ):
+            yield name, f'"{_base64(data)}"', "picture"
+        bomb = _base64(png(50_000, 50_000, bytes(2_000_000)))
+        yield "a picture of too many pixels", f'"{bomb}"', "too_long"
+
+
 _TYPES: dict[str, type[PackedType]] = {
     "boolean": PackedBoolean,
     "category": PackedCategory,
     "text": PackedText,
+    "image": PackedImage,
     "date": PackedDate,
     "number": PackedNumber,
     "integer": PackedInteger,
@@ -464,13 +555,27 @@ _TYPES: dict[str, type[PackedType]] = {
 
 def of(kind: FeatureType) -> PackedType:
     """Return the pack-time part of a feature's type."""
-    return _TYPES[kind.name](kind)
+    return (PackedTokens if kind.feature.tokenizer else _TYPES[kind.name])(kind)
 
 
 def infer_name(cells: Sequence[str], dtype: str) -> str:
     """Return the name of the type that the present cells of a sample look like."""
     names = (name for name in fitting_types(dtype) if _TYPES[name].matches(cells, dtype))
     return next(names, "integer")
+
+
+def png(width: int, height: int, rows: bytes) -> bytes:
+    """Return a PNG of RGB pixels; each of `rows` begins with the byte of its filter."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def _base64(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode()
 
 
 def _checked(value: Numeric, dtype: str, whole: bool) -> Numeric:

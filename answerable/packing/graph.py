@@ -1,4 +1,4 @@
-"""ONNX graphs: read with suspicion, made servable, optimised, written to be memory-mapped."""
+"""ONNX graphs: check, make servable, optimise, and write to be memory-mapped."""
 
 import json
 import math
@@ -15,10 +15,15 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
 from answerable.packing.errors import PackError
-from handler.manifest import Tensor
+from handler.encoders import extensions
+from handler.manifest import EXTENSION_DOMAINS, Tensor
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 LARGE = 8_000_000  # bytes of weights from which on they go to their own, memory-mapped file
+# the time of a run depends on its inputs' shapes alone, unless the graph has one of these operators
+VALUE_DEPENDENT_SHAPES = (
+    "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
+)  # fmt: skip
 PAGE = 4096  # what is mapped must start at a page, or it is copied
 LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -41,8 +46,8 @@ DTYPES: dict[int, str] = {
     TensorProto.STRING: "string",
 }
 KNOWN_DOMAINS = ("ai.onnx", "ai.onnx.ml")
-# what onnxruntime has built in beside ONNX's own operators; whether it has the one, it says itself
-RUNTIME_DOMAINS = ("com.microsoft", "com.microsoft.nchwc")
+# onnxruntime's own operators; loading fails for one that it does not have
+RUNTIME_DOMAINS = ("com.microsoft", "com.microsoft.nchwc", *EXTENSION_DOMAINS)
 CLASSIFIERS = ("TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier")
 # operators behind which the classes of a classifier are still in the same order
 SAME_CLASSES = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Normalizer", "Softmax")
@@ -53,8 +58,9 @@ Classes = tuple[str | int, ...]
 
 
 class Source(NamedTuple):
-    """A graph made servable: its weights inside, no ZipMap. `classes` are those of its outputs, by
-    tensor name; `notes` is what had to be changed, in sentences.
+    """A servable graph: its weights inside, no ZipMap.
+
+    `classes` are those of its outputs, by tensor name. `notes` are sentences about changes.
     """
 
     model: ModelProto
@@ -63,17 +69,20 @@ class Source(NamedTuple):
 
 
 def session(model: Path | bytes, options: ort.SessionOptions | None = None) -> Any:
-    """An onnxruntime session on the CPU. Raises PackError with onnxruntime's reason."""
+    """Return an onnxruntime session on the CPU. Raise PackError with onnxruntime's reason."""
     options = options or ort.SessionOptions()
-    options.log_severity_level = 4  # what it has to say is in the exception
+    options.log_severity_level = 4  # its message is in the exception
     try:
+        content = model if isinstance(model, bytes) else model.read_bytes()
+        if any(domain.encode() in content for domain in EXTENSION_DOMAINS):
+            extensions.register(options)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise PackError(f"onnxruntime cannot load the model: {reason(error)}") from None
 
 
 def as_packed() -> ort.SessionOptions:
-    """Options to run a graph as it is, as the handler does."""
+    """Return options to run a graph as it is, as the handler does."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
@@ -105,7 +114,7 @@ def reason(error: Exception) -> str:
 
 
 def read(path: Path) -> Source:
-    """Read a model and make it servable. Raises PackError for what cannot or must not be packed."""
+    """Read a model and make it servable. Raise PackError for one that cannot be packed."""
     try:
         model = onnx.load_model(path, load_external_data=False)
     except OSError as error:
@@ -121,7 +130,8 @@ def read(path: Path) -> Source:
     custom = sorted(set(_custom_operators(model)))
     if custom:
         raise PackError(f"custom operators are not supported: {', '.join(custom)}")
-    classes, notes = _take_zipmap_off(model.graph), _mend_locale(model.graph)
+    classes, notes = _remove_zipmaps(model.graph), _set_locale(model.graph)
+    notes += _flatten_sequences(model)
     for value in (*model.graph.input, *model.graph.output):
         kind = value.type.WhichOneof("value")
         if kind not in ("tensor_type", None):
@@ -131,7 +141,7 @@ def read(path: Path) -> Source:
 
 
 def inputs(model: ModelProto) -> tuple[Tensor, ...]:
-    """Return the graph's inputs. Raises PackError for types that JSON cannot carry."""
+    """Return the graph's inputs. Raise PackError for types that JSON cannot carry."""
     for value in model.graph.input:
         if not value.type.tensor_type.HasField("shape"):
             raise PackError(
@@ -170,7 +180,7 @@ def quantises_dynamically(model: ModelProto) -> bool:
 
 
 def describe(value: onnx.ValueInfoProto) -> Tensor:
-    """A graph input or output as the manifest has it; free axes are None."""
+    """Return a graph's input or output in the manifest's form; free axes are None."""
     kind = value.type.tensor_type
     if kind.elem_type not in DTYPES:
         name = TensorProto.DataType.Name(kind.elem_type).lower()
@@ -183,7 +193,7 @@ def describe(value: onnx.ValueInfoProto) -> Tensor:
 
 
 def optimise(model: ModelProto, level: str) -> ModelProto:
-    """The graph as onnxruntime would run it at `level`, so that nothing is left to do at load."""
+    """Return the graph as onnxruntime runs it at `level`: loading it optimises nothing."""
     if model.ByteSize() >= 2**31:
         raise PackError("the model is over 2 GB, which is more than a function can load in time")
     options = optimising(level)
@@ -209,20 +219,30 @@ def save(model: ModelProto, directory: Path) -> None:
             for tensor in weights:
                 file.write(b"\0" * (-file.tell() % PAGE))
                 data = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
-                place = {"location": WEIGHTS, "offset": file.tell(), "length": len(data)}
+                location = {"location": WEIGHTS, "offset": file.tell(), "length": len(data)}
                 file.write(data)
                 name, dtype, dims = tensor.name, tensor.data_type, list(tensor.dims)
                 tensor.Clear()
                 tensor.name, tensor.data_type = name, dtype
                 tensor.dims.extend(dims)
                 tensor.data_location = TensorProto.EXTERNAL
-                for key, value in place.items():
+                for key, value in location.items():
                     tensor.external_data.add(key=key, value=str(value))
     (directory / MODEL).write_bytes(model.SerializeToString(deterministic=True))
 
 
+def traits(directory: Path) -> dict[str, bool]:
+    """Return what the manifest's `execution` says of a saved graph."""
+    model = onnx.load_model(directory / MODEL, load_external_data=False)
+    operators = {node.op_type for graph in _graphs(model) for node in graph.node}
+    return {
+        "external_data": (directory / WEIGHTS).exists(),
+        "value_dependent_shapes": not operators.isdisjoint(VALUE_DEPENDENT_SHAPES),
+    }
+
+
 def _bytes(tensor: TensorProto) -> int:
-    """The size of a tensor's numbers; strings cannot be memory-mapped, so they count nothing."""
+    """Return the bytes of a tensor's numbers; 0 for strings, which cannot be memory-mapped."""
     if tensor.data_type == TensorProto.STRING:
         return 0
     itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
@@ -244,7 +264,7 @@ def _attributes(nodes: Sequence[NodeProto]) -> Iterator[AttributeProto]:
 
 
 def _graphs(model: ModelProto) -> Iterator[Any]:
-    """The main graph, the model's functions, and every graph inside them."""
+    """Yield the main graph, the model's functions, and every graph inside them."""
     todo: list[Any] = [model.graph, *model.functions]
     while todo:
         graph = todo.pop()
@@ -267,8 +287,9 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 
 def _internalise(model: ModelProto, folder: Path) -> None:
-    """Take external weights in. The file names in a model are somebody else's: a model must not
-    be able to pack /etc/passwd.
+    """Load external weights into the model. Raise PackError for paths outside of its folder.
+
+    The model's author chose the paths, so one might name /etc/passwd.
     """
     for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
@@ -281,7 +302,7 @@ def _internalise(model: ModelProto, folder: Path) -> None:
             if not location or Path(location).is_absolute() or ".." in Path(location).parts:
                 raise PackError(f"external data outside the model's folder: {shown}")
             below = [path, *path.parents][: len(Path(location).parts)]
-            if any(part.is_symlink() for part in below):
+            if any(step.is_symlink() for step in below):
                 raise PackError(f"external data behind a symbolic link: {shown}")
             if path.stat().st_nlink > 1:
                 raise PackError(f"external data is a hard link: {shown}")
@@ -308,7 +329,7 @@ def _custom_operators(model: ModelProto) -> Iterator[str]:
 
 
 def _attribute(node: NodeProto, *names: str) -> Classes:
-    """The first of the named attributes that has values; strings decoded."""
+    """Return the first of the named attributes that has values, with strings decoded."""
     values = {
         attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
     }
@@ -318,9 +339,10 @@ def _attribute(node: NodeProto, *names: str) -> Classes:
     return ()
 
 
-def _take_zipmap_off(graph: GraphProto) -> dict[str, Classes]:
-    """Let classifiers answer [N, classes] floats instead of a list of N maps, under the same name;
-    the maps' keys are the classes.
+def _remove_zipmaps(graph: GraphProto) -> dict[str, Classes]:
+    """Replace each ZipMap's list of N maps by floats [N, classes], under the same name.
+
+    Return the classes, which were the maps' keys, by output.
     """
     classes = {}
     used = {name for node in graph.node for name in node.input}
@@ -337,12 +359,37 @@ def _take_zipmap_off(graph: GraphProto) -> dict[str, Classes]:
     return classes
 
 
-def _mend_locale(graph: GraphProto) -> tuple[str, ...]:
-    """Lambda's image has no en_US.UTF-8, which onnxruntime's StringNormalizer takes by default.
+def _flatten_sequences(model: ModelProto) -> tuple[str, ...]:
+    """Replace each output that is a sequence of tensors by those tensors, `name_0`, `name_1`, …"""
+    graph, notes = model.graph, []
+    makers = {name: node for node in graph.node for name in node.output}
+    outputs = list(graph.output)
+    del graph.output[:]
+    for value in outputs:
+        node = makers.get(value.name)
+        if not value.type.HasField("sequence_type") or not node:
+            graph.output.append(value)
+            continue
+        if node.op_type != "SequenceConstruct":
+            graph.output.append(value)
+            continue
+        kind = value.type.sequence_type.elem_type
+        for i, tensor in enumerate(node.input):
+            name = f"{value.name}_{i}"
+            graph.node.append(onnx.helper.make_node("Identity", [tensor], [name]))
+            graph.output.append(onnx.helper.make_value_info(name, kind))
+        graph.node.remove(node)
+        names = f"{value.name}_0 to {value.name}_{len(node.input) - 1}"
+        notes.append(f"the sequence {value.name} is flattened to the outputs {names}")
+    return tuple(notes)
 
-    C.UTF-8 is there, and maps letters in the same way.
+
+def _set_locale(graph: GraphProto) -> tuple[str, ...]:
+    """Set the locale of StringNormalizers to C.UTF-8, which maps letters in the same way.
+
+    Lambda's image has no en_US.UTF-8, onnxruntime's default. Return the notes.
     """
-    mended = False
+    changed = False
     for node in graph.node:
         if node.op_type != "StringNormalizer":
             continue
@@ -351,27 +398,27 @@ def _mend_locale(graph: GraphProto) -> tuple[str, ...]:
             for attribute in named:
                 node.attribute.remove(attribute)
             node.attribute.append(onnx.helper.make_attribute("locale", "C.UTF-8"))
-            mended = True
-    return ("StringNormalizer's locale is now C.UTF-8: Lambda has no en_US.UTF-8",) * mended
+            changed = True
+    return ("StringNormalizer's locale is now C.UTF-8: Lambda has no en_US.UTF-8",) * changed
 
 
 def _all_classes(graph: GraphProto, zipmaps: dict[str, Classes]) -> dict[str, Classes]:
-    """The classes of every output of a classifier, as far as the graph tells."""
-    found = dict(zipmaps)
+    """Return the classes of a classifier's outputs, as far as the graph states them."""
+    by_output = dict(zipmaps)
     makers = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for value in graph.output:
         node = makers.get(value.name)
         while node is not None and node.op_type in SAME_CLASSES:
             node = makers.get(node.input[0])
-        if value.name in found or node is None:
+        if value.name in by_output or node is None:
             continue
         if node.op_type in CLASSIFIERS:
-            found[value.name] = _attribute(
+            by_output[value.name] = _attribute(
                 node, "classlabels_strings", "classlabels_int64s", "classlabels_ints"
             )
-        # skl2onnx's way to look up the most likely class
+        # by which skl2onnx looks up the most likely class
         elif node.op_type == "ArrayFeatureExtractor" and node.input[0] in constants:
             array = np.ravel(numpy_helper.to_array(constants[node.input[0]])).tolist()
-            found[value.name] = tuple(v.decode() if isinstance(v, bytes) else v for v in array)
-    return {name: classes for name, classes in found.items() if classes}
+            by_output[value.name] = tuple(v.decode() if isinstance(v, bytes) else v for v in array)
+    return {name: classes for name, classes in by_output.items() if classes}

@@ -15,6 +15,8 @@ from handler.manifest import BatchMode, Limits, Output, Shape, Tensor, row_shape
 MAX_ROWS = 1000
 MAX_BODY_BYTES = 6_000_000  # of Lambda's 6 MiB, the rest is the gateway's envelope
 MIN_BODY_BYTES = 16 * 1024
+MAX_PIXELS = 2**28  # of all pictures of a request, before they are resized
+MAX_PICTURE_BYTES, MIN_PICTURE_BYTES = 2**26, 2**10  # of them, resized; of one with its object
 MIN_FREE_LENGTH = 512  # that is allowed on a free axis other than the rows
 ROW_OVERHEAD_BYTES = 200  # a prediction's id, and some room
 NUMBER_BYTES = {
@@ -67,6 +69,10 @@ def default(
         prediction += _json_bytes(output.name)
         prediction += sum(_json_bytes(str(name)) for name in output.classes)
     fitting = MAX_BODY_BYTES // (prediction if types else max(prediction, row))
+    for kind in types:
+        if image := kind.feature.image:  # decoding time and memory
+            elements = 3 * math.prod(image.size) + MIN_PICTURE_BYTES
+            fitting = min(fitting, MAX_PIXELS // image.max_pixels, MAX_PICTURE_BYTES // elements)
     rows = stated.get("rows", max(1, min(MAX_ROWS, fitting)))
     if not isinstance(rows, int):
         raise PackError("the contract file's limits.rows is not a whole number")
@@ -77,18 +83,21 @@ def default(
         _max_elements(shape, samples[tensor.name].shape[1:])
         for tensor, shape in zip(inputs, shapes, strict=True)
     )
+    tokenizers = [kind.feature.tokenizer for kind in types if kind.feature.tokenizer]
+    elements = max([elements, *(tokenizer.max_tokens for tokenizer in tokenizers)])
     fields = {"rows": rows, "body_bytes": body_bytes, "response_bytes": MAX_BODY_BYTES}
     return Limits(**fields | {"elements": elements} | stated)
 
 
 def _max_elements(shape: Shape, sample_shape: Sequence[int]) -> int:
-    """Return the most elements of a row: free axes are twice as long as in the sample.
+    """Return the largest number of elements of a row: free axes are twice as long as in the sample.
 
-    They also have to fit a body. An element has at least two characters in JSON.
+    They also have to fit a body. An element has at least two characters in JSON, and takes 40
+    bytes of memory once it is parsed: with half of these elements a body costs less than its rule.
     """
     axes = zip(shape, sample_shape, strict=True)
-    most = math.prod(max(MIN_FREE_LENGTH, 2 * n) if size is None else size for size, n in axes)
-    return max(math.prod(sample_shape), min(most, MAX_BODY_BYTES // 2))
+    elements = math.prod(max(MIN_FREE_LENGTH, 2 * n) if size is None else size for size, n in axes)
+    return max(math.prod(sample_shape), min(elements, MAX_BODY_BYTES // 4))
 
 
 def _json_bytes(name: str) -> int:

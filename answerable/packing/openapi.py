@@ -36,6 +36,7 @@ from handler.validate import example
 
 TEMPLATE = Path(__file__).with_suffix(".yaml")
 Schema = dict[str, Any]
+INDENTED_BYTES = 200_000
 
 
 def tensor_schema(schema: Schema, shape: Shape) -> Schema:
@@ -264,5 +265,13 @@ def document(manifest: Manifest) -> Schema:
 
 
 def render(manifest: Manifest) -> bytes:
-    """Return the document as the artifact's openapi.json."""
-    return orjson.dumps(document(manifest), option=orjson.OPT_INDENT_2) + b"\n"
+    """Return the document as the artifact's openapi.json.
+
+    One with large examples is not indented: a picture's 6 MB of white space would not fit into a
+    response, and init hashes them.
+    """
+    described = document(manifest)
+    text = orjson.dumps(described)
+    if len(text) < INDENTED_BYTES:
+        text = orjson.dumps(described, option=orjson.OPT_INDENT_2)
+    return text + b"\n"

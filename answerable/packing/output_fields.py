@@ -1,4 +1,4 @@
-"""ONNX outputs -> the fields of a prediction; and predictions compared with plain arrays."""
+"""Describe a graph's outputs as fields of a prediction; compare predictions with arrays."""
 
 import re
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ from answerable.packing.graph import Classes
 from answerable.packing.table import Array
 from handler.manifest import BY_CLASS, BatchMode, Output, OutputKind, Tensor, row_shape
 
+TIE = 1e-5  # numbers by class that are nearer are equally likely
 RESERVED = ("id", "prediction_id")  # keys of an answer, in /predict and in /v2
-# skl2onnx's names say nothing to a caller
+# names of skl2onnx
 NAMES = {
     "variable": "value",
     "output_label": "label",
@@ -29,16 +30,16 @@ def describe(
     stated: dict[str, Fields],
     tabular: bool,
 ) -> tuple[Output, ...]:
-    """The outputs in the graph's order. `arrays` are answers to a sample, [rows, …] each."""
-    known = {**classes}
-    if len(set(classes.values())) == 1:  # one classifier: what one output tells, holds for all
-        known = {tensor.name: next(iter(classes.values())) for tensor in tensors} | known
+    """Return the outputs in the graph's order. `arrays` are answers to a sample, [rows, …] each."""
+    classes = {**classes}
+    if len(set(classes.values())) == 1:  # one classifier: all outputs have its classes
+        classes = {tensor.name: next(iter(classes.values())) for tensor in tensors} | classes
     outputs, unused = [], dict(stated)
     for tensor, array in zip(tensors, arrays, strict=True):
         name = re.sub(r"\W+", "_", NAMES.get(tensor.name, tensor.name)).strip("_") or "output"
         fields = unused.pop(tensor.name, None) or unused.pop(name, {})
         shape = _shape(tensor, array, batch, tabular)
-        labels = fields.get("classes") or known.get(tensor.name, ())
+        labels = fields.get("classes") or classes.get(tensor.name, ())
         kind = fields.get("kind") or _kind(tensor.dtype, shape, labels, batch, array)
         if kind == "scores" and name == "probabilities":
             name = "scores"  # skl2onnx calls them so, whatever they are
@@ -104,14 +105,14 @@ def _are_probabilities(array: Array) -> bool:
 
 
 def _fit(dtype: str, classes: Classes) -> bool:
-    """Whether the classes are values of a tensor of dtype; of floats and booleans none are."""
-    wanted = str if dtype == "string" else int
+    """Return whether the classes are values of a tensor of dtype, which are strings or integers."""
+    cls = str if dtype == "string" else int
     fits = dtype == "string" or "int" in dtype
-    return bool(classes) and fits and all(type(item) is wanted for item in classes)
+    return bool(classes) and fits and all(type(item) is cls for item in classes)
 
 
 def _check(output: Output, batch: BatchMode) -> None:
-    """What is stated of an output fits its tensor."""
+    """Raise PackError where the stated fields of an output do not fit its tensor."""
     rest = row_shape(output.shape, batch)
     numeric = output.dtype not in ("string", "bool")
     fits = {
@@ -152,20 +153,34 @@ def to_arrays(
 def deviation(
     outputs: Sequence[Output], predictions: Sequence[dict[str, Any]], arrays: Sequence[Array]
 ) -> float:
-    """The largest |a - b| / max(1, |b|) between predictions, as JSON has them, and arrays
-    [rows, …]. Raises PackError where anything but a float differs.
+    """Return the largest |a - b| / max(1, |b|) between predictions, as in JSON, and arrays.
+
+    The arrays are [rows, …]. Raise PackError if anything but a float differs. The label of a row
+    whose two largest probabilities are equal may differ: their rounding decides.
     """
-    largest = 0.0
+    largest, ties = 0.0, _ties(outputs, arrays)
     for output, array in zip(outputs, arrays, strict=True):
         values = [prediction[output.name] for prediction in predictions]
         if output.kind in BY_CLASS:
             values = [[value[str(name)] for name in output.classes] for value in values]
         if array.dtype.kind != "f":
-            if values != array.reshape(np.shape(values)).tolist():
+            expected = array.reshape(np.shape(values)).tolist()
+            pairs = zip(values, expected, ties, strict=True)
+            if any(a != b and not (output.kind == "label" and tie) for a, b, tie in pairs):
                 raise PackError(f"the packed model's {output.name} is not the original's")
             continue
-        told, true = np.array(values, np.float64), array.astype(np.float64)
-        told = told.reshape(true.shape)
-        difference = np.abs(told - true) / np.maximum(1, np.abs(true))
+        packed, original = np.array(values, np.float64), array.astype(np.float64)
+        packed = packed.reshape(original.shape)
+        difference = np.abs(packed - original) / np.maximum(1, np.abs(original))
         largest = max(largest, float(difference.max(initial=0)))
     return largest
+
+
+def _ties(outputs: Sequence[Output], arrays: Sequence[Array]) -> Array:
+    """Return the rows in which the two largest numbers by class are equal but for rounding."""
+    ties = np.zeros(len(arrays[0]), bool)
+    for output, array in zip(outputs, arrays, strict=True):
+        if output.kind in BY_CLASS and len(output.classes) > 1:
+            second, first = np.sort(array, axis=-1)[:, -2:].T
+            ties |= first - second <= TIE * np.maximum(1, np.abs(first))
+    return ties

@@ -4,11 +4,11 @@ The artifact is put into place only when the handler's own code answers the samp
 rows as plain onnxruntime answers them with the original file.
 """
 
-import csv
 import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +19,17 @@ from answerable.packing import (
     artifact,
     baseline,
     contract_file,
+    encoders,
     execution,
+    frameworks,
     golden,
     graph,
     limits,
     output_fields,
+    parity,
     probing,
     provenance,
+    reference,
     table,
     verification,
     version_check,
@@ -59,7 +63,7 @@ class Packed(NamedTuple):
 
 
 def pack(
-    model: "Path | str | bytes | onnx.ModelProto",
+    model: Any,
     X: Any = None,
     *,
     name: str,
@@ -71,6 +75,10 @@ def pack(
     metrics: Mapping[str, float] | None = None,
     optimize: str = "extended",
     tolerance: float | None = None,
+    expected: Any = None,
+    double: bool = False,
+    options: Mapping[str, Any] | None = None,
+    trust: bool = False,
     threads: int | None = None,
     replace: bool = False,
     artifacts: Path | str = ARTIFACTS,
@@ -78,29 +86,37 @@ def pack(
 ) -> Packed:
     """Write the artifact `artifacts/name` and return it. Raise PackError if it is refused.
 
-    `model`: an ONNX file, its bytes, or a ModelProto. `X`: a sample of the inputs, as a file (.csv
-    or .npz), a DataFrame, or a dict of arrays; a tensor contract needs none. `contract`: the
-    contract file, or its content. The other parameters are the command's options.
+    `model`: an ONNX file, its bytes, or a ModelProto; or a fitted model of a framework, its file or
+    an MLflow folder (answerable/packing/frameworks.py). `X`: a sample of the inputs, as a file
+    (.csv, .parquet or .npz), a DataFrame, an array or a dict of arrays; a tensor contract needs
+    none. `contract`: the contract file, or its content. `expected`: the original model's
+    predictions on X, in the forms of X. `options`: more arguments of the framework's converter.
+    The other parameters are the command's options.
     """
     _check_words(name, version, owner, reason, threads)
     target = Path(artifacts, name)
     with tempfile.TemporaryDirectory() as folder:
-        model_file = _model_file(model, Path(folder))
-        progress("Reading the graph")
-        source = graph.read(model_file)
-        inputs = graph.inputs(source.model)
-        originals, notes = _originals(model_file, source, optimize)
-        statement = _statement(contract, Path(folder))
         progress("Reading the sample")
-        sample_file = _sample_file(X, inputs, Path(folder))
-        sample = samples.read(
-            sample_file,
-            ignore,
-            inputs,
-            statement.features,
-            graph.rows_share_name(source.model),
-        )
-        sources = provenance.Sources(model_file, sample_file)
+        data = reference.read(X, ignore)
+        framework = frameworks.open_model(model, trust)
+        progress("Reading the graph")
+        if framework:
+            data, model = frameworks.convert(framework, data, double, options or {})
+        model_file = _model_file(frameworks.onnx_file(model), Path(folder))
+        source = graph.read(model_file)
+        statement = _statement(contract, Path(folder))
+        contract_folder = Path(contract if isinstance(contract, (Path, str)) else "x").parent
+        encoded = encoders.prepare(source, statement.features, contract_folder)
+        originals, notes = _originals(model_file, source, encoded, optimize)
+        source, inputs = encoded.source, encoded.inputs
+        data = encoded.name_pictures(data)
+        if data and not framework and table.is_tabular(inputs):
+            data = reference.select(data, *table.expected_names(inputs))
+        notes += data.notes if data else ()
+        sample = samples.read(data, inputs, encoded.stated, graph.rows_share_name(source.model))
+        versions = framework.versions() if framework else {}
+        sources = provenance.Sources(model_file, data.sha256 if data else None, versions)
+        data = None  # frees memory
         lineage = provenance.lineage(reason, sources, _producer(source), metrics or {}, target)
 
     before = artifact.packed_version(target)
@@ -110,7 +126,7 @@ def pack(
         graph.save(optimised, directory)
 
         progress(f"Running {_rows(execution.n_rows(sample.feeds))} of the sample")
-        session = graph.session(directory / graph.MODEL, graph.as_packed())
+        session = encoded.session(graph.session(directory / graph.MODEL, graph.as_packed()))
         run = execution.runner(session)
         quantised = graph.quantises_dynamically(source.model)
         batch = execution.batch(run, sample.batch, sample.feeds, quantised)
@@ -122,18 +138,30 @@ def pack(
         progress("Probing what the graph takes")
         prober = probing.Prober(session, batch)
         if sample.features:
-            types, found = probing.features(prober, sample, inputs, statement.features)
+            types, limits_found = probing.features(prober, sample, inputs, encoded.stated)
             sample = sample._replace(types=types)
         else:
-            inputs, found = probing.tensors(prober, sample, inputs, batch)
+            inputs, limits_found = probing.tensors(prober, sample, inputs, batch)
         if not prober.complete:
-            found.append("the model is slow, so not all was probed")
+            limits_found.append("the model is slow, so not all was probed")
 
+        encoded.copy_files(directory, sample.types)
         tensors = graph.outputs(optimised)
         outputs = output_fields.describe(
             tensors, results, batch, source.classes, statement.outputs, bool(sample.features)
         )
         _check_finite(outputs, results, sample)
+        if framework or expected is not None:
+            progress("Comparing with the original model's predictions")
+            if expected is not None:
+                original = parity.read_expected(expected, outputs, len(results[0]))
+            elif framework:
+                original = framework.title, framework.predict(sample.columns, outputs)
+            graph_run = partial(execution.run_sample, run, batch=batch)
+            takes_double = framework is not None and framework.takes_double and not double
+            causes = partial(parity.causes, source.model, sample, graph_run, takes_double)
+            agreement = parity.check(outputs, results, original, tolerance, causes)
+            lineage = lineage._replace(parity=agreement)
 
         value = statement.outcome_value
         draft = Manifest(
@@ -149,7 +177,7 @@ def pack(
             limits=limits.default(
                 sample.types, inputs, outputs, (sample.feeds, results), batch, statement.limits
             ),
-            execution=Execution(threads or 1, batch),
+            execution=Execution(threads or 1, batch, **graph.traits(directory)),
             lineage=lineage,
             description=statement.description,
             runbook=statement.runbook,
@@ -168,9 +196,9 @@ def pack(
         measured = f"{draft.execution.intra_op_threads}, as stated"
         if threads is None:
             progress("Measuring threads")
-            times = execution.threads(directory, loaded, sample.feeds)
+            times = execution.threads(directory, loaded, encoded.encode(sample.feeds))
             chosen = execution.choose_threads(times)
-            draft = draft._replace(execution=Execution(chosen, batch))
+            draft = draft._replace(execution=draft.execution._replace(intra_op_threads=chosen))
             many = min(execution.MEASURED_ROWS, draft.limits.rows, execution.n_rows(sample.feeds))
             measured = f"{chosen} ({_times(times, many)})"
 
@@ -189,9 +217,12 @@ def pack(
     facts = {
         "threads": measured,
         "golden": _rows(len(rows)),
+        "parity": parity.describe(lineage.parity)
+        if lineage.parity
+        else "not compared: give --expected",
         "verified": f"{_rows(compared)}, at most {same} from onnxruntime's answers at this "
         f"optimisation, and {plain} without any",
-        "found by probing": "; ".join(found) or "the graph takes what the contract accepts",
+        "found by probing": "; ".join(limits_found) or "the graph takes what the contract accepts",
     }
     if before and before != version:
         facts["replaces"] = f"{before}, which stays as {name}@{before}: " + (
@@ -237,31 +268,6 @@ def _statement(
     return contract_file.read(file)
 
 
-def _sample_file(X: Any, inputs: Sequence[Tensor], folder: Path) -> Path | None:
-    """Return the sample's file, written to `folder` for a DataFrame or a dict of arrays.
-
-    A dict is a table if the graph takes a table and each value is one-dimensional.
-    """
-    if X is None:
-        return None
-    if isinstance(X, (Path, str)):
-        return Path(X)
-    if hasattr(X, "to_csv"):  # pandas
-        X.to_csv(folder / "sample.csv", index=False)
-        return folder / "sample.csv"
-    if not isinstance(X, Mapping):
-        raise PackError(f"X is a path, a DataFrame or a dict of arrays, not {type(X).__name__}")
-    if table.is_tabular(inputs) and all(np.ndim(column) == 1 for column in X.values()):
-        columns = [np.asarray(column, object).tolist() for column in X.values()]
-        with open(folder / "sample.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(X)
-            writer.writerows(zip(*columns, strict=True))
-        return folder / "sample.csv"
-    np.savez(folder / "sample.npz", allow_pickle=False, **X)
-    return folder / "sample.npz"
-
-
 def _producer(source: graph.Source) -> str:
     """Return the exporter's name and version; some write their whole build log there."""
     text = f"{source.model.producer_name} {source.model.producer_version}".strip()
@@ -269,11 +275,14 @@ def _producer(source: graph.Source) -> str:
 
 
 def _originals(
-    path: Path, source: graph.Source, level: str
+    path: Path, source: graph.Source, encoded: encoders.Encoders, level: str
 ) -> tuple[verification.Originals, list[str]]:
     """Return the runs of the file as it came, and what the summary notes about them."""
     notes: list[str] = list(source.notes)
     model: Path | bytes = path
+    if encoded.source is not source:  # the graph has another input now
+        source = encoded.source
+        model = source.model.SerializeToString()
     try:
         optimised = graph.session(model, graph.optimising(level))
     except PackError:
@@ -281,10 +290,10 @@ def _originals(
             raise
         model = source.model.SerializeToString()
         optimised = graph.session(model, graph.optimising(level))
-        notes.append("the original does not load here, so it was compared with that mended")
+        notes.append("the original does not load here, so it was compared with the corrected one")
     plain = graph.session(model, graph.as_packed())
-    runs = execution.runner(optimised), execution.runner(plain)
-    return verification.Originals(*runs, source.classes), notes
+    first, second = (execution.runner(encoded.session(session)) for session in (optimised, plain))
+    return verification.Originals(first, second, source.classes), notes
 
 
 def _batched(tensor: Tensor, batch: execution.Batch) -> Tensor:
@@ -319,13 +328,13 @@ def _load(directory: Path, manifest: Manifest) -> scoring.Scorer:
 
 
 def _times(times: dict[int, list[float]], rows: int) -> str:
-    """What was measured, in words."""
+    """Return the measured times in words."""
     sizes = " / ".join(["1 row", _rows(rows)][: len(times[1])])
-    parts = [
+    settings = [
         f"{count}: {' / '.join(number(float(f'{1000 * seconds:.2g}')) for seconds in measured)} ms"
         for count, measured in times.items()
     ]
-    return f"a run of {sizes} takes with {', '.join(parts)}"
+    return f"a run of {sizes} takes with {', '.join(settings)}"
 
 
 def _rows(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Probe the packed graph outside the sample: which values and lengths does it take?
+"""Probe the packed graph outside of the sample for the values and lengths that it takes.
 
 A bound is stated in the contract where the graph fails from some value on. Where it fails between
 values that it takes, nothing can be stated, and the summary says so.
@@ -51,7 +51,7 @@ class Range(NamedTuple):
     whole: bool = False
 
 
-class Found(NamedTuple):
+class Bounds(NamedTuple):
     """The bounds that a graph has outside of the sample's range, and single failures."""
 
     minimum: float | None
@@ -85,7 +85,7 @@ class Prober:
                 return [None]
         half = count // 2 if self._batch == "dynamic" else 1
         halves = (execution.slice_rows(feeds, 0, half), execution.slice_rows(feeds, half, count))
-        return [answer for part in halves for answer in self.answers(part)]
+        return [answer for rows in halves for answer in self.answers(rows)]
 
 
 @contextmanager
@@ -114,8 +114,8 @@ def _finite(outputs: tuple[Array, ...]) -> Answer:
 # --- search -----------------------------------------------------------------------------------
 
 
-def find_bounds(answers: Answers, ranges: Mapping[Any, Range]) -> dict[Any, Found]:
-    """Return for each range the bounds from which on the graph fails, found by bisection."""
+def find_bounds(answers: Answers, ranges: Mapping[Any, Range]) -> dict[Any, Bounds]:
+    """Return for each range the bounds from which on the graph fails, by_key by bisection."""
     probes = [
         (key, value)
         for key, span in ranges.items()
@@ -132,7 +132,7 @@ def find_bounds(answers: Answers, ranges: Mapping[Any, Range]) -> dict[Any, Foun
             if bad:
                 brackets[key, side] = good, bad[0]
     bounds = _bisect(answers, brackets, {key for key, span in ranges.items() if span.whole})
-    found = {}
+    by_key = {}
     for key, span in ranges.items():
         low, high = bounds.get((key, -1)), bounds.get((key, 1))
         if span.whole and low is not None and high is not None:
@@ -144,8 +144,8 @@ def find_bounds(answers: Answers, ranges: Mapping[Any, Range]) -> dict[Any, Foun
             and (low is None or value >= low)
             and (high is None or value <= high)
         ]
-        found[key] = Found(low, high, tuple(failures))
-    return found
+        by_key[key] = Bounds(low, high, tuple(failures))
+    return by_key
 
 
 def _bisect(
@@ -215,24 +215,24 @@ def _same(one: Answer, other: Answer) -> bool:
 def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) -> Range:
     """Return what to probe outside of a sample's range, within what the contract takes."""
     scale = max(abs(low), abs(high), 1)
-    least, most = limits
+    lowest, highest = limits
     if whole:
-        below = [low - 1, 0, -1, low - 1000, -FAR_INTEGER, least]
-        above = [high + 1, 0, high + 1000, FAR_INTEGER, most]
-        least, most = max(least, -FAR_INTEGER), min(most, FAR_INTEGER)
+        below = [low - 1, 0, -1, low - 1000, -FAR_INTEGER, lowest]
+        above = [high + 1, 0, high + 1000, FAR_INTEGER, highest]
+        lowest, highest = max(lowest, -FAR_INTEGER), min(highest, FAR_INTEGER)
     else:
         step = (high - low) / 10 or scale
-        below = [low - step, 0, -1, -1000 * scale, -FAR * scale, least]
-        above = [high + step, 0, 1000 * scale, FAR * scale, most]
-        least, most = max(least, -FAR * scale), min(most, FAR * scale)
+        below = [low - step, 0, -1, -1000 * scale, -FAR * scale, lowest]
+        above = [high + step, 0, 1000 * scale, FAR * scale, highest]
+        lowest, highest = max(lowest, -FAR * scale), min(highest, FAR * scale)
     inside = [value for value in (0, 1, -1) if low < value < high]
     if whole and high - low <= INSIDE:
         inside = list(range(int(low), int(high) + 1))
     return Range(
         low,
         high,
-        tuple(sorted({max(v, least) for v in below if v < low and least < low}, reverse=True)),
-        tuple(sorted({min(v, most) for v in above if v > high and most > high})),
+        tuple(sorted({max(v, lowest) for v in below if v < low and lowest < low}, reverse=True)),
+        tuple(sorted({min(v, highest) for v in above if v > high and highest > high})),
         tuple(inside),
         whole,
     )
@@ -244,7 +244,7 @@ def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) 
 def features(
     prober: Prober, sample: Sample, inputs: Sequence[Tensor], stated: dict[str, Fields]
 ) -> tuple[tuple[FeatureType, ...], list[str]]:
-    """Return the features with the bounds that the graph needs, and what was found, in words.
+    """Return the features with the bounds that the graph needs, and what was bounds, in words.
 
     Raise PackError where the graph fails inside of what the contract file states.
     """
@@ -264,14 +264,14 @@ def features(
             name = kind.feature.name
             present = [value for value in sample.columns[name] if value is not None]
             ranges[name] = outwards(min(present), max(present), kind.whole, _limits(kind))
-    found = find_bounds(answers, ranges)
+    bounds = find_bounds(answers, ranges)
     texts = _unknown_texts(answers, sample.types)
     probed, notes = [], []
     for kind in sample.types:
         feature = kind.feature
         fields = stated.get(feature.name, {})
-        if feature.name in found:
-            feature, note = _bounded(feature, found[feature.name], fields)
+        if feature.name in bounds:
+            feature, note = _bounded(feature, bounds[feature.name], fields)
         elif feature.name in texts:
             feature, note = _opened(feature, texts[feature.name], fields)
         else:
@@ -287,28 +287,28 @@ def _limits(kind: FeatureType) -> tuple[float, float]:
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
-def _bounded(feature: Feature, found: Found, stated: Fields) -> tuple[Feature, str]:
-    """Return the feature with found bounds stated, and a note."""
+def _bounded(feature: Feature, bounds: Bounds, stated: Fields) -> tuple[Feature, str]:
+    """Return the feature with bounds bounds stated, and a note."""
     both = stated.get("out_of_range") == "accept"
-    for side, bound in (("minimum", found.minimum), ("maximum", found.maximum)):
+    for side, bound in (("minimum", bounds.minimum), ("maximum", bounds.maximum)):
         if bound is not None and (both or side in stated):
             raise PackError(
                 f"feature {feature.name}: the contract file accepts values "
                 f"{'below' if side == 'minimum' else 'above'} {_text(bound)}, and the graph fails "
                 f"for them; state {side} = {_text(bound)}"
             )
-    note = _span(found)
-    if found.failures:
-        failures = ", ".join(map(_text, found.failures[:3]))
+    note = _span(bounds)
+    if bounds.failures:
+        failures = ", ".join(map(_text, bounds.failures[:3]))
         note = "; ".join(
             filter(None, [note, f"fails at {failures}, which nothing can state: such rows get 422"])
         )
-    if (found.minimum, found.maximum) == (None, None):
+    if (bounds.minimum, bounds.maximum) == (None, None):
         return feature, note
     number = int if feature.type == "integer" else float
     keep_low, keep_high = ((side in stated) for side in ("minimum", "maximum"))
-    low = feature.minimum if keep_low else found.minimum
-    high = feature.maximum if keep_high else found.maximum
+    low = feature.minimum if keep_low else bounds.minimum
+    high = feature.maximum if keep_high else bounds.maximum
     return feature._replace(
         minimum=None if low is None else number(low),
         maximum=None if high is None else number(high),
@@ -316,12 +316,12 @@ def _bounded(feature: Feature, found: Found, stated: Fields) -> tuple[Feature, s
     ), note
 
 
-def _span(found: Found) -> str:
-    if found.minimum is not None and found.maximum is not None:
-        return f"{_text(found.minimum)} to {_text(found.maximum)}"
-    if found.minimum is not None:
-        return f"at least {_text(found.minimum)}"
-    return "" if found.maximum is None else f"at most {_text(found.maximum)}"
+def _span(bounds: Bounds) -> str:
+    if bounds.minimum is not None and bounds.maximum is not None:
+        return f"{_text(bounds.minimum)} to {_text(bounds.maximum)}"
+    if bounds.minimum is not None:
+        return f"at least {_text(bounds.minimum)}"
+    return "" if bounds.maximum is None else f"at most {_text(bounds.maximum)}"
 
 
 def _text(number: float) -> str:
@@ -333,7 +333,7 @@ def _unknown_texts(answers: Answers, types: Sequence[FeatureType]) -> dict[str, 
     probes = [
         (kind.feature.name, text)
         for kind in types
-        if kind.is_string
+        if kind.is_string and not kind.feature.image
         for text in UNKNOWN_TEXTS
         if text not in kind.feature.categories
     ]
@@ -371,7 +371,7 @@ class _Lengths(NamedTuple):
 def tensors(
     prober: Prober, sample: Sample, inputs: Sequence[Tensor], batch: Batch
 ) -> tuple[tuple[Tensor, ...], list[str]]:
-    """Return the inputs with the bounds that the graph needs, and what was found, in words."""
+    """Return the inputs with the bounds that the graph needs, and notes about them."""
     base = execution.slice_rows(sample.feeds, 0, 1)
     inputs = tuple(_consistent_axes(tensor, inputs, base, batch) for tensor in inputs)
     groups = [group for group in _free_axes(inputs, batch) if _size(base, group)]
@@ -386,12 +386,12 @@ def tensors(
     lengths = _length_bounds(prober, groups, _with_least_integers(prober, base))
     bounded, notes = [], []
     for tensor in inputs:
-        found = values.get(tensor.name, Found(None, None, ()))
+        bounds = values.get(tensor.name, Bounds(None, None, ()))
         number = float if tensor.dtype.startswith("float") else int
-        low, high = (None if b is None else number(b) for b in found[:2])
+        low, high = (None if b is None else number(b) for b in bounds[:2])
         tensor = tensor._replace(minimum=low, maximum=high)
         bounded.append(_sized(tensor, groups, lengths, batch))
-        notes += [f"{tensor.name}: {_span(Found(low, high, ()))}"] * (found[:2] != (None, None))
+        notes += [f"{tensor.name}: {_span(Bounds(low, high, ()))}"] * (bounds[:2] != (None, None))
     for group in groups:
         if note := _length_note(lengths[group]):
             notes.append(f"length of {group.name}: {note}")
@@ -515,14 +515,14 @@ def _element_answers(prober: Prober, base: Samples) -> Answers:
 
 def _independent(
     prober: Prober,
-    found: dict[Any, Found],
+    by_name: dict[Any, Bounds],
     inputs: Sequence[Tensor],
     groups: Sequence[_Lengths],
     base: Samples,
-) -> dict[Any, Found]:
+) -> dict[Any, Bounds]:
     """Return the bounds without those that move with the length of an axis."""
-    kept = dict(found)
-    for name, bounds in found.items():
+    kept = dict(by_name)
+    for name, bounds in by_name.items():
         for side, step in (("minimum", -1), ("maximum", 1)):
             bound = getattr(bounds, side)
             if bound is None or base[name].dtype.kind == "f":
@@ -544,7 +544,7 @@ def _with_least_integers(prober: Prober, base: Samples) -> Samples:
     return base if prober.answers(feeds)[0] is None else feeds
 
 
-def _length_bounds(prober: Prober, groups: Sequence[_Lengths], base: Samples) -> dict[Any, Found]:
+def _length_bounds(prober: Prober, groups: Sequence[_Lengths], base: Samples) -> dict[Any, Bounds]:
     """Return the bounds of the lengths of free axes, and lengths between them that fail."""
     ranges = {}
     for group in groups:
@@ -564,31 +564,32 @@ def _length_bounds(prober: Prober, groups: Sequence[_Lengths], base: Samples) ->
     return find_bounds(answers, ranges)
 
 
-def _length_note(found: Found) -> str:
-    if found.failures:
-        failures = ", ".join(map(_text, found.failures[:3]))
+def _length_note(bounds: Bounds) -> str:
+    if bounds.failures:
+        failures = ", ".join(map(_text, bounds.failures[:3]))
         return f"fails at {failures}, which nothing can state: such instances get 422"
-    return _span(found)
+    return _span(bounds)
 
 
 def _sized(
-    tensor: Tensor, groups: Sequence[_Lengths], lengths: Mapping[Any, Found], batch: Batch
+    tensor: Tensor, groups: Sequence[_Lengths], lengths: Mapping[Any, Bounds], batch: Batch
 ) -> Tensor:
     """Return the tensor with the bounds of its free axes.
 
-    At least one element is stated unless the sample has none: some operators end the process on
+    At min_shape one element is stated unless the sample has none: some operators end the process on
     empty tensors, so that is not probed.
     """
     offset = int(batch == "none")
-    least: list[int | None] = [None] * len(tensor.shape)
-    most = list(least)
+    min_shape: list[int | None] = [None] * len(tensor.shape)
+    max_shape = list(min_shape)
     for group in groups:
-        found = lengths[group]
-        low, high = (None, None) if found.failures else found[:2]
+        bounds = lengths[group]
+        low, high = (None, None) if bounds.failures else bounds[:2]
         for name, axis in group.axes:
             if name == tensor.name:
-                least[axis - offset] = int(low or 1)
-                most[axis - offset] = None if high is None else int(high)
+                min_shape[axis - offset] = int(low or 1)
+                max_shape[axis - offset] = None if high is None else int(high)
     return tensor._replace(
-        min_shape=tuple(least) if any(least) else (), max_shape=tuple(most) if any(most) else ()
+        min_shape=tuple(min_shape) if any(min_shape) else (),
+        max_shape=tuple(max_shape) if any(max_shape) else (),
     )

@@ -1,9 +1,8 @@
-"""Where a packed version comes from: what goes into the manifest's lineage."""
+"""The lineage of a packed version: the sources, the commit and the versions of the tools."""
 
 import json
 import math
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,16 +11,18 @@ from typing import Any, NamedTuple
 import onnx
 import onnxruntime
 
+from answerable.git import ERRORS, git
 from answerable.packing.artifact import sha256
 from answerable.packing.errors import PackError
 from handler.manifest import Lineage
 
 
 class Sources(NamedTuple):
-    """The files that a model is packed from."""
+    """The model's file, the SHA-256 of the sample, and versions of packages that made the model."""
 
     model: Path
-    sample: Path | None
+    sample_sha256: str | None
+    versions: Mapping[str, str]
 
 
 def lineage(
@@ -38,48 +39,41 @@ def lineage(
         reason=reason,
         packed_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         source_sha256=sha256(sources.model),
-        data_sha256=sha256(sources.sample) if sources.sample else None,
+        data_sha256=sources.sample_sha256,
         git_commit=commit(target),
-        versions=versions | ({name: version} if name and version else {}),
+        versions={**versions, **({name: version} if name and version else {}), **sources.versions},
         metrics=dict(metrics),
     )
 
 
 def commit(target: Path) -> str | None:
-    """HEAD of the repository we are in; "-dirty" if anything but the artifact itself differs."""
-
-    def git(*words: str) -> str:
-        command = ["git", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-        return done.stdout.strip()
-
+    """Return HEAD of the current repository, with "-dirty" if more than the artifact differs."""
     try:
-        head = git("rev-parse", "--verify", "HEAD")
-        root = Path(git("rev-parse", "--show-toplevel"))
-        own = target.resolve()
-        spare = [f":(top,exclude){own.relative_to(root)}"] if own.is_relative_to(root) else []
+        top, head = git("rev-parse", "--show-toplevel", "HEAD").decode().split()
+        folder, root = target.resolve(), Path(top)
+        inside = folder.is_relative_to(root)
+        spare = [f":(top,exclude){folder.relative_to(root)}"] if inside else []
         changed = git("status", "--porcelain", "--", ":/", *spare)
-    except (OSError, subprocess.CalledProcessError):
+    except ERRORS:
         return None
     return f"{head}-dirty" if changed else head
 
 
 def metrics(file: Path | None, pairs: Sequence[str]) -> dict[str, float]:
-    """Training metrics from a JSON object of numbers and from `name=value` words."""
-    found: dict[str, Any] = {}
+    """Return training metrics from a JSON object of numbers and from `name=value` words."""
+    values: dict[str, Any] = {}
     if file:
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            values = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise PackError(f"{file}: {error.strerror}") from None
         except ValueError:
             raise PackError(f"{file} is not JSON") from None
-        if not isinstance(content, dict):
+        if not isinstance(values, dict):
             raise PackError(f"{file} is not a JSON object of names and numbers")
-        found |= content
-    found |= dict(pair.partition("=")[::2] for pair in pairs)
+    values |= dict(pair.partition("=")[::2] for pair in pairs)
     try:
-        return {name: _number(value) for name, value in found.items()}
+        return {name: _number(value) for name, value in values.items()}
     except (TypeError, ValueError):
         raise PackError("a metric must be name=number") from None
 

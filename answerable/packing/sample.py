@@ -1,8 +1,6 @@
 """The sample that a model is packed with: a CSV for named features, arrays for tensors."""
 
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +9,7 @@ from answerable.packing import table
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from answerable.packing.execution import Batch, Samples, declared
+from answerable.packing.reference import Reference
 from answerable.packing.table import Array, Columns
 from handler.feature_types import FeatureType
 from handler.manifest import Feature, Shape, Tensor, row_shape
@@ -40,30 +39,29 @@ class Sample(NamedTuple):
 
 
 def read(
-    path: Path | None,
-    ignore: Sequence[str],
+    reference: Reference | None,
     inputs: Sequence[Tensor],
     stated: dict[str, Fields],
     rows_share_name: bool = True,
 ) -> Sample:
-    """Return the sample in `path`, or a drawn one for tensors without. Raises PackError."""
-    if path is not None and path.suffix != ".npz":
-        if not table.is_tabular(inputs):
-            wanted = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
+    """Return the sample in the reference, or a drawn one for tensors without. Raise PackError."""
+    is_tabular = table.is_tabular(inputs)
+    if reference and reference.columns and (is_tabular or not reference.arrays):
+        if not is_tabular:
+            tensors = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in inputs)
             raise PackError(
-                f"the inputs ({wanted}) are no columns of a table: they need a tensor contract, "
+                f"the inputs ({tensors}) are no columns of a table: they need a tensor contract, "
                 "with an .npz as --reference or none"
             )
-        cells = table.read(path, ignore)
-        types, columns = table.features(cells, inputs, stated, path.name)
+        types, columns = table.features(reference.columns, inputs, stated, reference.name)
         feeds = table.feeds(types, inputs, columns)
         return Sample(feeds, declared(inputs), types, columns)
     if stated:
         raise PackError("the contract file states features, and this is a tensor contract")
     batch = declared(inputs) if rows_share_name else "none"
-    if path is not None:
-        return _load(path, inputs, batch)
-    if table.is_tabular(inputs):
+    if reference:
+        return _load(reference, inputs, batch)
+    if is_tabular:
         raise PackError(
             "this model takes a table: give a sample of its data with --reference DATA.csv "
             "(or .npz for a tensor contract)"
@@ -91,39 +89,35 @@ def as_whole(sample: Sample, inputs: Sequence[Tensor]) -> Sample:
     return sample._replace(feeds=feeds, batch="none")
 
 
-def _load(path: Path, inputs: Sequence[Tensor], batch: Batch) -> Sample:
-    """Return the arrays of an .npz file; their ranks tell rows and one instance from many."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, OverflowError, zipfile.BadZipFile) as error:
-        raise PackError(f"{path}: not a readable .npz ({error})") from None
-    except MemoryError as error:  # a header may say any size
-        raise PackError(f"{path}: an array is too large for this machine ({error})") from None
-    wanted = [tensor.name for tensor in inputs]
-    missing, extra = [n for n in wanted if n not in arrays], [n for n in arrays if n not in wanted]
+def _load(reference: Reference, inputs: Sequence[Tensor], batch: Batch) -> Sample:
+    """Return the reference's arrays; their ranks tell rows and one instance from many."""
+    arrays, file = dict(reference.arrays), reference.name
+    if list(arrays) == [""] and len(inputs) == 1:  # an array, not a dict of arrays
+        arrays = {inputs[0].name: arrays[""]}
+    names = [tensor.name for tensor in inputs]
+    missing, extra = [n for n in names if n not in arrays], [n for n in arrays if n not in names]
     if missing or extra:
-        parts = [f"lacks {', '.join(missing)}"] * bool(missing)
-        parts += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
-        raise PackError(f"{path.name} {' and '.join(parts)}")
+        problems = [f"lacks {', '.join(missing)}"] * bool(missing)
+        problems += [f"has {', '.join(extra)}, which the model does not take"] * bool(extra)
+        raise PackError(f"{file} {' and '.join(problems)}")
     ranks = {arrays[tensor.name].ndim - len(tensor.shape) for tensor in inputs}
     if ranks == {1}:
         batch = "none"
     elif ranks == {0} and (batch == "none" or len({len(array) for array in arrays.values()}) > 1):
         batch, arrays = "none", {name: array[None] for name, array in arrays.items()}
     if len({array.shape[:1] for array in arrays.values()}) > 1:
-        raise PackError(f"{path.name}: the arrays do not have the same number of instances")
+        raise PackError(f"{file}: the arrays do not have the same number of instances")
     for tensor in inputs:
         expected = row_shape(tensor.shape, batch)
-        arrays[tensor.name] = _fit(arrays[tensor.name], tensor, expected, path.name)
+        arrays[tensor.name] = _fit(arrays[tensor.name], tensor, expected, file)
         if 0 in arrays[tensor.name].shape[1:-1]:  # [2, 0, 4] and [2, 0, 5] are one list in JSON
             raise PackError(
-                f"{path.name}: {tensor.name} has an empty axis before another, whose length JSON "
+                f"{file}: {tensor.name} has an empty axis before another, whose length JSON "
                 "cannot say; give a sample without empty axes"
             )
     if not len(arrays[inputs[0].name]):
-        raise PackError(f"{path.name} has no instances; a sample needs at least one")
-    return Sample({name: arrays[name] for name in wanted}, batch)
+        raise PackError(f"{file} has no instances; a sample needs at least one")
+    return Sample({name: arrays[name] for name in names}, batch)
 
 
 def _fit(array: Array, tensor: Tensor, expected: Shape, file: str) -> Array:
@@ -137,14 +131,14 @@ def _fit(array: Array, tensor: Tensor, expected: Shape, file: str) -> Array:
             f"[{_sizes(tensor.shape)}]; give the instances as [instances, "
             f"{_sizes(expected)}]".replace(", ]", "]")
         )
-    wanted = numpy_dtype(tensor.dtype)
-    if wanted.kind == "O" and array.dtype.kind in "US":
+    dtype = numpy_dtype(tensor.dtype)
+    if dtype.kind == "O" and array.dtype.kind in "US":
         return array.astype(str).astype(object)
-    if not np.can_cast(array.dtype, wanted, "same_kind") or wanted.kind == "O":
+    if not np.can_cast(array.dtype, dtype, "same_kind") or dtype.kind == "O":
         raise PackError(f"{file}: {tensor.name} has {array.dtype} values, not {tensor.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise PackError(f"{file}: {tensor.name} has values that are not finite")
-    return np.ascontiguousarray(array, wanted)
+    return np.ascontiguousarray(array, dtype)
 
 
 def _sizes(shape: Sequence[int | None]) -> str:

@@ -1,48 +1,43 @@
-"""What was packed, for a human at a terminal."""
+"""Print a packed model at a terminal."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from answerable.packing import feature_types as packed_types
 from answerable.packing.limits import MAX_ROWS
-from answerable.terminal import number, plain
+from answerable.terminal import number, plain, table
 from handler import feature_types
 from handler.manifest import BY_CLASS, Manifest, Output
 
 
 def show(console: Console, manifest: Manifest, directory: Path, facts: dict[str, str]) -> None:
     """Print the contract's tables, and `facts` below them."""
-    parts: list[Any] = [_features(manifest)] if manifest.features else [_inputs(manifest)]
-    parts += [_outputs(manifest), _facts(manifest, facts)]
+    if manifest.features:
+        columns = ("feature", "type", "range or categories", "missing", "outside")
+        inputs = table(columns, _features(manifest))
+    else:
+        shapes = ((t.name, t.dtype, _shape(t.shape)) for t in manifest.inputs)
+        inputs = table(("input", "type", "shape"), shapes)
+    outputs = [*_outputs(manifest)]
+    heads = ("output", "kind", "in the sample", "decision")
+    n_columns = 4 if any(output.decision for output in manifest.outputs) else 3
     title = Text.assemble(("Packed ", "bold"), (f"{manifest.name} {manifest.version}", "bold cyan"))
     console.print(title, plain(f"in {directory}"))
-    console.print(Group(*parts))
+    console.print(inputs, table(heads[:n_columns], (row[:n_columns] for row in outputs)))
+    console.print(table(("", ""), _facts(manifest, facts).items()))
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
-    for column in columns:
-        right = column in ("missing",)
-        table.add_column(column, overflow="fold", justify="right" if right else "left")
-    return table
-
-
-def _features(manifest: Manifest) -> Table:
-    table = _table("feature", "type", "range or categories", "missing", "outside")
+def _features(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for kind in feature_types.of(manifest):
         feature = kind.feature
-        share = manifest.baseline.features[feature.name].missing_share if manifest.baseline else 0
+        baseline = manifest.baseline.features.get(feature.name) if manifest.baseline else None
+        share = baseline.missing_share if baseline else 0
         missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
         packed = packed_types.of(kind)
-        cells = (feature.name, feature.type, packed.span(), missing, packed.policy())
-        table.add_row(*map(plain, cells))
-    return table
+        yield feature.name, feature.type, packed.span(), missing, packed.policy()
 
 
 def _few(values: list[str]) -> str:
@@ -53,21 +48,10 @@ def _shape(shape: tuple[int | None, ...]) -> str:
     return " x ".join("any" if size is None else str(size) for size in shape) or "scalar"
 
 
-def _inputs(manifest: Manifest) -> Table:
-    table = _table("input", "type", "shape")
-    for tensor in manifest.inputs:
-        table.add_row(*map(plain, (tensor.name, tensor.dtype, _shape(tensor.shape))))
-    return table
-
-
-def _outputs(manifest: Manifest) -> Table:
-    decisions = ["decision"] * any(output.decision for output in manifest.outputs)
-    table = _table("output", "kind", "in the sample", *decisions)
+def _outputs(manifest: Manifest) -> Iterator[tuple[str, ...]]:
     for output in manifest.outputs:
         seen = list(_seen(manifest, output.name)) or [f"{output.dtype}, {_shape(output.shape)}"]
-        cells = [output.name, output.kind, ", ".join(seen), _decision(output)]
-        table.add_row(*map(plain, cells[: len(table.columns)]))
-    return table
+        yield output.name, output.kind, ", ".join(seen), _decision(output)
 
 
 def _decision(output: Output) -> str:
@@ -81,42 +65,38 @@ def _decision(output: Output) -> str:
 
 
 def _seen(manifest: Manifest, name: str) -> Iterator[str]:
-    """What an output's baseline says, in words."""
-    known = manifest.baseline.outputs if manifest.baseline else {}
+    """Yield an output's baseline in words."""
+    baseline = manifest.baseline.outputs if manifest.baseline else {}
     output = next(output for output in manifest.outputs if output.name == name)
-    for key, found in known.items():
+    for key, distribution in baseline.items():
         if output.kind == "tensor" or (key != name and not key.startswith(f"{name}.")):
             continue
         if output.kind == "label":
-            shares = zip(found.values, found.cdf_left, found.cdf_right, strict=True)
+            shares = zip(
+                distribution.values, distribution.cdf_left, distribution.cdf_right, strict=True
+            )
             yield _few([f"{value}: {upto - below:.0%}" for value, below, upto in shares])
         elif output.kind in BY_CLASS:
             label = key.removeprefix(f"{name}.")
-            yield f"{label}: {found.values[0]:.2f} to {found.values[-1]:.2f}"
+            yield f"{label}: {distribution.values[0]:.2f} to {distribution.values[-1]:.2f}"
         else:
-            low, high = (number(float(found.values[i])) for i in (0, -1))
+            low, high = (number(float(distribution.values[i])) for i in (0, -1))
             yield f"{low} to {high} {output.unit}".rstrip()
 
 
-def _facts(manifest: Manifest, facts: dict[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    files = [f"{name} {size(file.bytes)}" for name, file in manifest.files.items()]
+def _facts(manifest: Manifest, facts: dict[str, str]) -> dict[str, str]:
     limits = manifest.limits
-    rows = {
-        "files": ", ".join(files),
+    because = ", because Lambda takes and gives 6 MB" if limits.rows < MAX_ROWS else ""
+    return {
+        "files": ", ".join(f"{name} {size(file.bytes)}" for name, file in manifest.files.items()),
         "limits": f"{limits.rows:,} rows, {size(limits.body_bytes)} in, "
-        f"{size(limits.response_bytes)} out"
-        + (", because Lambda takes and gives 6 MB" if limits.rows < MAX_ROWS else ""),
+        f"{size(limits.response_bytes)} out{because}",
+        **facts,
     }
-    for name, fact in (rows | facts).items():
-        table.add_row(plain(name), plain(fact))
-    return table
 
 
 def size(number: int) -> str:
-    """Bytes for humans."""
+    """Return a number of bytes as people write it."""
     if number < 1000:
         return f"{number} B"
     if number < 999_500:

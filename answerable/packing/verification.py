@@ -1,4 +1,4 @@
-"""The sample and the golden rows, asked of the packed artifact by the handler's own path."""
+"""Score the sample and the golden rows by the handler's own path, and compare."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +21,25 @@ REMEDY = "pack with another --optimize (basic, extended, all), or accept it with
 
 
 def predict(scorer: Scorer, instances: Sequence[Instance]) -> list[bytes]:
-    """The predictions for instances, from the handler's own path, each as JSON."""
+    """Return the handler's predictions for instances, each as JSON."""
     predictions: list[bytes] = []
-    step = min(100, scorer.manifest.limits.rows)
-    for start in range(0, len(instances), step):
-        body = dumps({"instances": instances[start : start + step]})
-        if step == 1 and len(body) > scorer.manifest.limits.body_bytes:
-            raise PackError("one row of the sample is over the limit for bodies, body_bytes")
+    limits, start = scorer.manifest.limits, 0
+    while start < len(instances):
+        step = min(100, limits.rows)
+        while (
+            len(body := dumps({"instances": instances[start : start + step]})) > limits.body_bytes
+        ):
+            if step == 1:
+                raise PackError("one row of the sample is over the limit for bodies, body_bytes")
+            step = -(-step // 2)
+        start += step
         try:
             predictions += scorer.predict(body)
         except ApiError as error:
-            place = [f" ({v.pointer}: {v.message})" for v in error.violations[:1]]
-            raise PackError(f"the handler refuses the sample: {error}{''.join(place)}") from None
+            violations = [f" ({v.pointer}: {v.message})" for v in error.violations[:1]]
+            raise PackError(
+                f"the handler refuses the sample: {error}{''.join(violations)}"
+            ) from None
     return predictions
 
 

@@ -1,8 +1,8 @@
-"""Whether a version may follow the one that is packed already, or committed, under its number."""
+"""Check a version against the one that is packed already, or committed, under its number."""
 
-import subprocess
 from pathlib import Path
 
+from answerable.git import ERRORS, git
 from answerable.packing.errors import PackError
 from handler import manifest as manifests
 from handler.errors import ArtifactError
@@ -31,12 +31,8 @@ def check(target: Path, new: Manifest, replace: bool) -> None:
 
 
 def committed(directory: Path) -> Manifest | None:
-    """The manifest that is at HEAD; None where there is none, or no repository."""
-    command = ["git", "show", f"HEAD:./{FILE_NAME}"]
+    """Return the manifest at HEAD; None if there is none, or no repository."""
     try:
-        done = subprocess.run(  # noqa: S603
-            command, cwd=directory, capture_output=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+        return manifests.parse(git("show", f"HEAD:./{FILE_NAME}", cwd=directory))
+    except ERRORS:
         return None
-    return manifests.parse(done.stdout)

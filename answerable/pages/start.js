@@ -102,8 +102,15 @@ function show({ model, golden, event_source }) {
   const metrics = Object.entries(lineage.metrics ?? {});
   list("metrics", metrics.length ? metrics.map(([name, value]) => [name, figure(value)]) : [["None", "were packed with this version"]]);
   list("lineage", [["Packed", lineage.packed_at], ["Commit", lineage.git_commit?.slice(0, 12)],
+    ["Predicts as", lineage.parity && `${lineage.parity.source}: ${agreement(lineage.parity)}`],
     ["Model", lineage.source_sha256.slice(0, 12)], ["Data", lineage.data_sha256?.slice(0, 12)],
     ...Object.entries(lineage.versions ?? {}).map(([name, version]) => [line(name, 30), line(version)])]);
+}
+
+/** Return how the predictions agree with those of the original model, in words. */
+function agreement({ rows, max_difference, flipped_labels }) {
+  const flipped = flipped_labels ? `, ${flipped_labels.toLocaleString("en")} labels differ` : "";
+  return `at most ${short(max_difference)} apart in ${rows.toLocaleString("en")} rows${flipped}`;
 }
 
 /** Show the fields whose names hold the words searched for; groups without one are hidden. */

@@ -1,8 +1,6 @@
 """Evaluate CloudWatch alarms over records: statistics, metric math and alarm states.
 
-    metrics = Metrics.of(records)
-    evaluate_at(properties, metrics, time)            # an AWS::CloudWatch::Alarm at one moment
-    evaluate_range(properties, metrics, start, end)   # at the end of each of its periods
+    evaluate_at(properties, Metrics.of(records), time)  # an AWS::CloudWatch::Alarm at one moment
 
 Alarms are read in their CloudFormation form: the tests cover what the template deploys. Values are
 stored as CloudWatch's agent stores them (SEH1: buckets 10 % wide), because a statistic that needs
@@ -21,9 +19,12 @@ import functools
 import math
 import operator
 import re
+import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from answerable.commands import InputError
 
 WIDTH = math.log(1.1)
 NO_DATA = "INSUFFICIENT_DATA"
@@ -35,7 +36,7 @@ Key = tuple[str, str, frozenset[tuple[str, str]]]
 Value = float | None
 
 
-class Unsupported(ValueError):
+class Unsupported(InputError):
     """CloudWatch would refuse it, or this evaluator does not implement it."""
 
 
@@ -100,17 +101,8 @@ class Metrics:
         data = series[low:high]
         if not data:
             return None
-        exact = [datum.exact for datum in data]
-        # CloudWatch keeps sums and counts exactly, beside the sketch
-        simple: dict[str, Callable[[], float]] = {
-            "SampleCount": lambda: len(exact),
-            "Sum": lambda: sum(exact),
-            "Average": lambda: sum(exact) / len(exact),
-            "Minimum": lambda: min(exact),
-            "Maximum": lambda: max(exact),
-        }
-        if stat in simple:
-            return simple[stat]()
+        if stat in STATISTICS:
+            return float(STATISTICS[stat]([datum.exact for datum in data]))
         percentile = re.fullmatch(r"p([\d.]+)", stat)
         if percentile is None:
             raise Unsupported(f"{stat}: this evaluator does not know the statistic")
@@ -123,24 +115,23 @@ def _time(datum: Datum) -> int:
     return datum.time
 
 
+# CloudWatch keeps sums and counts exactly, beside the sketch
+STATISTICS: dict[str, Callable[[list[float]], float]] = {
+    "SampleCount": len, "Sum": sum, "Average": statistics.fmean, "Minimum": min, "Maximum": max,
+}  # fmt: skip
 OPERATORS: dict[type, Callable[[float, float], float]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
     ast.Div: lambda a, b: a / b if b else math.nan,
-    ast.Lt: lambda a, b: a < b,
-    ast.LtE: lambda a, b: a <= b,
-    ast.Gt: lambda a, b: a > b,
-    ast.GtE: lambda a, b: a >= b,
-    ast.Eq: lambda a, b: a == b,
-}
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+}  # fmt: skip
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "GreaterThanThreshold": operator.gt,
     "GreaterThanOrEqualToThreshold": operator.ge,
     "LessThanThreshold": operator.lt,
     "LessThanOrEqualToThreshold": operator.le,
 }
-FUNCTIONS = {"IF", "FILL", "MAX", "MIN", "ABS"}
+FUNCTIONS: dict[str, Callable[..., Any]] = {"MAX": max, "MIN": min, "ABS": abs}
 
 
 @functools.cache
@@ -173,8 +164,7 @@ def eval_expression(expression: str, values: Mapping[str, Value]) -> Value:
             inner = walk(node.args[0])
             return walk(node.args[1]) if inner is None else inner
         args = [value for value in map(walk, node.args) if value is not None]
-        functions: dict[str, Callable[..., Any]] = {"MAX": max, "MIN": min, "ABS": abs}
-        return float(functions[node.func.id](*args)) if args else None
+        return float(FUNCTIONS[node.func.id](*args)) if args else None
 
     def binary(operator: type, left: ast.expr, right: ast.expr) -> Value:
         a, b = walk(left), walk(right)
@@ -190,22 +180,6 @@ class Point(NamedTuple):
     time: int
     value: Value
     state: str
-
-
-def evaluate_range(
-    alarm: Mapping[str, Any],
-    metrics: Metrics,
-    start: int,
-    end: int,
-    resolve: Callable[[Any], str] = str,
-) -> list[Point]:
-    """Return the evaluations after each whole period from `start` to `end` (ms)."""
-    step = _seconds(_queries(alarm)) * 1000
-    points: list[Point] = []
-    for time in range(start + step, end + 1, step):
-        state = points[-1].state if points else NO_DATA
-        points.append(evaluate_at(alarm, metrics, time, state, resolve))
-    return points
 
 
 def evaluate_at(
@@ -314,4 +288,4 @@ def _value(
 @functools.cache
 def _names(expression: str) -> set[str]:
     nodes = ast.walk(_parse(expression))
-    return {node.id for node in nodes if isinstance(node, ast.Name)} - FUNCTIONS
+    return {n.id for n in nodes if isinstance(n, ast.Name)} - {"IF", "FILL", *FUNCTIONS}

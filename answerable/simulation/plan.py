@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from answerable.commands import InputError
 from handler import metrics
 from infra.project import SOURCE
 
@@ -16,7 +17,7 @@ CURRENT, CANDIDATE = "1", "2"  # the function's versions
 IMAGE = {"image_repository": "simulated", "image_tag": "simulated"}
 
 
-class SimulationError(Exception):
+class SimulationError(InputError):
     """The simulation cannot run; the message is one line per reason."""
 
 
@@ -35,7 +36,7 @@ class Alarm(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What the template says of a release.
+    """The release that a template describes.
 
     Every `interval` minutes, `percent` of the traffic moves to the candidate; a canary moves the
     rest at the second step. `function` is its logical id, as in the alarms' dimensions. `environ`

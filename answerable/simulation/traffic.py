@@ -58,14 +58,7 @@ def read_recorded(path: Path, manifest: Manifest) -> list[bytes]:
     dropped = [f.name for f in manifest.features if f.log_policy != "keep"]
     if dropped:
         raise SimulationError(f"records do not hold {', '.join(dropped)}: see `log_policy`")
-    try:
-        requests = [
-            record["instances"] for record in report.read(str(path)) if "instances" in record
-        ]
-    except report.InputError as error:
-        raise SimulationError(str(error)) from None
-    except OSError as error:
-        raise SimulationError(f"{path}: {error.strerror}") from None
+    requests = [record["instances"] for record in report.read(str(path)) if "instances" in record]
     if not any(requests):
         raise SimulationError(f"{path}: no record holds inputs; payload logging keeps them")
     return [json.dumps({"instances": instances}).encode() for instances in requests if instances]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx.parser
 import orjson
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from answerable.packing import artifact, baseline, graph, verification
 from answerable.simulation import traffic
@@ -113,6 +113,16 @@ def make_silent_error(current: Path, target: Path) -> None:
     _finish(target, manifest, reason, feature.name)
 
 
+# The graph that changes an input's column. Index 1 is out of the table's range, and fails.
+CHANGE = """change (KIND[N] original) => (KIND[N] simulation_changed) {
+    simulation_over = Greater(original, simulation_low)
+    simulation_under = Less(original, simulation_high)
+    simulation_inside = And(simulation_over, simulation_under)
+    simulation_index = Cast<to=7>(simulation_inside)
+    simulation_one = Gather(simulation_table, simulation_index)
+    simulation_scaled = Mul(original, simulation_factor)
+    simulation_changed = Mul(simulation_scaled, simulation_one)
+}"""
 SCENARIOS = {"healthy": make_healthy, "crash": make_crash, "silent-error": make_silent_error}
 
 
@@ -145,34 +155,24 @@ def _rewrite(
     model = onnx.load_model(target / graph.MODEL)
     (tensor,) = (t for t in manifests.read(current).inputs if t.name == feature.input)
     width = (tensor.shape[1] if len(tensor.shape) == 2 else 1) or 1
-    nodes: list[tuple[str, list[str], str, dict[str, Any]]] = []
-    columns = (("low", low, np.inf), ("high", high, np.inf), ("factor", factor, 1.0))
-    for name, value, default in columns:
+    kind = {"float16": "float16", "float32": "float", "float64": "double"}[tensor.dtype]
+    columns = {"low": (low, np.inf), "high": (high, np.inf), "factor": (factor, 1.0)}
+    constants = [numpy_helper.from_array(np.ones(1, tensor.dtype), "simulation_table")]
+    for name, (value, default) in columns.items():
         array = np.full(width, default, tensor.dtype)
         array[feature.column] = value
-        nodes.append(("Constant", [], name, {"value": numpy_helper.from_array(array)}))
-    table = numpy_helper.from_array(np.ones(1, tensor.dtype))
-    nodes += [
-        ("Constant", [], "table", {"value": table}),
-        ("Greater", [tensor.name, "low"], "over", {}),
-        ("Less", [tensor.name, "high"], "under", {}),
-        ("And", ["over", "under"], "inside", {}),
-        ("Cast", ["inside"], "index", {"to": TensorProto.INT64}),
-        ("Gather", ["table", "index"], "one", {}),  # index 1 is out of range, and fails
-        ("Mul", [tensor.name, "factor"], "scaled", {}),
-        ("Mul", ["scaled", "one"], "changed", {}),
-    ]
-    original = list(model.graph.node)
-    for node in original:
+        constants.append(numpy_helper.from_array(array, f"simulation_{name}"))
+    changed = onnx.parser.parse_graph(CHANGE.replace("KIND", kind))
+    for node in (*model.graph.node, *changed.node):
         for i, name in enumerate(node.input):
-            node.input[i] = "simulation/changed" if name == tensor.name else name
+            if name == tensor.name:
+                node.input[i] = "simulation_changed"
+            elif name == "original":
+                node.input[i] = tensor.name
+    nodes = [*changed.node, *model.graph.node]
     del model.graph.node[:]
-    for kind, inputs, output, attributes in nodes:
-        names = [name if name == tensor.name else f"simulation/{name}" for name in inputs]
-        model.graph.node.append(
-            helper.make_node(kind, names, [f"simulation/{output}"], **attributes)
-        )
-    model.graph.node.extend(original)
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(constants)
     graph.save(model, target)
 
 

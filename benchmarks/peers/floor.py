@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.session import session
+from benchmarks.peers.session import is_matrix, session
 
 
 def prepare(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What stands in for the event."""
+    """Return what replaces the event."""
+    if is_matrix:
+        return {"X": np.array([list(row.values()) for row in rows], np.float32)}
     return {
         name: np.array([[row[name]] for row in rows], object if name == "sex" else np.float32)
         for name in rows[0]

@@ -1,11 +1,11 @@
-"""The shipped contract in Pydantic, as somebody would write it for FastAPI or Powertools."""
+"""The contracts in Pydantic, as somebody would write them for FastAPI or Powertools."""
 
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from benchmarks.peers.session import session
+from benchmarks.peers.session import is_matrix, session
 
 Serum = float | None
 
@@ -25,6 +25,11 @@ class Row(BaseModel):
     glucose: Serum = None
 
 
+if is_matrix:  # the contract of benchmarks.models.linear
+    columns: dict[str, Any] = {f"x{i}": (float, ...) for i in range(30)}
+    Row = create_model("Row", __config__=Row.model_config, **columns)  # type: ignore[misc]
+
+
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -41,7 +46,9 @@ class Answer(BaseModel):
 
 def score(rows: list[Row]) -> Answer:
     feeds: dict[str, Any] = {}
-    for name in Row.model_fields:
+    if is_matrix:
+        feeds["X"] = np.array([list(row.__dict__.values()) for row in rows], np.float32)
+    for name in () if is_matrix else Row.model_fields:
         dtype = object if name == "sex" else np.float32
         feeds[name] = np.array([getattr(row, name) for row in rows], dtype)[:, None]
     (values,) = session.run(None, feeds)

@@ -11,3 +11,4 @@ options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 session = ort.InferenceSession(
     os.environ["MODEL_DIR"] + "/model.onnx", options, providers=["CPUExecutionProvider"]
 )
+is_matrix = len(session.get_inputs()) == 1  # the graph of benchmarks.models.linear

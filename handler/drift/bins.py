@@ -266,6 +266,7 @@ def _sources(manifest: Manifest) -> Iterator[_Source]:
         for i, tensor in enumerate(manifest.inputs)
         for summary in SUMMARIES
     }
+    tensors |= {f"{k.feature.name}.{s}": (i, s) for i, k in enumerate(types) for s in k.summaries}
     results: dict[str, tuple[int, str, int | None]] = {}
     for i, output in enumerate(manifest.outputs):
         if output.kind in BY_CLASS:
@@ -280,7 +281,7 @@ def _sources(manifest: Manifest) -> Iterator[_Source]:
         if target.output:
             index, summary, class_index = results[name]
             dtype = manifest.outputs[index].dtype
-        elif manifest.features:
+        elif name in features:
             index = features[name]
             dtype, length = types[index].dtype, types[index].binned_by_length
         else:

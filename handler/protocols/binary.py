@@ -15,6 +15,7 @@ from handler.model_inputs import Array, dtype
 from handler.protocols.tensor_columns import violation_error
 
 _LENGTH = Struct("<I")
+STRING_DTYPES = ("string", "bytes")  # of bytes, Python's bytes are the values
 
 
 def split(inputs: list[Any], tail: memoryview | None) -> dict[int, memoryview]:
@@ -44,8 +45,8 @@ def parse(data: memoryview | bytes, dtype_name: str, count: int, i: int) -> Arra
 
     Raise BadRequest for a wrong length, ContractViolation for invalid UTF-8 or flags.
     """
-    if dtype_name == "string":
-        return _parse_strings(data, count, i)
+    if dtype_name in STRING_DTYPES:
+        return _parse_strings(data, count, i, as_text=dtype_name == "string")
     little_endian = dtype(dtype_name).newbyteorder("<")
     if len(data) != count * little_endian.itemsize:
         raise _wrong_size()
@@ -55,7 +56,7 @@ def parse(data: memoryview | bytes, dtype_name: str, count: int, i: int) -> Arra
     return values if values.flags.aligned else values.copy()
 
 
-def _parse_strings(data: memoryview | bytes, count: int, i: int) -> Array:
+def _parse_strings(data: memoryview | bytes, count: int, i: int, as_text: bool) -> Array:
     raw, end = bytes(data), 0
     values = np.empty(count if count * 4 <= len(raw) else 0, object)
     try:
@@ -64,7 +65,8 @@ def _parse_strings(data: memoryview | bytes, count: int, i: int) -> Array:
             end += 4 + size
             if end > len(raw):
                 break
-            values[k] = raw[end - size : end].decode()
+            chunk = raw[end - size : end]
+            values[k] = chunk.decode() if as_text else chunk
     except error:
         end = -1
     except UnicodeDecodeError:
@@ -89,13 +91,14 @@ def parse_base64(data: Any, dtype_name: str, count: int, i: int) -> Array:
         raise violation_error(where, "type", "must be base64")
     try:
         chunks = [http_body.decode_base64(text) for text in texts]
-        if dtype_name == "string":
-            strings = np.array([chunk.decode() for chunk in chunks], object)
+        if dtype_name in STRING_DTYPES:
+            as_text = dtype_name == "string"
+            strings = np.array([c.decode() if as_text else c for c in chunks], object)
     except ValueError:
         raise violation_error(where, "type", "must be base64") from None
-    if len(chunks) != (count if dtype_name == "string" else 1):
+    if len(chunks) != (count if dtype_name in STRING_DTYPES else 1):
         raise violation_error(where, "wrong_length", "does not have the stated shape")
-    return strings if dtype_name == "string" else parse(chunks[0], dtype_name, count, i)
+    return strings if dtype_name in STRING_DTYPES else parse(chunks[0], dtype_name, count, i)
 
 
 def dump(values: Array) -> bytes:

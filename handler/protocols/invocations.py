@@ -6,7 +6,7 @@ https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protoc
 
 JSON with `dataframe_split`, `dataframe_records`, `instances` or `inputs`; `text/csv` as in
 handler/csv_dialect.py, with a header or in the contract's order; `application/x-npy`, where NaN is
-null.
+null; one picture, where the contract is one.
 """
 
 import csv
@@ -27,7 +27,7 @@ from handler.errors import (
     UnsupportedMediaType,
     pointer,
 )
-from handler.http import CSV, NPY, Request
+from handler.http import CSV, IMAGE_TYPES, NPY, Request
 from handler.manifest import Tensor
 from handler.model_inputs import Array, Columns, dtype, length_problem
 from handler.protocols.tensor_columns import (
@@ -47,6 +47,9 @@ def parse(scorer: Scorer, request: Request) -> tuple[Columns, Callable[[int], st
     Raise an ApiError.
     """
     limit, media_type = scorer.manifest.limits.body_bytes, http_body.content_type(request)
+    if scorer.manifest.takes_picture and media_type in IMAGE_TYPES:
+        picture = http_body.read_binary(request, limit)
+        return scorer.validator.validate_columns([[picture]], lambda k, row: ""), lambda row: ""
     if media_type == CSV:
         return _parse_csv(scorer, http_body.read_binary(request, limit)), pointer
     if media_type == NPY:

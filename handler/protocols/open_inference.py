@@ -18,7 +18,7 @@ from handler.core_schema import SchemaValidator, ValidationError
 from handler.duplicate_keys import reject_duplicate_keys
 from handler.errors import BadRequest, ContractViolation, PayloadTooLarge, pointer
 from handler.http import INFERENCE_HEADER_LENGTH, JSON, OCTET_STREAM, Request, Response
-from handler.manifest import Manifest, Tensor
+from handler.manifest import Manifest, Tensor, Tokenizer
 from handler.model_inputs import Array, Columns, length_problem
 from handler.protocols import binary
 from handler.protocols.tensor_columns import (
@@ -38,6 +38,7 @@ DATATYPES = {
     **{f"{sign}int{n}": f"{sign.upper()}INT{n}" for sign in ("", "u") for n in (8, 16, 32, 64)},
     **{f"float{bits}": f"FP{bits}" for bits in (16, 32, 64)},
     "string": "BYTES",
+    "bytes": "BYTES",  # strings that are no text: pictures
     "object": "BYTES",  # numpy's dtype of strings
 }
 # an extra output of shape [rows], sent only if the request names it
@@ -191,18 +192,23 @@ def _refuse_shared_memory(parameters: dict[str, Any], kind: str, i: int) -> None
 def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) -> Columns:
     manifest = scorer.manifest
     index = {tensor["name"]: i for i, tensor in enumerate(inputs)}
+    chunks = binary.split(inputs, tail)
+    for feature in manifest.features:
+        if feature.tokenizer and feature.tokenizer.input_ids in index.keys() - {feature.input}:
+            return _parse_tokens(scorer, feature.tokenizer, inputs, chunks)
     expected = {tensor.name: tensor for tensor in manifest.inputs}
     if len(index) != len(inputs) or index.keys() != expected.keys():
         message = f"must be the model's inputs, each of them once: {', '.join(expected)}"
         raise violation_error("/inputs", "inputs", message)
-    chunks = binary.split(inputs, tail)
+    pictures = {feature.input for feature in manifest.features if feature.image}
     tensors: dict[str, Values] = {}
     nested_shapes: dict[str, list[int]] = {}
     rows: int | None = None
     for name, i in index.items():
         _refuse_shared_memory(inputs[i].get("parameters") or {}, "inputs", i)
         rows = _check_shape(manifest, expected[name], inputs[i], i, rows)
-        tensors[name], is_nested = _parse_data(inputs[i], expected[name].dtype, i, chunks.get(i))
+        dtype = "bytes" if name in pictures else expected[name].dtype
+        tensors[name], is_nested = _parse_data(inputs[i], dtype, i, chunks.get(i))
         if is_nested:
             nested_shapes[name] = inputs[i]["shape"]
 
@@ -231,6 +237,32 @@ def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) ->
         return pointer_for(feature.input, row * widths[feature.input] + feature.column)
 
     return scorer.tensor_validator.columns(tensors, pointer_for_feature)
+
+
+def _parse_tokens(
+    scorer: Scorer, tokenizer: Tokenizer, inputs: list[Any], chunks: dict[int, memoryview]
+) -> Columns:
+    """Return the column of token ids of a client that has the tokenizer: the graph's inputs.
+
+    Raise ContractViolation for other inputs. Padding, where the mask is 0, is left out.
+    """
+    names = (tokenizer.input_ids, tokenizer.attention_mask, tokenizer.token_type_ids)
+    arrays: dict[str, Array] = {}
+    rows: int | None = None
+    for i, sent in enumerate(inputs):
+        name = sent["name"]
+        if name not in names or name in arrays or len(scorer.types) > 1:
+            raise violation_error(pointer("inputs", i, "name"), "inputs", "must be the text")
+        tensor = Tensor(name, tokenizer.dtype, (None, None))
+        rows = _check_shape(scorer.manifest, tensor, sent, i, rows)
+        values, _ = _parse_data(sent, tensor.dtype, i, chunks.get(i))
+        arrays[name] = _tensor_array(tensor, values, sent["shape"], lambda _, k: "/inputs")
+    ids = arrays[tokenizer.input_ids]
+    mask = arrays.get(tokenizer.attention_mask, np.ones_like(ids))
+    if mask.shape != ids.shape:
+        raise violation_error("/inputs", "shape", "must be of one shape")
+    texts = [row[kept].tolist() for row, kept in zip(ids, mask != 0, strict=True)]
+    return scorer.validator.validate_columns([texts], lambda k, row: "/inputs")
 
 
 def _check_shape(
@@ -275,7 +307,7 @@ def _parse_data(sent: Any, dtype: str, i: int, chunk: memoryview | None) -> tupl
         sent_dtype = accepted_datatypes(dtype)[sent["datatype"]]
         parse, content = (binary.parse_base64, data) if chunk is None else (binary.parse, chunk)
         return parse(content, sent_dtype, prod(shape), i), False
-    if isinstance(data, str) and dtype == "string":  # a client's tensor of one string
+    if isinstance(data, str) and dtype in binary.STRING_DTYPES:  # a client's tensor of one string
         data = [data]
     if not isinstance(data, list):
         raise violation_error(where, "type", "must be an array")

@@ -125,11 +125,10 @@ def _struct_pack(values: list[Any], target: np.dtype[Any]) -> Array | None:
         array: Array = np.frombuffer(pack(f"<{len(values)}{code}", *values), target)
     except (error, OverflowError):
         return None
-    # flags became 0 or 1
-    for i in np.flatnonzero((array == 0) | (array == 1)).tolist():
-        if values[i] is True or values[i] is False:
-            return None
-    return array
+    # flags became 0 or 1; a list of many indices would take 40 bytes each
+    suspects = np.flatnonzero((array == 0) | (array == 1))
+    some = values if len(suspects) * 8 > len(values) else map(values.__getitem__, suspects.tolist())
+    return None if bool in set(map(type, some)) else array
 
 
 class TensorValidator:
@@ -212,6 +211,7 @@ class _FastCheck:
                 self.allowed.append((i, values))
         self.nullable = np.array([is_float and kind.feature.nullable for kind in self.types])
         self.any_nullable = bool(self.nullable.any())
+        self.is_encoded = any(kind.is_encoded for kind in self.types)
 
     def accepts(self, array: Array) -> bool:
         """Return whether the contract takes all of [rows, features]; False if that is not plain."""
@@ -224,7 +224,7 @@ class _FastCheck:
         if kind == "b":
             return True
         if kind == "O":
-            return self._accepts_strings(array)
+            return not self.is_encoded and self._accepts_strings(array)
         with np.errstate(invalid="ignore"):  # a client's bytes may be a NaN that signals
             return self._accepts_numbers(array)
 

@@ -4,11 +4,27 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from answerable.packing.contract_file import FEATURE_KEYS, OUTPUT_KEYS
-from handler.manifest import Alarms, Decision, Feature, Limits, OutcomeValue, Output
+from answerable.packing.contract_file import ENCODER_KEYS, FEATURE_KEYS, OUTPUT_KEYS
+from handler.manifest import (
+    Alarms,
+    Decision,
+    Feature,
+    Image,
+    Limits,
+    OutcomeValue,
+    Output,
+    Tokenizer,
+)
 
 SECTIONS: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
     ("[features.NAME]", "One feature, by the name of its column.", Feature, FEATURE_KEYS),
+    (
+        "[features.NAME.tokenizer]",
+        "Makes a text feature of tokens. `file` is relative to the contract file.",
+        Tokenizer,
+        ENCODER_KEYS["tokenizer"],
+    ),
+    ("[features.NAME.image]", "Makes a feature of pictures.", Image, ENCODER_KEYS["image"]),
     ("[outputs.NAME]", "One output, by its name in the graph.", Output, OUTPUT_KEYS),
     ("[outputs.NAME.decision]", "A decision made from an output.", Decision, Decision._fields),
     ("[limits]", "Limits of a request. The defaults come from the sample.", Limits, Limits._fields),

@@ -28,7 +28,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.mark.fault(
     "A run needs more memory than the function has, and the kernel kills the process",
-    "Lambda reports the crash; the environment that it starts then answers as ever",
+    "Lambda reports the crash; the next environment answers normally",
 )
 def test_out_of_memory_is_a_crash_and_a_new_start(
     answerable: Tools, images: Images, tmp_path: Path

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from answerable import commands
 from answerable.commands import release
 from tests.e2e import emulator
 from tests.e2e.emulator import ACCOUNT, REGION, ROOT, Tools
@@ -135,7 +136,9 @@ class Releases(Cloud):
         action, *more = words
         args = parser.parse_args([action, "test", *more, "--model", "diabetes"])
         services = {"codedeploy": self.codedeploy.url}
-        return release.main(args, lambda name: self.client(name, services.get(name, "")))
+        return commands.run(
+            "release", release.main, args, lambda name: self.client(name, services.get(name, ""))
+        )
 
 
 def in_alarm(version: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ ALARMS = manifest.read(DIABETES).alarms
 SERVICE = {"availability", "availabilityslow", "clienterrors", "latency", "throttles"}
 CANARY = {"Canarycrashes", "Canaryservererrors", "Canaryclienterrors", "Canarylatency"}
 ROLLBACK = "Rollbackrollbackunavailable"
+MOVED = "Rollbackaliasmoved"
 
 
 def metrics(alarm: dict[str, Any]) -> list[dict[str, Any]]:
@@ -38,7 +39,7 @@ def breaches(alarm: dict[str, Any], bad: float, requests: float) -> bool:
 
 def test_these_are_the_alarms(template: Template) -> None:
     found = {name for name in template.alarms() if not name.startswith("Drift")}
-    assert found == SERVICE | CANARY | {ROLLBACK}  # test_drift.py has the others
+    assert found == SERVICE | CANARY | {ROLLBACK, MOVED}  # test_drift.py has the others
 
 
 def test_each_names_owner_and_runbook(template: Template) -> None:
@@ -71,7 +72,8 @@ def test_missing_data_is_treated_on_purpose(template: Template) -> None:
     for name, alarm in template.alarms().items():
         # a probe that has stopped notifies, and one that has not run yet does not
         silent = dict.fromkeys((ROLLBACK, "Driftdriftsilent"), "missing")
-        expected = {"latency": "ignore", **silent}.get(name, "notBreaching")
+        # a moved alias stays moved until a probe says otherwise
+        expected = {"latency": "ignore", MOVED: "ignore", **silent}.get(name, "notBreaching")
         assert alarm["TreatMissingData"] == expected, name
 
 
@@ -98,7 +100,7 @@ def test_pages_and_tickets_go_to_their_own_destinations(synth: Synth) -> None:
 def test_a_person_is_told_and_told_again_when_it_is_over(synth: Synth) -> None:
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
     alarms = synth.template(f"alarm_destination={topic}").alarms()
-    for name in SERVICE | {ROLLBACK}:
+    for name in SERVICE | {ROLLBACK, MOVED}:
         assert alarms[name]["AlarmActions"] == alarms[name]["OKActions"] == [topic]
     for name in CANARY:  # CodeDeploy's to act on
         assert "AlarmActions" not in alarms[name]

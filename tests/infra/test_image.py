@@ -99,3 +99,28 @@ def test_a_base_image_that_moves_is_told_of(synth: Synth) -> None:
         directory = Path(synth.app(*settings).synth().directory)
         text = "".join(path.read_text() for path in directory.glob("*.json"))
         assert ("is a tag, which moves" in text) == told
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({}, set()),
+        ({"tokenizer": {}}, {"text.txt"}),
+        ({"image": {"size": [8, 8]}}, {"images.txt"}),
+    ],
+)
+def test_only_a_model_that_needs_them_gets_more_requirements(
+    tmp_path: Path, fields: dict[str, Any], names: set[str]
+) -> None:
+    shutil.copytree(DIABETES, tmp_path / "model")
+    path = tmp_path / "model/manifest.json"
+    document = json.loads(path.read_text())
+    document["features"][0] |= fields
+    if names == {"text.txt"}:
+        document["opset"]["ai.onnx.contrib"] = 1
+        names = {*names, "extensions.txt"}
+    path.write_text(json.dumps(document))
+    (tmp_path / "model/manifest.sha256").unlink()
+    with image.build_context(tmp_path / "model") as context:
+        found = {file.name for file in (context / "requirements").iterdir()}
+    assert found == {"function.txt", *names}

@@ -141,3 +141,8 @@ def test_options_that_do_not_fit_are_one_line(chosen: dict[str, Any], line: str)
         settings.read(chosen)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_qualifier_of_a_company_s_bootstrap_is_a_setting(synth: Synth) -> None:
+    body = synth.template("bootstrap_qualifier=team").body
+    assert body["Parameters"]["BootstrapVersion"]["Default"] == "/cdk-bootstrap/team/version"

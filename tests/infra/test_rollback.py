@@ -61,6 +61,7 @@ def test_the_probe_runs_twice_a_day_and_after_each_deployment(template: Template
         "FUNCTION_NAME": {"Ref": scoring},
         "APPLICATION": {"Ref": application},
         "DEPLOYMENT_GROUP": {"Ref": group},
+        "STACK_LIVE_VERSION": template.body["Outputs"]["LiveVersion"]["Value"],
     }
 
 

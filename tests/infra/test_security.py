@@ -169,7 +169,7 @@ def test_cfn_lint_is_silent(synth: Synth, name: str) -> None:
 def lint(template: Template) -> list[Any]:
     # W3005: CDK writes a DependsOn for a role beside the GetAtt that implies it
     config = ManualArgs(ignore_checks=["W3005"], regions=["us-east-1", "eu-west-1"])
-    return lint_file(template.path, config)
+    return list(lint_file(template.path, config))
 
 
 def statements(template: Template) -> Iterable[dict[str, Any]]:

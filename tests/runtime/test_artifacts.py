@@ -137,7 +137,7 @@ def test_a_wrong_manifest_is_not_served(
 
 @pytest.mark.fault(
     "A damaged model is deployed",
-    "The function lives and says why: Lambda is told 503 for each call, and one CRITICAL line",
+    "The function stays up and answers 503 to each call; one CRITICAL line has the reason",
 )
 def test_lambda_hears_of_a_damaged_model(copy: Path) -> None:
     empty(copy / "model.onnx")

@@ -74,7 +74,7 @@ def test_a_failed_run_is_the_row_s_and_the_next_call_works(tmp_path: Path) -> No
 
 @pytest.mark.fault(
     "The handler itself raises (the worker is sent what is no queue's event)",
-    "Lambda is told the kind of error and nothing of the event; the next call works",
+    "Lambda gets the kind of error and nothing of the event; the next call works",
 )
 def test_an_exception_leaves_without_the_event_in_it(endless_dir: Path) -> None:
     with Environment(endless_dir, "handler.jobs.function.lambda_handler") as environment:
@@ -194,7 +194,7 @@ def test_a_record_that_cannot_be_written_does_not_cost_the_answer(
 
 
 @pytest.mark.fault(
-    "Whoever reads stdout falls behind",
+    "The reader of stdout falls behind",
     "The answer waits for it, and no record is lost",
 )
 def test_a_slow_reader_of_records_is_waited_for(endless_dir: Path) -> None:

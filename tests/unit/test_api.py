@@ -57,7 +57,7 @@ def test_pack_takes_a_dict_of_tensors_and_a_dict_of_statements() -> None:
 
 
 def test_pack_refuses_a_sample_that_is_none() -> None:
-    with pytest.raises(answerable.PackError, match="a DataFrame or a dict of arrays, not list"):
+    with pytest.raises(answerable.PackError, match="an array or a dict of arrays, not list"):
         answerable.pack(models.regressor(), [1], **FACTS)
 
 

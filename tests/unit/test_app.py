@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -97,6 +98,23 @@ def test_nothing_else_of_a_path_is_decoded(handler: app.Handler, path: str) -> N
 def test_an_api_mapping_is_skipped(handler: app.Handler, mapping: str) -> None:
     event = events.rest(BODY, f"{mapping}/predict") | {"version": "1.0", "resource": "$default"}
     assert handler(event, Context())["statusCode"] == 200
+
+
+@pytest.mark.fault(
+    "A path of thousands of segments behind the API mapping of a custom domain",
+    "404, after as many steps as the longest route has segments",
+)
+def test_a_path_of_many_segments_is_matched_at_its_end(
+    handler: app.Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = Mock(side_effect=app._match)
+    monkeypatch.setattr(app, "_match", match)
+    mapped = {"version": "1.0", "resource": "$default"}
+    event = events.rest(BODY, "/a" * 5000) | mapped
+    assert handler(event, Context())["statusCode"] == 404
+    assert match.call_count < 10
+    longest = "/a/b/v2/models/test/versions/1.2.3/ready"
+    assert handler(events.rest(None, longest, "GET") | mapped, Context())["statusCode"] == 200
 
 
 def test_head_is_get_without_a_body(handler: app.Handler, capsys: Capture) -> None:

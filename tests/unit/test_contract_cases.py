@@ -167,7 +167,7 @@ def test_conformance_finds_golden_rows_that_are_answered_otherwise(
 
 
 def test_conformance_without_artifact_prints_one_line(capsys: Capture, tmp_path: Path) -> None:
-    assert run(str(tmp_path)) == 1
+    assert run(str(tmp_path)) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -527,7 +527,8 @@ def test_conditional_writes_that_meet_are_settled(memory: Memory) -> None:
 
 
 def client(name: str, endpoint: str, config: Config | None = None) -> Any:
-    return boto3.client(
+    connect: Any = boto3.client
+    return connect(
         name,
         endpoint_url=endpoint,
         region_name="us-east-1",

@@ -437,7 +437,7 @@ def test_a_body_in_an_envelope_that_breaks_the_contract_is_a_failed_result(
 
 
 @pytest.mark.fault(
-    "Another service's message is on the queue: SNS, EventBridge or S3, without a body of ours",
+    "Another service's message is on the queue: SNS, EventBridge or S3, without a request body",
     "It becomes a dead letter, and the log says why; no result is written",
 )
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_a_body_in_an_envelope_that_breaks_the_contract_is_a_failed_result(
     ],
 )
 @pytest.mark.parametrize("receives", [1, 5])
-def test_an_envelope_without_a_body_of_ours_becomes_a_dead_letter(
+def test_an_envelope_without_a_request_body_becomes_a_dead_letter(
     handle: Handle, memory: Memory, capsys: Capture, text: str, source: str, receives: int
 ) -> None:
     sent = [record(text, "strange", receives=receives), record(body(1), "good")]

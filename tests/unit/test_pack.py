@@ -525,16 +525,34 @@ def test_types_that_json_cannot_carry(packed: Packer, dtype: int) -> None:
 
 def test_sequences_that_are_no_zipmap(packed: Packer) -> None:
     model = models.graph(
-        [helper.make_node("SequenceConstruct", ["x"], ["y"])],
+        [helper.make_node("SplitToSequence", ["x"], ["y"])],
         [models.tensor("x", ["N", 1])],
         [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)],
     )
     assert "y is a sequence" in refused(packed, model)
 
 
+def test_sequence_of_tensors_is_flattened(packed: Packer) -> None:
+    model = models.graph(
+        [
+            helper.make_node("Neg", ["x"], ["z"]),
+            helper.make_node("SequenceConstruct", ["x", "z"], ["y"]),
+        ],
+        [models.tensor("x", ["N", 1])],
+        [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, ["N", 1])],
+    )
+    outputs = packed(model, {"x": [1.0, 2.0, 3.5]}).outputs
+    assert [(output.name, output.kind) for output in outputs] == [
+        ("y_0", "value"),
+        ("y_1", "value"),
+    ]
+    assert ask([{"x": 2.0}]) == [{"y_0": 2.0, "y_1": -2.0}]
+
+
 def test_columns_that_do_not_match_are_named(packed: Packer) -> None:
     table = models.mixed_table()
-    message = refused(packed, models.mixed(), table | {"target": table["price"]})
+    more = table | {"target": table["price"], "id": table["count"]}
+    message = refused(packed, models.mixed(), more)
     assert "target" in message
     assert "--ignore" in message
     del table["kind"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from answerable import commands
 from answerable.commands import redrive
 from handler.jobs import storage, worker
 from handler.settings import Settings
@@ -166,7 +167,7 @@ def test_the_command_tells_what_it_did(queues: Queues, capsys: pytest.CaptureFix
 def test_what_cannot_be_done_is_said(
     queues: Queues, capsys: pytest.CaptureFixture[str], stack: str, code: int, why: str
 ) -> None:
-    assert redrive.main(args(stack=stack)) == code
+    assert commands.run("redrive", redrive.main, args(stack=stack)) == code
     assert why in capsys.readouterr().err
 
 

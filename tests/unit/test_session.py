@@ -245,7 +245,7 @@ def test_a_failing_run_is_a_fault_without_the_values(tmp_path: Path) -> None:
 
 @pytest.mark.fault(
     "onnxruntime complains of a run in words that quote the client's values",
-    "It is told to be silent: a log line has no value in it",
+    "Its log is switched off: no log line has a value in it",
 )
 def test_onnxruntime_logs_nothing_of_a_failed_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -279,7 +279,7 @@ def test_template_that_cannot_be_simulated_is_an_error(
     capsys: Capture, given: dict[str, Any], changed: dict[str, Any], why: str
 ) -> None:
     given.update(changed)
-    assert answerable.main(["simulate-release", "--scenario", "healthy", "--hours", "0"]) == 1
+    assert answerable.main(["simulate-release", "--scenario", "healthy", "--hours", "0"]) == 2
     assert why in capsys.readouterr().err
 
 
@@ -292,7 +292,7 @@ def test_template_that_cannot_be_simulated_is_an_error(
     ],
 )
 def test_wrong_arguments_are_an_error(capsys: Capture, words: list[str], why: str) -> None:
-    assert answerable.main(["simulate-release", *words]) == 1
+    assert answerable.main(["simulate-release", *words]) == 2
     assert why in capsys.readouterr().err
 
 
@@ -300,7 +300,7 @@ def test_candidate_of_another_model_is_an_error(
     capsys: Capture, given: dict[str, Any], tmp_path: Path
 ) -> None:
     other = artifact(tmp_path / "other", name="other")
-    assert answerable.main(["simulate-release", "--candidate", str(other)]) == 1
+    assert answerable.main(["simulate-release", "--candidate", str(other)]) == 2
     assert "the candidate is of other" in capsys.readouterr().err
 
 

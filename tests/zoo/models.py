@@ -4,7 +4,7 @@ Write it in graph_models.py (onnx.helper), sklearn_models.py (converted when ask
 committed_models.py (files made elsewhere; see make_files.py).
 """
 
-from tests.zoo import committed_models, graph_models, sklearn_models
+from tests.zoo import committed_models, encoded_models, graph_models, sklearn_models
 from tests.zoo.registry import (
     PACKS,
     ZOO,
@@ -29,6 +29,7 @@ __all__ = [
     "ZooModel",
     "committed_models",
     "drawn",
+    "encoded_models",
     "feeds",
     "graph_models",
     "instance_feeds",

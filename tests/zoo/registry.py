@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime as ort
+import onnxruntime_extensions  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 FILES = Path(__file__).parent / "files"
@@ -19,7 +20,8 @@ PACKS = "packs"
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 Table = dict[str, list[Any]]
-Kind = Literal["table", "text", "tensor", "tokens", "names", "graph"]
+Encode = Callable[[dict[str, list[str]]], Arrays]
+Kind = Literal["table", "text", "picture", "tensor", "tokens", "names", "graph"]
 Batch = Literal["dynamic", "single", "none"]
 
 
@@ -64,7 +66,8 @@ class ZooModel(NamedTuple):
     `fast` models belong to the quick test run, all models to the slow one. `contract` is the text
     of a TOML contract file. `tolerance` is the largest |a - b| / max(1, |b|) between the graph and
     its framework, for models that have the framework's predictions. `valid` says whether
-    onnx.checker accepts the graph, `runs` whether onnxruntime does.
+    onnx.checker accepts the graph, `runs` whether onnxruntime does. `files` lie beside the contract
+    file. `encode` makes the graph's inputs of the sample's cells, as training would.
     """
 
     name: str
@@ -80,6 +83,8 @@ class ZooModel(NamedTuple):
     tolerance: float
     valid: bool
     runs: bool
+    files: Mapping[str, Callable[[], bytes]]
+    encode: Encode | None
 
     def make(self, directory: Path) -> Paths:
         """Write the model, its sample and its contract file into the directory."""
@@ -91,6 +96,8 @@ class ZooModel(NamedTuple):
         if self.contract:
             contract = directory / "contract.toml"
             contract.write_text(self.contract, encoding="utf-8")
+        for name, content in self.files.items():
+            (directory / name).write_bytes(content())
         return Paths(model, sample, contract)
 
     def predictions(self) -> Arrays | None:
@@ -114,6 +121,8 @@ def zoo(
     tolerance: float = 1e-5,
     valid: bool = True,
     runs: bool = True,
+    files: Mapping[str, Callable[[], bytes]] = {},
+    encode: Encode | None = None,
 ) -> Callable[[Callable[[], Built]], Callable[[], Built]]:
     """Enter the decorated function in the zoo.
 
@@ -138,6 +147,8 @@ def zoo(
             tolerance=tolerance,
             valid=valid,
             runs=runs,
+            files=files,
+            encode=encode,
         )
         return build
 
@@ -228,12 +239,18 @@ def open_session(path: Path) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
+    if any(opset.domain == "ai.onnx.contrib" for opset in model.opset_import):
+        options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
     return ort.InferenceSession(model.SerializeToString(), options)
 
 
-def feeds(session: Any, sample: Path, ignore: Sequence[str] = ()) -> Arrays:
+def feeds(
+    session: Any, sample: Path, ignore: Sequence[str] = (), encode: Encode | None = None
+) -> Arrays:
     """Return the sample as the graph's inputs, the instances as the leading axis."""
     inputs = session.get_inputs()
+    if encode:
+        return encode(read_table(sample))
     if sample.suffix == ".npz":
         arrays = load_arrays(sample)
         return {tensor.name: cast(arrays[tensor.name], tensor.type) for tensor in inputs}
@@ -259,9 +276,13 @@ def drawn(session: Any, batch: Batch) -> Arrays:
     return arrays
 
 
-def instance_feeds(session: Any, instance: Mapping[str, Any], batch: Batch) -> Arrays:
+def instance_feeds(
+    session: Any, instance: Mapping[str, Any], batch: Batch, encode: Encode | None = None
+) -> Arrays:
     """Return one instance as the graph's inputs. Raises what numpy raises for a wrong value."""
     inputs = session.get_inputs()
+    if encode:
+        return encode({name: [value] for name, value in instance.items()})
     if inputs[0].name not in instance or len(inputs) < len(instance):  # [N, F]
         row = [np.nan if cell is None else cell for cell in instance.values()]
         return {inputs[0].name: np.array([row], TYPES[inputs[0].type])}

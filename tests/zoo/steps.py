@@ -4,6 +4,7 @@ A step returns if it passes. It raises NotApplicable if the model has no use for
 AssertionError if the product is wrong.
 """
 
+import base64
 import contextlib
 import csv
 import functools
@@ -21,6 +22,7 @@ import numpy as np
 
 from answerable import __main__ as answerable
 from answerable.commands import conformance
+from answerable.packing import parity
 from answerable.simulation import plan
 from handler import app, prediction_id
 from handler import manifest as manifests
@@ -79,6 +81,10 @@ class Packed:
             options += ["--reference", self.paths.sample]
         if self.paths.contract:
             options += ["--contract", self.paths.contract]
+        if (expected := registry.FILES / f"{self.model.name}.expected.npz").exists():
+            options += ["--expected", expected]
+            if self.model.tolerance > parity.TOLERANCE:
+                options += ["--tolerance", str(self.model.tolerance)]
         for column in self.model.ignore:
             options += ["--ignore", column]
         return answerable_main("pack", self.paths.model, *options)
@@ -97,7 +103,8 @@ class Packed:
     def feeds(self) -> registry.Arrays:
         """The first rows of the sample as plain onnxruntime takes them."""
         if self.paths.sample:
-            arrays = registry.feeds(self.session, self.paths.sample, self.model.ignore)
+            model = self.model
+            arrays = registry.feeds(self.session, self.paths.sample, model.ignore, model.encode)
         else:
             arrays = registry.drawn(self.session, self.model.batch)
         return {name: array[:ROWS] for name, array in arrays.items()}
@@ -278,16 +285,26 @@ def step_v2(packed: Packed) -> None:
     chunks = [slice(i, i + 1) for i in range(len(packed.instances))] if single else packed.chunks()
     path = f"/v2/models/{NAME}/infer"
     for rows in chunks:
+        names = [tensor.name for tensor in packed.manifest.inputs]
+        if packed.model.kind == "picture":
+            arrays: dict[str, Any] = {
+                name: [row[name] for row in packed.instances[rows]] for name in names
+            }
+        else:  # of a text with a tokenizer, its tokens
+            names = list(packed.feeds) if packed.model.encode else names
+            arrays = {name: packed.feeds[name][rows.start if whole else rows] for name in names}
         arrays = {
-            tensor.name: packed.feeds[tensor.name][rows.start if whole else rows]
-            for tensor in packed.manifest.inputs
+            name: np.array(array, object if packed.model.kind == "picture" else None)
+            for name, array in arrays.items()
         }
-        arrays = {name: np.asarray(array) for name, array in arrays.items()}
         inputs = [
             {**protocols.described(name, array), "data": _to_json(array.ravel())}
             for name, array in arrays.items()
         ]
         events = [protocols.event(json.dumps({"inputs": inputs}), path)]
+        if packed.model.kind == "picture":
+            decoded = [[base64.b64decode(text) for text in array] for array in arrays.values()]
+            arrays = dict(zip(arrays, [np.array(d, object) for d in decoded], strict=True))
         events.append({**protocols.as_binary(arrays), "rawPath": path})
         for event in events:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -340,7 +357,10 @@ def step_requests(packed: Packed) -> None:
         if status != request.status:
             wrong.append(f"{request.why}: {status} instead of {request.status}")
         elif status == 200:
-            feeds = registry.instance_feeds(packed.session, request.instance, packed.model.batch)
+            model = packed.model
+            feeds = registry.instance_feeds(
+                packed.session, request.instance, model.batch, model.encode
+            )
             results = packed.session.run(None, feeds)
             for output, values in zip(packed.manifest.outputs, results, strict=True):
                 check_equal(document["predictions"][0][output.name], registry.dense(values), "")

@@ -45,7 +45,7 @@ def sample_run(model: ZooModel, directory: Path) -> tuple[Arrays, dict[str, list
     paths = model.make(directory)
     session = open_session(paths.model)
     if paths.sample:
-        arrays = feeds(session, paths.sample, model.ignore)
+        arrays = feeds(session, paths.sample, model.ignore, model.encode)
     else:
         arrays = drawn(session, model.batch)
     return arrays, run_plain(session, arrays, model.batch)
@@ -56,6 +56,7 @@ def test_zoo_has_the_models_it_promises() -> None:
     assert {model.kind for model in ZOO.values()} == {
         "table",
         "text",
+        "picture",
         "tensor",
         "tokens",
         "names",
@@ -144,7 +145,7 @@ def outcome(model: ZooModel, request: Request, directory: Path) -> str:
     session = open_session(model.make(directory).model)
     try:
         with np.errstate(over="ignore"):
-            arrays = instance_feeds(session, request.instance, model.batch)
+            arrays = instance_feeds(session, request.instance, model.batch, model.encode)
         results = [np.asarray(result) for result in session.run(None, arrays)]
     except Exception:  # numpy's and onnxruntime's, of many classes
         return "fails"

@@ -1,0 +1,526 @@
+"""Fitted models of frameworks -> ONNX, and the framework's own predictions to compare with.
+
+One class per framework. A framework and its converter are imported when a model needs them.
+"""
+
+import copy
+import importlib
+import io
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+import numpy as np
+import onnx
+import yaml
+from onnx import ModelProto, TensorProto
+
+from answerable.packing import reference, table
+from answerable.packing.errors import PackError
+from answerable.packing.reference import Reference
+from answerable.packing.table import Array, Columns
+from handler.manifest import Output, Tensor
+
+OPSETS = {"": 18, "ai.onnx.ml": 3}  # of skl2onnx: trees with float64 thresholds need ml 3
+BOOSTER_OPSET = 15  # the newest that onnxmltools' booster converters write
+TORCH_OPSET = 18
+CHUNK_ROWS = 50_000  # that a framework predicts at once
+PICKLES = (".joblib", ".pkl", ".pickle")
+# the converters' names of outputs, and the methods that return the same
+METHODS = {
+    "label": ("predict",),
+    "predictions": ("predict",),
+    "probabilities": ("predict_proba", "decision_function"),
+    "scores": ("decision_function", "transform"),
+    "variable": ("predict", "transform"),
+}
+
+Arrays = dict[str, Array]
+Options = Mapping[str, Any]
+
+
+class Framework:
+    """A fitted model of one framework.
+
+    `packages`: the distributions whose versions the lineage names, the framework's first.
+    `takes_double`: the converter makes graphs of float64, too.
+    """
+
+    packages: ClassVar[tuple[str, ...]]
+    takes_double: ClassVar[bool] = False
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the framework and its converter; the framework's is first."""
+        installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
+        return {name: installed[name] for name in self.packages if name in installed}
+
+    @property
+    def title(self) -> str:
+        """Return the framework's name and version."""
+        return next((f"{name} {version}" for name, version in self.versions().items()), "")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Return the names of the columns that the model was fitted on; () if it has none."""
+        return tuple(map(str, getattr(self.model, "feature_names_in_", ())))
+
+    def convert(self, inputs: Mapping[str, str], double: bool, options: Options) -> ModelProto:
+        """Return the model as ONNX.
+
+        `inputs`: names and dtypes of the columns or arrays, in their order. `double`: the graph
+        takes float64. `options`: more arguments of the converter. Raise PackError for a model that
+        the converter does not take.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                graph = self._convert(dict(inputs), double, dict(options))
+        except (PackError, MemoryError):
+            raise
+        except Exception as error:  # converters raise any class
+            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            if np.asarray(getattr(self.model, "classes_", ())).dtype.kind == "b":
+                reason += "; its classes are booleans: train it on 0 and 1"
+            raise PackError(f"{self.packages[-1]} cannot convert the model: {reason}") from None
+        return _deterministic(graph)
+
+    def _convert(self, inputs: dict[str, str], double: bool, options: Any) -> ModelProto:
+        raise NotImplementedError
+
+    def predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
+        """Return the framework's own predictions by tensor, as far as a method returns them."""
+        n_rows = len(next(iter(columns.values())))
+        chunks = [
+            self._predict(
+                {name: values[i : i + CHUNK_ROWS] for name, values in columns.items()}, outputs
+            )
+            for i in range(0, n_rows, CHUNK_ROWS)
+        ]
+        return {tensor: np.concatenate([chunk[tensor] for chunk in chunks]) for tensor in chunks[0]}
+
+    def _predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
+        rows, results = self._rows(columns), {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # columns without names
+            for tensor in [output.tensor for output in outputs]:
+                name, _, index = tensor.rpartition("_")  # probabilities_0, of a list of arrays
+                is_listed = name in METHODS and index.isdigit()
+                names = METHODS.get(name if is_listed else tensor, METHODS["variable"])
+                if method := next((name for name in names if hasattr(self.model, name)), None):
+                    result = getattr(self.model, method)(rows)
+                    results[tensor] = np.asarray(result[int(index)] if is_listed else result)
+        return results
+
+    def _rows(self, columns: Columns) -> Any:
+        """Return the rows of a table as the model was fitted on them: named, or as an array."""
+        if self.feature_names:
+            return importlib.import_module("pandas").DataFrame(columns)
+        has_text = any(isinstance(v, str) for values in columns.values() for v in values)
+        return np.array(list(columns.values()), object if has_text else float).T
+
+
+class ScikitLearn(Framework):
+    """An estimator or a pipeline. Its steps may be models of XGBoost and LightGBM."""
+
+    packages = ("scikit-learn", "skl2onnx")
+    takes_double = True
+
+    def _convert(self, inputs: dict[str, str], double: bool, options: Any) -> ModelProto:
+        skl2onnx = _import("skl2onnx", "sklearn")
+        types = importlib.import_module("skl2onnx.common.data_types")
+        trees = importlib.import_module("skl2onnx.common.tree_ensemble")
+        steps = [self.model, *self.model.get_params().values()]
+        for step in steps:
+            _register_booster(step)
+        number = types.DoubleTensorType if double else types.FloatTensorType
+        selects = any(type(step).__name__ == "ColumnTransformer" for step in steps)
+        if selects or "string" in inputs.values():
+            by_dtype = {"string": types.StringTensorType}
+            columns = [(n, by_dtype.get(dtype, number)([None, 1])) for n, dtype in inputs.items()]
+        else:
+            columns = [("X", number([None, len(inputs)]))]
+        if hasattr(self.model, "classes_"):
+            options = {"zipmap": False} | options
+        # protobuf refuses the booleans in HistGradientBoosting's leaves
+        with patch.object(trees, "add_node", _with_integers(trees.add_node)):
+            graph: ModelProto = skl2onnx.to_onnx(
+                self.model,
+                initial_types=columns,
+                target_opset=OPSETS,
+                options={id(self.model): options} if options else None,
+            )
+        _rename_inputs(graph, list(inputs))
+        makers = {name: node.op_type for node in graph.graph.node for name in node.output}
+        for value in graph.graph.output:  # declared as float64, which the operator has not
+            if makers.get(value.name) == "TreeEnsembleRegressor":
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        return graph
+
+
+class Booster(Framework):
+    """A model of trees, exported with one tensor of float32."""
+
+    def _convert(self, inputs: dict[str, str], double: bool, options: Any) -> ModelProto:
+        if double:
+            raise PackError(f"exported {self.packages[0]} models take no float64; leave out double")
+        if texts := [name for name, dtype in inputs.items() if dtype == "string"]:
+            raise PackError(
+                f"column {texts[0]} is text, and exported {self.packages[0]} models take numbers: "
+                "encode it in a scikit-learn pipeline around the model, or before"
+            )
+        return self._export(len(inputs), options)
+
+    def _export(self, width: int, options: Any) -> ModelProto:
+        raise NotImplementedError
+
+
+class XGBoost(Booster):
+    """A model of XGBoost. A plain Booster becomes a classifier or a regressor by its objective."""
+
+    packages = ("xgboost", "xgboost-cpu", "onnxmltools")
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        if type(model).__name__ == "Booster":
+            xgboost = importlib.import_module("xgboost")
+            objective = json.loads(model.save_config())["learner"]["objective"]["name"]
+            classifies = objective.startswith(("binary:", "multi:"))
+            self.model = (xgboost.XGBClassifier if classifies else xgboost.XGBRegressor)()
+            self.model.load_model(model.save_raw())
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Return the booster's names of the columns."""
+        return tuple(self.model.get_booster().feature_names or ())
+
+    def _export(self, width: int, options: Any) -> ModelProto:
+        model = copy.deepcopy(self.model)
+        model.get_booster().feature_names = None  # the converter takes f0, f1, … only
+        return _onnxmltools(model, "convert_xgboost", width, options)
+
+
+class LightGBM(Booster):
+    """A model of LightGBM. A plain Booster predicts by its objective."""
+
+    packages = ("lightgbm", "onnxmltools")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Return the booster's names of the columns; () for the generated ones."""
+        names = tuple(getattr(self.model, "booster_", self.model).feature_name())
+        return () if names == tuple(f"Column_{i}" for i in range(len(names))) else names
+
+    def _export(self, width: int, options: Any) -> ModelProto:
+        return _onnxmltools(self.model, "convert_lightgbm", width, options)
+
+    def _predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
+        """Return the predictions; those of a Booster are probabilities if it classifies."""
+        if hasattr(self.model, "booster_"):
+            return super()._predict(columns, outputs)
+        result = np.asarray(self.model.predict(self._rows(columns)))
+        if len(outputs) == 1:
+            return {outputs[0].tensor: result}
+        result = np.stack([1 - result, result], axis=1) if result.ndim == 1 else result
+        return {"probabilities": result, "label": result.argmax(axis=1)}
+
+
+class CatBoost(Booster):
+    """A model of CatBoost, which has its own export."""
+
+    packages = ("catboost",)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Return the model's names of the columns; () for the generated ones."""
+        names = tuple(map(str, self.model.feature_names_ or ()))
+        return () if names == tuple(str(i) for i in range(len(names))) else names
+
+    def _export(self, width: int, options: Any) -> ModelProto:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.onnx")
+            self.model.save_model(str(path), format="onnx", export_parameters=options)
+            return onnx.load_model(path)
+
+
+class Torch(Framework):
+    """A torch.nn.Module. Its inputs are the sample's arrays, in the order of `forward`."""
+
+    packages = ("torch", "onnxscript")
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model.eval())
+        self._example: tuple[Any, ...] = ()
+
+    def example(self, arrays: Arrays) -> None:
+        """Set the arrays that the export traces the module with."""
+        torch = importlib.import_module("torch")
+        self._example = tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays.values())
+
+    def _convert(self, inputs: dict[str, str], double: bool, options: Any) -> ModelProto:
+        torch = _import("torch", "torch")
+        rows = torch.export.Dim("batch")
+        program = torch.onnx.export(
+            self.model,
+            tuple(array[:2] for array in self._example),
+            **{
+                "input_names": list(inputs),
+                "dynamic_shapes": tuple({0: rows} for _ in inputs),
+                "opset_version": TORCH_OPSET,
+                "dynamo": True,
+                "verbose": False,
+            }
+            | options,
+        )
+        file = io.BytesIO()
+        program.save(file, external_data=False)
+        return onnx.load_model_from_string(file.getvalue())
+
+    def predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
+        """Return the module's outputs for the example. `columns` are empty."""
+        torch = importlib.import_module("torch")
+        with torch.no_grad():
+            results = self.model(*self._example)
+        results = results if isinstance(results, (tuple, list)) else (results,)
+        return {
+            output.tensor: result.numpy() for output, result in zip(outputs, results, strict=True)
+        }
+
+
+# the first package in the classes of an object; boosters' classes inherit scikit-learn's
+FRAMEWORKS: dict[str, type[Framework]] = {
+    "xgboost": XGBoost,
+    "lightgbm": LightGBM,
+    "catboost": CatBoost,
+    "torch": Torch,
+    "sklearn": ScikitLearn,
+}
+
+
+def open_model(model: Any, trust: bool = False) -> Framework | None:
+    """Return a model of a framework; None for one that is ONNX already.
+
+    `model`: an object, or a file or MLflow folder. `trust`: unpickle, which runs any code that the
+    file holds. Raise PackError for an object of no known framework.
+    """
+    if isinstance(model, (bytes, ModelProto)):
+        return None
+    if isinstance(model, str) and model.startswith("models:/"):
+        artifacts = _import("mlflow.artifacts", "")
+        return open_model(artifacts.download_artifacts(artifact_uri=model), trust)
+    if isinstance(model, (str, Path)):
+        return _open_file(Path(model), trust)
+    packages = [base.__module__.partition(".")[0] for base in type(model).__mro__]
+    for package, framework in FRAMEWORKS.items():
+        if package in packages:
+            return framework(model)
+    raise PackError(
+        f"a {type(model).__name__} cannot be packed; give an ONNX model, or a fitted model of "
+        f"{', '.join(FRAMEWORKS)}"
+    )
+
+
+def onnx_file(model: Any) -> Any:
+    """Return the ONNX file of an MLflow folder, and any other model as it is."""
+    if isinstance(model, (str, Path)) and Path(model, "MLmodel").is_file():
+        flavors = _flavors(Path(model))
+        return Path(model, flavors["onnx"]["data"]) if "onnx" in flavors else model
+    return model
+
+
+def convert(
+    framework: Framework, data: Reference | None, double: bool, options: Options
+) -> tuple[Reference, ModelProto]:
+    """Return the reference with the columns that the model takes, and the model as ONNX."""
+    if data is None:
+        raise PackError("a framework's model is converted for a sample of its inputs: give one")
+    if isinstance(framework, Torch):
+        framework.example(data.arrays)
+        data = data._replace(columns={})
+        inputs = {name: str(array.dtype) for name, array in data.arrays.items()}
+    else:
+        names = framework.feature_names
+        width = getattr(framework.model, "n_features_in_", None)
+        data = reference.select(reference.as_table(data, names), names, width)._replace(arrays={})
+        if names:
+            spelt = [Tensor(table.identifier(name), "float32", (None, 1)) for name in names]
+            table.match(list(map(table.identifier, data.columns)), spelt, data.name)
+        elif width:
+            table.match(list(data.columns), [Tensor("X", "float32", (None, width))], data.name)
+        inputs = {
+            name: "string" if table.is_text(cells) else "number"
+            for name, cells in data.columns.items()
+        }
+    return data, framework.convert(inputs, double, options)
+
+
+def _open_file(path: Path, trust: bool) -> Framework | None:
+    if path.suffix not in (*PICKLES, ".skops", ".json", ".ubj", ".txt", ".cbm"):
+        return _open_mlflow(path, trust) if (path / "MLmodel").is_file() else None
+    if not path.is_file():
+        raise PackError(f"{path}: no such file")
+    try:
+        if path.suffix in PICKLES:
+            return open_model(_unpickle(path, trust))
+        if path.suffix == ".skops":
+            return open_model(_read_skops(path, trust))
+        return _open_booster(path, {".txt": "lightgbm", ".cbm": "catboost"}.get(path.suffix, ""))
+    except PackError:
+        raise
+    except Exception as error:  # of the framework that reads the file
+        reason = " ".join(str(error).split())[:200]
+        raise PackError(f"{path.name} cannot be read: {reason}") from None
+
+
+def _open_booster(path: Path, package: str) -> Framework:
+    """Return the model in a booster's own file."""
+    if package == "lightgbm":
+        return LightGBM(_import("lightgbm", "boosters").Booster(model_file=path))
+    if package == "catboost":
+        catboost = _import("catboost", "boosters")
+        model = catboost.CatBoost().load_model(str(path))
+        kind = catboost.CatBoostClassifier if len(model.classes_) else catboost.CatBoostRegressor
+        return CatBoost(kind().load_model(str(path)))
+    return XGBoost(_import("xgboost", "boosters").Booster(model_file=path))
+
+
+def _open_mlflow(path: Path, trust: bool) -> Framework | None:
+    """Return the model of an MLflow folder, read by the framework and without MLflow."""
+    flavors = _flavors(path)
+    if "onnx" in flavors:
+        return None
+    flavor = next((name for name in (*FRAMEWORKS, "pytorch") if name in flavors), "")
+    if not flavor:
+        raise PackError(f"{path}: its flavors, {', '.join(flavors)}, cannot be packed")
+    if flavor == "pytorch":
+        torch = _import("torch", "torch")
+        _check_trust(path, trust)
+        return Torch(torch.load(path / "data" / "model.pth", weights_only=False))
+    fields = flavors[flavor]
+    file = path / (fields.get("data") or fields.get("pickled_model") or "model.pkl")
+    if file.suffix in (*PICKLES, ".skops"):
+        return _open_file(file, trust)
+    return _open_booster(file, flavor)
+
+
+def _flavors(path: Path) -> dict[str, Any]:
+    try:
+        flavors = yaml.safe_load((path / "MLmodel").read_text(encoding="utf-8"))["flavors"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        raise PackError(f"{path}/MLmodel cannot be read") from None
+    return dict(flavors)
+
+
+def _check_trust(path: Path, trust: bool) -> None:
+    if not trust:
+        raise PackError(
+            f"{path.name} is a pickle, and reading a pickle runs any code in it: pass --trust "
+            "(trust=True) if you trust its origin, or save the model with skops"
+        )
+
+
+def _unpickle(path: Path, trust: bool) -> Any:
+    _check_trust(path, trust)
+    return _import("joblib", "sklearn").load(path)
+
+
+def _read_skops(path: Path, trust: bool) -> Any:
+    skops = _import("skops.io", "sklearn")
+    unknown = skops.get_untrusted_types(file=path)
+    if unknown and not trust:
+        raise PackError(
+            f"{path.name} holds the types {', '.join(unknown)}, which skops does not know: pass "
+            "--trust (trust=True) if you trust its origin"
+        )
+    return skops.load(path, trusted=unknown)
+
+
+def _import(module: str, extra: str) -> Any:
+    """Import a module of a framework. Raise PackError, with how to install it, if it is absent."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        name = f"answerable[{extra}]" if extra else package
+        raise PackError(f"{package} is not installed: pip install '{name}'") from None
+
+
+def _onnxmltools(model: Any, converter: str, width: int, options: Options) -> ModelProto:
+    onnxmltools = _import("onnxmltools", "boosters")
+    types = importlib.import_module("onnxmltools.convert.common.data_types")
+    tensor = [("X", types.FloatTensorType([None, width]))]
+    convert = getattr(onnxmltools, converter)
+    graph: ModelProto = convert(
+        model, **{"initial_types": tensor, "target_opset": BOOSTER_OPSET, **options}
+    )
+    return graph
+
+
+def _register_booster(step: Any) -> None:
+    """Let skl2onnx convert a step of XGBoost or LightGBM by onnxmltools' converter."""
+    package, kind = type(step).__module__.partition(".")[0], type(step).__name__
+    if package not in ("xgboost", "lightgbm") or not hasattr(step, "predict"):
+        return
+    _import("onnxmltools", "boosters")
+    module, name = {
+        "xgboost": ("xgboost.operator_converters.XGBoost", "convert_xgboost"),
+        "lightgbm": ("lightgbm.operator_converters.LightGbm", "convert_lightgbm"),
+    }[package]
+    converters = importlib.import_module(f"onnxmltools.convert.{module}")
+    shapes = importlib.import_module("skl2onnx.common.shape_calculator")
+    classifies = hasattr(step, "predict_proba")
+    importlib.import_module("skl2onnx").update_registered_converter(
+        type(step),
+        f"{package}{kind}",
+        shapes.calculate_linear_classifier_output_shapes
+        if classifies
+        else shapes.calculate_linear_regressor_output_shapes,
+        getattr(converters, name),
+        options={"nocl": [True, False], "zipmap": [True, False, "columns"]} if classifies else {},
+    )
+
+
+def _with_integers(add_node: Any) -> Any:
+    """Return skl2onnx's add_node, for which True is 1."""
+
+    def add(*values: Any, **named: Any) -> Any:
+        return add_node(*values, **{k: int(v) if v is True or v is False else v
+                                    for k, v in named.items()})  # fmt: skip
+
+    return add
+
+
+def _rename_inputs(model: ModelProto, names: Sequence[str]) -> None:
+    """Give the inputs the columns' names, which skl2onnx spells otherwise."""
+    if len(model.graph.input) != len(names):
+        return
+    renames = {value.name: name for value, name in zip(model.graph.input, names, strict=True)}
+    for value in model.graph.input:
+        value.name = renames[value.name]
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renames.get(name, name)
+
+
+def _deterministic(model: ModelProto) -> ModelProto:
+    """Return the graph without what differs each time: names drawn at random, dates, paths."""
+    model.graph.name, model.doc_string = "model", ""
+    opsets = sorted(model.opset_import, key=lambda opset: str(opset.domain))
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    for item in _with_metadata(model):
+        del item.metadata_props[:]
+    return model
+
+
+def _with_metadata(model: ModelProto) -> Iterator[Any]:
+    graph = model.graph
+    yield from (model, graph, *graph.node, *graph.input, *graph.output)
+    yield from (*graph.value_info, *graph.initializer)

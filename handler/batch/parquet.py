@@ -1,0 +1,251 @@
+"""Parquet: read row groups of the contract's columns, and write predictions as columns."""
+
+# ruff: noqa: D102  (the base class has the docstrings)
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+
+from handler.batch import BatchError
+from handler.batch.plan import Options, Source
+from handler.batch.read import Chunk, Reader, row_pointer
+from handler.feature_types import FeatureType
+from handler.manifest import BY_CLASS, Output
+from handler.model_inputs import Array, Columns
+from handler.render import decide
+from handler.scoring import Scored, Scorer
+
+# its other pools keep what is freed: 20 MB of a process
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ModuleNotFoundError:
+    raise BatchError(
+        "Parquet needs pyarrow: install answerable[parquet], or set batch_parquet"
+    ) from None
+
+GROUP_ROWS = 1 << 16  # of the output
+DECODED_ROWS = 1 << 13  # of the input, at once
+DAY_MICROSECONDS = 86_400_000_000
+
+
+def _open(file: BinaryIO) -> Any:
+    try:
+        return pq.ParquetFile(file, buffer_size=1 << 20)
+    except (pa.ArrowException, OSError):
+        raise BatchError("the Parquet file is damaged") from None
+
+
+class ParquetReader(Reader):
+    """Row groups, without the columns that are not needed."""
+
+    is_columnar = True
+
+    def __init__(self, scorer: Scorer, source: Source, options: Options) -> None:
+        super().__init__(scorer, source, options)
+        self._types = [k for k in scorer.types if k.feature.name in source.columns]
+        names = {kind.feature.name for kind in self._types} | ({self.key} if self.key else set())
+        self._columns = [name for name in source.columns if name in names]
+
+    @classmethod
+    def header(cls, scorer: Scorer, file: BinaryIO, is_gzip: bool) -> tuple[list[str], str]:
+        schema = _open(file).schema_arrow
+        types = {kind.feature.name: kind for kind in scorer.types}
+        for field in schema:
+            kind = types.get(field.name)
+            if kind and not _fits(kind, field.type):
+                raise BatchError(
+                    f"the column {kind.feature.name} is {field.type}, and the contract has "
+                    f"{kind.name}"
+                )
+        return list(schema.names), ""
+
+    def chunks(self, file: BinaryIO, start: int, stop: int) -> Iterator[Chunk]:
+        opened = _open(file)
+        groups = range(start, min(stop, opened.num_row_groups))
+        number = 0
+        try:
+            for batch in opened.iter_batches(
+                DECODED_ROWS, groups, self._columns, use_threads=False
+            ):
+                for first in range(0, batch.num_rows, self.chunk_rows):
+                    rows = batch.slice(first, self.chunk_rows)
+                    numbers = range(number, number + rows.num_rows)
+                    keys = rows.column(self.key) if self.key else []
+                    yield Chunk(rows, numbers, keys, {})
+                    number += rows.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise BatchError("the Parquet file is damaged") from error
+
+    def validate(self, rows: Any) -> Columns:
+        columns = {k.feature.name: _values(k, rows.column(k.feature.name)) for k in self._types}
+        types = self.scorer.types
+        names = [kind.feature.name for kind in types]
+
+        def pointer_for(column: int, row: int) -> str:
+            return row_pointer(names[column], row)
+
+        if len(columns) == len(types) and all(isinstance(v, np.ndarray) for v in columns.values()):
+            tensors = {
+                tensor.name: np.stack(
+                    [
+                        columns[kind.feature.name]
+                        for kind in sorted(types, key=lambda kind: kind.feature.column)
+                        if kind.feature.input == tensor.name
+                    ],
+                    axis=1,
+                )
+                for tensor in self.scorer.manifest.inputs
+            }
+            return self.scorer.tensor_validator.columns(tensors, pointer_for)
+        lists = [
+            kind.from_tensor(values) if isinstance(values, np.ndarray) else values
+            for kind in types
+            for values in [columns.get(kind.feature.name, [None] * rows.num_rows)]
+        ]
+        return self.scorer.validator.validate_columns(lists, pointer_for)
+
+    def select(self, rows: Any, indices: list[int]) -> Any:
+        return rows.take(_array(np.array(indices, np.int64)))
+
+    def bytes_per_row(self, file: BinaryIO, rows: int) -> float:
+        count: int = _open(file).metadata.num_rows
+        return self.source.size / count
+
+
+def _fits(kind: FeatureType, dtype: Any) -> Any:
+    """Return whether a column's type may hold the values of a feature."""
+    if pa.types.is_dictionary(dtype):
+        dtype = dtype.value_type
+    if pa.types.is_null(dtype):
+        return kind.feature.nullable
+    is_text = pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
+    if kind.has_json_form:
+        return is_text or pa.types.is_date(dtype) or pa.types.is_timestamp(dtype)
+    if kind.is_string:
+        return is_text
+    if kind.name == "boolean":
+        return pa.types.is_boolean(dtype)
+    return any(
+        test(dtype) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    )
+
+
+def _values(kind: FeatureType, column: Any) -> Any:
+    """Return a column as the graph's numbers or strings; of ISO dates the list of texts."""
+    dtype = column.type
+    if pa.types.is_dictionary(dtype):
+        column = column.dictionary_decode()
+        dtype = column.type
+    if pa.types.is_null(dtype):
+        return column.to_pylist()
+    if pa.types.is_decimal(dtype):
+        column = column.cast(pa.float64())
+    if kind.has_json_form:
+        if not (pa.types.is_date(dtype) or pa.types.is_timestamp(dtype)):
+            return column.to_pylist()
+        moments = column.cast(pa.timestamp("us")).cast(pa.int64())
+        days = _to_numpy(moments) / DAY_MICROSECONDS
+        return days if kind.is_float else np.floor(days)
+    if kind.is_string or pa.types.is_boolean(dtype):
+        values = np.empty(len(column), object)
+        values[:] = column.to_pylist()
+        return values if kind.is_string or column.null_count else values.astype(bool)
+    return _to_numpy(column)
+
+
+def _to_numpy(column: Any) -> Array:
+    """Return the numbers of a column, NaN for null. Its `to_numpy` would import pandas: 70 MB."""
+    if column.null_count:
+        column = column.cast(pa.float64()).fill_null(np.nan)
+    return np.from_dlpack(column)
+
+
+def row_group_spans(file: BinaryIO, rows: float) -> Iterator[tuple[int, int]]:
+    """Yield ranges of row groups that have about so many rows."""
+    metadata = _open(file).metadata
+    start, count = 0, 0
+    for group in range(metadata.num_row_groups):
+        count += metadata.row_group(group).num_rows
+        if count >= rows or group + 1 == metadata.num_row_groups:
+            yield start, group + 1
+            start, count = group + 1, 0
+
+
+class ParquetWriter:
+    """Predictions as columns: row, key, id, one or more per output, and the model's version."""
+
+    suffix = ".parquet"
+
+    def __init__(self, scorer: Scorer, path: Path, has_key: bool) -> None:
+        self._outputs, self._path, self._has_key = scorer.manifest.outputs, path, has_key
+        self._version = scorer.manifest.version.encode()
+        self._writer: Any = None
+        self._tables: list[Any] = []
+        self._rows = 0
+
+    def write(self, numbers: Sequence[int], keys: Any, ids: list[bytes], scored: Scored) -> None:
+        """Add the predictions of a chunk."""
+        columns: dict[str, Any] = {"row": _array(np.asarray(numbers, np.int64))}
+        if self._has_key:
+            columns["key"] = keys
+        columns["id"] = _texts(b"".join(ids), len(ids))
+        for number, output in enumerate(self._outputs):
+            values = scored.outputs[number]
+            columns[output.name] = _output_column(output, number, scored)
+            if output.decision:
+                decisions = map(orjson.loads, decide(output, output.decision, values))
+                columns[f"{output.name}_decision"] = pa.array(list(decisions))
+        columns["model_version"] = _texts(self._version * len(ids), len(ids))
+        self._tables.append(pa.RecordBatch.from_pydict(columns))
+        self._rows += len(numbers)
+        if self._rows >= GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.Table.from_batches(self._tables)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._path, table.schema, use_dictionary=["model_version"]
+            )
+        self._writer.write_table(table)
+        self._tables, self._rows = [], 0
+
+    def close(self) -> None:
+        """Finish the file; without predictions there is none."""
+        if self._tables:
+            self._flush()
+        if self._writer:
+            self._writer.close()
+            self._writer = None
+
+
+def _array(values: Array) -> Any:
+    """Return a column of an array. `pa.array` would import pandas, which takes 70 MB."""
+    if values.dtype.kind not in "iuf":
+        return pa.array(values.tolist())
+    dtype, buffer = pa.from_numpy_dtype(values.dtype), pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(dtype, len(values), [None, buffer])
+
+
+def _texts(text: bytes, count: int) -> Any:
+    """Return a column of strings of one length, which `text` holds one after another."""
+    ends = np.arange(count + 1, dtype=np.int32) * (len(text) // count)
+    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(text))
+
+
+def _output_column(output: Output, number: int, scored: Scored) -> Any:
+    """Return an output as a column: a number or label, a struct of classes, or nested lists."""
+    values = scored.outputs[number]
+    if output.kind in BY_CLASS:
+        names = [str(label) for label in output.classes]
+        return pa.StructArray.from_arrays([_array(column) for column in values.T], names)
+    if output.kind in ("value", "label"):
+        return _array(values.ravel())
+    # runs may differ in their shapes
+    return pa.array([row for _, outputs in scored.runs for row in outputs[number].tolist()])

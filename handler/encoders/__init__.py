@@ -1,0 +1,1 @@
+"""Text and pictures -> the graph's tensors. Imported only by models with such features."""
