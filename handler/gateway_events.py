@@ -49,6 +49,7 @@ def parse_event(event: Any) -> Request:
             supports_binary_response=version is not None or "elb" in context,
             caller=_caller(context),
             synthetic=context.get("synthetic") is True,
+            has_upload_parameter="upload" in (event.get("queryStringParameters") or ""),
         )
     except (KeyError, TypeError, AttributeError, IndexError):
         request = None

@@ -74,6 +74,11 @@ def jobs_service(service: str) -> str:
     return f"{service}-jobs"
 
 
+def batch_service(service: str) -> str:
+    """Return the `service` dimension of the function that scores a service's batches."""
+    return f"{service}-batch"
+
+
 def directives(
     names: Iterable[str], dimensions: tuple[str, ...] = BY_VERSION
 ) -> list[dict[str, Any]]:

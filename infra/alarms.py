@@ -9,6 +9,7 @@ errors and grows with traffic, so it works at ten requests a day and at a hundre
 A period without requests has no errors, so missing data is not breaching.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import aws_cdk as cdk
@@ -31,6 +32,8 @@ from infra.suppress_nag import suppress_nag
 # A month's error budget spent in two days pages somebody; spent in five days it makes a ticket.
 FAST_BURN, SLOW_BURN = 14.4, 6.0
 SLACK_POLICY = "CloudWatchReadOnlyAccess"
+# server errors of a new version, and times the old version's share, that are no reason to roll back
+CANARY_ERRORS, OLD_FACTOR = 3, 3
 RUNBOOK = "docs/runbook.md"
 DAY_MINUTES = 1440
 MIN_OUTCOMES = 10  # of a day, below which their mean says nothing
@@ -135,13 +138,27 @@ def _metric(
 
 
 def excess(
-    bad: cloudwatch.Metric, requests: cloudwatch.Metric, allowance: float, at_least: int = 0
+    bad: cloudwatch.Metric,
+    requests: cloudwatch.Metric,
+    allowance: float,
+    at_least: int = 0,
+    of_all_versions: Sequence[cloudwatch.Metric] = (),
 ) -> cloudwatch.MathExpression:
-    """Return the count of `bad` over the larger of `allowance` x requests and `at_least`."""
+    """Return the count of `bad` over the larger of `allowance` x requests and `at_least`.
+
+    `of_all_versions`: `bad` and `requests` of the old version too. Then OLD_FACTOR times what the
+    old version's share predicts is allowed as well.
+    """
     allowed = f"requests * {allowance:.6g}"
+    expression = f"bad - IF({allowed} > {at_least}, {allowed}, {at_least})"
+    using = {"bad": bad, "requests": requests}
+    if of_all_versions:
+        using |= dict(zip(("all_bad", "all_requests"), of_all_versions, strict=True))
+        old_requests = "IF(all_requests > requests, all_requests - requests, 1)"
+        expression += f" - {OLD_FACTOR} * (all_bad - bad) * requests / {old_requests}"
     return cloudwatch.MathExpression(
-        expression=f"bad - IF({allowed} > {at_least}, {allowed}, {at_least})",
-        using_metrics={"bad": bad, "requests": requests},
+        expression=expression,
+        using_metrics=using,
         period=bad.period,
         label=f"{bad.metric_name} over what is allowed",
     )
@@ -260,7 +277,14 @@ class ServiceAlarms(Construct):
 
 
 class CanaryAlarms(Construct):
-    """The alarms that roll a new version back: of its own metrics alone, not of the old version's.
+    """The alarms that roll a new version back.
+
+    A caller who knows a request that fails could roll back any release. Such a request fails in
+    both versions, and Lambda sends each call to a random one. So errors count only beyond
+    OLD_FACTOR times the old version's share, and beyond CANARY_ERRORS. They are summed over the
+    whole bake: with a tenth of the traffic, the chance of an alarm is under 0.2 % however many
+    requests fail in both versions. In the last steps of a linear rollout the old version has too
+    few requests to compare with. No input is known to crash a version, so crashes are not compared.
 
     The version's number is part of each name, so a new version gets new alarms. An alarm that
     stayed would still be in ALARM from the failed version when the fix is deployed, and CodeDeploy
@@ -284,6 +308,12 @@ class CanaryAlarms(Construct):
                 self, f"v{version}-{name}", text, metric, notify=None, id=name, **options
             )
 
+        def more_than_old(name: str, share: float, at_least: int) -> cloudwatch.MathExpression:
+            service = {"service": context.settings.service}
+            bad, requests = (context.record(n, minutes=bake) for n in (name, metrics.REQUESTS))
+            both = [context.record(n, "Sum", bake, service) for n in (name, metrics.REQUESTS)]
+            return excess(bad, requests, share, at_least, of_all_versions=both)
+
         # Crashes and server errors are two alarms, not one sum: metric math has no value where one
         # of its metrics has none, and a version that fails at init never writes a record.
         self.alarms = [
@@ -299,22 +329,16 @@ class CanaryAlarms(Construct):
             alarm(
                 "server-errors",
                 "The new version answers with 5xx, which are no errors to Lambda.",
-                excess(
-                    context.record(metrics.SERVER_ERRORS),
-                    context.record(metrics.REQUESTS),
-                    allowance,
-                ),
+                more_than_old(metrics.SERVER_ERRORS, allowance, CANARY_ERRORS),
+                periods=1,
             ),
             alarm(
                 "client-errors",
                 "The new version refuses what clients send.",
-                excess(
-                    context.record(metrics.CLIENT_ERRORS, minutes=2),
-                    context.record(metrics.REQUESTS, minutes=2),
-                    limits.client_error_max_percent / 100,
-                    at_least=5,  # one client's mistake is no reason for a rollback
+                more_than_old(
+                    metrics.CLIENT_ERRORS, limits.client_error_max_percent / 100, at_least=5
                 ),
-                periods=max(1, bake // 2),
+                periods=1,
             ),
             alarm(
                 "latency",

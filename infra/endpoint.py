@@ -37,7 +37,7 @@ ACCESS_LOG = {
 
 
 class EndpointMetrics(NamedTuple):
-    """The metrics Count, 4XXError, 5XXError and Latency. `names`: those that are named otherwise."""
+    """The metrics Count, 4XXError, 5XXError and Latency. `names`: other names."""
 
     namespace: str
     dimensions: dict[str, str]

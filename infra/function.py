@@ -28,6 +28,7 @@ class ModelFunction(Construct):
         manifest: Manifest,
         entry_point: str,
         timeout: cdk.Duration,
+        parquet: bool = False,
     ) -> None:
         super().__init__(scope, id)
         self.log_group = log_group(self, "Logs", settings)
@@ -43,7 +44,7 @@ class ModelFunction(Construct):
         self.function = lambda_.DockerImageFunction(
             self,
             "Function",
-            code=image.code(self, settings, manifest, entry_point),
+            code=image.code(self, settings, manifest, entry_point, parquet),
             description=f"{manifest.name} {manifest.version}, {settings.stage}"[:256],
             architecture=(
                 lambda_.Architecture.ARM_64

@@ -192,6 +192,29 @@ class Settings(BaseModel):
     # workers at the same time
     job_concurrency: Annotated[int, Field(ge=2, le=1000)] = 10
 
+    # POST /batches and uploads: score whole files, with a bucket and a state machine
+    batch: bool = False
+    # a bucket that sends its events to EventBridge, instead of one that the stack makes; inputs are
+    # under input/, runs under runs/
+    batch_bucket: Annotated[str, Field(pattern=r"^([a-z0-9.-]{3,63})?$")] = ""
+    # other buckets that an input may be in
+    batch_input_buckets: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]{3,63}$")], ...] = ()
+    # how long the stack's bucket keeps inputs and runs
+    batch_retention_days: Annotated[int, Field(ge=1)] = 30
+    # MB of a worker
+    batch_memory: Annotated[int, Field(ge=512, le=10240)] = 1769
+    # workers at the same time; the account's concurrency is shared with the API
+    batch_concurrency: Annotated[int, Field(ge=1, le=10000)] = 100
+    # of a run's parts, before it stops; a run without a part fails in any case, and can be resumed
+    batch_max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 0
+    # of a part's rows, before the run fails
+    batch_max_refused_percent: Annotated[float, Field(ge=0, le=100)] = 5
+    # for uploads: the column that the output repeats, and whether unknown columns are skipped
+    batch_key: str = ""
+    batch_ignore_unknown: bool = False
+    # read Parquet; the batch function then has an image with pyarrow
+    batch_parquet: bool = False
+
     # the version of the secret that signs prediction ids; a higher number makes a new secret, and
     # ids signed with the one before are still accepted
     prediction_id_key_version: Annotated[int, Field(ge=1)] = 1

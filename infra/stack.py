@@ -19,6 +19,7 @@ from infra.alarms import (
 )
 from infra.api import Api
 from infra.archive import Archive
+from infra.batch import Batch, failure_alarm
 from infra.dashboard import Dashboard
 from infra.drift import DriftMonitor
 from infra.function import ModelFunction
@@ -111,12 +112,17 @@ class ModelStack(cdk.Stack):
             alarms += canary.alarms
             cdk.CfnOutput(self, "Application", value=rollout.group.application.application_name)
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
-        drift = DriftMonitor(self, "Drift", context, worker)
+        batch = None
+        if settings.batch:
+            batch = Batch(self, "Batch", settings=settings, manifest=manifest, scoring=scoring)
+            batch.worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
+            alarms.append(failure_alarm(batch, context))
+        workers = [function for function in (worker, batch and batch.worker) if function]
+        drift = DriftMonitor(self, "Drift", context, workers)
         outcomes = OutcomeAlarms(self, "Outcomes", context)
         rollback = Rollback(self, "Rollback", context, drift, outcomes, worker, rollout)
         if settings.archive:
-            functions = [scoring, *([worker] if worker else [])]
-            alarms.append(Archive(self, "Archive", context, functions).alarm)
+            alarms.append(Archive(self, "Archive", context, [scoring, *workers]).alarm)
         alarms += [*rollback.alarms, *drift.alarms, *outcomes.alarms]
         Dashboard(self, "Dashboard", context, alarms)
         cdk.CfnOutput(self, "Url", value=endpoint.url)

@@ -49,7 +49,7 @@ from ._pydantic_core import (
 OTHER_NAMES = """
 
 def __getattr__(name):
-    if name == "_whole" or (name[:2] == "__" and name != "__all__"):
+    if name == "_whole":
         raise AttributeError(name)
     from importlib import import_module
 

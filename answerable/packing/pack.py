@@ -105,8 +105,7 @@ def pack(
         model_file = _model_file(frameworks.onnx_file(model), Path(folder))
         source = graph.read(model_file)
         statement = _statement(contract, Path(folder))
-        contract_folder = Path(contract if isinstance(contract, (Path, str)) else "x").parent
-        encoded = encoders.prepare(source, statement.features, contract_folder)
+        encoded = encoders.prepare(source, statement.features, _folder(model))
         originals, notes = _originals(model_file, source, encoded, optimize)
         source, inputs = encoded.source, encoded.inputs
         data = encoded.name_pictures(data)
@@ -266,6 +265,11 @@ def _statement(
     file = folder / "contract.yaml"  # JSON is YAML
     file.write_text(json.dumps(contract), encoding="utf-8")
     return contract_file.read(file)
+
+
+def _folder(model: Any) -> Path:
+    """Return the folder of the model's file; of a model that is no file, the current one."""
+    return Path(model).parent if isinstance(model, (Path, str)) else Path()
 
 
 def _producer(source: graph.Source) -> str:

@@ -264,7 +264,7 @@ def test_a_first_deployment_of_a_broken_version_fails(
     assert url.calls == []
 
 
-def test_a_refused_client_is_told_the_permission(
+def test_a_403_names_the_missing_permission(
     project: Path, account: Callable[..., Account], template: Template, capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -78,19 +78,18 @@ class Play:
         (template,) = cdk.OUTPUT.glob("*.template.json")
         return 0 if self.account.deploy(json.loads(template.read_text())) else 1
 
-    def deploy(self, image: str, *settings: str) -> int:
+    def deploy(self, image: str, *settings: str, options: Sequence[str] = ()) -> int:
         """`answerable deploy dev` in a checkout of the version."""
         folder = Path("model_artifacts/diabetes")
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.images[image], folder)
         parser = argparse.ArgumentParser()
         deploy.add_arguments(parser)
-        options = [
-            word for setting in (f"image_tag={image}", *settings) for word in ("-c", setting)
-        ]
+        settings = f"image_tag={image}", *settings
+        words = [*options, *(word for setting in settings for word in ("-c", setting))]
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            args = parser.parse_args(["dev", *options])
+            args = parser.parse_args(["dev", *words])
             code = commands.run("deploy", deploy.main, args, self._cdk, self.account.client, _ok)
         self.output = out.getvalue()
         return code
@@ -269,6 +268,58 @@ def test_the_worker_moves_when_the_canary_has_passed(play: Play) -> None:
     assert play.deploy("1.0.1") == 0
     assert seen == [(("1", {"2": 0.1}), ("1", {}))] * 5
     assert (play.live, account.alias("JobsWorkerName")[0]) == ("2", "2")
+
+
+def test_jobs_of_a_canary_are_scored_by_the_worker_that_has_passed(play: Play) -> None:
+    account = play.account
+    assert play.deploy("1.0.0") == 0
+    results = []
+
+    def submit() -> None:
+        for _ in range(10):  # one of them is accepted by the new version
+            assert account.predict(next(account.bodies), "/jobs")["statusCode"] == 202
+            results.append(account.work())
+
+    account.before_minute = submit
+    assert play.deploy(CRASHING) == 1
+    assert play.deploy("1.0.1") == 0
+    assert set(results) == {"1.0.0"}
+    submit()
+    assert results[-1] == "1.0.1"
+    assert play.release("rollback") == 0
+    submit()
+    assert results[-1] == "1.0.0"
+    keys = [key for key in account.memory.written if key.endswith("result.json")]
+    assert len(keys) == len(set(keys)) == len(results)
+
+
+def test_too_little_traffic_goes_back_from_all_of_the_traffic(play: Play) -> None:
+    settings = "low_traffic_policy=fail", "minimum_requests=1000"
+    assert play.deploy("1.0.0", *settings) == 0
+    assert play.deploy("1.0.1", *settings) == 1
+    assert "HOOK_EXECUTION_FAILURE: CodeDeployHook_diabetes-dev_after" in play.account.failures[-1]
+    assert play.live_model == "1.0.0"
+    play.agrees()
+    assert play.deploy("1.0.1") == 0, (play.output, play.account.failures)
+    play.agrees()
+
+
+def test_jobs_and_the_rollout_come_and_go(play: Play) -> None:
+    changes = (
+        ("jobs=false",),
+        ("jobs=true",),
+        ("jobs=true", "rollout=all-at-once"),
+        ("jobs=true",),
+        ("jobs=false",),
+    )
+    for number, settings in enumerate(changes):
+        image, options = GOOD[number % len(GOOD)], ["--yes-remove", "jobs"]
+        assert play.deploy(image, *settings, options=options) == 0, (
+            play.output,
+            play.account.failures,
+        )
+        assert play.live_model == image
+        play.agrees()
 
 
 def test_a_rollback_during_a_canary_stops_it(play: Play) -> None:

@@ -73,7 +73,7 @@ def test_a_wrong_value_is_one_line(context: dict[str, object], line: str) -> Non
     assert line in told
 
 
-def test_every_wrong_value_is_told_at_once() -> None:
+def test_every_wrong_value_is_reported_at_once() -> None:
     with pytest.raises(SettingsError) as error:
         settings.read({"memory": 1, "stage": "?", "auth": "x"})
     assert len(str(error.value).splitlines()) == 3

@@ -196,8 +196,9 @@ TABLE = [
     ("drift_history_days", "rest", "AWS::Logs::LogGroup", '"RetentionInDays": 731'),
     ("log_level", "rest", LAMBDA, '"LOG_LEVEL": "DEBUG"'),
 ]
-# test_image.py: it is an argument of the image's build
+# test_image.py has base_image, an argument of the image's build; test_batch.py has batches
 ELSEWHERE = {"model", "stage", "base_image"}
+ELSEWHERE |= {name for name in Settings.model_fields if name.startswith("batch")}
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -32,9 +33,8 @@ ROOT = Path(os.environ.get("MUTANTS_ROOT", Path.cwd()))
 FOLDER = ROOT / "build/mutants"
 TREE = FOLDER / "tree"  # a copy, so that no mutation is ever in the work tree
 COVERAGE, SECONDS = FOLDER / "coverage.sqlite", FOLDER / "seconds.json"
-MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("handler/**/*.py"))
-LIBRARIES = ("botocore.session", "boto3", "hypothesis.strategies", "moto", "numpy", "onnx.helper")
-TIMEOUT = 300  # seconds of wall time, for a mutant that loops
+LIBRARIES = ("boto3", "moto", "numpy", "onnx.helper", "pydantic_core", "scipy.stats")
+CPU_SECONDS, WALL_SECONDS = 120, 900  # for a mutant that loops, or waits
 MAX_BYTES = 16 << 30  # of address space, for a mutant that allocates
 KILLED = 0.92  # that a sample must reach
 PYTEST = ["-p", "no:cacheprovider", "-p", "no:xdist", "-x", "-q", "--no-header", "--tb=no"]
@@ -94,50 +94,86 @@ def read_coverage() -> dict[str, dict[int, list[str]]]:
     return tests
 
 
-def tests_of(mutation: Mutation, lines: dict[int, list[str]]) -> list[str]:
-    """Return the tests that execute a mutated line; of a line that an import executes, the
-    module's.
+def tests_of(module: str, mutation: Mutation, lines: dict[int, list[str]]) -> list[list[str]]:
+    """Return the tests that execute a mutated line, first those of the file that is named alike.
+
+    A line that only an import executes has all tests of its module.
     """
     names: Iterable[str] = [
         name
         for line in range(mutation.line, mutation.last_line + 1)
         for name in lines.get(line, ())
     ]
-    return [*dict.fromkeys(names or (name for tests in lines.values() for name in tests))]
+    tests = [*dict.fromkeys(names or (name for tests in lines.values() for name in tests))]
+    files = Counter(test.partition("::")[0] for test in tests)
+    stem = Path(module).stem.strip("_")
+    first = max(files, key=lambda file: (stem in file, files[file]), default="")
+    own = [test for test in tests if test.startswith(f"{first}::")]
+    return [part for part in (own, [test for test in tests if test not in {*own}]) if part]
 
 
-def survives(module: str, mutation: Mutation, tests: list[str], number: int) -> bool:
-    """Return whether all tests pass with a mutation."""
+class FirstFailure:
+    """A pytest plugin that writes the first test that fails, or the file that cannot be loaded."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            os.write(self._descriptor, f"{report.nodeid}\n".encode())
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            os.write(self._descriptor, f"{report.nodeid}\n".encode())
+
+
+def mutate(module: str, mutation: Mutation, tests: list[list[str]], number: int) -> str:
+    """Return the first test that fails with a mutation; "" if all pass."""
     path = TREE / module
     source = path.read_bytes()
     path.write_bytes(mutation.apply(source))
     # a second of its own, by which a .pyc is known to be another version's
     os.utime(path, (number, number))
     try:
-        pid = os.fork()
-        if pid == 0:
-            os._exit(_run(tests))
-        return _wait(pid) == 0
+        return next(filter(None, map(first_failure, tests)), "")
     finally:
         path.write_bytes(source)
 
 
-def _run(tests: list[str]) -> int:
-    """Run the tests in a forked process; return 0 if all of them pass."""
+def first_failure(tests: list[str]) -> str:
+    """Return the first test that fails in a forked process, or why that ended; "" if all pass."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(_run(tests, writing))
+    os.close(writing)
+    code = _wait(pid)
+    with open(reading) as pipe:
+        failed = pipe.readline().strip()
+    if code in (0, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        if code:
+            raise SystemExit(f"pytest cannot run {tests[:3]}")
+        return ""
+    return failed or f"it ended with {code}"
+
+
+def _run(tests: list[str], descriptor: int) -> int:
+    """Run the tests in a forked process; return pytest's code."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
     try:
-        return int(pytest.main([*PYTEST, *tests]))
+        return int(pytest.main([*PYTEST, *tests], plugins=[FirstFailure(descriptor)]))
     except BaseException:
         return 1
 
 
 def _wait(pid: int) -> int:
     """Return a child's exit code, 1 for one that was killed because it did not end."""
-    end = time.monotonic() + TIMEOUT
+    end = time.monotonic() + WALL_SECONDS
     while time.monotonic() < end:
         finished, status = os.waitpid(pid, os.WNOHANG)
         if finished:
@@ -173,22 +209,29 @@ def main() -> None:
     covered = read_coverage()
     mutations = [
         (module, mutation)
-        for module in MODULES
-        if module.startswith(args.only)
-        for mutation in find_mutations((TREE / module).read_bytes())
+        for path in sorted(TREE.glob("handler/**/*.py"))
+        if (module := path.relative_to(TREE).as_posix()).startswith(args.only)
+        for mutation in find_mutations(path.read_bytes())
     ]
     sample = random.Random(args.seed).sample(mutations, min(args.count, len(mutations)))
-    survivors = 0
+    survivors, killers = 0, []
     for number, (module, mutation) in enumerate(sample, 1):
-        tests = tests_of(mutation, covered.get(module, {}))
-        if not tests or survives(module, mutation, tests, number):
-            survivors += 1
-            place = f"{module}:{mutation.line}"
-            print(
-                f"{place}: {mutation.before} -> {mutation.after} ({len(tests)} tests)", flush=True
-            )
+        tests = tests_of(module, mutation, covered.get(module, {}))
+        if killer := mutate(module, mutation, tests, number):
+            killers.append(killer)
+            print(f"{number} killed by {killer}", file=sys.stderr, flush=True)
+            continue
+        survivors += 1
+        place = f"{module}:{mutation.line}"
+        print(
+            f"{place}: {mutation.before} -> {mutation.after} ({sum(map(len, tests))} tests)",
+            flush=True,
+        )
+    named = sorted({killer for killer in killers if "::" in killer})
+    if failed := first_failure(named):
+        raise SystemExit(f"{failed} fails without a mutation too")
     killed = 1 - survivors / len(sample)
-    print(f"{len(sample) - survivors} of {len(sample)} killed ({killed:.1%}), seed {args.seed}")
+    print(f"{len(killers)} of {len(sample)} killed ({killed:.1%}), seed {args.seed}")
     sys.exit(killed < KILLED)
 
 

@@ -139,7 +139,7 @@ def test_a_wrong_manifest_is_not_served(
     "A damaged model is deployed",
     "The function stays up and answers 503 to each call; one CRITICAL line has the reason",
 )
-def test_lambda_hears_of_a_damaged_model(copy: Path) -> None:
+def test_a_damaged_model_is_reported_to_lambda(copy: Path) -> None:
     empty(copy / "model.onnx")
     with Environment(copy) as environment:
         assert environment.invoke(PING).status == 503

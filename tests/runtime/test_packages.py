@@ -69,6 +69,7 @@ import sys
 import pydantic_core
 assert "pydantic_core._whole" not in sys.modules
 assert pydantic_core.to_json({"a": 1}) == b'{"a":1}'
+assert pydantic_core.__version__ and pydantic_core.PydanticUndefined
 assert pydantic_core.core_schema.int_schema() == {"type": "int"}
 from aws_lambda_powertools import Logger
 Logger(service="test").info("hello")

@@ -1,4 +1,4 @@
-"""The probe of the way back, and the rollback by alarm, as EventBridge calls them."""
+"""The rollback probe, and the rollback by alarm, as EventBridge calls them."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -349,7 +349,7 @@ def test_it_does_not_go_to_a_version_that_would_not_do(
     assert "SENTINEL" not in json.dumps(on_alarm(made, capsys, "no rollback", told))
 
 
-def test_a_conflict_is_told_and_not_overwritten(account: Make, capsys: Capture) -> None:
+def test_a_conflict_is_reported_and_not_overwritten(account: Make, capsys: Capture) -> None:
     made = account()
     made.alias()
     made.deployments()
@@ -380,7 +380,9 @@ def test_a_strange_event_raises_nothing(account: Make, capsys: Capture, event: A
     assert step.startswith("stopped: it failed: ")
 
 
-def test_what_could_not_be_told_is_an_error_of_the_function(account: Make, capsys: Capture) -> None:
+def test_a_result_that_could_not_be_reported_is_an_error_of_the_function(
+    account: Make, capsys: Capture
+) -> None:
     """Lambda calls again, and the second time says that another version is live by now."""
     made = account()
     made.alias("2")

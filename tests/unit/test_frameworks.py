@@ -6,6 +6,8 @@ The other frameworks are not in the project's environment: tests/frameworks has 
 import gzip
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -28,11 +30,14 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 import answerable
+from answerable.__main__ import main
 from answerable.packing.pack import Packed
 from handler.manifest import public_document
+from handler.release import golden
 from tests.zoo.registry import FILES
 
 ROWS = 200
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)
@@ -291,6 +296,41 @@ def test_mlflow_folder_is_read_without_mlflow() -> None:
     assert "its flavors, prophet, cannot be packed" in refused("run", frame)
     Path("run/MLmodel").write_text("flavors")
     assert "MLmodel cannot be read" in refused("run", frame)
+
+
+def test_cancer_example_decides_and_has_outcomes_worth_money() -> None:
+    runpy.run_path(str(EXAMPLES / "breast_cancer/train.py"))["main"]("artifacts")
+    model = answerable.load("artifacts/breast-cancer")
+    manifest = model.manifest
+    assert manifest.lineage.parity is not None
+    assert manifest.lineage.parity.max_difference < 1e-5
+    assert manifest.lineage.metrics["held_out_recall"] > 0.95
+    assert manifest.outcome_value is not None
+    assert manifest.outcome_value.outcomes["benign"]["malignant"] == -60000
+    (line,) = [r for r in golden.read(model.directory) if r.name == "row 1 of the sample"]
+    assert line.prediction["probabilities_decision"] == "biopsy"
+
+
+def test_written_contract_states_nothing_and_can_be_edited() -> None:
+    frame = customers()
+    model = pipeline(frame)
+    joblib.dump(model, "model.joblib")
+    frame.to_parquet("data.parquet")
+    words = ["pack", "model.joblib", "--trust", "--reference", "data.parquet", "--name", "model"]
+    words += ["--version", "1.0.0", "--owner", "tests", "--reason", "a test", "--threads", "1"]
+    assert main([*words, "--write-contract", "contract.toml"]) == 0
+    inferred = answerable.load("model").manifest
+    assert main([*words, "--contract", "contract.toml"]) == 0  # the same content
+    assert answerable.load("model").manifest.features == inferred.features
+    text = Path("contract.toml").read_text()
+    assert '[features."age (years)"]\n# type = "number"' in text
+    assert '# categories = ["basic", "plus", "pro"]' in text
+    Path("contract.toml").write_text(re.sub(r"# (?=\w+ = .)|# (?=\[)", "", text))
+    assert main([*words, "--contract", "contract.toml", "--replace"]) == 0
+    edited = answerable.load("model").manifest
+    assert edited.outputs[1].decision is not None
+    assert edited.features[0].maximum == inferred.features[0].maximum
+    assert main([*words, "--write-contract", "contract.toml"]) == 2  # it exists
 
 
 def test_what_is_no_model_is_refused() -> None:

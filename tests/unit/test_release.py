@@ -74,7 +74,7 @@ def test_a_rollback_proves_moves_and_says_how_to_pin(account: Make, capsys: Capt
     assert {qualifier for qualifier, _ in made.functions.calls} == {"2"}
 
 
-def test_it_can_be_told_where_to(account: Make) -> None:
+def test_rollback_to_a_given_version_moves_there(account: Make) -> None:
     made = account(group=False)
     made.alias()
     made.version("1")
@@ -415,7 +415,7 @@ def test_prune_finds_nothing_to_do(account: Make, capsys: Capture) -> None:
     assert run(account(), "prune", "--keep", "0") == 1
 
 
-def test_an_image_that_ecr_keeps_is_told(account: Make, capsys: Capture) -> None:
+def test_an_image_that_ecr_keeps_is_reported(account: Make, capsys: Capture) -> None:
     made = account()
     made.alias("1")
     made.history()

@@ -183,7 +183,7 @@ def test_a_graph_without_rows_is_run_by_instance(tmp_path: Path) -> None:
         ({"t": [[1, 2], [3, 4]], "u": 1}, "/instances/0", "unknown_field"),
     ],
 )
-def test_a_tensor_s_breach_is_told_at_its_element(
+def test_a_violation_in_a_tensor_points_to_its_element(
     tmp_path: Path, instance: Any, pointer: str, code: str
 ) -> None:
     scorer = sums(tmp_path, [None, 2, 2])
