@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the graph (default: extended, which any CPU runs; all is faster for convolutions, but "
         "tuned to the CPU of this machine: use it if the function's is the same)")
     add("--tolerance", type=float, metavar="X", help="how far answers may be from the original's, "
-        "relative above 1 (default: 1e-5)")
+        "relative above 1 (default: 1e-5 from the graph's, 1e-4 from those of --expected or a "
+        "framework)")
     add("--expected", type=Path, metavar="FILE", help="the original model's predictions on the "
         "reference, in the forms of --reference, to compare with; those of a framework's model "
         "are computed")

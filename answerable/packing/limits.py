@@ -15,7 +15,8 @@ from handler.manifest import BatchMode, Limits, Output, Shape, Tensor, row_shape
 MAX_ROWS = 1000
 MAX_BODY_BYTES = 6_000_000  # of Lambda's 6 MiB, the rest is the gateway's envelope
 MIN_BODY_BYTES = 16 * 1024
-MAX_PIXELS = 2**28  # of all pictures of a request, before they are resized
+# of all pictures of a request, before they are resized: decoding PNG takes 10 ns of CPU a pixel
+MAX_PIXELS = 2**26
 MAX_PICTURE_BYTES, MIN_PICTURE_BYTES = 2**26, 2**10  # of them, resized; of one with its object
 MIN_FREE_LENGTH = 512  # that is allowed on a free axis other than the rows
 ROW_OVERHEAD_BYTES = 200  # a prediction's id, and some room

@@ -59,7 +59,7 @@ def cloud(
     answerable: Tools, tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cloud]:
     with account(answerable, tmp_path_factory.mktemp("cloud")) as running:
-        running.cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}", tree=tree)
+        running.cdk("bootstrap", f"aws://{ACCOUNT}/{REGION}", "-c", "model=digits", tree=tree)
         yield running
 
 

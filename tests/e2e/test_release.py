@@ -215,7 +215,7 @@ def test_there_and_back_and_on(
     found = cloud.ask("Probe", scheduled)
     assert (found["RollbackUnavailable"], found["steps"]) == (
         1,
-        ["version 2 is live; before it was 1"],
+        ["the stack has version 3", "version 2 is live; before it was 1"],
     )
     assert "its image is gone" in found["reason"]
 

@@ -196,8 +196,9 @@ TABLE = [
     ("drift_history_days", "rest", "AWS::Logs::LogGroup", '"RetentionInDays": 731'),
     ("log_level", "rest", LAMBDA, '"LOG_LEVEL": "DEBUG"'),
 ]
-# test_image.py has base_image, an argument of the image's build; test_batch.py has batches
-ELSEWHERE = {"model", "stage", "base_image"}
+# test_options.py has bootstrap_qualifier, which is of the template's metadata; test_image.py has
+# base_image, an argument of the image's build; test_batch.py has batches
+ELSEWHERE = {"model", "stage", "base_image", "bootstrap_qualifier"}
 ELSEWHERE |= {name for name in Settings.model_fields if name.startswith("batch")}
 
 

@@ -40,6 +40,7 @@ def test_a_wrong_answer_is_noticed(answer: dict[str, Any], problem: str) -> None
     assert problem in soak.one_call(Service(), call, ids, Counter())  # type: ignore[arg-type]
 
 
-def test_growth_is_of_the_peaks_of_the_first_and_the_last_quarter() -> None:
-    samples = [[100, 50], [104, 50], [300, 50], [90, 10], [1, 1], [1, 1], [103, 50], [110, 55]]
-    assert soak.growth(samples) == pytest.approx([110 / 104 - 1, 0.1])
+def test_growth_is_of_the_medians_of_the_first_and_the_last_quarter() -> None:
+    first, last = [[100, 50], [900, 50], [102, 50]], [[104, 55], [1, 55], [900, 80]]
+    samples = [*first, *[[1, 1]] * 6, *last]
+    assert soak.growth(samples) == pytest.approx([104 / 102 - 1, 0.1])

@@ -23,6 +23,7 @@ from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -187,10 +188,14 @@ class Service:
 
 
 def growth(samples: Sequence[Sequence[int]]) -> list[float]:
-    """Return by how much each environment's peak grew from its first quarter to its last."""
+    """Return by how much each environment's memory grew from its first quarter to its last.
+
+    Medians, because a sample may fall into a call with a large body.
+    """
     quarter = max(1, len(samples) // 4)
     return [
-        max(values[-quarter:]) / max(values[:quarter]) - 1 for values in zip(*samples, strict=True)
+        median(values[-quarter:]) / median(values[:quarter]) - 1
+        for values in zip(*samples, strict=True)
     ]
 
 

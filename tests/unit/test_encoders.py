@@ -383,3 +383,13 @@ def test_a_smaller_limit_of_pictures_is_a_major_change(picture: scoring.Scorer) 
         picture.manifest, picture.manifest._replace(features=(smaller,))
     )
     assert [change.level for change in changes] == [compatibility.MAJOR]
+
+
+@pytest.mark.fault(
+    "As many pictures as a request may hold, of as many pixels as each may have",
+    "They are decoded in less than a second of CPU: pack limits the rows by their pixels",
+)
+def test_the_pixels_of_a_request_are_limited(picture: scoring.Scorer) -> None:
+    limits, (feature,) = picture.manifest.limits, picture.manifest.features
+    assert feature.image
+    assert limits.rows * feature.image.max_pixels <= 2**26
