@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import aws_cdk as cdk
+from aws_cdk import aws_chatbot as chatbot
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_iam as iam
@@ -22,12 +23,15 @@ from constructs import Construct
 
 from handler import metrics
 from handler.manifest import Manifest
+from infra.encryption import key
+from infra.endpoint import EndpointMetrics
 from infra.function import ALIAS, ModelFunction
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
 # A month's error budget spent in two days pages somebody; spent in five days it makes a ticket.
 FAST_BURN, SLOW_BURN = 14.4, 6.0
+SLACK_POLICY = "CloudWatchReadOnlyAccess"
 # server errors of a new version, and times the old version's share, that are no reason to roll back
 CANARY_ERRORS, OLD_FACTOR = 3, 3
 RUNBOOK = "docs/runbook.md"
@@ -44,13 +48,12 @@ class MonitoringContext(NamedTuple):
     scoring: ModelFunction
     page: sns.ITopic
     ticket: sns.ITopic
+    endpoint: EndpointMetrics
 
     def gateway(self, name: str, statistic: str = "Sum", minutes: int = 5) -> cloudwatch.Metric:
-        """Return a metric of the API's stage: what clients see, errors of the gateway included."""
-        service, stage = self.settings.service, self.settings.stage
-        return _metric(
-            "AWS/ApiGateway", name, {"ApiName": service, "Stage": stage}, statistic, minutes
-        )
+        """Return a metric of the endpoint: what clients see, errors of the gateway included."""
+        namespace, dimensions, names = self.endpoint
+        return _metric(namespace, names.get(name, name), dimensions, statistic, minutes)
 
     def function(
         self, name: str, *, version: str | None = None, statistic: str = "Sum", minutes: int = 5
@@ -105,7 +108,7 @@ class MonitoringContext(NamedTuple):
         alarm = cloudwatch.Alarm(
             scope,
             id or name,
-            alarm_name=f"{self.settings.service}-{name}",
+            alarm_name=f"{self.settings.alarm_prefix}{name}",
             alarm_description=self.description(text, f"canary-{id}" if id else name),
             metric=metric,
             threshold=threshold,
@@ -165,7 +168,13 @@ def topic(scope: Construct, id: str, settings: Settings, destination: str) -> sn
     """Return the SNS topic that `destination` names, or a new one that it subscribes to."""
     if destination.startswith("arn:"):
         return sns.Topic.from_topic_arn(scope, id, destination)
-    new = sns.Topic(scope, id, display_name=settings.service, enforce_ssl=True)
+    new = sns.Topic(
+        scope,
+        id,
+        display_name=settings.service,
+        enforce_ssl=True,
+        master_key=key(scope, settings),
+    )
     # With a policy of its own a topic loses the default one, which lets the account's alarms in.
     new.add_to_resource_policy(
         iam.PolicyStatement(
@@ -175,7 +184,19 @@ def topic(scope: Construct, id: str, settings: Settings, destination: str) -> sn
             conditions={"StringEquals": {"aws:SourceAccount": cdk.Aws.ACCOUNT_ID}},
         )
     )
-    if destination.startswith("https:"):
+    if destination.startswith("slack:"):
+        workspace, channel = destination.removeprefix("slack:").split("/")
+        chatbot.SlackChannelConfiguration(
+            new,
+            "Slack",
+            slack_channel_configuration_name=f"{settings.service}-{id}",
+            slack_workspace_id=workspace,
+            slack_channel_id=channel,
+            notification_topics=[new],
+            # what people in the channel may do; the default is everything
+            guardrail_policies=[iam.ManagedPolicy.from_aws_managed_policy_name(SLACK_POLICY)],
+        )
+    elif destination.startswith("https:"):
         new.add_subscription(subscriptions.UrlSubscription(destination))
     elif destination:
         new.add_subscription(subscriptions.EmailSubscription(destination))

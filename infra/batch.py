@@ -19,6 +19,7 @@ from constructs import Construct
 from handler import metrics
 from handler.manifest import Manifest
 from infra.alarms import MonitoringContext
+from infra.encryption import bucket_encryption, key
 from infra.function import ModelFunction, allow, ops_function
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
@@ -115,7 +116,8 @@ class Batch(Construct):
         bucket = s3.Bucket(
             self,
             "Bucket",
-            encryption=s3.BucketEncryption.S3_MANAGED,
+            encryption=bucket_encryption(self._settings),
+            encryption_key=key(self, self._settings),
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             enforce_ssl=True,
             lifecycle_rules=[

@@ -23,6 +23,7 @@ from infra.batch import Batch, failure_alarm
 from infra.dashboard import Dashboard
 from infra.drift import DriftMonitor
 from infra.function import ModelFunction
+from infra.http_api import FunctionUrl, HttpApi
 from infra.jobs import Jobs, JobsAlarms
 from infra.rollback import Rollback
 from infra.rollout import Rollout
@@ -77,12 +78,19 @@ class ModelStack(cdk.Stack):
             cdk.Annotations.of(self).add_warning_v2("answerable:base-image", text)
         secret = Secret(self, "Secret", settings)
         scoring.function.add_environment("PREDICTION_ID_SECRET", secret.value)
-        api = Api(self, "Api", settings=settings, manifest=manifest, alias=scoring.alias)
+        endpoint: Api | HttpApi | FunctionUrl
+        if settings.endpoint == "rest":
+            endpoint = Api(self, "Api", settings=settings, manifest=manifest, alias=scoring.alias)
+            if settings.cors_origins:  # the other endpoints add the headers
+                scoring.function.add_environment("CORS_ORIGINS", " ".join(settings.cors_origins))
+        else:
+            kind = HttpApi if settings.endpoint == "http" else FunctionUrl
+            endpoint = kind(self, "Api", settings=settings, alias=scoring.alias)
         page = topic(self, "Topic", settings, settings.alarm_destination)
         ticket = page
         if settings.ticket_destination:
             ticket = topic(self, "TicketTopic", settings, settings.ticket_destination)
-        context = MonitoringContext(settings, manifest, scoring, page, ticket)
+        context = MonitoringContext(settings, manifest, scoring, page, ticket, endpoint.metrics)
         alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]
         rollout, worker = None, None
         if settings.jobs:
@@ -117,6 +125,6 @@ class ModelStack(cdk.Stack):
             alarms.append(Archive(self, "Archive", context, [scoring, *workers]).alarm)
         alarms += [*rollback.alarms, *drift.alarms, *outcomes.alarms]
         Dashboard(self, "Dashboard", context, alarms)
-        cdk.CfnOutput(self, "Url", value=api.api.url)
+        cdk.CfnOutput(self, "Url", value=endpoint.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
         cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)

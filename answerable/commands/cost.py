@@ -23,6 +23,8 @@ from infra.project import find_model
 PRICES_OF = "2025-09"
 PRICES = {
     "API Gateway REST, request": 3.50e-6,
+    "API Gateway HTTP, request": 1.00e-6,
+    "Function URL, request": 0.0,
     "Lambda, request": 0.20e-6,
     "Lambda x86_64, GB-second": GB_SECOND_USD[0],
     "Lambda arm64, GB-second": GB_SECOND_USD[1],
@@ -66,6 +68,14 @@ OUTPUT_ROW_BYTES = 140
 FIREHOSE_BYTES = 5000  # what a record is rounded up to
 
 
+# the price of a request, and its access log, by endpoint
+ENDPOINTS = {
+    "rest": ("API Gateway REST, request", ACCESS_LOG_BYTES),
+    "http": ("API Gateway HTTP, request", ACCESS_LOG_BYTES),
+    "url": ("Function URL, request", 0),
+}
+
+
 class Item(NamedTuple):
     """A line of the bill: `quantity` x `price`. `group` sums up lines."""
 
@@ -88,6 +98,7 @@ class Month(NamedTuple):
     """
 
     requests: int = 0
+    endpoint: str = "rest"
     memory: int = 1769
     duration: float = 5.0
     architecture: str = "x86_64"
@@ -114,6 +125,7 @@ def bill(month: Month) -> list[Item]:
     alarm, metric = "CloudWatch alarm, metric and month", "CloudWatch metric, month"
     logged, kept = "CloudWatch Logs, GB taken in", "CloudWatch Logs, GB-month kept"
     alarms = SERVICE_ALARMS + CANARY_ALARMS + ROLLBACK_ALARMS + month.outcome_alarm_metrics
+    price, access_log_bytes = ENDPOINTS[month.endpoint]
     # a metric is billed for the hours in which it is written
     active = month.active_hours / HOURS
     seconds = max(1, round(month.duration)) / 1000  # of a call, billed in whole milliseconds
@@ -121,7 +133,7 @@ def bill(month: Month) -> list[Item]:
     manifest_calls = HOURS * (month.init + MANIFEST_MS) / 1000 * gigabytes
     periods = HOURS * (PERIOD_BYTES + PERIOD_TARGET_BYTES * month.targets) / 1e9
     record = RECORD_BYTES + TARGET_BYTES * month.targets
-    logs = month.requests * (record + ACCESS_LOG_BYTES + PLATFORM_LOG_BYTES) / 1e9
+    logs = month.requests * (record + access_log_bytes + PLATFORM_LOG_BYTES) / 1e9
     archived = month.requests * record / 1e9 * month.archive
     taken = month.requests * max(record, FIREHOSE_BYTES) / 1e9 * month.archive
     batch_parts = math.ceil(month.rows / month.row_rate / SHARD_SECONDS)
@@ -143,7 +155,7 @@ def bill(month: Month) -> list[Item]:
         ("jobs", "alarms", JOBS_ALARMS * month.jobs, alarm),
         ("jobs", "polls of the empty queue", IDLE_POLLS * month.jobs, "SQS, request"),
         ("archive", "alarm", ARCHIVE_ALARMS * month.archive, alarm),
-        ("traffic", "requests at the gateway", month.requests, "API Gateway REST, request"),
+        ("traffic", "requests at the endpoint", month.requests, price),
         ("traffic", "requests at the function", month.requests, "Lambda, request"),
         ("traffic", "compute", month.requests * seconds * gigabytes, compute),
         ("traffic", "restores", cold * gigabytes * month.snapstart, "SnapStart restore, GB"),
@@ -181,6 +193,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"Prices of {PRICES_OF} in us-east-1, without the free tier."
     add = parser.add_argument
     add("--requests", type=int, default=1_000_000, help="a month (default: 1000000)")
+    add("--endpoint", choices=[*ENDPOINTS], default=default.endpoint)
     add("--memory", type=int, default=default.memory, help="MB (default: %(default)s)")
     add("--duration", type=float, default=default.duration, help="ms a call (default: %(default)s)")
     add("--architecture", choices=["x86_64", "arm64"], default=default.architecture)
@@ -216,11 +229,11 @@ def main(args: argparse.Namespace) -> int:
         quantity = f"{item.quantity:,.3f}".rstrip("0").rstrip(".")
         table.add_row(item.group, item.name, quantity, item.price, f"{item.dollars:,.2f}")
     table.add_section()
-    sums = {
-        "an idle month": idle,
-        "drift alone": drift,
-        f"with {month.requests:,} requests": sum(item.dollars for item in items),
-    }
+    sums = {"an idle month": idle, "drift alone": drift}
+    for endpoint in ENDPOINTS:
+        lines = bill(month._replace(endpoint=endpoint))
+        name = f"with {month.requests:,} requests, endpoint={endpoint}"
+        sums[name] = sum(item.dollars for item in lines)
     for name, dollars in sums.items():
         table.add_row("", name, "", "", f"{dollars:,.2f}")
     Console().print(table)

@@ -43,7 +43,9 @@ def main(
     # without a terminal nobody can approve the changes of IAM
     approval = [] if sys.stdin.isatty() else ["--require-approval", "never"]
     command = ["deploy", "--app", str(cdk.OUTPUT), *approval, chosen.stack]
-    if deployed is not None:
+    if deployed is None:
+        check_log_role(client, chosen)
+    else:
         template = cdk.template(chosen.stack)
         losses = removals(deployed, template)
         check_removals([loss for loss in losses if loss.name not in args.yes_remove])
@@ -58,8 +60,19 @@ def main(
     if not args.skip_smoke_test:
         service = lookup(client, chosen.model, chosen.stage)
         smoke.check_live_version(service, print)
-        smoke.check_url(service, chosen.auth, get, print)
+        smoke.check_url(service, chosen, get, print)
     return 0
+
+
+def check_log_role(client: Client, chosen: Settings) -> None:
+    """Raise ReleaseError if a REST API could not write logs in this account and region."""
+    if chosen.endpoint != "rest" or chosen.gateway_log_role:
+        return
+    if not client("apigateway").get_account().get("cloudwatchRoleArn"):
+        raise ReleaseError(
+            "API Gateway has no log role in this account and region, and refuses stages with logs. "
+            "Set gateway_log_role = true in one stack, or endpoint = http"
+        )
 
 
 def check_removals(losses: Sequence[Removal]) -> None:

@@ -97,7 +97,7 @@ def test_pages_and_tickets_go_to_their_own_destinations(synth: Synth) -> None:
     by_topic: dict[str, set[str]] = {page: set(), ticket: set()}
     for alarm in template.alarms().values():
         for topic in alarm.get("AlarmActions", ()):
-            by_topic[topic].add(str(alarm["AlarmName"]).removeprefix("diabetes-dev-"))
+            by_topic[topic].add(str(alarm["AlarmName"]).removeprefix("dev-diabetes-"))
     assert by_topic[page] == {"availability", "throttles", "queue-age"}
     assert {"availability-slow", "client-errors", "latency", "dead-letters"} <= by_topic[ticket]
     assert not template.all("AWS::SNS::Topic")

@@ -55,7 +55,12 @@ def test_every_line_has_a_price_of_the_table() -> None:
     month = Month(
         requests=10, jobs=True, submitted=5, outcomes=3, archive=True, snapstart=True, rows=9
     )
-    others = [Month(provisioned=1), Month(requests=1, provisioned=1, architecture="arm64")]
+    others = [
+        Month(requests=1, endpoint="http"),
+        Month(requests=1, endpoint="url"),
+        Month(provisioned=1),
+        Month(requests=1, provisioned=1, architecture="arm64"),
+    ]
     items = [item for each in (month, *others) for item in cost.bill(each)]
     assert {item.price for item in items} == cost.PRICES.keys()
     assert {item.group for item in items} == {

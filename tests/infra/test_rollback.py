@@ -84,7 +84,7 @@ def test_the_probe_may_look_and_ask_and_nothing_else(synth: Synth) -> None:
 
 def test_the_alarm_notifies_of_a_probe_that_stopped(template: Template) -> None:
     alarm = template.alarms()["Rollbackrollbackunavailable"]
-    assert alarm["AlarmName"] == "diabetes-dev-rollback-unavailable"
+    assert alarm["AlarmName"] == "dev-diabetes-rollback-unavailable"
     assert (alarm["MetricName"], alarm["Statistic"]) == ("RollbackUnavailable", "Maximum")
     assert alarm["Dimensions"] == [{"Name": "service", "Value": "diabetes-dev"}]
     assert (alarm["Threshold"], alarm["TreatMissingData"]) == (0, "missing")
