@@ -15,22 +15,8 @@ COPY requirements .
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip install --require-hashes --only-binary=:all: --no-compile --no-deps \
         --target /task $(printf -- '-r %s ' *.txt)
-# What the wheels carry and serving never touches. `libonnxruntime.so` is onnxruntime's C library:
-# the Python binding is linked statically and does not open it. sympy, mpmath, protobuf and
-# flatbuffers are for onnxruntime's conversion tools, which go too.
-RUN cd /task \
- && rm -rf bin sympy* isympy* mpmath* protobuf* google flatbuffers* share \
-        onnxruntime/tools onnxruntime/quantization onnxruntime/transformers \
-        onnxruntime/datasets onnxruntime/backend \
-        onnxruntime/capi/libonnxruntime.so* \
-        numpy/f2py numpy/typing/tests numpy/_core/include numpy/_core/lib \
-        numpy/_core/_simd.*.so numpy/_core/*_tests.*.so \
-        PIL/_avif* PIL/_webp* PIL/_imagingft* PIL/_imagingcms* PIL/_imagingtk* \
-        pillow.libs/libavif* pillow.libs/libwebp* pillow.libs/libsharpyuv* pillow.libs/liblcms* \
-        pillow.libs/libfreetype* pillow.libs/libharfbuzz* pillow.libs/libbrotli* \
-        pillow.libs/libpng* \
- && find . -type d \( -name tests -o -name __pycache__ \) -prune -exec rm -rf {} + \
- && find . -type f \( -name '*.pyi' -o -name '*.h' -o -name '*.hpp' -o -name '*.a' \) -delete
+COPY infra/strip_packages.py .
+RUN python3 strip_packages.py /task
 COPY handler /handler
 # Compiled here because /var/task is read-only in Lambda: without .pyc every cold start compiles
 # again (2.5 times slower). unchecked-hash: nobody edits an image, so no stat per module either,

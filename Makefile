@@ -16,9 +16,13 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 
 FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
 SECONDS ?= 600
+COUNT ?= 200
+SEED ?=
+MINUTES ?= 30
+CLIENTS ?= 50
 
-.PHONY: help run rehearse test coverage check fuzz audit reference docs e2e bench bench-refusals bench-image power example image
-.PHONY: synth bootstrap deploy destroy sam lock clean
+.PHONY: help run rehearse test coverage check frameworks fuzz mutants soak audit reference docs e2e bench bench-refusals bench-image power example image
+.PHONY: synth bootstrap deploy destroy smoke sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -56,9 +60,18 @@ fuzz: build/fuzz-env/ready ## look for inputs that break a promise (FUZZ="wire f
 	  build/fuzz-env/bin/python -m tests.fuzz $$name -max_total_time=$(SECONDS) && \
 	  build/fuzz-env/bin/python -m tests.fuzz $$name --pack || exit 1; done
 
+mutants: $(READY) ## change handler/ at random and see whether a unit test fails (COUNT=200 SEED=1)
+	$(BIN)/python -m tests.mutants --count $(COUNT) $(if $(SEED),--seed $(SEED))
+
+soak: $(READY)   ## 50 clients, with a release in the middle (MINUTES=30 CLIENTS=50)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --clients $(CLIENTS)
+
 audit: build/audit-env/ready ## ask whether a locked version is known to be vulnerable (the network is asked)
 	for name in function text images extensions dev; do build/audit-env/bin/pip-audit --disable-pip --require-hashes \
 	  -r requirements/$$name.txt || exit 1; done
+
+frameworks: build/frameworks-env/ready ## pack, serve and compare models of XGBoost, LightGBM and CatBoost
+	build/frameworks-env/bin/python -m pytest tests/frameworks
 
 build/%-env/ready: requirements/%.txt
 	$(PYTHON) -m venv build/$*-env
@@ -115,6 +128,9 @@ deploy:          ## deploy to the AWS account that you are logged in to (STAGE=p
 
 destroy:         ## delete the stack; log groups and buckets stay (STAGE=prod MODEL=name)
 	$(DEPLOY)
+
+smoke: $(READY)  ## the life of a model of its own on a real account, some 40 minutes (STAGE=dev ARGS=--dry-run)
+	$(BIN)/python -m tests.smoke $(STAGE) $(ARGS)
 
 sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-one-row), or with all
 	$(BIN)/python -m tests.e2e.sam $(EVENT)

@@ -1,6 +1,9 @@
 """Two versions of a model compared: contract, answers, decisions, baseline, lineage."""
 
+import io
 import math
+import subprocess
+import tarfile
 import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -9,12 +12,13 @@ from typing import NamedTuple
 
 import orjson
 
-from answerable.versions import find_version
+from answerable.git import git
 from handler import manifest as manifests
 from handler import scoring
-from handler.errors import ApiError
+from handler.errors import ApiError, ArtifactError
 from handler.manifest import Distribution, Manifest
 from handler.release import compatibility, golden
+from infra.project import ARTIFACTS, find_model
 
 
 class Answers(NamedTuple):
@@ -79,6 +83,24 @@ def diff(a: Path | str, b: Path | str) -> Diff:
             compare_answers(old, old_dir, new_dir),
             list(shifts(old, new)),
         )
+
+
+def find_version(word: str, scratch: Path) -> Path:
+    """Return the folder of the artifact that `word` names. Raise ArtifactError.
+
+    `word`: as `find_model` takes it, or REV:NAME for the model NAME at a git revision, which is
+    written to `scratch`.
+    """
+    revision, colon, name = word.partition(":")
+    if not colon or Path(word).exists():
+        return find_model(word)
+    try:
+        archived = git("archive", "--format=tar", f"{revision}:./{ARTIFACTS / name}")
+    except subprocess.CalledProcessError as error:
+        raise ArtifactError(f"{word}: {error.stderr.decode().strip()}") from None
+    with tarfile.open(fileobj=io.BytesIO(archived)) as archive:
+        archive.extractall(scratch, filter="data")
+    return scratch
 
 
 def compare_answers(old: Manifest, old_dir: Path, new_dir: Path) -> Answers:

@@ -18,6 +18,11 @@ def prune(service: Service, keep: int, say: Log, dry_run: bool = False) -> None:
     """
     if keep < 1:
         raise ReleaseError("the last version stays: --keep is 1 or more")
+    # CloudFormation's rollback needs the version of the last deployment that succeeded
+    if not service.stack_status.endswith("_COMPLETE"):
+        raise ReleaseError(
+            f"the stack is in {service.stack_status}: nothing is deleted until it ends"
+        )
     before = service.previous(service.alias()["FunctionVersion"])
     kept_by_stack = {service.stack_live_version, before}
     shared: set[Image | None] = set()

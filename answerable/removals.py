@@ -8,20 +8,23 @@ from infra.settings import SETTINGS
 # resources that hold something, or that clients use
 STATEFUL = {
     "AWS::ApiGateway::ApiKey",
-    "AWS::ApiGateway::DomainName",
     "AWS::ApiGateway::RestApi",
+    "AWS::ApiGatewayV2::Api",
+    "AWS::ApiGatewayV2::DomainName",
+    "AWS::Lambda::Url",
     "AWS::KinesisFirehose::DeliveryStream",
     "AWS::S3::Bucket",
     "AWS::SNS::Topic",
     "AWS::SQS::Queue",
 }
 # settings that, once deployed, are not changed by a slip
-GUARDED = ("auth", "user_pool_arn", "user_pool_scope", "jobs", "archive", "domain_name")
+GUARDED = ("endpoint", "auth", "user_pool_arn", "user_pool_scope", "jobs", "archive", "domain_name")
 # the setting that makes a resource, by how its logical id begins
 SETTING_OF = {
     "ApiDomain": "domain_name",
     "ApiRestClient": "clients",
-    "Api": "auth",
+    "ApiRestKey": "auth",
+    "Api": "endpoint",
     "Archive": "archive",
     "Jobs": "jobs",
     "TicketTopic": "ticket_destination",

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -10,6 +11,7 @@ from answerable.stack import stack_outputs
 from handler.release import version_client
 from handler.release.rollback import Log, ReleaseError, Service
 from handler.release.version_client import VersionClient
+from infra.settings import Settings
 
 SECONDS = 40  # for one call of the URL, a cold start included
 Get = Callable[[str, Mapping[str, str]], int]
@@ -29,6 +31,8 @@ def check_live_version(service: Service, log: Log) -> None:
         if manifest is None:
             raise ReleaseError(f"version {alias['FunctionVersion']} does not answer: {reason}")
         result = version_client.check_golden_rows(version, manifest, math.inf)
+        if service.worker and not version.other(service.alias(service.worker)["AliasArn"]).starts():
+            raise ReleaseError("the jobs' worker does not start: see its log")
     except ClientError as error:
         if "AccessDenied" not in error.response["Error"]["Code"]:
             raise
@@ -39,29 +43,35 @@ def check_live_version(service: Service, log: Log) -> None:
     log(f"version {alias['FunctionVersion']}: {result.rows} golden rows answered as packed")
 
 
-def check_url(service: Service, auth: str, get: Get, log: Log) -> None:
+def check_url(service: Service, settings: Settings, get: Get, log: Log) -> None:
     """Call the deployed URL as a client. Raises ReleaseError if it does not answer."""
-    client = service.client
+    client, auth = service.client, settings.auth
+    if settings.vpc_endpoint_ids or settings.truststore_uri:
+        log("the URL is not called: it is private, or needs a client's certificate")
+        return
     stacks = client("cloudformation").describe_stacks(StackName=service.stack)["Stacks"]
     outputs = stack_outputs(stacks[0])
     url = f"{outputs['Url']}ping"
     headers: Mapping[str, str] = {}
     if auth == "iam":
-        headers = sign(url)
+        headers = sign(url, "lambda" if settings.endpoint == "url" else "execute-api")
     elif auth == "api-key":
         key = client("apigateway").get_api_key(apiKey=outputs["ApiKeyId"], includeValue=True)
         headers = {"x-api-key": key["value"]}
     status = get(url, headers)
-    if auth == "cognito":
+    if auth in ("cognito", "jwt", "lambda"):
         if status != 401:
             raise ReleaseError(f"{url} answers {status} without a token, instead of 401")
         log(f"{url}: 401 without a token")
     elif status == 403 and auth == "iam":
         # https://<api>.execute-api.<region>.amazonaws.com/<stage>/
-        host, _, stage = url.removeprefix("https://").partition("/")
+        host, _, path = url.removeprefix("https://").partition("/")
         api, _, region, *_ = host.split(".")
-        arn = f"arn:aws:execute-api:{region}:*:{api}/{stage.split('/')[0]}/*"
-        allow = {"Effect": "Allow", "Action": "execute-api:Invoke", "Resource": arn}
+        stage = path.removesuffix("ping").rstrip("/") or "$default"
+        action, arn = "execute-api:Invoke", f"arn:aws:execute-api:{region}:*:{api}/{stage}/*"
+        if settings.endpoint == "url":
+            action, arn = "lambda:InvokeFunctionUrl", service.alias()["AliasArn"]
+        allow = {"Effect": "Allow", "Action": action, "Resource": arn}
         raise ReleaseError(f"{url} answers 403. A client needs the permission {json.dumps(allow)}")
     elif status != 200:
         raise ReleaseError(f"{url} answers {status}")
@@ -69,15 +79,15 @@ def check_url(service: Service, auth: str, get: Get, log: Log) -> None:
         log(f"{url}: 200")
 
 
-def sign(url: str) -> dict[str, str]:
+def sign(url: str, service: str) -> dict[str, str]:
     """Return the headers of a GET, signed with the caller's credentials."""
     import boto3
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
 
-    session = boto3.Session()
+    session: Any = boto3.Session()
     request = AWSRequest("GET", url)
-    SigV4Auth(session.get_credentials(), "execute-api", session.region_name).add_auth(request)
+    SigV4Auth(session.get_credentials(), service, session.region_name).add_auth(request)
     return dict(request.headers)
 
 

@@ -11,6 +11,14 @@ from handler.release.rollback import ReleaseError, Service
 Client = Callable[[str], Any]
 
 
+def connect(service: str) -> Any:
+    """Return the client of an AWS service."""
+    import boto3
+
+    client: Any = boto3.client
+    return client(service)
+
+
 def stack_name(model: str, stage: str) -> str:
     """Return the name of the CloudFormation stack."""
     return f"answerable-{model}-{stage}"
@@ -32,6 +40,7 @@ def lookup(client: Client, model: str, stage: str) -> Service:
         stack=name,
         stack_arn=stack["StackId"],
         stack_live_version=outputs.get("LiveVersion", ""),
+        stack_status=stack["StackStatus"],
     )
 
 

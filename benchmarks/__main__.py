@@ -76,11 +76,12 @@ def run(
         if "batch with S3" in selected:
             figures["batch with S3"] = batch.with_s3(model_dir, 1 if quick else 5)
         for name in LOADS.keys() & set(selected):
-            measures = load.measure(*LOADS[name](scratch), 2 if quick else 7)
-            figures |= {f"{name} {figure}": seconds for figure, seconds in measures.items()}
+            loads = load.measure(*LOADS[name](scratch), 2 if quick else 7)
+            figures |= {f"{name} {figure}": seconds for figure, seconds in loads.items()}
         if "refusals" in selected:
-            measured_refusals = refusals.measure(model_dir, scratch, 1 if quick else 3, quick)
-            figures["refusals"], figures["refusals MB"] = measured_refusals
+            measures = refusals.measure(model_dir, scratch, 1 if quick else 3, quick)
+            kinds = ("refusals", "refusals MB", "refusals allowed MB")
+            figures |= dict(zip(kinds, measures, strict=True))
     return {
         **results.machine(),
         "quick": quick,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handler.manifest import Feature, Manifest
+from tests.fixtures import image_packages
 
 ROOT = Path(__file__).parent.parent
 CHILD = Path(__file__).with_name("child.py")
@@ -22,18 +23,23 @@ PERIOD_MICROSECONDS = 20_000
 
 
 class Case(NamedTuple):
-    """`module` has a `lambda_handler`. `root`: the tree of its code. `model_dir`: of its own."""
+    """`module` has a `lambda_handler`. `root`: the tree of its code. `model_dir`: of its own.
+
+    `stripped`: it runs on packages that were stripped as in its image. Peers run on what pip
+    installs.
+    """
 
     title: str
     module: str
     root: Path = ROOT
     model_dir: Path | None = None
+    stripped: bool = False
 
 
 CASES = {
     "floor": Case("onnxruntime alone (the floor)", "benchmarks.peers.floor"),
     "stdlib": Case("hand-written, no validation, no logs", "benchmarks.peers.stdlib"),
-    "answerable": Case("**Answerable**, everything on", "handler.function"),
+    "answerable": Case("**Answerable**, everything on", "handler.function", stripped=True),
     "mangum_fastapi": Case("Mangum + FastAPI, no logs", "benchmarks.peers.mangum_fastapi"),
     "powertools": Case(
         "Powertools resolver, validation on", "benchmarks.peers.powertools_resolver"
@@ -42,7 +48,9 @@ CASES = {
 
 # of queue messages
 BATCH = {
-    "worker": Case("**Answerable**, stacked, everything on", "benchmarks.peers.worker"),
+    "worker": Case(
+        "**Answerable**, stacked, everything on", "benchmarks.peers.worker", stripped=True
+    ),
     "batch_processor": Case(
         "Powertools' BatchProcessor, a run per message", "benchmarks.peers.powertools_batch"
     ),
@@ -53,7 +61,8 @@ def at_commit(root: Path, model: str) -> Case:
     """Return the product in another work tree, beside which this one is measured."""
     module = "handler.function" if (root / "handler/function.py").exists() else "handler.api"
     title = f"Answerable of {root.name}"
-    return Case(title, module, root, root / "model_artifacts" / model)
+    stripped = (root / "infra/strip_packages.py").exists()
+    return Case(title, module, root, root / "model_artifacts" / model, stripped)
 
 
 def start(
@@ -65,9 +74,12 @@ def start(
     cgroup: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a child in a clean environment. It writes its figures to `fd`; its records are lost."""
+    path = str(case.root if case else ROOT)
+    if case and case.stripped:
+        path = f"{image_packages.stripped()}:{path}"
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment |= {
-        "PYTHONPATH": str(case.root if case else ROOT),
+        "PYTHONPATH": path,
         "MODEL_DIR": str(model_dir),
         "INTRA_OP_THREADS": str(threads),
         "PREDICTION_ID_SECRET": "benchmark",

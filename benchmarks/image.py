@@ -44,6 +44,8 @@ def build(answerable: Tools, scratch: Path) -> None:
     environment["PYTHONPATH"] = str(ROOT)
     subprocess.run(ours, cwd=PROJECT, env=environment, check=True, stdout=sys.stderr)
     shutil.copy(ROOT / "Dockerfile", scratch)
+    (scratch / "infra").mkdir()
+    shutil.copy(ROOT / "infra/strip_packages.py", scratch / "infra")
     shutil.copytree(DIABETES, scratch / "model")
     peers = scratch / "handler/benchmarks/peers"
     peers.mkdir(parents=True)

@@ -1,8 +1,9 @@
-"""Hostile bodies: seconds of CPU and memory until each is refused, on every route.
+"""Expensive requests: seconds of CPU and memory until each is answered, on every route.
 
 The rule is that no request costs more than ten times its body plus 64 MB, nor a second of CPU.
-Bodies are as large as the contract allows, or 6 MB as Lambda does, of every kind that was found to
-be expensive. The contracts: the shipped one, the same with all limits raised, a table of 200
+The body counts without base64 and gzip, which a gateway may remove. Bodies are as large as the
+contract allows, or 6 MB as Lambda does, of every kind that was found to be expensive, and good ones
+of full size. The contracts: the shipped one, the same with all limits raised, a table of 200
 columns, tokens, and an image, the last two without a fixed size. Every call is the first of its
 process, so that late imports count. Memory is the process's peak beyond what it held before.
 """
@@ -10,6 +11,7 @@ process, so that late imports count. Memory is the process's peak beyond what it
 import gzip
 import json
 import marshal
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,43 +25,61 @@ from benchmarks.results import Rounds
 from handler import manifest as manifests
 from handler.feedback import MAX_BODY_BYTES as MAX_FEEDBACK_BYTES
 from handler.manifest import Manifest
+from handler.model_inputs import dtype
 from handler.prediction_id import ID_CHARS as ID_LENGTH
+from handler.prediction_id import MAX_OUTCOMES, make_id_generator, new_request, primary_output
 from handler.validate import example
 from tests.fixtures import artifact, events, protocols
 from tests.fixtures.artifact import FLOAT, INT64
 
 CARRIED = 6_000_000  # bytes of an event that Lambda carries, and so of any body
+ALLOWED_MB = 64
+SECRET = "benchmark"  # that `cases.start` sets
 FRAMES = ("dataframe_split", "dataframe_records", "instances", "inputs")
 Event = dict[str, Any]
 
 
 def measure(
     model_dir: Path, scratch: Path, rounds: int, quick: bool = False
-) -> tuple[Rounds, Rounds]:
-    """Seconds and MB of each refusal, by `contract: family`, a process for each; if it is only to
-    be tried, of the shipped contract alone.
+) -> tuple[Rounds, Rounds, Rounds]:
+    """Return seconds, MB and MB allowed, by `contract: family`, of a process for each.
+
+    A quick run measures the shipped contract alone.
     """
     seconds: Rounds = {}
     memory: Rounds = {}
+    allowed: Rounds = {}
     path = scratch / "hostile"
-    found = {"shipped": model_dir} if quick else contracts(model_dir, scratch)
-    for contract, directory in found.items():
-        for family, event in bodies(manifests.read(directory)):
+    directories = {"shipped": model_dir} if quick else contracts(model_dir, scratch)
+    for contract, directory in directories.items():
+        manifest = manifests.read(directory)
+        for family, event in (*bodies(manifest), *full_bodies(manifest)):
             path.write_bytes(marshal.dumps({0: ([event], [])}))
+            name = f"{contract}: {family}"
+            allowed[name] = [ALLOWED_MB + 10 * _body_mb(event, manifest)]
             for _ in range(rounds):
                 answer = cases.ask("refuse", str(path), model_dir=directory).split()
-                if not 400 <= int(answer[0]) < 500:
-                    raise RuntimeError(f"{contract}: {family} is answered {answer[0]}")
-                name = f"{contract}: {family}"
+                if int(answer[0]) // 100 != (2 if family.startswith("full ") else 4):
+                    raise RuntimeError(f"{name} is answered {answer[0]}")
                 seconds.setdefault(name, []).append(float(answer[1]))
                 memory.setdefault(name, []).append(float(answer[2]))
-    return seconds, memory
+    return seconds, memory, allowed
+
+
+def _body_mb(event: Event, manifest: Manifest) -> float:
+    """Return the size of a body without base64 and gzip, as far as the handler decodes it."""
+    size = len(event["body"] or "")
+    if event["isBase64Encoded"]:
+        size = size * 3 // 4
+    if "Content-Encoding" in event["headers"]:
+        size = manifest.limits.body_bytes
+    return size / 2**20
 
 
 def contracts(model_dir: Path, scratch: Path) -> dict[str, Path]:
     """The artifacts by the name of their contract."""
     document = orjson.loads((model_dir / manifests.FILE_NAME).read_bytes())
-    limits = {"body_bytes": CARRIED, "rows": 100_000, "elements": 1_000_000}
+    limits = {"body_bytes": CARRIED, "rows": 100_000, "elements": CARRIED // 4}
     document["limits"] |= limits
     raised = scratch / "raised"
     raised.mkdir()
@@ -75,15 +95,16 @@ def contracts(model_dir: Path, scratch: Path) -> dict[str, Path]:
         name="image",
         inputs=artifact.tensors(inputs),
         outputs=[{**output, "tensor": "mean"}],
-        limits={**limits, "response_bytes": CARRIED},
+        limits={**limits, "rows": 1000, "response_bytes": CARRIED},
     )
     names = [f"column_{i}" for i in range(200)]
     matrix, total = ("x", FLOAT, [None, 200]), ("total", FLOAT, [None, 1])
-    node = helper.make_node("ReduceSum", ["x"], ["total"], keepdims=1)
+    axes = helper.make_node("Constant", [], ["axes"], value_ints=[1])
+    node = helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=1)
     output = {"name": "total", "dtype": "float32", "shape": [None, 1], "kind": "value"}
     table = artifact.write(
         scratch / "table",
-        artifact.graph([node], [matrix], [total]),
+        artifact.graph([axes, node], [matrix], [total]),
         name="table",
         inputs=artifact.tensors([matrix]),
         features=[
@@ -173,14 +194,72 @@ def bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
     }.items():
         yield name, events.rest(f'{{"outcomes":[{text}]}}', "/feedback")
     yield "feedback as large as a prediction", events.rest("[" * size, "/feedback")
+    # gateways carry at most 16 kB of a path, and 64 kB of headers
+    yield "a long path", events.rest(None, "/v1/models/" + "%41" * 5_000, "GET")
+    mapped = {"version": "1.0", "resource": "$default"}
+    yield "a path of many segments", {**events.rest(None, "/a" * 8_000, "GET"), **mapped}
+    headers = {**events.HEADERS, **{f"name-{i}": "a" * 50 for i in range(1_000)}}
+    yield "many headers", events.rest("[", headers=headers)
+
+
+def full_bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
+    """Events that must be answered with 2xx, by family: as many rows or elements as may be."""
+    size = min(manifest.limits.body_bytes, CARRIED) - 500
+    count, arrays = manifest.limits.rows, {}
+    if manifest.features:
+        row = example(manifest)
+        names = json.dumps([*row])
+        good, cells = json.dumps(row), json.dumps([*row.values()])
+        count = min(count, size // (len(good) + 1))
+        yield "full /predict", events.rest(f'{{"instances":[{",".join([good] * count)}]}}')
+        frame = f'{{"columns":{names},"data":[{",".join([cells] * count)}]}}'
+        yield "full dataframe_split", _invocation(f'{{"dataframe_split":{frame}}}')
+        lines = [",".join(row), *[",".join(map(str, row.values()))] * count]
+        yield "full CSV", _invocation("\n".join(lines), "text/csv")
+        for tensor in manifest.inputs:
+            columns = [f for f in manifest.features if f.input == tensor.name]
+            values = [f.example for f in sorted(columns, key=lambda feature: feature.column)]
+            arrays[tensor.name] = np.array([values] * count, dtype(tensor.dtype))
+    else:
+        (tensor,) = manifest.inputs
+        shape = [1 if n is None else n for n in tensor.shape]
+
+        def longest(chars: float) -> Any:
+            """Return an array whose body fills what is allowed with so many characters each."""
+            elements = min(manifest.limits.elements, int(size / chars))
+            return np.ones([*shape[:-1], elements // math.prod(shape[:-1])], dtype(tensor.dtype))
+
+        count = min(count, size // 20 // math.prod(shape[1:-1]))
+        rows = json.dumps([{tensor.name: np.ones([*shape[1:-1], 1], int).tolist()}] * count)
+        yield "full /predict, many rows", events.rest(f'{{"instances":{rows}}}')
+        nested = json.dumps(longest(2).astype(int)[0].tolist(), separators=(",", ":"))
+        yield (
+            "full /predict, one row",
+            events.rest(f'{{"instances":[{{"{tensor.name}":{nested}}}]}}'),
+        )
+        yield "full inputs", _invocation(f'{{"inputs":[{nested}]}}')
+        item_chars = dtype(tensor.dtype).itemsize * 4 / 3  # as base64
+        file = _File()
+        np.save(file, longest(item_chars))
+        yield "full npy", _invocation(bytes(file.data), "application/x-npy")
+        arrays[tensor.name] = longest(max(item_chars, len("1.0, ")))
+    path = f"/v2/models/{manifest.name}/infer"
+    yield "full OIP", {**protocols.as_json(arrays), "rawPath": path}
+    yield "full OIP bytes", {**protocols.as_binary(arrays), "rawPath": path}
+    if primary_output(manifest)[1] is not None:
+        outputs = [np.ones((MAX_OUTCOMES, 1)) for _ in manifest.outputs]
+        ids = make_id_generator(manifest, "1", SECRET)(outputs, [new_request(MAX_OUTCOMES)])
+        outcomes = [{"prediction_id": id.decode(), "actual": 1} for id in ids]
+        yield "full feedback", events.rest(json.dumps({"outcomes": outcomes}), "/feedback")
+
+
+def _invocation(body: str | bytes, kind: str = "application/json") -> Event:
+    return events.rest(body, "/invocations", headers={"content-type": kind})
 
 
 def _invocations(manifest: Manifest, size: int) -> Iterator[tuple[str, Event]]:
     """Frames, tensors, CSV and arrays."""
-
-    def event(body: str | bytes, kind: str = "application/json") -> Event:
-        return events.rest(body, "/invocations", headers={"content-type": kind})
-
+    event = _invocation
     names = [part.name for part in manifest.features or manifest.inputs]
     split = json.dumps({"columns": names, "data": "DATA"})
     width = len(names)

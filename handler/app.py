@@ -63,7 +63,7 @@ class AppState(NamedTuple):
     make_prediction_ids: prediction_id.IdGenerator
     record_outcomes: Callable[[str | bytes], Any]
     connect_job_store: Callable[[], Any]
-    has_jobs: bool
+    config: settings.Settings
 
 
 Route = Callable[[AppState, Request, float | None], HandlerResult]
@@ -167,6 +167,26 @@ def get_job(state: AppState, request: Request, deadline: float | None) -> Handle
     return HandlerResult(Response(200, document, headers))
 
 
+def start_batch(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`POST /batches`: score a file; with `?upload`, one that the caller sends to a URL."""
+    from handler.batch import api
+
+    if request.has_upload_parameter:
+        document = api.upload(state.config)
+    else:
+        body = http_body.read_json(request, api.MAX_BODY_BYTES)
+        document = api.start(state.config, body)
+    headers = {**JSON_HEADERS, "location": f"batches/{document['batch']['id']}"}
+    return HandlerResult(Response(202, orjson.dumps(document), headers))
+
+
+def get_batch(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
+    """`GET /batches/{id}`: the progress and cost of a batch."""
+    from handler.batch import api
+
+    return _json_result(api.get(state.config, request.path_params["id"]))
+
+
 def model(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`GET /model`: the manifest without its baseline, which shows the data."""
     return _json_result(manifests.public_document(state.artifact))
@@ -177,9 +197,8 @@ def openapi(state: AppState, request: Request, deadline: float | None) -> Handle
     if OPENAPI_FILE_NAME not in state.scorer.manifest.files:
         raise NotFound("the artifact was packed without an OpenAPI document")
     document = orjson.loads((state.artifact / OPENAPI_FILE_NAME).read_bytes())
-    if not state.has_jobs:
-        paths = document["paths"]
-        document["paths"] = {path: paths[path] for path in paths if path not in JOB_ROUTES}
+    paths = document["paths"]
+    document["paths"] = {path: paths[path] for path in paths if _is_deployed(state.config, path)}
     return _json_result(document)
 
 
@@ -253,6 +272,8 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/feedback": {"POST": feedback},
     "/jobs": {"POST": submit_job},
     "/jobs/{id}": {"GET": get_job},
+    "/batches": {"POST": start_batch},
+    "/batches/{id}": {"GET": get_batch},
     "/model": {"GET": model},
     "/openapi.json": {"GET": openapi},
     "/ping": {"GET": ping},
@@ -272,7 +293,6 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v2/models/{name}/versions/{version}/ready": {"GET": model_ready},
     "/v2/models/{name}/versions/{version}/infer": {"POST": infer},
 }
-JOB_ROUTES = ("/jobs", "/jobs/{id}")  # of a deployment with jobs
 
 
 def create(config: settings.Settings) -> Handler:
@@ -288,7 +308,7 @@ def create(config: settings.Settings) -> Handler:
             # whole: the drift monitor needs the baseline, which `GET /model` leaves out
             text = (state.artifact / FILE_NAME).read_bytes()
             return HandlerResult(Response(200, text, JSON_HEADERS))
-        if not route or (route in JOB_ROUTES and not _has_jobs(config)):
+        if not route or not _is_deployed(config, route):
             raise NotFound("the paths are listed at /openapi.json")
         if state is None:
             raise NotReady(f"the model could not be loaded: {load_error}")
@@ -386,14 +406,16 @@ def _load(config: settings.Settings) -> tuple[AppState | None, ArtifactError | N
 
         return storage.connect(config)
 
-    has_jobs = _has_jobs(config)
     return AppState(
-        scorer, artifact, make_prediction_ids, record_outcomes, connect_job_store, has_jobs
+        scorer, artifact, make_prediction_ids, record_outcomes, connect_job_store, config
     ), None
 
 
-def _has_jobs(config: settings.Settings) -> bool:
-    return bool(config.jobs_bucket and config.jobs_queue_url)
+def _is_deployed(config: settings.Settings, route: str) -> bool:
+    """Return whether a route's storage is in the deployment."""
+    if route.startswith("/jobs"):
+        return bool(config.jobs_bucket and config.jobs_queue_url)
+    return not route.startswith("/batches") or bool(config.batch_state_machine)
 
 
 def _golden_row(state: AppState, number: str) -> HandlerResult:
@@ -433,6 +455,8 @@ def match_route(request: Request) -> tuple[str, dict[str, str]]:
     # may have authorized the encoded path
     path = path.replace("%3A", ":").replace("%3a", ":").rstrip("/") or "/"
     route, path_params = _match(path)
+    if request.may_have_base_path and not route:
+        path = "/" + "/".join(path.rsplit("/", _MAX_SEGMENTS)[1:])
     while not route and request.may_have_base_path and path.count("/") > 1:
         path = "/" + path[1:].partition("/")[2]
         route, path_params = _match(path)
@@ -457,6 +481,7 @@ def _match(path: str) -> tuple[str, dict[str, str]]:
 
 
 _PATTERNS = [(route, route.split("/")) for route in ROUTES]
+_MAX_SEGMENTS = max(len(pattern) for _, pattern in _PATTERNS)
 
 
 def route_label(request: Request | None, route: str) -> str:

@@ -1,38 +1,14 @@
-"""pydantic-core without its module `core_schema`, and functions that make its schemas.
+"""Functions that make pydantic-core's schemas, without importing `pydantic_core.core_schema`.
 
-That module is a hundred TypedDicts for type checkers. Importing it costs a sixth of what our
-imports add to a cold start. `pydantic_core` is imported without the four names it takes from
-there; they are loaded on first use. The schemas are plain dicts, made by functions of the same
-names: https://docs.pydantic.dev/latest/api/pydantic_core_schema/
+That module is a hundred TypedDicts for type checkers. The image has none of it
+(infra/image_packages.py). The schemas are plain dicts, made by functions of the same names:
+https://docs.pydantic.dev/latest/api/pydantic_core_schema/
 """
 
-import sys
 from collections.abc import Callable
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
-_MODULE = "pydantic_core.core_schema"
-_NAMES = "CoreConfig", "CoreSchema", "CoreSchemaType", "ErrorType"
-
-if "pydantic_core" not in sys.modules:
-    sys.modules[_MODULE] = ModuleType(_MODULE)
-    for _name in _NAMES:
-        setattr(sys.modules[_MODULE], _name, None)
-    import pydantic_core
-
-    del sys.modules[_MODULE]
-    for _name in _NAMES:
-        delattr(pydantic_core, _name)
-
-    def _later(name: str) -> object:
-        if name not in _NAMES:
-            raise AttributeError(name)
-        return getattr(import_module(_MODULE), name)
-
-    pydantic_core.__getattr__ = _later  # type: ignore[method-assign]  # for pydantic, if it comes
-
-from pydantic_core import (  # noqa: E402
+from pydantic_core import (
     PydanticCustomError,
     PydanticKnownError,
     SchemaValidator,

@@ -8,6 +8,7 @@ a name is the index that pandas writes.
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from handler.feature_types import parse_number
 
@@ -28,9 +29,12 @@ def other_format(data: bytes) -> str:
     return next((name for start, name in SIGNATURES.items() if data.startswith(start)), "")
 
 
-def lines(text: str) -> Iterator[list[str]]:
+def lines(text: str | TextIO) -> Iterator[list[str]]:
     """Yield the cells of each line, names trimmed. Raise csv.Error for broken quotes."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter(text))
+    file = io.StringIO(text, newline="") if isinstance(text, str) else text
+    chosen = delimiter(file.readline())
+    file.seek(0)
+    reader = csv.reader(file, strict=True, delimiter=chosen)
     first = next(reader, None)
     if first is not None:
         yield [name.strip() for name in first]

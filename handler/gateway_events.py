@@ -49,6 +49,7 @@ def parse_event(event: Any) -> Request:
             supports_binary_response=version is not None or "elb" in context,
             caller=_caller(context),
             synthetic=context.get("synthetic") is True,
+            has_upload_parameter="upload" in (event.get("queryStringParameters") or ""),
         )
     except (KeyError, TypeError, AttributeError, IndexError):
         request = None
@@ -72,7 +73,9 @@ def _caller(context: Event) -> str:
     claims = authorizer.get("claims") or (authorizer.get("jwt") or {}).get("claims") or {}
     if claims.get("sub"):
         return f"sub {claims.get('iss', '')} {claims['sub']}"
-    principal, key = authorizer.get("principalId"), identity.get("apiKeyId")
+    # an HTTP API has what a Lambda authorizer returned under `lambda`
+    principal = (authorizer.get("lambda") or authorizer).get("principalId")
+    key = identity.get("apiKeyId")
     return f"principal {principal}" if principal else f"key {key}" if key else ""
 
 

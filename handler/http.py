@@ -30,6 +30,7 @@ class Request(NamedTuple):
     `may_have_base_path`: the path may begin with the API mapping of a custom domain.
     `synthetic`: sent by a release hook or a probe. It is read from `requestContext`, because
     clients can set headers.
+    `has_upload_parameter`: of the query, the only parameter that any route reads.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Request(NamedTuple):
     caller: str = ""
     may_have_base_path: bool = False
     synthetic: bool = False
+    has_upload_parameter: bool = False
 
 
 class Response(NamedTuple):

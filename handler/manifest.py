@@ -215,10 +215,14 @@ class Execution(NamedTuple):
 
     `batch` is "dynamic" if the leading axis of every tensor is the rows,
     "single" if it is fixed at 1 (one run per row), "none" if there is none (one run per instance).
+    `external_data`: the graph may read other files. `value_dependent_shapes`: the time of a run may
+    depend on its inputs' values, not on their shapes alone.
     """
 
     intra_op_threads: int = 1
     batch: BatchMode = "dynamic"
+    external_data: bool = True
+    value_dependent_shapes: bool = True
 
 
 class Parity(NamedTuple):
@@ -508,7 +512,7 @@ def read(directory: Path | str) -> Manifest:
     except OSError as error:
         raise ArtifactError(f"{FILE_NAME}: {error.strerror}") from None
     if digest is not None:
-        from hashlib import sha256  # not for those who only parse manifests
+        from handler.hashes import sha256  # not for those who only parse manifests
 
         if sha256(text).hexdigest().encode() + b"\n" != digest:
             raise ArtifactError(f"{FILE_NAME}: it is not the packed one ({DIGEST_FILE_NAME})")

@@ -42,6 +42,8 @@ DRIFTED_INPUTS = "DriftedInputs"
 UNSEEN_INPUTS = "UnseenInputs"  # inputs with unseen values, if too many rows have any
 # one value a probe, by service alone: 1 if the version before is not fit to take traffic
 ROLLBACK_UNAVAILABLE = "RollbackUnavailable"
+# one value a probe, by service alone: 1 if the alias is not at the stack's version
+ALIAS_MOVED = "AliasMoved"
 
 UNITS = {LATENCY: "Milliseconds"} | dict.fromkeys(
     (
@@ -55,6 +57,7 @@ UNITS = {LATENCY: "Milliseconds"} | dict.fromkeys(
         RETRIES,
         OUTCOMES,
         ROLLBACK_UNAVAILABLE,
+        ALIAS_MOVED,
         DRIFTED_OUTPUTS,
         DRIFTED_INPUTS,
         UNSEEN_INPUTS,
@@ -69,6 +72,11 @@ MAX_VALUES = 100
 def jobs_service(service: str) -> str:
     """Return the `service` dimension of the worker that scores a service's jobs."""
     return f"{service}-jobs"
+
+
+def batch_service(service: str) -> str:
+    """Return the `service` dimension of the function that scores a service's batches."""
+    return f"{service}-batch"
 
 
 def directives(

@@ -40,6 +40,7 @@ from handler.model_inputs import Array
 
 ID_CHARS = 52
 REQUEST_PREFIX_CHARS = 28
+INPUT_PREFIX_CHARS = 22  # of a batch: before the nonce, which counts its runs
 MAX_OUTCOMES = 1000  # in one request to /feedback
 API, WORKER, BATCH = 1, 2, 3  # sources; in base64 they are the characters 0, 1 and 2
 NO_VALUE, NUMBER, CLASS = range(3)  # kinds of value
@@ -132,7 +133,7 @@ def derive_key(secret: str, purpose: bytes) -> bytes:
 
     Of several secrets, separated by spaces, it is the first one's.
     """
-    from hashlib import blake2s
+    from handler.hashes import blake2s
 
     return blake2s(secret.split()[0].encode(), person=purpose).digest()
 
@@ -144,7 +145,7 @@ def signer(secret: str) -> Mac:
     """
     if not secret.split():
         return lambda body: crc32(body).to_bytes(8)
-    from hashlib import blake2s
+    from handler.hashes import blake2s
 
     keyed = blake2s(key=derive_key(secret, b"id"), digest_size=8)
 
@@ -219,6 +220,11 @@ def make_id_generator(
 def prefix_of(prediction: bytes) -> str:
     """Return the first characters of the id in front of a prediction: see handler/render.py."""
     return prediction[7 : 7 + REQUEST_PREFIX_CHARS].decode()
+
+
+def nonce_of(prefix: str) -> int:
+    """Return the nonce in the first characters of an id."""
+    return int.from_bytes(a2b_base64(prefix.encode().translate(_DECODE))[17:21])
 
 
 def parse(text: str, *macs: Mac) -> Prediction:

@@ -5,11 +5,8 @@ A record never holds a value or a key that a client sent, unless `log_payloads` 
 of one call are written at once, because one line so written takes 3 µs, and a logging library's 60.
 
 The record of a server error has a `caller_hash`, which says whether one caller meets the errors or
-many do. It is keyed with PREDICTION_ID_SECRET and names nobody. A Contributor Insights rule that
-counts the records with `ServerErrors` = 1 by `caller_hash` gives metric math the largest count of
-one caller, MaxContributorValue, and the number of callers, UniqueContributors:
-https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/ContributorInsights-GraphReportData.html
-Callers that the gateway does not authenticate have no hash.
+many do. It is keyed with PREDICTION_ID_SECRET and names nobody. Callers that the gateway does not
+authenticate have none.
 """
 
 import re
@@ -34,6 +31,8 @@ REQUEST_METRICS = (
     metrics.SERVER_ERRORS,
     metrics.LATENCY,
 )
+# of all versions together, with which a canary's errors are compared: see infra/alarms.py
+SERVICE_METRICS = (metrics.REQUESTS, metrics.CLIENT_ERRORS, metrics.SERVER_ERRORS)
 BATCH_METRICS = (metrics.JOBS, metrics.FAILED_JOBS, metrics.RETRIES, metrics.ROWS, metrics.LATENCY)
 # CloudWatch takes 1 MB of one event, but Lambda splits a line at 256 KB
 MAX_LINE_BYTES = 256_000
@@ -70,12 +69,14 @@ def trace_id(headers: Mapping[str, str]) -> str:
 def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
     """Return the function that writes the record of a request."""
     binner = Binner(manifest) if manifest and manifest.baseline else None
-    directives = _serialized_directives(REQUEST_METRICS)
+    directives = _serialized_directives(REQUEST_METRICS, SERVICE_METRICS)
     constants = _constants(config, manifest)
     log_payloads = None
     if manifest and config.log_payloads != "off":
         log_payloads = make_payload_logger(config, manifest)
-    error_directives = _serialized_directives((*REQUEST_METRICS, metrics.LOG_ERRORS))
+    error_directives = _serialized_directives(
+        (*REQUEST_METRICS, metrics.LOG_ERRORS), SERVICE_METRICS
+    )
     secret = config.prediction_id_secret
     names = [field.name for field in manifest.features or manifest.inputs] if manifest else []
     outputs = [output.name for output in manifest.outputs] if manifest else []
@@ -237,9 +238,10 @@ def _constants(config: Settings, manifest: Manifest | None) -> dict[str, Any]:
     }
 
 
-def _serialized_directives(names: Sequence[str]) -> orjson.Fragment:
-    """Return the JSON of the directives for `names`."""
-    return orjson.Fragment(orjson.dumps(metrics.directives(names)))
+def _serialized_directives(names: Sequence[str], by_service: Sequence[str] = ()) -> orjson.Fragment:
+    """Return the JSON of the directives for `names` by version, and for others by service alone."""
+    directives = metrics.directives(names) + metrics.directives(by_service, metrics.BY_SERVICE)
+    return orjson.Fragment(orjson.dumps(directives))
 
 
 def _bins(binner: Binner | None, request_id: str, scored: Scored | None) -> dict[str, Any]:
@@ -341,7 +343,7 @@ def redactor(
 
 def _hash(secret: str, purpose: bytes, value: Any) -> str:
     """Return 16 hex digits of a value under the key for a purpose."""
-    from hashlib import blake2s
+    from handler.hashes import blake2s
 
     key = prediction_id.derive_key(secret, purpose)
     return blake2s(_dump(value), key=key, digest_size=8).hexdigest()

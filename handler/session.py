@@ -1,25 +1,22 @@
 """The ONNX session: verify the artifact's files, open the graph, run it until a deadline."""
 
+import contextlib
 import math
-import mmap
 import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from handler import hashes
 from handler.errors import ArtifactError, DeadlineExceeded, ServerError
 from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, Manifest, open_regular
 from handler.model_inputs import Array
 
-# A shorter run is repeated without a thread, because starting one takes 0.1 ms. Its time depends on
-# the shapes of its inputs alone, unless the graph has one of these operators.
+# a shorter run is repeated without a thread, because starting one takes 0.1 ms
 QUICK_SECONDS = 0.1
-VALUE_DEPENDENT_SHAPES = (
-    "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
-)  # fmt: skip
 MAX_QUICK_SHAPES = 1000
 MODEL = "model.onnx"
 # how long a run may take to stop after its deadline
@@ -30,40 +27,40 @@ _shape = attrgetter("shape")
 class _BackgroundHash:
     """Hash the artifact's files in a thread while the main thread imports onnxruntime.
 
-    Hashing releases the GIL: 47 MB of weights take 35 ms of another core. The files are opened
+    Hashing releases the GIL: 47 MB of weights take 27 ms of another core. The files are opened
     here, because the thread would wait for the GIL until onnxruntime is imported.
     """
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
-        from hashlib import sha256
-
-        self.contents: dict[str, mmap.mmap] = {}
-        for name, expected in manifest.files.items():
-            if os.path.basename(name) != name:
-                raise ArtifactError(f"{name}: is not a file of the artifact")
-            try:
-                with open_regular(directory / name) as file:
-                    if file.seek(0, 2) != expected.bytes:
-                        raise ArtifactError(f"{name}: its size differs from the manifest")
-                    self.contents[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:
-                raise ArtifactError(f"{name}: cannot be read ({type(error).__name__})") from None
+        self._files: dict[str, IO[bytes]] = {}
         self._expected = {name: file.sha256 for name, file in manifest.files.items()}
         self._actual: dict[str, str] = {}
-
-        def hash_files() -> None:
-            for name, content in self.contents.items():
-                self._actual[name] = sha256(content).hexdigest()
-
-        self._thread = threading.Thread(target=hash_files)
+        with contextlib.ExitStack() as stack:
+            for name, expected in manifest.files.items():
+                if os.path.basename(name) != name:
+                    raise ArtifactError(f"{name}: is not a file of the artifact")
+                try:
+                    file = stack.enter_context(open_regular(directory / name))
+                except OSError as error:
+                    reason = type(error).__name__
+                    raise ArtifactError(f"{name}: cannot be read ({reason})") from None
+                if os.fstat(file.fileno()).st_size != expected.bytes:
+                    raise ArtifactError(f"{name}: its size differs from the manifest")
+                self._files[name] = file
+            self._open_files = stack.pop_all()
+        self._thread = threading.Thread(target=self._hash_files)
         self._thread.start()
+
+    def _hash_files(self) -> None:
+        with self._open_files, contextlib.suppress(OSError):  # a file without a hash differs
+            for name, file in self._files.items():
+                self._actual[name] = hashes.file_sha256(file)
 
     def verify(self) -> None:
         """Wait for the hashes. Raise ArtifactError if one differs from the manifest."""
         self._thread.join()
-        for name, content in self.contents.items():
-            content.close()
-            if self._actual.get(name) != self._expected[name]:
+        for name, expected in self._expected.items():
+            if self._actual.get(name) != expected:
                 raise ArtifactError(f"{name}: its SHA-256 differs from the manifest")
 
 
@@ -71,17 +68,17 @@ class Session:
     """An ONNX session. It runs one call at a time, as a Lambda environment does."""
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
-        hashes = _BackgroundHash(directory, manifest)
+        background_hash = _BackgroundHash(directory, manifest)
         try:
-            model = hashes.contents[MODEL]
-            _check_external_data(directory, manifest, model)
-            self._may_be_quick = not _has_value_dependent_shapes(model)
+            if manifest.execution.external_data:
+                _check_external_data(directory, manifest)
             session = _open(directory / MODEL, manifest)
         finally:
-            hashes.verify()  # of a damaged file, report the hash rather than onnxruntime's error
+            background_hash.verify()  # a damaged file's hash, rather than onnxruntime's error
         self._session = session
         self._output_names = [output.tensor for output in manifest.outputs]
         self._unbatched = manifest.execution.batch == "none"
+        self._may_be_quick = not manifest.execution.value_dependent_shapes
         self._watchdog = _Watchdog()
         self._has_features = bool(manifest.features)
         self._quick_shapes: set[tuple[Any, ...]] = set()
@@ -156,22 +153,14 @@ class Session:
             self._quick_shapes.add(shapes)
 
 
-def _check_external_data(directory: Path, manifest: Manifest, model: mmap.mmap) -> None:
-    """Raise ArtifactError if the graph may load weights that the manifest does not name.
+def _check_external_data(directory: Path, manifest: Manifest) -> None:
+    """Raise ArtifactError for a file that the graph may load and the manifest does not name.
 
     onnxruntime takes the files from the graph's `location` entries, inside the directory.
     """
-    if model.find(b"location") < 0:
-        return
     unnamed = set(os.listdir(directory)) - {FILE_NAME, DIGEST_FILE_NAME, *manifest.files}
     for name in sorted(unnamed):
         raise ArtifactError(f"{name}: is not in the manifest")
-
-
-def _has_value_dependent_shapes(model: mmap.mmap) -> bool:
-    """Return whether the graph has an operator whose output size depends on its inputs' values."""
-    # `op_type` is field 4 of a node: tag, length, name
-    return any(model.find(b'"%c%b' % (len(op), op.encode())) >= 0 for op in VALUE_DEPENDENT_SHAPES)
 
 
 def _deadline_exceeded() -> DeadlineExceeded:

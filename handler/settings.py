@@ -24,7 +24,9 @@ class Settings(NamedTuple):
     that metrics are filed under, "" for the model's name. `function`, `function_version`: as Lambda
     names them. `log_payloads`: what of a request its record keeps. `prediction_id_secret`: the
     secret that signs ids, then older secrets after spaces. `jobs_bucket`, `jobs_queue_url`: "" in a
-    deployment without jobs. `job_retention_days`: how long a job can be fetched. `cors_origins`:
+    deployment without jobs. `job_retention_days`: how long a job can be fetched. `batch_bucket`,
+    `batch_state_machine`: "" in a deployment without batches. `batch_input_uris`: the beginnings of
+    other inputs that a caller may name. `cors_origins`:
     the origins whose pages may read a response.
     `invalid`: the first variable that has no valid value, as a sentence, or "".
     """
@@ -39,6 +41,9 @@ class Settings(NamedTuple):
     jobs_queue_url: str = ""
     job_retention_days: int = 7
     jobs_max_receive_count: int = MAX_RECEIVE_COUNT
+    batch_bucket: str = ""
+    batch_state_machine: str = ""
+    batch_input_uris: tuple[str, ...] = ()
     cors_origins: frozenset[str] = frozenset()
     invalid: str = ""
 
@@ -80,6 +85,9 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         # SQS keeps a message for 14 days and takes a maxReceiveCount of 1000
         job_retention_days=integer("JOB_RETENTION_DAYS", 14, 7),
         cors_origins=frozenset(environ.get("CORS_ORIGINS", "").split()),
+        batch_bucket=environ.get("BATCH_BUCKET", ""),
+        batch_state_machine=environ.get("BATCH_STATE_MACHINE", ""),
+        batch_input_uris=tuple(environ.get("BATCH_INPUT_URIS", "").split()),
         jobs_max_receive_count=integer("JOBS_MAX_RECEIVE_COUNT", 1000, MAX_RECEIVE_COUNT),
         invalid=invalid[0] if invalid else "",
     )

@@ -9,9 +9,11 @@ errors and grows with traffic, so it works at ten requests a day and at a hundre
 A period without requests has no errors, so missing data is not breaching.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import aws_cdk as cdk
+from aws_cdk import aws_chatbot as chatbot
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_iam as iam
@@ -21,12 +23,17 @@ from constructs import Construct
 
 from handler import metrics
 from handler.manifest import Manifest
+from infra.encryption import key
+from infra.endpoint import EndpointMetrics
 from infra.function import ALIAS, ModelFunction
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
 # A month's error budget spent in two days pages somebody; spent in five days it makes a ticket.
 FAST_BURN, SLOW_BURN = 14.4, 6.0
+SLACK_POLICY = "CloudWatchReadOnlyAccess"
+# server errors of a new version, and times the old version's share, that are no reason to roll back
+CANARY_ERRORS, OLD_FACTOR = 3, 3
 RUNBOOK = "docs/runbook.md"
 DAY_MINUTES = 1440
 MIN_OUTCOMES = 10  # of a day, below which their mean says nothing
@@ -41,13 +48,12 @@ class MonitoringContext(NamedTuple):
     scoring: ModelFunction
     page: sns.ITopic
     ticket: sns.ITopic
+    endpoint: EndpointMetrics
 
     def gateway(self, name: str, statistic: str = "Sum", minutes: int = 5) -> cloudwatch.Metric:
-        """Return a metric of the API's stage: what clients see, errors of the gateway included."""
-        service, stage = self.settings.service, self.settings.stage
-        return _metric(
-            "AWS/ApiGateway", name, {"ApiName": service, "Stage": stage}, statistic, minutes
-        )
+        """Return a metric of the endpoint: what clients see, errors of the gateway included."""
+        namespace, dimensions, names = self.endpoint
+        return _metric(namespace, names.get(name, name), dimensions, statistic, minutes)
 
     def function(
         self, name: str, *, version: str | None = None, statistic: str = "Sum", minutes: int = 5
@@ -102,7 +108,7 @@ class MonitoringContext(NamedTuple):
         alarm = cloudwatch.Alarm(
             scope,
             id or name,
-            alarm_name=f"{self.settings.service}-{name}",
+            alarm_name=f"{self.settings.alarm_prefix}{name}",
             alarm_description=self.description(text, f"canary-{id}" if id else name),
             metric=metric,
             threshold=threshold,
@@ -132,13 +138,27 @@ def _metric(
 
 
 def excess(
-    bad: cloudwatch.Metric, requests: cloudwatch.Metric, allowance: float, at_least: int = 0
+    bad: cloudwatch.Metric,
+    requests: cloudwatch.Metric,
+    allowance: float,
+    at_least: int = 0,
+    of_all_versions: Sequence[cloudwatch.Metric] = (),
 ) -> cloudwatch.MathExpression:
-    """Return the count of `bad` over the larger of `allowance` x requests and `at_least`."""
+    """Return the count of `bad` over the larger of `allowance` x requests and `at_least`.
+
+    `of_all_versions`: `bad` and `requests` of the old version too. Then OLD_FACTOR times what the
+    old version's share predicts is allowed as well.
+    """
     allowed = f"requests * {allowance:.6g}"
+    expression = f"bad - IF({allowed} > {at_least}, {allowed}, {at_least})"
+    using = {"bad": bad, "requests": requests}
+    if of_all_versions:
+        using |= dict(zip(("all_bad", "all_requests"), of_all_versions, strict=True))
+        old_requests = "IF(all_requests > requests, all_requests - requests, 1)"
+        expression += f" - {OLD_FACTOR} * (all_bad - bad) * requests / {old_requests}"
     return cloudwatch.MathExpression(
-        expression=f"bad - IF({allowed} > {at_least}, {allowed}, {at_least})",
-        using_metrics={"bad": bad, "requests": requests},
+        expression=expression,
+        using_metrics=using,
         period=bad.period,
         label=f"{bad.metric_name} over what is allowed",
     )
@@ -148,7 +168,13 @@ def topic(scope: Construct, id: str, settings: Settings, destination: str) -> sn
     """Return the SNS topic that `destination` names, or a new one that it subscribes to."""
     if destination.startswith("arn:"):
         return sns.Topic.from_topic_arn(scope, id, destination)
-    new = sns.Topic(scope, id, display_name=settings.service, enforce_ssl=True)
+    new = sns.Topic(
+        scope,
+        id,
+        display_name=settings.service,
+        enforce_ssl=True,
+        master_key=key(scope, settings),
+    )
     # With a policy of its own a topic loses the default one, which lets the account's alarms in.
     new.add_to_resource_policy(
         iam.PolicyStatement(
@@ -158,7 +184,19 @@ def topic(scope: Construct, id: str, settings: Settings, destination: str) -> sn
             conditions={"StringEquals": {"aws:SourceAccount": cdk.Aws.ACCOUNT_ID}},
         )
     )
-    if destination.startswith("https:"):
+    if destination.startswith("slack:"):
+        workspace, channel = destination.removeprefix("slack:").split("/")
+        chatbot.SlackChannelConfiguration(
+            new,
+            "Slack",
+            slack_channel_configuration_name=f"{settings.service}-{id}",
+            slack_workspace_id=workspace,
+            slack_channel_id=channel,
+            notification_topics=[new],
+            # what people in the channel may do; the default is everything
+            guardrail_policies=[iam.ManagedPolicy.from_aws_managed_policy_name(SLACK_POLICY)],
+        )
+    elif destination.startswith("https:"):
         new.add_subscription(subscriptions.UrlSubscription(destination))
     elif destination:
         new.add_subscription(subscriptions.EmailSubscription(destination))
@@ -239,7 +277,14 @@ class ServiceAlarms(Construct):
 
 
 class CanaryAlarms(Construct):
-    """The alarms that roll a new version back: of its own metrics alone, not of the old version's.
+    """The alarms that roll a new version back.
+
+    A caller who knows a request that fails could roll back any release. Such a request fails in
+    both versions, and Lambda sends each call to a random one. So errors count only beyond
+    OLD_FACTOR times the old version's share, and beyond CANARY_ERRORS. They are summed over the
+    whole bake: with a tenth of the traffic, the chance of an alarm is under 0.2 % however many
+    requests fail in both versions. In the last steps of a linear rollout the old version has too
+    few requests to compare with. No input is known to crash a version, so crashes are not compared.
 
     The version's number is part of each name, so a new version gets new alarms. An alarm that
     stayed would still be in ALARM from the failed version when the fix is deployed, and CodeDeploy
@@ -263,6 +308,12 @@ class CanaryAlarms(Construct):
                 self, f"v{version}-{name}", text, metric, notify=None, id=name, **options
             )
 
+        def more_than_old(name: str, share: float, at_least: int) -> cloudwatch.MathExpression:
+            service = {"service": context.settings.service}
+            bad, requests = (context.record(n, minutes=bake) for n in (name, metrics.REQUESTS))
+            both = [context.record(n, "Sum", bake, service) for n in (name, metrics.REQUESTS)]
+            return excess(bad, requests, share, at_least, of_all_versions=both)
+
         # Crashes and server errors are two alarms, not one sum: metric math has no value where one
         # of its metrics has none, and a version that fails at init never writes a record.
         self.alarms = [
@@ -278,22 +329,16 @@ class CanaryAlarms(Construct):
             alarm(
                 "server-errors",
                 "The new version answers with 5xx, which are no errors to Lambda.",
-                excess(
-                    context.record(metrics.SERVER_ERRORS),
-                    context.record(metrics.REQUESTS),
-                    allowance,
-                ),
+                more_than_old(metrics.SERVER_ERRORS, allowance, CANARY_ERRORS),
+                periods=1,
             ),
             alarm(
                 "client-errors",
                 "The new version refuses what clients send.",
-                excess(
-                    context.record(metrics.CLIENT_ERRORS, minutes=2),
-                    context.record(metrics.REQUESTS, minutes=2),
-                    limits.client_error_max_percent / 100,
-                    at_least=5,  # one client's mistake is no reason for a rollback
+                more_than_old(
+                    metrics.CLIENT_ERRORS, limits.client_error_max_percent / 100, at_least=5
                 ),
-                periods=max(1, bake // 2),
+                periods=1,
             ),
             alarm(
                 "latency",

@@ -1,46 +1,35 @@
-"""The REST API: authentication, limits, logs, domain, and the gateway's own error responses.
+"""The REST API: authentication, access, limits, logs, and the gateway's own error responses.
 
-A REST API has API keys, usage plans and gateway responses; an HTTP API has not. Every path goes to
-the function, so 404 and 405 are the function's too.
+Every path goes to the function, so 404 and 405 are the function's too.
 """
 
 import json
+from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_apigateway as apigateway
-from aws_cdk import aws_certificatemanager as acm
 from aws_cdk import aws_cognito as cognito
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_route53 as route53
-from aws_cdk import aws_route53_targets as route53_targets
 from aws_cdk import aws_wafv2 as wafv2
 from constructs import Construct
 
 from handler.http import IMAGE_TYPES, NPY, OCTET_STREAM
 from handler.manifest import Manifest
-from infra import gateway_responses
+from infra import endpoint, gateway_responses
+from infra.endpoint import ACCESS_LOG, EndpointMetrics
 from infra.logs import log_group
 from infra.settings import Client, Settings
 from infra.suppress_nag import suppress_nag
 
 # no query string, header or body: the function's record has what may be logged
-ACCESS_LOG = {
-    "request_id": "$context.requestId",
-    "time": "$context.requestTimeEpoch",
-    "source_ip": "$context.identity.sourceIp",
-    "caller": "$context.identity.caller",
+REST_ACCESS_LOG = {
+    **ACCESS_LOG,
     "api_key_id": "$context.identity.apiKeyId",
-    "method": "$context.httpMethod",
-    "path": "$context.path",
-    "status": "$context.status",
-    "problem": "$context.error.responseType",
     "tls": "$context.tlsVersion",
-    "response_bytes": "$context.responseLength",
-    "latency_ms": "$context.responseLatency",
-    "integration_ms": "$context.integrationLatency",
-    "integration_status": "$context.integrationStatus",
-    "integration_request_id": "$context.integration.requestId",
 }
+EVERYTHING = "execute-api:/*"  # of this API
 
 
 class Api(Construct):
@@ -62,7 +51,10 @@ class Api(Construct):
             self,
             "Rest",
             rest_api_name=settings.service,
-            endpoint_types=[apigateway.EndpointType.REGIONAL],
+            endpoint_configuration=self._reach(settings),
+            policy=self._policy(settings),
+            # mutual TLS would be of the domain name alone
+            disable_execute_api_endpoint=bool(settings.truststore_uri) or None,
             # Only binary bodies come as base64, which takes a third of Lambda's 6 MB. With
             # compression on, the gateway also unpacks gzip bodies.
             binary_media_types=[OCTET_STREAM, NPY, *pictures],
@@ -81,7 +73,7 @@ class Api(Construct):
                 tracing_enabled=settings.tracing,
                 metrics_enabled=False,  # per method, at a price; the stage's own are free
                 access_log_destination=apigateway.LogGroupLogDestination(logs),
-                access_log_format=apigateway.AccessLogFormat.custom(json.dumps(ACCESS_LOG)),
+                access_log_format=apigateway.AccessLogFormat.custom(json.dumps(REST_ACCESS_LOG)),
             ),
             default_method_options=self._authorization(settings),
             default_integration=apigateway.LambdaIntegration(alias, allow_test_invoke=False),
@@ -92,18 +84,27 @@ class Api(Construct):
         rest.security_policy = "SecurityPolicy_TLS13_1_2_PFS_PQ_2025_09"
         rest.endpoint_access_mode = "BASIC"
         self.stage = self.api.deployment_stage
+        self.url = self.api.url if not settings.truststore_uri else endpoint.domain_url(settings)
+        self.metrics = EndpointMetrics(
+            "AWS/ApiGateway", {"ApiName": settings.service, "Stage": settings.stage}
+        )
         # the gateway would make it itself, to be kept for ever
         name = f"API-Gateway-Execution-Logs_{self.api.rest_api_id}/{settings.stage}"
         self.stage.node.add_dependency(log_group(self, "ExecutionLogs", settings, name))
         # The endpoint is an output of the stack, under a name that can be guessed.
         self.api.node.try_remove_child("Endpoint")
         self.api.root.add_method("ANY")
-        self.api.root.add_proxy()
-        gateway_responses.add(self, self.api)
+        proxy = self.api.root.add_proxy()
+        if settings.cors_origins:
+            for resource in (self.api.root, proxy):
+                self._answer_preflight(resource, settings)
+        gateway_responses.add(self, self.api, cors=bool(settings.cors_origins))
         if settings.auth == "api-key":
             self._usage_plans(settings)
         if settings.domain_name:
-            self._domain(settings)
+            stage = self.stage.node.default_child
+            assert isinstance(stage, cdk.CfnResource)
+            endpoint.add_domain(self, settings, self.api.rest_api_id, stage)
         if settings.web_acl_arn:
             wafv2.CfnWebACLAssociation(
                 self,
@@ -113,10 +114,75 @@ class Api(Construct):
             )
         self._suppress_nag(settings)
 
+    def _reach(self, settings: Settings) -> apigateway.EndpointConfiguration:
+        """Return from where the API is reached: everywhere, or through VPC endpoints alone."""
+        endpoints = [
+            ec2.InterfaceVpcEndpoint.from_interface_vpc_endpoint_attributes(
+                self, id, port=443, vpc_endpoint_id=id
+            )
+            for id in settings.vpc_endpoint_ids
+        ]
+        kind = apigateway.EndpointType.PRIVATE if endpoints else apigateway.EndpointType.REGIONAL
+        return apigateway.EndpointConfiguration(types=[kind], vpc_endpoints=endpoints or None)
+
+    def _policy(self, settings: Settings) -> iam.PolicyDocument | None:
+        """Return the resource policy, which denies other endpoints and addresses.
+
+        With auth=iam it allows the account, whose identities still need a policy of their own.
+        https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-authorization-flow.html
+        """
+        conditions = []
+        if settings.vpc_endpoint_ids:
+            endpoints = {"aws:SourceVpce": [*settings.vpc_endpoint_ids]}
+            conditions.append({"StringNotEquals": endpoints})
+        if settings.allowed_ips:
+            address = "aws:VpcSourceIp" if settings.vpc_endpoint_ids else "aws:SourceIp"
+            ranges = [str(network) for network in settings.allowed_ips]
+            conditions.append({"NotIpAddress": {address: ranges}})
+        if not conditions:
+            return None
+        allowed = iam.AccountRootPrincipal() if settings.auth == "iam" else iam.AnyPrincipal()
+
+        def statement(**more: Any) -> iam.PolicyStatement:
+            resources = [EVERYTHING]
+            return iam.PolicyStatement(actions=["execute-api:Invoke"], resources=resources, **more)
+
+        return iam.PolicyDocument(
+            statements=[
+                statement(principals=[allowed]),
+                *(
+                    statement(effect=iam.Effect.DENY, principals=[iam.AnyPrincipal()], conditions=c)
+                    for c in conditions
+                ),
+            ]
+        )
+
+    def _answer_preflight(self, resource: apigateway.IResource, settings: Settings) -> None:
+        """Let the gateway answer OPTIONS, without authentication, which browsers do not send."""
+        resource.add_cors_preflight(
+            allow_origins=[*settings.cors_origins],
+            allow_methods=endpoint.CORS_METHODS,
+            allow_headers=endpoint.CORS_HEADERS,
+            max_age=endpoint.CORS_MAX_AGE,
+        )
+
     def _authorization(self, settings: Settings) -> apigateway.MethodOptions:
         """Return the authorization of every method."""
         if settings.auth == "api-key":
             return apigateway.MethodOptions(api_key_required=True)
+        if settings.auth == "lambda":
+            function = lambda_.Function.from_function_attributes(
+                self, "AuthorizerFunction",
+                function_arn=settings.authorizer_arn, same_environment=True,
+            )  # fmt: skip
+            return apigateway.MethodOptions(
+                authorizer=apigateway.RequestAuthorizer(
+                    self,
+                    "Authorizer",
+                    handler=function,
+                    identity_sources=[apigateway.IdentitySource.header("Authorization")],
+                )
+            )
         if settings.auth == "cognito":
             pool = cognito.UserPool.from_user_pool_arn(self, "Pool", settings.user_pool_arn)
             scopes = [settings.user_pool_scope] if settings.user_pool_scope else None
@@ -154,37 +220,6 @@ class Api(Construct):
         key = self.api.add_api_key(f"{prefix}Key", api_key_name=name)
         plan.add_api_key(key)
         return key
-
-    def _domain(self, settings: Settings) -> None:
-        """Map the domain name to the stage; with a hosted zone, add its record."""
-        domain = apigateway.DomainName(
-            self,
-            "Domain",
-            domain_name=settings.domain_name,
-            certificate=acm.Certificate.from_certificate_arn(
-                self, "Certificate", settings.certificate_arn
-            ),
-            endpoint_type=apigateway.EndpointType.REGIONAL,
-            security_policy=apigateway.SecurityPolicy.TLS_1_2,
-            mapping=self.api,
-        )
-        cdk.CfnOutput(
-            cdk.Stack.of(self), "DomainTarget", value=domain.domain_name_alias_domain_name
-        )
-        if settings.hosted_zone_id:
-            zone = route53.HostedZone.from_hosted_zone_attributes(
-                self,
-                "Zone",
-                hosted_zone_id=settings.hosted_zone_id,
-                zone_name=settings.domain_name.partition(".")[2],
-            )
-            route53.ARecord(
-                self,
-                "Record",
-                zone=zone,
-                record_name=f"{settings.domain_name}.",
-                target=route53.RecordTarget.from_alias(route53_targets.ApiGatewayDomain(domain)),
-            )
 
     def _suppress_nag(self, settings: Settings) -> None:
         suppress_nag(

@@ -13,6 +13,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.alarms import MonitoringContext
+from infra.encryption import allow_use, bucket_encryption, key
 from infra.function import ModelFunction
 from infra.suppress_nag import suppress_nag
 
@@ -38,7 +39,8 @@ class Archive(Construct):
         self.bucket = s3.Bucket(
             self,
             "Bucket",
-            encryption=s3.BucketEncryption.S3_MANAGED,
+            encryption=bucket_encryption(context.settings),
+            encryption_key=key(self, context.settings),
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             enforce_ssl=True,
             versioned=True,  # an audit is not overwritten
@@ -55,6 +57,7 @@ class Archive(Construct):
             {"AwsSolutions-S1": "An access log of the archive would need an archive too."},
         )
         writer = self._writer()
+        allow_use(self, context.settings, writer)
         self.stream = firehose.DeliveryStream(
             self,
             "Stream",

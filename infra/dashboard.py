@@ -94,7 +94,7 @@ def _header(context: MonitoringContext) -> str:
     region = cdk.Stack.of(context.scoring).region
     alarms = (
         f"https://console.aws.amazon.com/cloudwatch/home?region={region}"
-        f"#alarmsV2:?search={settings.service}-"
+        f"#alarmsV2:?search={settings.alarm_prefix}"
     )
     return (
         f"# {manifest.name} {manifest.version}, {settings.stage}\n"

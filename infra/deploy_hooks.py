@@ -18,7 +18,7 @@ PREFIX = "CodeDeployHook_"
 
 
 class Hook(Construct):
-    """One hook; `when` is "before" or "after"."""
+    """One hook; `when` is "before" or "after". It also checks that a `worker` starts."""
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Hook(Construct):
         settings: Settings,
         manifest: Manifest,
         scoring: ModelFunction,
+        worker: ModelFunction | None = None,
     ) -> None:
         super().__init__(scope, id)
         # instances are sent again, so the log must have all of their fields
@@ -37,7 +38,9 @@ class Hook(Construct):
             and settings.log_payloads == "full"
             and all(feature.log_policy == "keep" for feature in manifest.features)
         )
-        group = {"PAYLOAD_LOG_GROUP": scoring.log_group.log_group_name} if logged else {}
+        more = {"PAYLOAD_LOG_GROUP": scoring.log_group.log_group_name} if logged else {}
+        if worker:
+            more["WORKER_VERSION_ARN"] = worker.version.function_arn
         self.function = ops_function(
             self,
             settings=settings,
@@ -52,7 +55,7 @@ class Hook(Construct):
                 "LOW_TRAFFIC_POLICY": settings.low_traffic_policy,
                 "MINIMUM_REQUESTS": str(settings.minimum_requests),
                 "MODEL_SHA256": manifest.files["model.onnx"].sha256,
-                **group,
+                **more,
             },
         )
         # CloudFormation must have updated the hook before it moves the alias; the name of the
@@ -61,6 +64,7 @@ class Hook(Construct):
         arn = scoring.function.function_arn
         if when == "before":
             versions = [scoring.version.function_arn, f"{arn}:{ALIAS}"]
+            versions += [worker.version.function_arn] if worker else []
             allow(self.function, ["lambda:InvokeFunction"], *versions)
             return
         # only the deployment names the old version

@@ -24,11 +24,11 @@ class DriftMonitor(Construct):
     """`outputs` is the alarm that may roll a version back (infra/rollback.py)."""
 
     def __init__(
-        self, scope: Construct, id: str, context: MonitoringContext, worker: ModelFunction | None
+        self, scope: Construct, id: str, context: MonitoringContext, workers: list[ModelFunction]
     ) -> None:
         super().__init__(scope, id)
         self._context, scoring = context, context.scoring
-        records = [scoring.log_group, *([worker.log_group] if worker else [])]
+        records = [scoring.log_group, *(worker.log_group for worker in workers)]
         self.function = ops_function(
             self,
             settings=context.settings,

@@ -7,6 +7,7 @@ from constructs import Construct
 
 from handler.manifest import Manifest
 from infra import image
+from infra.encryption import allow_use, key
 from infra.logs import log_group
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
@@ -27,6 +28,7 @@ class ModelFunction(Construct):
         manifest: Manifest,
         entry_point: str,
         timeout: cdk.Duration,
+        parquet: bool = False,
     ) -> None:
         super().__init__(scope, id)
         self.log_group = log_group(self, "Logs", settings)
@@ -38,10 +40,11 @@ class ModelFunction(Construct):
             description=f"{settings.service}: {entry_point}",
         )
         self.log_group.grant_write(self.role)
+        allow_use(self, settings, self.role)
         self.function = lambda_.DockerImageFunction(
             self,
             "Function",
-            code=image.code(self, settings, manifest, entry_point),
+            code=image.code(self, settings, manifest, entry_point, parquet),
             description=f"{manifest.name} {manifest.version}, {settings.stage}"[:256],
             architecture=(
                 lambda_.Architecture.ARM_64
@@ -54,6 +57,7 @@ class ModelFunction(Construct):
             timeout=timeout,
             role=self.role,
             log_group=self.log_group,
+            environment_encryption=key(self, settings),
             # Lambda's JSON format would wrap the lines, and CloudWatch find no metrics in them
             logging_format=lambda_.LoggingFormat.TEXT,
             environment={
@@ -136,6 +140,7 @@ def ops_function(
         description=text,
     )
     logs.grant_write(role)
+    allow_use(scope, settings, role)  # of a topic, for those that publish
     function = lambda_.DockerImageFunction(
         scope,
         "Function",
@@ -147,6 +152,7 @@ def ops_function(
         timeout=cdk.Duration.seconds(OPS_SECONDS),
         role=role,
         log_group=logs,
+        environment_encryption=key(scope, settings),
         logging_format=lambda_.LoggingFormat.TEXT,
         environment={
             "SERVICE_NAME": settings.service,

@@ -74,10 +74,12 @@ GATEWAY_RESPONSES: dict[str, GatewayResponseSpec] = {
 }
 
 
-def add(scope: Construct, api: apigateway.IRestApi) -> None:
-    """Add a gateway response of every type."""
+def add(scope: Construct, api: apigateway.IRestApi, *, cors: bool) -> None:
+    """Add a gateway response of every type. With `cors`, the pages of any origin may read them."""
     for name, spec in GATEWAY_RESPONSES.items():
         headers = {"Content-Type": PROBLEM_JSON, **COMMON_HEADERS}
+        if cors:
+            headers["Access-Control-Allow-Origin"] = "*"
         if spec.status == 429:
             headers["Retry-After"] = "1"
         apigateway.GatewayResponse(

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from aws_cdk import aws_lambda as lambda_
     from constructs import Construct
 
-FILES = ("Dockerfile", "requirements/function.txt")
+FILES = ("Dockerfile", "requirements/function.txt", "infra/strip_packages.py")
+PARQUET = "requirements/parquet.txt"  # in the image of the batch function, with `batch_parquet`
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"  # the Dockerfile's default
 MOVES = "{} is a tag, which moves: pin the base image by its digest, …/python@sha256:…"
 # Lambda refuses the manifest lists that BuildKit makes to attach its provenance
@@ -35,11 +36,12 @@ def pinned(base_image: str) -> bool:
 
 
 @contextlib.contextmanager
-def build_context(model_dir: Path) -> Iterator[Path]:
+def build_context(model_dir: Path, parquet: bool = False) -> Iterator[Path]:
     """Yield a folder with exactly what the Dockerfile copies, the model in model/."""
     with tempfile.TemporaryDirectory(prefix="answerable-image-") as folder:
         context = Path(folder)
-        for name in (*FILES, *_optional_requirements(manifests.read(model_dir))):
+        names = [*FILES, *_optional_requirements(manifests.read(model_dir))]
+        for name in names + [PARQUET] * parquet:
             (context / name).parent.mkdir(exist_ok=True)
             shutil.copy(SOURCE / name, context / name)
         ignored = shutil.ignore_patterns("__pycache__")
@@ -70,7 +72,11 @@ def build_args(model: str, manifest: Manifest, base_image: str = "") -> dict[str
 
 
 def code(
-    scope: "Construct", chosen: Settings, manifest: Manifest, entry_point: str
+    scope: "Construct",
+    chosen: Settings,
+    manifest: Manifest,
+    entry_point: str,
+    parquet: bool = False,
 ) -> "lambda_.DockerImageCode":
     """Return the image for one function: built as an asset, or named by repository and tag.
 
@@ -91,20 +97,23 @@ def code(
             cmd=[entry_point],
         )
     stack = Stack.of(scope)
-    asset: Any = stack.node.try_find_child("Image") or _asset(stack, chosen, manifest)
+    asset: Any = stack.node.try_find_child("ParquetImage" if parquet else "Image")
+    asset = asset or _asset(stack, chosen, manifest, parquet)
     return lambda_.DockerImageCode.from_ecr(
         asset.repository, tag_or_digest=asset.image_tag, cmd=[entry_point]
     )
 
 
-def _asset(scope: "Construct", chosen: Settings, manifest: Manifest) -> "assets.DockerImageAsset":
+def _asset(
+    scope: "Construct", chosen: Settings, manifest: Manifest, parquet: bool
+) -> "assets.DockerImageAsset":
     from aws_cdk import aws_ecr_assets as assets
 
     arm = chosen.architecture == "arm64"
-    with build_context(find_model(chosen.model)) as context:
+    with build_context(find_model(chosen.model), parquet) as context:
         return assets.DockerImageAsset(
             scope,
-            "Image",
+            "ParquetImage" if parquet else "Image",
             directory=str(context),  # copied into the cloud assembly at once
             build_args=build_args(chosen.model, manifest, chosen.base_image),
             platform=assets.Platform.LINUX_ARM64 if arm else assets.Platform.LINUX_AMD64,

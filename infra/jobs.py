@@ -16,6 +16,7 @@ from handler import metrics
 from handler.manifest import Manifest
 from handler.settings import MAX_RECEIVE_COUNT
 from infra.alarms import MonitoringContext, excess
+from infra.encryption import bucket_encryption, key, queue_encryption
 from infra.function import ModelFunction
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
@@ -41,7 +42,8 @@ class Jobs(Construct):
         self.dead_letters = sqs.Queue(
             self,
             "DeadLetters",
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            encryption=queue_encryption(settings),
+            encryption_master_key=key(self, settings),
             enforce_ssl=True,
             retention_period=cdk.Duration.days(14),
         )
@@ -52,7 +54,8 @@ class Jobs(Construct):
         self.queue = sqs.Queue(
             self,
             "Queue",
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            encryption=queue_encryption(settings),
+            encryption_master_key=key(self, settings),
             enforce_ssl=True,
             # AWS's rule for Lambda: six timeouts of the function and the batching window
             visibility_timeout=cdk.Duration.seconds(
@@ -114,7 +117,8 @@ class Jobs(Construct):
         bucket = s3.Bucket(
             self,
             "Bucket",
-            encryption=s3.BucketEncryption.S3_MANAGED,
+            encryption=bucket_encryption(settings),
+            encryption_key=key(self, settings),
             block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
             enforce_ssl=True,
             lifecycle_rules=[

@@ -1,4 +1,4 @@
-"""Rollback: a probe of the previous version, its alarm, and the automatic rollback.
+"""Rollback: a probe of the previous version and the alias, its alarms, the automatic rollback.
 
 See handler/release/auto_rollback.py. The automatic rollback exists only if `auto_rollback_on` names
 alarms.
@@ -39,6 +39,15 @@ class Rollback(Construct):
         self._context, self._rollout = context, rollout
         self._functions = [context.scoring, *([worker] if worker else [])]
         settings, stack = context.settings, cdk.Stack.of(self)
+        alias = context.scoring.alias
+        probe = self._ops_function(
+            "Probe",
+            "on_schedule",
+            "whether the previous version still works",
+            {"STACK_LIVE_VERSION": alias.version.version},
+        )
+        # it states the new version when the alias is there
+        probe.node.add_dependency(alias)
         self._target(
             # twice a day, and after each deployment, failed ones too
             events.Rule(
@@ -54,9 +63,10 @@ class Rollback(Construct):
                     },
                 ),
             ),
-            self._ops_function("Probe", "on_schedule", "whether the previous version still works"),
+            probe,
         )
-        self.alarm = context.alarm(
+        by_service = {"service": settings.service}
+        unavailable = context.alarm(
             self,
             "rollback-unavailable",
             "No rollback is possible: the previous version does not work, or the probe does not "
@@ -65,11 +75,21 @@ class Rollback(Construct):
                 metrics.ROLLBACK_UNAVAILABLE,
                 "Maximum",
                 minutes=24 * 60,
-                dimensions={"service": settings.service},
+                dimensions=by_service,
             ),
             missing=Missing.MISSING,
             notify=context.ticket,
         )
+        moved = context.alarm(
+            self,
+            "alias-moved",
+            "The alias is not at the stack's version: a rollback was not followed by a deployment.",
+            context.record(metrics.ALIAS_MOVED, "Maximum", minutes=60, dimensions=by_service),
+            # it lasts until a probe finds the alias where the stack has it
+            missing=Missing.IGNORE,
+            notify=context.ticket,
+        )
+        self.alarms = [unavailable, moved]
         if settings.auto_rollback_on != "none":
             self._auto_rollback(drift, outcomes)
 

@@ -28,6 +28,7 @@ class Rollout(Construct):
         settings: Settings,
         manifest: Manifest,
         scoring: ModelFunction,
+        worker: ModelFunction | None,
         alarms: list[cloudwatch.Alarm],
     ) -> None:
         super().__init__(scope, id)
@@ -39,6 +40,7 @@ class Rollout(Construct):
                 settings=settings,
                 manifest=manifest,
                 scoring=scoring,
+                worker=worker if when == "before" else None,
             )
             for when in ("before", "after")
         )

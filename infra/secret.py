@@ -14,6 +14,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
+from infra.encryption import key
 from infra.logs import log_group
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
@@ -70,6 +71,7 @@ class Secret(Construct):
             timeout=cdk.Duration.seconds(30),
             role=role,
             log_group=logs,
+            environment_encryption=key(self, settings),
         )
         suppress_nag(
             maker,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, model_validator
 
 from handler import manifest
 from handler.errors import ArtifactError
@@ -29,7 +29,37 @@ PAYLOAD_BYTES = 6 * 1024 * 1024
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 
 Destination = Annotated[
-    str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|https://\S+|arn:[\w-]+:sns:\S+)?$")
+    str,
+    Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|https://\S+|arn:[\w-]+:sns:\S+|slack:\w+/\w+)?$"),
+]
+# the ways to authenticate callers that an endpoint has
+AUTHS = {
+    "rest": ("iam", "api-key", "cognito", "lambda"),
+    "http": ("iam", "jwt", "lambda"),
+    "url": ("iam",),
+}
+AUTH_NEEDS = {"cognito": "user_pool_arn", "jwt": "jwt_issuer", "lambda": "authorizer_arn"}
+# settings that need a value of another setting
+NEEDS = {
+    "user_pool_arn": ("auth", ["cognito"]),
+    "user_pool_scope": ("auth", ["cognito"]),
+    "jwt_issuer": ("auth", ["jwt"]),
+    "jwt_audience": ("auth", ["jwt"]),
+    "authorizer_arn": ("auth", ["lambda"]),
+    "clients": ("auth", ["api-key"]),
+    "gateway_log_role": ("endpoint", ["rest"]),
+    "vpc_endpoint_ids": ("endpoint", ["rest"]),
+    "allowed_ips": ("endpoint", ["rest"]),
+    "web_acl_arn": ("endpoint", ["rest"]),
+    "base_path": ("endpoint", ["rest"]),
+    "domain_name": ("endpoint", ["rest", "http"]),
+}
+# settings that go together, or are both left out
+PAIRS = [
+    ("image_repository", "image_tag"),
+    ("jwt_issuer", "jwt_audience"),
+    ("domain_name", "certificate_arn"),
+    ("subnet_ids", "security_group_ids"),
 ]
 
 
@@ -56,6 +86,9 @@ class Settings(BaseModel):
     model: Name
     # the name of a table of deploy.toml; on the command line only
     stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")] = "dev"
+
+    # of the account's CDK bootstrap, if it is not CDK's default
+    bootstrap_qualifier: Annotated[str, Field(pattern=r"^[a-z0-9]{0,10}$")] = ""
 
     architecture: Literal["x86_64", "arm64"] = "x86_64"
     # the image to build from; name it by its digest, because a tag moves
@@ -95,15 +128,32 @@ class Settings(BaseModel):
     # hours after an automatic rollback in which there is no second one
     rollback_cooldown_hours: Annotated[int, Field(ge=1)] = 24
 
-    auth: Literal["iam", "api-key", "cognito"] = "iam"
+    # rest: API Gateway's REST API, which has all settings; http: its HTTP API, cheaper and without
+    # keys, web ACL, private endpoints and problem documents of its own; url: the function's URL,
+    # without a gateway's price and limits (`answerable cost --endpoint`)
+    endpoint: Literal["rest", "http", "url"] = "rest"
+    # how callers are authenticated; rest: iam, api-key, cognito, lambda; http: iam, jwt, lambda;
+    # url: iam
+    auth: Literal["iam", "api-key", "cognito", "jwt", "lambda"] = "iam"
     user_pool_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:cognito-idp:.+:userpool/.+)?$")] = ""
     # with a scope, access tokens are accepted; without one, ID tokens
     user_pool_scope: str = ""
+    # auth=jwt: who issues the tokens, and the audiences of which a token has one
+    jwt_issuer: Annotated[str, Field(pattern=r"^(https://\S+)?$")] = ""
+    jwt_audience: tuple[str, ...] = ()
+    # auth=lambda: the function that answers an `authorization` header with an IAM policy
+    authorizer_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:lambda:.+:function:.+)?$")] = ""
     # requests per second, of all callers together
     rate_limit: Annotated[int, Field(ge=1, le=10000)] = 50
     burst_limit: Annotated[int, Field(ge=1, le=5000)] = 100
-    # API Gateway's log role is one per account and region; false if another stack has it
-    gateway_log_role: bool = True
+    # API Gateway's log role is one per account and region; true in the one stack that makes it
+    gateway_log_role: bool = False
+    # interface endpoints of a VPC for execute-api: the API is private, and only they reach it
+    vpc_endpoint_ids: tuple[Annotated[str, Field(pattern=r"^vpce-\w+$")], ...] = ()
+    # addresses or ranges (CIDR) from which the API may be called
+    allowed_ips: tuple[IPvAnyNetwork, ...] = ()
+    # origins whose web pages may call the API, as https://shop.example.org; "*" is any
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(https?://[^/\s]+|\*)$")], ...] = ()
 
     # API keys besides the stack's own, by name, each with its quota; auth=api-key
     clients: dict[Name, Client] = {}
@@ -111,6 +161,10 @@ class Settings(BaseModel):
     domain_name: Annotated[str, Field(pattern=r"^([a-z0-9*-]+(\.[a-z0-9-]+)+)?$")] = ""
     certificate_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:acm:.+)?$")] = ""
     hosted_zone_id: Annotated[str, Field(pattern=r"^[A-Z0-9]*$")] = ""
+    # the path of the domain below which the API is, as churn or risk/churn
+    base_path: Annotated[str, Field(pattern=r"^([\w.-]+(/[\w.-]+)*)?$")] = ""
+    # mutual TLS on the domain: the S3 URI of the certificates (PEM) that clients' are issued by
+    truststore_uri: Annotated[str, Field(pattern=r"^(s3://[^/]+/.+)?$")] = ""
     # AWS WAF's web ACL in front of the API
     web_acl_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:wafv2:.+)?$")] = ""
     # X-Ray, for the gateway and the functions that serve
@@ -118,6 +172,9 @@ class Settings(BaseModel):
     # the VPC of the functions that serve; they need endpoints for S3, SQS and logs there
     subnet_ids: tuple[Annotated[str, Field(pattern=r"^subnet-\w+$")], ...] = ()
     security_group_ids: tuple[Annotated[str, Field(pattern=r"^sg-\w+$")], ...] = ()
+    # the key that encrypts logs, queues, buckets, topics and environments; its policy must allow
+    # CloudWatch Logs, alarms (sns) and this account's roles
+    kms_key_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:kms:.+:key/.+)?$")] = ""
     # of every role
     permissions_boundary: Annotated[str, Field(pattern=r"^(arn:[\w-]+:iam::.+:policy/.+)?$")] = ""
     # of every resource
@@ -135,6 +192,29 @@ class Settings(BaseModel):
     # workers at the same time
     job_concurrency: Annotated[int, Field(ge=2, le=1000)] = 10
 
+    # POST /batches and uploads: score whole files, with a bucket and a state machine
+    batch: bool = False
+    # a bucket that sends its events to EventBridge, instead of one that the stack makes; inputs are
+    # under input/, runs under runs/
+    batch_bucket: Annotated[str, Field(pattern=r"^([a-z0-9.-]{3,63})?$")] = ""
+    # other buckets that an input may be in
+    batch_input_buckets: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]{3,63}$")], ...] = ()
+    # how long the stack's bucket keeps inputs and runs
+    batch_retention_days: Annotated[int, Field(ge=1)] = 30
+    # MB of a worker
+    batch_memory: Annotated[int, Field(ge=512, le=10240)] = 1769
+    # workers at the same time; the account's concurrency is shared with the API
+    batch_concurrency: Annotated[int, Field(ge=1, le=10000)] = 100
+    # of a run's parts, before it stops; a run without a part fails in any case, and can be resumed
+    batch_max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 0
+    # of a part's rows, before the run fails
+    batch_max_refused_percent: Annotated[float, Field(ge=0, le=100)] = 5
+    # for uploads: the column that the output repeats, and whether unknown columns are skipped
+    batch_key: str = ""
+    batch_ignore_unknown: bool = False
+    # read Parquet; the batch function then has an image with pyarrow
+    batch_parquet: bool = False
+
     # the version of the secret that signs prediction ids; a higher number makes a new secret, and
     # ids signed with the one before are still accepted
     prediction_id_key_version: Annotated[int, Field(ge=1)] = 1
@@ -143,7 +223,8 @@ class Settings(BaseModel):
     # send records to S3 through Firehose, partitioned by date, model and version
     archive: bool = False
 
-    # who is notified of alarms: an e-mail address, an https URL, or the ARN of an SNS topic
+    # who is notified of alarms: an e-mail address, an https URL, the ARN of an SNS topic, or
+    # slack:WORKSPACE/CHANNEL, both ids, of a workspace that the account is connected to
     alarm_destination: Destination = ""
     # the same for alarms that can wait until morning, if they are to go elsewhere
     ticket_destination: Destination = ""
@@ -157,8 +238,13 @@ class Settings(BaseModel):
 
     @property
     def service(self) -> str:
-        """Return the deployment's name, which its alarms, dashboard and metrics have."""
+        """Return the deployment's name, which its dashboard and metrics have."""
         return f"{self.model}-{self.stage}"
+
+    @property
+    def alarm_prefix(self) -> str:
+        """Return how the names of the alarms begin: a message says first which stage it is."""
+        return f"{self.stage}-{self.model}-"
 
     @property
     def stack(self) -> str:
@@ -167,26 +253,28 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if bool(self.image_repository) != bool(self.image_tag):
-            raise ValueError("image_repository and image_tag go together")
+        for one, other in PAIRS:
+            if bool(getattr(self, one)) != bool(getattr(self, other)):
+                raise ValueError(f"{one} and {other} go together")
+        if self.auth not in AUTHS[self.endpoint]:
+            raise ValueError(f"endpoint={self.endpoint} has auth={', '.join(AUTHS[self.endpoint])}")
+        for name, (other, values) in NEEDS.items():
+            if getattr(self, name) and getattr(self, other) not in values:
+                raise ValueError(f"{name} needs {other}={' or '.join(values)}")
+        for auth, name in AUTH_NEEDS.items():
+            if self.auth == auth and not getattr(self, name):
+                raise ValueError(f"auth={auth} needs {name}")
         if self.snapstart and self.provisioned_concurrency:
             raise ValueError("snapstart and provisioned_concurrency exclude each other in Lambda")
         if self.max_concurrency and self.provisioned_concurrency > self.max_concurrency:
             raise ValueError("provisioned_concurrency is over max_concurrency")
-        if (self.auth == "cognito") != bool(self.user_pool_arn):
-            raise ValueError("auth=cognito and user_pool_arn go together")
-        if self.user_pool_scope and not self.user_pool_arn:
-            raise ValueError("user_pool_scope needs auth=cognito")
         if self.provisioned_concurrency and (self.pinned_version or self.rollout == "all-at-once"):
             raise ValueError("provisioned_concurrency needs a rollout by CodeDeploy, and no pin")
-        if self.clients and self.auth != "api-key":
-            raise ValueError("clients need auth=api-key")
-        if bool(self.domain_name) != bool(self.certificate_arn):
-            raise ValueError("domain_name and certificate_arn go together")
-        if self.hosted_zone_id and not self.domain_name:
-            raise ValueError("hosted_zone_id needs domain_name")
-        if bool(self.subnet_ids) != bool(self.security_group_ids):
-            raise ValueError("subnet_ids and security_group_ids go together")
+        for name in ("hosted_zone_id", "base_path", "truststore_uri"):
+            if getattr(self, name) and not self.domain_name:
+                raise ValueError(f"{name} needs domain_name")
+        if self.vpc_endpoint_ids and self.domain_name:
+            raise ValueError("a private API has no domain_name")
         if unknown := sorted(self.alarms.keys() - set(Alarms._fields)):
             raise ValueError(f"alarms has no {unknown[0]}, but {', '.join(Alarms._fields)}")
         if self.burst_limit < self.rate_limit:

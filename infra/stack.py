@@ -19,9 +19,11 @@ from infra.alarms import (
 )
 from infra.api import Api
 from infra.archive import Archive
+from infra.batch import Batch, failure_alarm
 from infra.dashboard import Dashboard
 from infra.drift import DriftMonitor
 from infra.function import ModelFunction
+from infra.http_api import FunctionUrl, HttpApi
 from infra.jobs import Jobs, JobsAlarms
 from infra.rollback import Rollback
 from infra.rollout import Rollout
@@ -36,6 +38,7 @@ class ModelStack(cdk.Stack):
         super().__init__(
             scope,
             settings.stack,
+            synthesizer=cdk.DefaultStackSynthesizer(qualifier=settings.bootstrap_qualifier or None),
             description=f"{manifest.name} {manifest.version}, {settings.stage}: "
             f"ONNX inference, owned by {manifest.owner}"[:1024],
         )
@@ -75,14 +78,26 @@ class ModelStack(cdk.Stack):
             cdk.Annotations.of(self).add_warning_v2("answerable:base-image", text)
         secret = Secret(self, "Secret", settings)
         scoring.function.add_environment("PREDICTION_ID_SECRET", secret.value)
-        api = Api(self, "Api", settings=settings, manifest=manifest, alias=scoring.alias)
+        endpoint: Api | HttpApi | FunctionUrl
+        if settings.endpoint == "rest":
+            endpoint = Api(self, "Api", settings=settings, manifest=manifest, alias=scoring.alias)
+            if settings.cors_origins:  # the other endpoints add the headers
+                scoring.function.add_environment("CORS_ORIGINS", " ".join(settings.cors_origins))
+        else:
+            kind = HttpApi if settings.endpoint == "http" else FunctionUrl
+            endpoint = kind(self, "Api", settings=settings, alias=scoring.alias)
         page = topic(self, "Topic", settings, settings.alarm_destination)
         ticket = page
         if settings.ticket_destination:
             ticket = topic(self, "TicketTopic", settings, settings.ticket_destination)
-        context = MonitoringContext(settings, manifest, scoring, page, ticket)
+        context = MonitoringContext(settings, manifest, scoring, page, ticket, endpoint.metrics)
         alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]
         rollout, worker = None, None
+        if settings.jobs:
+            jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
+            worker = jobs.worker
+            worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
+            alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
         if settings.rollout != "all-at-once":
             canary = CanaryAlarms(self, "Canary", context)
             rollout = Rollout(
@@ -91,24 +106,25 @@ class ModelStack(cdk.Stack):
                 settings=settings,
                 manifest=manifest,
                 scoring=scoring,
+                worker=worker,
                 alarms=canary.alarms,
             )
             alarms += canary.alarms
             cdk.CfnOutput(self, "Application", value=rollout.group.application.application_name)
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)
-        if settings.jobs:
-            jobs = Jobs(self, "Jobs", settings=settings, manifest=manifest, scoring=scoring)
-            worker = jobs.worker
-            worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
-            alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
-        drift = DriftMonitor(self, "Drift", context, worker)
+        batch = None
+        if settings.batch:
+            batch = Batch(self, "Batch", settings=settings, manifest=manifest, scoring=scoring)
+            batch.worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
+            alarms.append(failure_alarm(batch, context))
+        workers = [function for function in (worker, batch and batch.worker) if function]
+        drift = DriftMonitor(self, "Drift", context, workers)
         outcomes = OutcomeAlarms(self, "Outcomes", context)
         rollback = Rollback(self, "Rollback", context, drift, outcomes, worker, rollout)
         if settings.archive:
-            functions = [scoring, *([worker] if worker else [])]
-            alarms.append(Archive(self, "Archive", context, functions).alarm)
-        alarms += [rollback.alarm, *drift.alarms, *outcomes.alarms]
+            alarms.append(Archive(self, "Archive", context, [scoring, *workers]).alarm)
+        alarms += [*rollback.alarms, *drift.alarms, *outcomes.alarms]
         Dashboard(self, "Dashboard", context, alarms)
-        cdk.CfnOutput(self, "Url", value=api.api.url)
+        cdk.CfnOutput(self, "Url", value=endpoint.url)
         cdk.CfnOutput(self, "FunctionName", value=scoring.function.function_name)
         cdk.CfnOutput(self, "LiveVersion", value=scoring.alias.version.version)

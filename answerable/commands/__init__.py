@@ -8,6 +8,7 @@ from typing import Any
 # service refuses. By name, so that a command does not import what it does not need.
 EXIT_CODES = {
     "ArtifactError": 2,
+    "BatchError": 1,
     "InputError": 2,
     "PackError": 2,
     "SettingsError": 2,

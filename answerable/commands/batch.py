@@ -1,7 +1,7 @@
 """`answerable batch`: score a file of any size, here or with a deployed stack.
 
     answerable batch customers.parquet -o out/            on this machine, with all cores
-    answerable batch s3://bucket/customers.parquet        with the stack of a stage
+    answerable batch s3://bucket/customers.parquet --stack NAME        with a deployed stack
     answerable batch status RUN, answerable batch resume RUN
 
 RUN is the folder of a local run, or the id that a stack's run has. A run that was interrupted
@@ -9,27 +9,28 @@ continues with `resume`: the parts that are done stay as they are.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from answerable.commands import add_model
-from answerable.terminal import plain
-from handler.batch import BatchError
+from answerable.commands import InputError, add_model, warn
+from answerable.stack import stack_outputs
+from handler.batch import BatchError, finish
 from handler.batch.plan import MAX_REFUSED_PERCENT, Options, Plan, read_shards
-from handler.batch.storage import Folder
-from handler.errors import ApiError, ArtifactError
+from handler.batch.storage import Folder, connect
 from infra.project import find_model
 
 MAX_CRASHES = 3  # of worker processes
-ACTIONS = ("status", "resume")
+POLL_SECONDS = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,48 +48,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="of a part's rows, before the run fails (default: %(default)g)",
     )
+    add("--stack", metavar="NAME", help="run in this stack instead, as answerable-churn-prod")
+    add("--wait", action="store_true", help="with --stack: show the progress until the end")
     add("--part-bytes", type=int, default=0, metavar="N", help="of a part (default: by the rate)")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="default: all cores")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Start, resume or describe a run; return 1 if it fails, 2 for arguments that do not fit."""
-    console = Console(stderr=True)
-    action = args.words[0] if args.words[0] in ACTIONS and len(args.words) == 2 else ""
+    """Start, resume or describe a run. Raise BatchError if it fails."""
+    *action, subject = args.words
+    if len(action) > 1 or {*action} - {"status", "resume"}:
+        raise InputError("name one INPUT, or status RUN, or resume RUN")
+    if args.stack:
+        return _on_stack(args, action, subject)
+    if action == ["status"]:
+        print_json(finish.status(Folder(subject)))
+        return 0
+    if not action and not args.output:
+        raise InputError("a local run needs -o DIR, and a deployed one --stack NAME")
+    folder = Path(subject) if action else args.output
     try:
-        if action == "status":
-            console.print_json(data=_status(args.words[1]))
-            return 0
-        if action == "resume":
-            folder, inputs = Path(args.words[1]), ""
-        elif len(args.words) == 1 and args.output:
-            folder, inputs = args.output, args.words[0]
-        else:
-            console.print("batch: one INPUT and -o DIR, or status RUN, or resume RUN", style="red")
-            return 2
-        document = run_local(folder, inputs, args, console)
-    except (BatchError, ArtifactError, ApiError) as error:
-        console.print(plain(f"batch: {error}", "red"))
-        return 1
+        document = run_local(folder, "" if action else subject, args)
     except KeyboardInterrupt:
-        console.print(
-            f"batch: interrupted; answerable batch resume {folder} continues", style="red"
-        )
+        warn(f"interrupted; answerable batch resume {folder} continues")
         return 130
-    for name in ("rows", "refused", "seconds"):
-        console.print(f"{name:8}{document[name]:>14,}", highlight=False)
+    print_json({name: document[name] for name in ("rows", "refused", "seconds")})
     return 0
 
 
-def _status(run: str) -> dict[str, Any]:
-    from handler.batch.finish import status
+def print_json(document: dict[str, Any]) -> None:
+    """Print a document to stdout."""
+    print(json.dumps(document, indent=2))
 
-    return status(Folder(run))
+
+def _on_stack(args: argparse.Namespace, action: list[str], subject: str) -> int:
+    """Start, resume or describe a run of a stack; with `--wait`, until it ends."""
+    import boto3
+
+    from handler.batch import api
+    from handler.settings import Settings
+
+    (stack,) = boto3.client("cloudformation").describe_stacks(StackName=args.stack)["Stacks"]
+    outputs = stack_outputs(stack)
+    if "BatchBucket" not in outputs:
+        raise InputError(f"{args.stack} has no batches")
+    machine = outputs["BatchStateMachine"]
+    # what the caller may read is for IAM to say, not for the list of the API
+    config = Settings(None, batch_bucket=outputs["BatchBucket"], batch_state_machine=machine,
+                      batch_input_uris=("s3://",))  # fmt: skip
+    if action:
+        document = api.get(config, subject)
+    else:
+        request = {"input": subject, "key": args.key, "ignore_unknown": args.ignore_unknown,
+                   "max_refused_percent": args.max_refused}  # fmt: skip
+        document = api.start(config, json.dumps(request))
+    if action == ["resume"]:
+        connect(f"s3://{outputs['BatchBucket']}/runs/{subject}").delete(finish.FAILURE)
+        boto3.client("stepfunctions").start_execution(
+            stateMachineArn=machine,
+            name=f"{subject}-{int(time.time())}",
+            input=json.dumps({"run": subject}),
+        )
+    if args.wait:
+        id = document["batch"]["id"]
+        with _progress() as progress:
+            bar = progress.add_task("", total=None)
+            while True:
+                document = api.get(config, id)
+                batch = document["batch"]
+                if batch["status"] in ("succeeded", "failed"):
+                    break
+                total = batch.get("estimated_rows")
+                progress.update(bar, completed=batch.get("rows", 0), total=total)
+                time.sleep(POLL_SECONDS)
+    print_json(document["batch"])
+    return int(document["batch"]["status"] == "failed")
 
 
-def run_local(
-    folder: Path, inputs: str, args: argparse.Namespace, console: Console
-) -> dict[str, Any]:
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.completed:,.0f} rows"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def run_local(folder: Path, inputs: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run or resume a batch in a folder; return its manifest. Raise BatchError."""
     if inputs and folder.exists() and any(folder.iterdir()):
         raise BatchError(
@@ -101,11 +148,9 @@ def run_local(
     try:
         for _ in range(MAX_CRASHES):
             try:
-                return _run_in_pool(job, (inputs, options, args.workers), console)
+                return _run_in_pool(job, (inputs, options, args.workers))
             except BrokenProcessPool:
-                console.print(
-                    "batch: a worker process ended; its parts are repeated", style="yellow"
-                )
+                warn("a worker process ended; its parts are repeated")
     finally:
         shutil.rmtree(folder / ".tmp", ignore_errors=True)
     raise BatchError(
@@ -114,28 +159,17 @@ def run_local(
     )
 
 
-def _run_in_pool(job: tuple[str, str], request: Any, console: Console) -> dict[str, Any]:
+def _run_in_pool(job: tuple[str, str], request: Any) -> dict[str, Any]:
     """Plan, score the parts that are not done, and finish, all in worker processes."""
-    workers = request[2]
-    run = Folder(job[1])
     context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
-    pool = ProcessPoolExecutor(workers, context, _load, job)
-    columns = (
-        TextColumn("{task.completed:,.0f} rows"),
-        BarColumn(),
-        TextColumn("{task.fields[rate]}"),
-    )
+    pool = ProcessPoolExecutor(request[2], context, _load, job)
     try:
         plan: Plan = pool.submit(_plan, *request).result()
-        futures = [pool.submit(_score, shard) for shard in read_shards(run)]
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            bar = progress.add_task("", total=plan.rows, rate="")
+        futures = [pool.submit(_score, shard) for shard in read_shards(Folder(job[1]))]
+        with _progress() as progress:
+            bar = progress.add_task("", total=plan.rows)
             for future in as_completed(futures):
                 progress.advance(bar, future.result())
-                task = progress.tasks[0]
-                progress.update(
-                    bar, rate=f"{task.completed / max(task.elapsed or 0, 1e-9):,.0f} rows/s"
-                )
         document: dict[str, Any] = pool.submit(_finish).result()
         return document
     except BaseException:

@@ -153,7 +153,7 @@ def remote(url: str, headers: list[str]) -> Send:
         if credentials and region:
             SigV4Auth(credentials, service, region).add_auth(request)
         prepared = urllib.request.Request(  # noqa: S310  (the caller's own URL)
-            request.url, case.body or None, dict(request.headers), method=case.method
+            str(request.url), case.body or None, dict(request.headers), method=case.method
         )
         try:
             response = urllib.request.urlopen(prepared, timeout=TIMEOUT_SECONDS)  # noqa: S310

@@ -5,6 +5,7 @@ and discounts.
 """
 
 import argparse
+import math
 from typing import NamedTuple
 
 from rich.console import Console
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from answerable.commands import add_model
 from handler import manifest
+from handler.batch.finish import GB_SECOND_USD
+from handler.batch.plan import SHARD_SECONDS
 from handler.drift.targets import targets
 from handler.manifest import Manifest
 from infra.project import find_model
@@ -20,9 +23,11 @@ from infra.project import find_model
 PRICES_OF = "2025-09"
 PRICES = {
     "API Gateway REST, request": 3.50e-6,
+    "API Gateway HTTP, request": 1.00e-6,
+    "Function URL, request": 0.0,
     "Lambda, request": 0.20e-6,
-    "Lambda x86_64, GB-second": 1.66667e-5,
-    "Lambda arm64, GB-second": 1.33334e-5,
+    "Lambda x86_64, GB-second": GB_SECOND_USD[0],
+    "Lambda arm64, GB-second": GB_SECOND_USD[1],
     "Lambda provisioned x86_64, GB-second": 4.1667e-6,
     "Lambda provisioned arm64, GB-second": 3.3334e-6,
     "SnapStart cache, GB-second": 1.5046e-6,
@@ -37,6 +42,7 @@ PRICES = {
     "S3, PUT request": 5.0e-6,
     "S3, GET request": 0.4e-6,
     "S3, GB-month": 0.023,
+    "Step Functions, transition": 2.5e-5,
     "Firehose, GB taken in": 0.029,
     "Firehose, GB partitioned": 0.020,
     "Firehose, GB decompressed": 0.00325,
@@ -46,10 +52,10 @@ SECONDS = HOURS * 3600
 
 # What the stack has; tests/infra/test_cost.py compares it with the template. An alarm is billed by
 # the metrics that it reads.
-SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 7, 1, 5
+SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 11, 2, 5
 JOBS_ALARMS, ARCHIVE_ALARMS = 4, 1
 DASHBOARDS = 1
-REQUEST_METRICS, JOBS_METRICS, OUTCOME_METRICS = 5, 5, 6
+REQUEST_METRICS, SERVICE_METRICS, JOBS_METRICS, OUTCOME_METRICS = 5, 3, 5, 6
 PROBES = 60  # of the rollback, a month; each writes a metric in its hour
 MONITOR_SECONDS, PROBE_SECONDS, OPS_GB = 5.0, 10.0, 0.5
 MANIFEST_MS = 20.0
@@ -58,7 +64,16 @@ IMAGE_GB = 0.3  # compressed, the base image included
 RECORD_BYTES, ACCESS_LOG_BYTES, PLATFORM_LOG_BYTES = 900, 500, 300
 TARGET_BYTES = 3  # of a record
 PERIOD_BYTES, PERIOD_TARGET_BYTES = 900, 30  # of the monitor's record
+OUTPUT_ROW_BYTES = 140
 FIREHOSE_BYTES = 5000  # what a record is rounded up to
+
+
+# the price of a request, and its access log, by endpoint
+ENDPOINTS = {
+    "rest": ("API Gateway REST, request", ACCESS_LOG_BYTES),
+    "http": ("API Gateway HTTP, request", ACCESS_LOG_BYTES),
+    "url": ("Function URL, request", 0),
+}
 
 
 class Item(NamedTuple):
@@ -79,10 +94,11 @@ class Month(NamedTuple):
     """A deployed model and its traffic in a month. Durations are in milliseconds.
 
     `targets`: inputs and outputs with a baseline. `outcomes`: sent to `/feedback`. `submitted`:
-    jobs.
+    jobs. `rows`: of batches, of which a worker scores `row_rate` a second.
     """
 
     requests: int = 0
+    endpoint: str = "rest"
     memory: int = 1769
     duration: float = 5.0
     architecture: str = "x86_64"
@@ -97,6 +113,8 @@ class Month(NamedTuple):
     submitted: int = 0
     outcomes: int = 0
     archive: bool = False
+    rows: int = 0
+    row_rate: float = 150_000.0
     active_hours: int = HOURS
 
 
@@ -107,6 +125,7 @@ def bill(month: Month) -> list[Item]:
     alarm, metric = "CloudWatch alarm, metric and month", "CloudWatch metric, month"
     logged, kept = "CloudWatch Logs, GB taken in", "CloudWatch Logs, GB-month kept"
     alarms = SERVICE_ALARMS + CANARY_ALARMS + ROLLBACK_ALARMS + month.outcome_alarm_metrics
+    price, access_log_bytes = ENDPOINTS[month.endpoint]
     # a metric is billed for the hours in which it is written
     active = month.active_hours / HOURS
     seconds = max(1, round(month.duration)) / 1000  # of a call, billed in whole milliseconds
@@ -114,9 +133,10 @@ def bill(month: Month) -> list[Item]:
     manifest_calls = HOURS * (month.init + MANIFEST_MS) / 1000 * gigabytes
     periods = HOURS * (PERIOD_BYTES + PERIOD_TARGET_BYTES * month.targets) / 1e9
     record = RECORD_BYTES + TARGET_BYTES * month.targets
-    logs = month.requests * (record + ACCESS_LOG_BYTES + PLATFORM_LOG_BYTES) / 1e9
+    logs = month.requests * (record + access_log_bytes + PLATFORM_LOG_BYTES) / 1e9
     archived = month.requests * record / 1e9 * month.archive
     taken = month.requests * max(record, FIREHOSE_BYTES) / 1e9 * month.archive
+    batch_parts = math.ceil(month.rows / month.row_rate / SHARD_SECONDS)
     lines = (
         ("service", "alarms", alarms, alarm),
         ("service", "dashboard", DASHBOARDS, "CloudWatch dashboard, month"),
@@ -135,7 +155,7 @@ def bill(month: Month) -> list[Item]:
         ("jobs", "alarms", JOBS_ALARMS * month.jobs, alarm),
         ("jobs", "polls of the empty queue", IDLE_POLLS * month.jobs, "SQS, request"),
         ("archive", "alarm", ARCHIVE_ALARMS * month.archive, alarm),
-        ("traffic", "requests at the gateway", month.requests, "API Gateway REST, request"),
+        ("traffic", "requests at the endpoint", month.requests, price),
         ("traffic", "requests at the function", month.requests, "Lambda, request"),
         ("traffic", "compute", month.requests * seconds * gigabytes, compute),
         ("traffic", "restores", cold * gigabytes * month.snapstart, "SnapStart restore, GB"),
@@ -143,7 +163,8 @@ def bill(month: Month) -> list[Item]:
          cold * month.init / 1000 * gigabytes * (not month.snapstart), compute),
         ("traffic", "records and access logs", logs, logged),
         ("traffic", "the same, kept for a month", logs, kept),
-        ("traffic", "request metrics", REQUEST_METRICS * active * bool(month.requests), metric),
+        ("traffic", "request metrics",
+         (REQUEST_METRICS + SERVICE_METRICS) * active * bool(month.requests), metric),
         ("traffic", "outcome metrics", OUTCOME_METRICS * active * bool(month.outcomes), metric),
         ("archive", "records", taken, "Firehose, GB taken in"),
         ("archive", "records, decompressed", archived, "Firehose, GB decompressed"),
@@ -154,6 +175,13 @@ def bill(month: Month) -> list[Item]:
         ("jobs", "requests and results", 3 * month.submitted, "S3, PUT request"),
         ("jobs", "requests and results read", 2 * month.submitted, "S3, GET request"),
         ("jobs", "compute", month.submitted * seconds * gigabytes, compute),
+        ("batch", "compute", month.rows / month.row_rate * gigabytes, compute),
+        ("batch", "parts", batch_parts, "Lambda, request"),
+        # a child execution starts, calls the worker and ends
+        ("batch", "steps of parts", 3 * batch_parts, "Step Functions, transition"),
+        ("batch", "outputs and summaries", 2 * batch_parts, "S3, PUT request"),
+        ("batch", "inputs, plans and summaries read", 6 * batch_parts, "S3, GET request"),
+        ("batch", "a month of outputs", month.rows * OUTPUT_ROW_BYTES / 1e9, "S3, GB-month"),
         ("jobs", "metrics", JOBS_METRICS * active * bool(month.submitted), metric),
     )  # fmt: skip
     return [Item(*line) for line in lines if line[2]]
@@ -165,6 +193,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"Prices of {PRICES_OF} in us-east-1, without the free tier."
     add = parser.add_argument
     add("--requests", type=int, default=1_000_000, help="a month (default: 1000000)")
+    add("--endpoint", choices=[*ENDPOINTS], default=default.endpoint)
     add("--memory", type=int, default=default.memory, help="MB (default: %(default)s)")
     add("--duration", type=float, default=default.duration, help="ms a call (default: %(default)s)")
     add("--architecture", choices=["x86_64", "arm64"], default=default.architecture)
@@ -178,6 +207,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--submitted", type=int, default=0, metavar="N", help="jobs a month")
     add("--outcomes", type=int, default=0, metavar="N", help="outcomes a month")
     add("--archive", action="store_true", help="with the archive")
+    add("--rows", type=int, default=0, metavar="N", help="rows of batches a month")
+    add("--row-rate", type=float, default=default.row_rate, metavar="N",
+        help="rows a second that a worker scores: `rows_per_second` of a run's status, divided by "
+        "its workers (default: %(default)g)")  # fmt: skip
     add("--active-hours", type=int, default=HOURS, help="hours with traffic (default: all)")
 
 
@@ -187,7 +220,7 @@ def main(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in Month._fields if hasattr(args, name)}
     month = Month(**settings | of_model(model))
     items = bill(month)
-    idle = sum(item.dollars for item in bill(month._replace(requests=0, submitted=0)))
+    idle = sum(item.dollars for item in bill(month._replace(requests=0, submitted=0, rows=0)))
     drift = sum(item.dollars for item in items if item.group == "drift")
     table = Table("for", "what", "quantity", "price of one", "USD")
     table.title = f"A month in USD (prices of {PRICES_OF}, us-east-1, no free tier)"
@@ -196,11 +229,11 @@ def main(args: argparse.Namespace) -> int:
         quantity = f"{item.quantity:,.3f}".rstrip("0").rstrip(".")
         table.add_row(item.group, item.name, quantity, item.price, f"{item.dollars:,.2f}")
     table.add_section()
-    sums = {
-        "an idle month": idle,
-        "drift alone": drift,
-        f"with {month.requests:,} requests": sum(item.dollars for item in items),
-    }
+    sums = {"an idle month": idle, "drift alone": drift}
+    for endpoint in ENDPOINTS:
+        lines = bill(month._replace(endpoint=endpoint))
+        name = f"with {month.requests:,} requests, endpoint={endpoint}"
+        sums[name] = sum(item.dollars for item in lines)
     for name, dollars in sums.items():
         table.add_row("", name, "", "", f"{dollars:,.2f}")
     Console().print(table)

@@ -2,9 +2,10 @@
 
 Before the deployment the synthesised template is compared with the deployed one. A deployment that
 would remove a queue, a bucket, a key or the archive, or that would change how clients authenticate,
-stops and lists the losses. It also stops where a rollback has moved the alias away from the version
-in the template: CodeDeploy refuses such a deployment. After the deployment a smoke test asks the
-golden rows of the live version, and calls the URL.
+stops and lists the losses. CodeDeploy refuses to deploy over a rollback, because the alias is not
+at the stack's version. So a first deployment pins the stack to the live versions, and a second one
+releases the new version. After the deployment a smoke test asks the golden rows of the live
+version, and calls the URL.
 """
 
 import argparse
@@ -13,9 +14,9 @@ from collections.abc import Sequence
 
 from answerable import cdk, smoke
 from answerable.removals import Removal, removals
-from answerable.stack import Client, deployed_template, lookup
+from answerable.stack import Client, connect, deployed_template, lookup
 from handler.release import rollback
-from handler.release.rollback import ReleaseError, Service
+from handler.release.rollback import Log, ReleaseError, Service
 from infra.settings import Settings
 
 
@@ -31,30 +32,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(
     args: argparse.Namespace,
     run: cdk.Run = cdk.run,
-    client: Client | None = None,
+    client: Client = connect,
     get: smoke.Get = smoke.get_status,
 ) -> int:
     """Return the CDK CLI's exit code."""
-    import boto3
-
-    client = client or boto3.client
     chosen, _ = cdk.read_settings(args)
     if code := cdk.synth(args, run):
         return code
     deployed = deployed_template(client, chosen.stack)
-    if deployed is not None:
-        losses = removals(deployed, cdk.template(chosen.stack))
-        check_removals([loss for loss in losses if loss.name not in args.yes_remove])
-        check_alias(lookup(client, chosen.model, chosen.stage), chosen)
     # without a terminal nobody can approve the changes of IAM
     approval = [] if sys.stdin.isatty() else ["--require-approval", "never"]
-    if code := run(["deploy", "--app", str(cdk.OUTPUT), *approval, chosen.stack]):
+    command = ["deploy", "--app", str(cdk.OUTPUT), *approval, chosen.stack]
+    if deployed is None:
+        check_log_role(client, chosen)
+    else:
+        template = cdk.template(chosen.stack)
+        losses = removals(deployed, template)
+        check_removals([loss for loss in losses if loss.name not in args.yes_remove])
+        service = lookup(client, chosen.model, chosen.stage)
+        moves = deployed["Outputs"].get("LiveVersion") != template["Outputs"]["LiveVersion"]
+        if pins := pins_over_rollback(service, chosen, moves, print):
+            pinned = argparse.Namespace(**{**vars(args), "overrides": args.overrides + pins})
+            if code := cdk.synth(pinned, run) or run(command) or cdk.synth(args, run):
+                return code
+    if code := run(command):
         return code
     if not args.skip_smoke_test:
         service = lookup(client, chosen.model, chosen.stage)
         smoke.check_live_version(service, print)
-        smoke.check_url(service, chosen.auth, get, print)
+        smoke.check_url(service, chosen, get, print)
     return 0
+
+
+def check_log_role(client: Client, chosen: Settings) -> None:
+    """Raise ReleaseError if a REST API could not write logs in this account and region."""
+    if chosen.endpoint != "rest" or chosen.gateway_log_role:
+        return
+    if not client("apigateway").get_account().get("cloudwatchRoleArn"):
+        raise ReleaseError(
+            "API Gateway has no log role in this account and region, and refuses stages with logs. "
+            "Set gateway_log_role = true in one stack, or endpoint = http"
+        )
 
 
 def check_removals(losses: Sequence[Removal]) -> None:
@@ -69,21 +87,30 @@ def check_removals(losses: Sequence[Removal]) -> None:
         )
 
 
-def check_alias(service: Service, chosen: Settings) -> None:
-    """Raise ReleaseError if the alias is not where the stack has put it.
+def pins_over_rollback(service: Service, chosen: Settings, moves: bool, log: Log) -> list[str]:
+    """Return the options that pin the stack to the live versions, if the alias is not at the
+    stack's version. Raise ReleaseError if the stack or the alias is in motion.
 
-    A pinned deployment moves the alias without CodeDeploy, so it is not checked.
+    Without `moves`, the deployment leaves the alias where it is. A pinned deployment moves it
+    without CodeDeploy.
     """
+    if not service.stack_status.endswith("_COMPLETE"):
+        page = "docs/runbook.md#alias-moved"
+        raise ReleaseError(f"the stack is in {service.stack_status}: wait, or see {page}")
     if chosen.pinned_version:
-        return
+        return []
     alias = service.alias()
-    live, weights = alias["FunctionVersion"], rollback.weights(alias)
-    if weights or service.running():
+    live = alias["FunctionVersion"]
+    if rollback.weights(alias) or service.running():
         raise ReleaseError("a deployment is under way. Wait for it, or stop it in CodeDeploy")
-    if live != service.stack_live_version:
-        command = f"answerable deploy {chosen.stage} --model {chosen.model}"
-        raise ReleaseError(
-            f"version {live} is live, and the stack has version {service.stack_live_version}. "
-            f"CodeDeploy refuses to deploy over a rollback. First tell the stack, then deploy:\n"
-            f"  {command} -c pinned_version={live}\n  {command}"
-        )
+    if live == service.stack_live_version:
+        return []
+    log(f"version {live} is live, and the stack has version {service.stack_live_version}")
+    if not moves:
+        log("this deployment has no new version: the alias stays")
+        return []
+    log(f"first deployment: pin the stack to version {live}; second: release the new version")
+    pins: dict[str, object] = {**rollback.pin_settings(service, service.live_versions(alias))}
+    if chosen.provisioned_concurrency:  # it needs CodeDeploy, so it pauses
+        pins["provisioned_concurrency"] = 0
+    return [f"{name}={value}" for name, value in pins.items()]

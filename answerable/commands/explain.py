@@ -183,13 +183,13 @@ def _log_events(log_group: str, prediction: Prediction) -> Iterator[str]:
     import boto3
 
     # a job may wait for its turn, and its ids are of when it was submitted
-    hours = 15 * 24 if prediction.source == WORKER else 1
+    hours = 1 if prediction.source == API else 15 * 24
     pages = (
         boto3.client("logs")
         .get_paginator("filter_log_events")
         .paginate(
             logGroupName=log_group,
-            filterPattern=f'"{prediction.prefix}"',
+            filterPattern=f"%{_searched(prediction)}%",  # a part of a word
             startTime=max(0, prediction.milliseconds - 60_000),
             endTime=prediction.milliseconds + hours * HOUR_MS,
         )
@@ -201,14 +201,29 @@ def _log_events(log_group: str, prediction: Prediction) -> Iterator[str]:
 def _matching(lines: Iterable[str], prediction: Prediction) -> Iterator[dict[str, Any]]:
     """Yield the records of the prediction's request among lines of any kind."""
     for line in lines:
-        if prediction.prefix not in line:
+        if _searched(prediction) not in line:
             continue
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and record.get("prediction_id_prefix") == prediction.prefix:
+        if isinstance(record, dict) and _is_of(record, prediction):
             yield record
+
+
+def _searched(prediction: Prediction) -> str:
+    """Return the text that the record of a prediction holds."""
+    is_batch = prediction.source == BATCH
+    return prediction.prefix[: prediction_id.INPUT_PREFIX_CHARS] if is_batch else prediction.prefix
+
+
+def _is_of(record: dict[str, Any], prediction: Prediction) -> bool:
+    """Return whether a record is of a prediction's request, job or part of a batch."""
+    first = str(record.get("prediction_id_prefix"))
+    if prediction.source != BATCH or "runs" not in record:
+        return first == prediction.prefix
+    distance = prediction_id.nonce_of(prediction.prefix) - prediction_id.nonce_of(first)
+    return bool(distance % (1 << 32) < record["runs"])
 
 
 def _record(record: dict[str, Any], prediction: Prediction) -> Facts:

@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from answerable.commands import conformance, cost
-from answerable.packing import graph, provenance, summary
+from answerable.packing import contract_file, graph, provenance, summary
+from answerable.packing.errors import PackError
 from answerable.packing.pack import Packed, pack
 from handler.release import golden
 from infra.project import ARTIFACTS
+
+STEPS = 10  # that `pack` reports, and one of this command
+COLUMNS = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--version", required=True, help="semantic version, e.g. 1.0.0")
     add("--owner", required=True, help="who answers for the model: a person, a team, an address")
     add("--reason", required=True, help="why this version exists")
-    add("--contract", type=Path, metavar="FILE", help="what the data cannot say, .toml or .yaml: "
-        "units, descriptions, bounds, types, categories, decisions, limits")
+    contracts = parser.add_mutually_exclusive_group()
+    contracts.add_argument("--contract", type=Path, metavar="FILE", help="what the data cannot "
+        "say, .toml or .yaml: units, descriptions, bounds, types, categories, decisions, limits")
+    contracts.add_argument("--write-contract", type=Path, metavar="FILE.toml", help="write the "
+        "inferred contract as comments, to edit and to pass as --contract")
     add("--ignore", action="append", default=[], metavar="COLUMN", help="a column of the sample "
         "that is not a feature, e.g. the target; repeatable")
     add("--metrics", type=Path, metavar="FILE.json", help="training metrics, for the lineage")
@@ -42,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the graph (default: extended, which any CPU runs; all is faster for convolutions, but "
         "tuned to the CPU of this machine: use it if the function's is the same)")
     add("--tolerance", type=float, metavar="X", help="how far answers may be from the original's, "
-        "relative above 1 (default: 1e-5)")
+        "relative above 1 (default: 1e-5 from the graph's, 1e-4 from those of --expected or a "
+        "framework)")
     add("--expected", type=Path, metavar="FILE", help="the original model's predictions on the "
         "reference, in the forms of --reference, to compare with; those of a framework's model "
         "are computed")
@@ -62,17 +71,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `answerable.pack`. Raise PackError for metrics that are none."""
-    options = {key: value for key, value in vars(args).items() if key not in ("command", "run")}
+    others = ("command", "run", "write_contract")
+    options = {key: value for key, value in vars(args).items() if key not in others}
     options["metrics"] = provenance.metrics(options.pop("metrics"), options.pop("metric"))
     return options
 
 
 def main(args: argparse.Namespace) -> int:
     """Pack and print a summary."""
-    with Console(stderr=True).status("Packing") as status:
-        packed = pack(**arguments(args), progress=lambda step: status.update(f"{step} …"))
-        status.update("Checking that the contract is kept …")
+    if args.write_contract and args.write_contract.exists():
+        raise PackError(f"{args.write_contract} exists already")
+    console = Console(stderr=True)
+    with Progress(
+        *COLUMNS, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("Packing", total=STEPS)
+        packed = pack(
+            **arguments(args), progress=lambda step: bar.update(task, advance=1, description=step)
+        )
+        bar.update(task, advance=1, description="Checking that the contract is kept")
         facts = {**packed.facts, "conformance": _conformance(packed)}
+    if args.write_contract:
+        text = contract_file.render(packed.manifest)
+        args.write_contract.write_text(text, encoding="utf-8")
+        facts["contract"] = f"edit {args.write_contract}, and pack with --contract"
     fields: dict[str, Any] = {**cost.of_model(packed.manifest)}
     dollars = sum(item.dollars for item in cost.bill(cost.Month(**fields)))
     facts["an idle month"] = f"about {dollars:.2f} USD, once deployed (answerable cost)"

@@ -1,8 +1,8 @@
 """`answerable release ACTION STAGE`: show what is live, roll back, promote, pin, prune.
 
 The alias is moved only to a version that has just answered its golden rows, and only if nobody has
-moved it since the decision. The stack has to be told afterwards: by a deployment with the setting
-`pinned_version`, which is printed, or run with --deploy.
+moved it since the decision. The next `answerable deploy` releases on top of it. To stay at the
+version, pin it: the deployment with the setting `pinned_version` is printed, or run with --deploy.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from answerable import prune
 from answerable.commands import add_model
-from answerable.stack import Client, lookup, policy
+from answerable.stack import Client, connect, lookup, policy
 from handler.release import rollback
 from handler.release.rollback import Log, ReleaseError, Service
 from infra.project import find_model
@@ -45,13 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--deploy", action="store_true", help="also run the deployment that pins the stack")
 
 
-def main(args: argparse.Namespace, client: Client | None = None) -> int:
+def main(args: argparse.Namespace, client: Client = connect) -> int:
     """Do what the action says, and print the deployment that pins the stack."""
-    import boto3
-
     console = Console(soft_wrap=True, highlight=False)
     args.model = find_model(args.model).name
-    service = lookup(client or boto3.client, args.model, args.stage)
+    service = lookup(client, args.model, args.stage)
     if args.action == "status":
         _print_status(console, service)
         return 0
@@ -64,7 +62,12 @@ def main(args: argparse.Namespace, client: Client | None = None) -> int:
     alias = service.alias()
     target = choose_version(service, alias, args.action, args.version)
     if args.action == "pin":
-        targets = _live_versions(service, alias, target)
+        targets = service.live_versions(alias)
+        if targets[service.function] != target:
+            raise ReleaseError(
+                f"version {targets[service.function]} is live, not {target}: rollback or promote "
+                "moves it"
+            )
     else:
         targets = rollback.verify_version(service, target, console.print)
         if stop_deployments(service, console.print, args.dry_run):
@@ -110,25 +113,14 @@ def stop_deployments(service: Service, log: Log, dry_run: bool = False) -> bool:
     return bool(stopped) and not dry_run
 
 
-def _live_versions(service: Service, alias: Any, target: str) -> dict[str, str]:
-    live = {service.function: str(alias["FunctionVersion"])}
-    if live[service.function] != target:
-        raise ReleaseError(
-            f"version {live[service.function]} is live, not {target}: rollback or promote moves it"
-        )
-    if service.worker:
-        live[service.worker] = str(service.alias(service.worker)["FunctionVersion"])
-    return live
-
-
 def _pin(console: Console, args: argparse.Namespace, pins: dict[str, str]) -> int:
-    """Print the deployment that tells the stack, or run it."""
+    """Print the deployment that pins the stack, or run it."""
     overrides = [word for name, version in pins.items() for word in ("-c", f"{name}={version}")]
     command = ["deploy", args.stage, "--model", args.model, *overrides]
     run = args.deploy and not args.dry_run
-    console.print("running" if run else "then tell the stack:")
+    console.print("running" if run else "to stay at it, pin the stack:")
     console.print(f"  {shlex.join(['answerable', *command])}", markup=False)
-    console.print("a deployment without these settings publishes the next version")
+    console.print("a deployment without these settings releases the next version on top of it")
     if not run:
         return 0
     return subprocess.run([sys.executable, "-m", "answerable", *command], check=False).returncode  # noqa: S603
@@ -150,6 +142,6 @@ def _print_status(console: Console, service: Service) -> None:
     console.print(f"{service.stack}: {service.function}")
     console.print(table)
     if alias["FunctionVersion"] != service.stack_live_version:
-        console.print(f"the stack has version {service.stack_live_version}: pin it, then deploy")
+        console.print(f"the stack has version {service.stack_live_version}")
     for deployment in service.running():
         console.print(f"under way: {deployment}")

@@ -166,7 +166,9 @@ def _print_header(
 
 
 def _short(plan: Plan, alarm: str) -> str:
-    return alarm.removeprefix(f"{plan.service}-")
+    """Return an alarm's name without STAGE-MODEL-, and another cause as it is."""
+    names = {item.name for item in plan.alarms}
+    return alarm[len(plan.service) + 1 :] if alarm in names else alarm
 
 
 def _print_steps(console: Console, plan: Plan, steps: Iterator[Step]) -> None:

@@ -57,7 +57,7 @@ class LocalQueue:
         import boto3
 
         boto3.client("s3").create_bucket(Bucket=BUCKET)
-        sqs = boto3.client("sqs")
+        sqs: Any = boto3.client("sqs")
         sqs.create_queue(QueueName=DEAD_LETTERS)
         dead = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{DEAD_LETTERS}"
         policy = {"deadLetterTargetArn": dead, "maxReceiveCount": MAX_RECEIVE_COUNT}

@@ -37,7 +37,9 @@ def measure(
         if kind.feature.image:
             continue
         convert = len if kind.binned_by_length else kind.to_graph
-        values = [None if value is None else convert(value) for value in sample]
+        values = sample
+        if kind.binned_by_length or kind.has_json_form:
+            values = [None if value is None else convert(value) for value in sample]
         features[kind.feature.name] = (categories if kind.discrete else numbers)(values)
     for tensor in () if types else inputs:
         rows = feeds[tensor.name] if feeds else ()
@@ -45,12 +47,12 @@ def measure(
     distributions: dict[str, Distribution] = {}
     for output, array in zip(outputs, results, strict=True):
         if output.kind == "value":
-            distributions[output.name] = numbers(_shortest(array))
+            distributions[output.name] = numbers(array.ravel())
         elif output.kind == "label":
             distributions[output.name] = categories(array.ravel().tolist())
         elif output.kind in BY_CLASS:
             for i, name in enumerate(output.classes[:MAX_CLASSES]):
-                distributions[f"{output.name}.{name}"] = numbers(_shortest(array[:, i]))
+                distributions[f"{output.name}.{name}"] = numbers(array[:, i])
         else:
             names = summaries.names(output.dtype, True)
             distributions |= _summaries(output.name, names, array)
@@ -67,19 +69,23 @@ def _summaries(name: str, names: Iterable[str], rows: Iterable[Any]) -> dict[str
     }
 
 
-def numbers(values: Sequence[Any]) -> Distribution:
+def numbers(values: Sequence[Any] | Array) -> Distribution:
     """Return the distribution of numbers; None is missing.
 
     Up to 40 distinct values are all kept, as steps. Of more, the quantiles are kept: values that
     occurred, with the exact F just below and at them, so that a frequent value is a step.
     """
-    ordered = np.sort(np.array([value for value in values if value is not None]))
+    is_array = isinstance(values, np.ndarray)
+    present = values if is_array else [value for value in values if value is not None]
+    ordered = np.sort(np.asarray(present))
     kept = np.unique(ordered)
     if len(kept) > KNOTS - 1:
         kept = np.unique(np.quantile(ordered, np.linspace(0, 1, KNOTS), method="inverted_cdf"))
     left = np.searchsorted(ordered, kept, "left") / max(len(ordered), 1)
     right = np.searchsorted(ordered, kept, "right") / max(len(ordered), 1)
-    return _distribution(values, kept.tolist(), left.tolist(), right.tolist())
+    # the shortest form of the dtype: 0.1, not 0.10000000149011612
+    shown = kept.astype(str).astype(float) if is_array else kept
+    return _distribution(len(values), len(ordered), shown.tolist(), left.tolist(), right.tolist())
 
 
 def categories(values: Sequence[Any]) -> Distribution:
@@ -87,22 +93,20 @@ def categories(values: Sequence[Any]) -> Distribution:
     counts = Counter(value for value in values if value is not None)
     kept = sorted(counts, key=lambda value: (-counts[value], value))
     edges = np.cumsum([0, *(counts[value] for value in kept)]) / max(counts.total(), 1)
-    return _distribution(values, kept, edges[:-1].tolist(), edges[1:].tolist())
+    return _distribution(len(values), counts.total(), kept, edges[:-1].tolist(), edges[1:].tolist())
 
 
 def _distribution(
-    values: Sequence[Any], kept: list[Any], cdf_left: list[float], cdf_right: list[float]
+    n_values: int,
+    n_present: int,
+    kept: list[Any],
+    cdf_left: list[float],
+    cdf_right: list[float],
 ) -> Distribution:
-    missing = sum(value is None for value in values)
     return Distribution(
-        rows=len(values) - missing,
-        missing_share=round(missing / len(values), 6),
+        rows=n_present,
+        missing_share=round((n_values - n_present) / n_values, 6),
         values=tuple(kept),
         cdf_left=tuple(round(share, 6) for share in cdf_left),
         cdf_right=tuple(round(share, 6) for share in cdf_right),
     )
-
-
-def _shortest(array: Array) -> list[float]:
-    """Return floats in the shortest form of their own dtype: 0.1, not 0.10000000149011612."""
-    return [float(str(value)) for value in array.ravel()]

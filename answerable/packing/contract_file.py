@@ -10,8 +10,11 @@ description = "…"                  runbook = "…"
 [outcome_value]                    any field of handler.manifest.OutcomeValue
 """
 
+import json
 import math
+import re
 import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +22,17 @@ from typing import Any, NamedTuple
 import yaml
 
 from answerable.packing.errors import PackError
-from handler.manifest import Alarms, Decision, Feature, Image, Limits, OutcomeValue
+from handler.manifest import (
+    BY_CLASS,
+    Alarms,
+    Decision,
+    Feature,
+    Image,
+    Limits,
+    Manifest,
+    OutcomeValue,
+    to_plain,
+)
 
 TOP_KEYS = ("description", "runbook", "features", "outputs", "limits", "alarms", "outcome_value")
 FEATURE_KEYS = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
@@ -103,3 +116,50 @@ def _frozen(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         return {key: _frozen(item, f"{where}.{key}") for key, item in value.items()}
     return tuple(_frozen(item, where) for item in value) if isinstance(value, list) else value
+
+
+def render(manifest: Manifest) -> str:
+    """Return a contract file that states nothing: inferred values and defaults are comments."""
+    lines = [
+        f"# The contract of {manifest.name} {manifest.version}, as inferred from the sample.",
+        "# Remove a # to state a line. What is stated is enforced.",
+        "",
+        *_comments(("description", "runbook"), {"description": "", "runbook": ""}),
+    ]
+    for feature in manifest.features:
+        keys = [key for key in FEATURE_KEYS if key not in ENCODER_KEYS]
+        lines += ["", f"[features.{toml_key(feature.name)}]", *_comments(keys, feature._asdict())]
+    for output in manifest.outputs:
+        table = f"outputs.{toml_key(output.tensor)}"
+        lines += ["", f"[{table}]", *_comments(OUTPUT_KEYS[:-1], output._asdict())]
+        if output.kind in ("value", *BY_CLASS):
+            label = output.classes[0] if output.classes else None
+            decision = Decision(0.5, class_label=label, review=(0.4, 0.6))
+            fields = _comments(Decision._fields, decision._asdict())
+            lines += ["", f"# [{table}.decision]", *fields]
+    for table, values in (
+        ("limits", manifest.limits),
+        ("alarms", Alarms()),
+        ("outcome_value", OutcomeValue()),
+    ):
+        lines += ["", f"[{table}]", *_comments(values._fields, values._asdict())]
+    return "\n".join(lines) + "\n"
+
+
+def _comments(keys: Sequence[str], values: Mapping[str, Any]) -> Iterator[str]:
+    for key in keys:
+        value = to_plain(values[key])
+        yield f"# {key} = " + ("" if value is None else toml_value(value))
+
+
+def toml_key(name: str) -> str:
+    """Return a key of TOML, in quotes where it needs them."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+
+
+def toml_value(value: Any) -> str:
+    """Return a value of JSON as TOML."""
+    if isinstance(value, dict):
+        pairs = [f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items()]
+        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
+    return json.dumps(value, ensure_ascii=False)

@@ -77,7 +77,7 @@ class _EncodingSession:
         return self._session.run(names, self._encoders.encode(feeds), options)
 
 
-def prepare(source: Source, stated: dict[str, Fields], contract_folder: Path) -> Encoders:
+def prepare(source: Source, stated: dict[str, Fields], folder: Path) -> Encoders:
     """Return the model with the encoders that the contract file states. Raise PackError."""
     stated, types = dict(stated), []
     inputs = {tensor.name: tensor for tensor in graph.inputs(source.model)}
@@ -90,7 +90,7 @@ def prepare(source: Source, stated: dict[str, Fields], contract_folder: Path) ->
             raise PackError(f"feature {name}: install {library}: pip install 'answerable[{extra}]'")
         try:
             if keys == ["tokenizer"]:
-                tokenizer, names = _tokenizer(fields["tokenizer"], inputs, contract_folder)
+                tokenizer, names = _tokenizer(fields["tokenizer"], inputs, folder)
                 encoding: Fields = {"type": "text", "tokenizer": tokenizer}
             else:
                 source, image, names = _image(source, fields["image"], inputs)
@@ -100,7 +100,7 @@ def prepare(source: Source, stated: dict[str, Fields], contract_folder: Path) ->
         except (PackError, ArtifactError, TypeError, ValueError) as error:
             reason = str(error).removeprefix(f"feature {name}: ")
             raise PackError(f"feature {name}: {reason}") from None
-        kind.directory = contract_folder
+        kind.directory = folder
         types.append(kind)
         if keys == ["tokenizer"]:
             encoding["tokenizer"] = tokenizer._replace(file=TOKENIZER)
@@ -121,12 +121,12 @@ def _checked(kind: Any, stated: Fields) -> Any:
 
 
 def _tokenizer(
-    stated: Fields, inputs: dict[str, Tensor], contract_folder: Path
+    stated: Fields, inputs: dict[str, Tensor], folder: Path
 ) -> tuple[Tokenizer, list[str]]:
     """Return the tokenizer's fields, and the names of the inputs that it feeds."""
     fields: Tokenizer = _checked(Tokenizer, stated)
     try:
-        document = json.loads((contract_folder / fields.file).read_text(encoding="utf-8"))
+        document = json.loads((folder / fields.file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PackError(f"{fields.file} is no tokenizer.json ({type(error).__name__})") from None
     integers = [t.name for t in inputs.values() if "int" in t.dtype and len(t.shape) == 2]

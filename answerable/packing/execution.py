@@ -15,7 +15,7 @@ from answerable.packing.errors import PackError
 from answerable.packing.graph import reason
 from answerable.packing.table import Array
 from handler.errors import ApiError
-from handler.manifest import Execution, Manifest, Tensor
+from handler.manifest import Manifest, Tensor
 from handler.session import Session
 
 Batch = Literal["dynamic", "single", "none"]
@@ -145,7 +145,12 @@ def threads(directory: Path, manifest: Manifest, samples: Samples) -> dict[int, 
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     models = {
-        number: Session(directory, manifest._replace(execution=Execution(number, "dynamic")))
+        number: Session(
+            directory,
+            manifest._replace(
+                execution=manifest.execution._replace(intra_op_threads=number, batch="dynamic")
+            ),
+        )
         for number in range(1, min(cores or 1, MAX_THREADS) + 1)
     }
     bodies = [slice_rows(samples, 0, 1)]

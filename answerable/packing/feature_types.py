@@ -174,7 +174,9 @@ class PackedNumber(PackedType):
         return self._sorted(values)[(len(values) - 1) // 2]
 
     def _sorted(self, values: Sequence[Any]) -> list[Any]:
-        return sorted(values, key=self.kind.to_graph)
+        if self.kind.has_json_form:
+            return sorted(values, key=self.kind.to_graph)
+        return np.sort(values).tolist() if isinstance(values[0], float) else sorted(values)
 
     def is_empty(self) -> bool:
         low, high = self.kind.minimum, self.kind.maximum

@@ -29,6 +29,7 @@ from handler.manifest import Output, Tensor
 OPSETS = {"": 18, "ai.onnx.ml": 3}  # of skl2onnx: trees with float64 thresholds need ml 3
 BOOSTER_OPSET = 15  # the newest that onnxmltools' booster converters write
 TORCH_OPSET = 18
+CHUNK_ROWS = 50_000  # that a framework predicts at once
 PICKLES = (".joblib", ".pkl", ".pickle")
 # the converters' names of outputs, and the methods that return the same
 METHODS = {
@@ -86,6 +87,8 @@ class Framework:
             raise
         except Exception as error:  # converters raise any class
             reason = " ".join(str(error.__cause__ or error).split())[:300]
+            if np.asarray(getattr(self.model, "classes_", ())).dtype.kind == "b":
+                reason += "; its classes are booleans: train it on 0 and 1"
             raise PackError(f"{self.packages[-1]} cannot convert the model: {reason}") from None
         return _deterministic(graph)
 
@@ -94,6 +97,16 @@ class Framework:
 
     def predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
         """Return the framework's own predictions by tensor, as far as a method returns them."""
+        n_rows = len(next(iter(columns.values())))
+        chunks = [
+            self._predict(
+                {name: values[i : i + CHUNK_ROWS] for name, values in columns.items()}, outputs
+            )
+            for i in range(0, n_rows, CHUNK_ROWS)
+        ]
+        return {tensor: np.concatenate([chunk[tensor] for chunk in chunks]) for tensor in chunks[0]}
+
+    def _predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
         rows, results = self._rows(columns), {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # columns without names
@@ -208,10 +221,10 @@ class LightGBM(Booster):
     def _export(self, width: int, options: Any) -> ModelProto:
         return _onnxmltools(self.model, "convert_lightgbm", width, options)
 
-    def predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
+    def _predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
         """Return the predictions; those of a Booster are probabilities if it classifies."""
         if hasattr(self.model, "booster_"):
-            return super().predict(columns, outputs)
+            return super()._predict(columns, outputs)
         result = np.asarray(self.model.predict(self._rows(columns)))
         if len(outputs) == 1:
             return {outputs[0].tensor: result}

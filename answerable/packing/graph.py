@@ -20,6 +20,10 @@ from handler.manifest import EXTENSION_DOMAINS, Tensor
 
 MODEL, WEIGHTS = "model.onnx", "weights.bin"
 LARGE = 8_000_000  # bytes of weights from which on they go to their own, memory-mapped file
+# the time of a run depends on its inputs' shapes alone, unless the graph has one of these operators
+VALUE_DEPENDENT_SHAPES = (
+    "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
+)  # fmt: skip
 PAGE = 4096  # what is mapped must start at a page, or it is copied
 LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -225,6 +229,16 @@ def save(model: ModelProto, directory: Path) -> None:
                 for key, value in location.items():
                     tensor.external_data.add(key=key, value=str(value))
     (directory / MODEL).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def traits(directory: Path) -> dict[str, bool]:
+    """Return what the manifest's `execution` says of a saved graph."""
+    model = onnx.load_model(directory / MODEL, load_external_data=False)
+    operators = {node.op_type for graph in _graphs(model) for node in graph.node}
+    return {
+        "external_data": (directory / WEIGHTS).exists(),
+        "value_dependent_shapes": not operators.isdisjoint(VALUE_DEPENDENT_SHAPES),
+    }
 
 
 def _bytes(tensor: TensorProto) -> int:

@@ -29,13 +29,14 @@ from handler.errors import (
     Violation,
     pointer,
 )
-from handler.http import CSV, JSON, NPY, PROBLEM_JSON
+from handler.http import CSV, IMAGE_TYPES, JSON, NPY, PROBLEM_JSON
 from handler.manifest import BY_CLASS, Manifest, Output, Shape
 from handler.protocols.open_inference import DATATYPES, accepted_datatypes, output_names
 from handler.validate import example
 
 TEMPLATE = Path(__file__).with_suffix(".yaml")
 Schema = dict[str, Any]
+INDENTED_BYTES = 200_000
 
 
 def tensor_schema(schema: Schema, shape: Shape) -> Schema:
@@ -154,11 +155,18 @@ def _invocation_content(manifest: Manifest) -> Schema:
     """Return the media types that `/invocations` takes."""
     content = _content({"$ref": "#/components/schemas/Invocation"})
     content |= _content({"type": "string"}, CSV) if manifest.features else {}
+    content |= _picture(manifest)
     dtypes = {tensor.dtype for tensor in manifest.inputs}
     # an array of numbers or booleans can be a whole request
     if "string" not in dtypes and (manifest.features or len(manifest.inputs) == 1):
         content |= _content({"type": "string"}, NPY)
     return content
+
+
+def _picture(manifest: Manifest) -> Schema:
+    """Return the media types of a body that is one picture, where the contract takes one."""
+    types = IMAGE_TYPES if manifest.takes_picture else ()
+    return {name: {"schema": {"type": "string", "format": "binary"}} for name in types}
 
 
 def _content(schema: Schema, media_type: str = JSON) -> Schema:
@@ -256,6 +264,9 @@ def document(manifest: Manifest) -> Schema:
     loader = _Loader(TEMPLATE.read_text(encoding="utf-8"))
     loader.values = _values(manifest)
     document: Schema = loader.get_single_data()
+    predict = document["paths"]["/predict"]["post"]
+    body = predict["requestBody"]  # that of /jobs, too
+    predict["requestBody"] = {**body, "content": body["content"] | _picture(manifest)}
     document["paths"] = {
         path: {method: _of_path(path, operation, manifest) for method, operation in item.items()}
         for path, item in document["paths"].items()
@@ -264,5 +275,13 @@ def document(manifest: Manifest) -> Schema:
 
 
 def render(manifest: Manifest) -> bytes:
-    """Return the document as the artifact's openapi.json."""
-    return orjson.dumps(document(manifest), option=orjson.OPT_INDENT_2) + b"\n"
+    """Return the document as the artifact's openapi.json.
+
+    One with large examples is not indented: a picture's 6 MB of white space would not fit into a
+    response, and init hashes them.
+    """
+    described = document(manifest)
+    text = orjson.dumps(described)
+    if len(text) < INDENTED_BYTES:
+        text = orjson.dumps(described, option=orjson.OPT_INDENT_2)
+    return text + b"\n"

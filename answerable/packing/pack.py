@@ -105,8 +105,7 @@ def pack(
         model_file = _model_file(frameworks.onnx_file(model), Path(folder))
         source = graph.read(model_file)
         statement = _statement(contract, Path(folder))
-        contract_folder = Path(contract if isinstance(contract, (Path, str)) else "x").parent
-        encoded = encoders.prepare(source, statement.features, contract_folder)
+        encoded = encoders.prepare(source, statement.features, _folder(model))
         originals, notes = _originals(model_file, source, encoded, optimize)
         source, inputs = encoded.source, encoded.inputs
         data = encoded.name_pictures(data)
@@ -116,6 +115,7 @@ def pack(
         sample = samples.read(data, inputs, encoded.stated, graph.rows_share_name(source.model))
         versions = framework.versions() if framework else {}
         sources = provenance.Sources(model_file, data.sha256 if data else None, versions)
+        data = None  # frees memory
         lineage = provenance.lineage(reason, sources, _producer(source), metrics or {}, target)
 
     before = artifact.packed_version(target)
@@ -152,18 +152,14 @@ def pack(
         _check_finite(outputs, results, sample)
         if framework or expected is not None:
             progress("Comparing with the original model's predictions")
-            truth: parity.Expected = {}
-            if framework:
-                origin, truth = framework.title, framework.predict(sample.columns, outputs)
             if expected is not None:
-                origin, truth = parity.read_expected(expected, outputs, len(results[0]))
-            differences = parity.compare(outputs, results, truth)
+                original = parity.read_expected(expected, outputs, len(results[0]))
+            elif framework:
+                original = framework.title, framework.predict(sample.columns, outputs)
             graph_run = partial(execution.run_sample, run, batch=batch)
             takes_double = framework is not None and framework.takes_double and not double
-            causes = partial(
-                parity.causes, source.model, sample, graph_run, differences, takes_double
-            )
-            agreement = parity.check(differences, origin, tolerance, causes)
+            causes = partial(parity.causes, source.model, sample, graph_run, takes_double)
+            agreement = parity.check(outputs, results, original, tolerance, causes)
             lineage = lineage._replace(parity=agreement)
 
         value = statement.outcome_value
@@ -180,7 +176,7 @@ def pack(
             limits=limits.default(
                 sample.types, inputs, outputs, (sample.feeds, results), batch, statement.limits
             ),
-            execution=Execution(threads or 1, batch),
+            execution=Execution(threads or 1, batch, **graph.traits(directory)),
             lineage=lineage,
             description=statement.description,
             runbook=statement.runbook,
@@ -201,7 +197,7 @@ def pack(
             progress("Measuring threads")
             times = execution.threads(directory, loaded, encoded.encode(sample.feeds))
             chosen = execution.choose_threads(times)
-            draft = draft._replace(execution=Execution(chosen, batch))
+            draft = draft._replace(execution=draft.execution._replace(intra_op_threads=chosen))
             many = min(execution.MEASURED_ROWS, draft.limits.rows, execution.n_rows(sample.feeds))
             measured = f"{chosen} ({_times(times, many)})"
 
@@ -269,6 +265,11 @@ def _statement(
     file = folder / "contract.yaml"  # JSON is YAML
     file.write_text(json.dumps(contract), encoding="utf-8")
     return contract_file.read(file)
+
+
+def _folder(model: Any) -> Path:
+    """Return the folder of the model's file; of a model that is no file, the current one."""
+    return Path(model).parent if isinstance(model, (Path, str)) else Path()
 
 
 def _producer(source: graph.Source) -> str:

@@ -79,15 +79,19 @@ def excess(differences: Sequence[Difference], tolerance: float) -> Array:
 
 
 def check(
-    differences: Sequence[Difference],
-    source: str,
+    outputs: Sequence[Output],
+    results: Sequence[Array],
+    original: tuple[str, Expected],
     tolerance: float | None,
-    causes: Callable[[float], Iterable[str]],
+    causes: Callable[[Sequence[Difference], float], Iterable[str]],
 ) -> Parity:
-    """Return the parity with the model of `source`. Raise PackError above the tolerance.
+    """Return the parity of the results with those of the original model, of a name.
 
-    `causes` yields the causes and remedies that the error names.
+    `causes` yields the causes and remedies that the error names. Raise PackError above the
+    tolerance.
     """
+    source, expected = original
+    differences = compare(outputs, results, expected)
     if not differences:
         raise PackError(f"{source} has predictions of no output: give them with --expected")
     numbers = [d.by_row for d in differences if not d.is_label]
@@ -104,7 +108,7 @@ def check(
             f"the packed model does not predict what the original does: {describe(parity)}; "
             f"{count:,} of them differ by more than the tolerance {number(parity.tolerance)}",
             _worst(differences),
-            *causes(parity.tolerance),
+            *causes(differences, parity.tolerance),
             "or accept it with --tolerance",
         ]
         raise PackError("; ".join(sentences))
@@ -144,8 +148,8 @@ def causes(
     model: ModelProto,
     sample: Sample,
     predict: Predict,
-    differences: Sequence[Difference],
     takes_double: bool,
+    differences: Sequence[Difference],
     tolerance: float,
 ) -> Iterator[str]:
     """Yield what is known to make a graph predict otherwise, and what helps.

@@ -44,8 +44,11 @@ function range({ minimum: low, maximum: high }) {
 }
 
 function known(feature) {
+  const { image, tokenizer } = feature;
   if (feature.type === "category") return items(feature.categories);
-  return feature.max_length ? `at most ${feature.max_length.toLocaleString("en")} characters` : range(feature);
+  if (image) return `JPEG or PNG, at most ${bytes(image.max_bytes ?? 4e6)}, becomes ${image.size[1]} × ${image.size[0]} pixels`;
+  const cutAfter = tokenizer ? `, cut after ${tokenizer.max_tokens ?? 512} tokens` : "";
+  return feature.max_length ? `at most ${feature.max_length.toLocaleString("en")} characters${cutAfter}` : range(feature);
 }
 
 const WIDE = 24;      // features from which on they are grouped, searched and sent as changes
@@ -141,11 +144,12 @@ function field(part, id) {
   else if (numeric(part)) control = make("input", { ...common, type: "number", step: type === "integer" ? 1 : "any",
     min: part.minimum, max: part.maximum });
   else if (open) control = make("input", common);
+  else if (type === "image") control = make("input", { ...common, type: "file", accept: "image/jpeg,image/png" });
   else control = make("textarea", { ...common, rows: type === "tensor" ? 6 : 3, spellcheck: type === "text",
     className: type === "tensor" ? "json" : "" });
   if (nullable && !options) control.placeholder = "missing";
 
-  const large = type === "tensor" ? make("div", { className: "large" }) : "";
+  const large = type === "tensor" || type === "image" ? make("div", { className: "large" }) : "";
   const usual = open || part.out_of_range === "accept" ? ["usually ", known(part)] : [known(part)];
   const hint = type === "tensor" ? [`${part.dtype}, ${shape(part.shape)}, as JSON`] : options ? [] : known(part) ? usual : [];
   const error = make("div", { id: `${id}-error`, className: "error" });
@@ -157,6 +161,7 @@ function field(part, id) {
   let exact, shown;  // what was written, and how it is shown
   function read() {
     const text = control.value;
+    if (type === "image") return exact;
     if (control.validity.badInput) throw new SyntaxError("not a number");
     if (text === shown) return exact;
     if (options || type === "tensor") return JSON.parse(text);
@@ -166,6 +171,7 @@ function field(part, id) {
   }
   function write(value) {
     exact = value ?? null;
+    if (type === "image") return preview();
     const text = options || type === "tensor" ? JSON.stringify(exact) : numeric(part) && value != null ? short(value) : value ?? "";
     const long = type === "tensor" && text.length > LARGE;
     if (large) large.replaceChildren(...(long ? summary(exact, part) : []));
@@ -174,6 +180,21 @@ function field(part, id) {
     control.title = numeric(part) && value != null ? String(value) : "";
     shown = control.value; // as the control has it
   }
+  function preview(file) {
+    const kind = exact?.startsWith("/9j/") ? "jpeg" : "png";
+    const src = `data:image/${kind};base64,${exact}`, about = file ? `${file.name}, ${bytes(file.size)}` : "from the row above";
+    large.replaceChildren(make("img", { src, alt: "", className: "picture" }), make("p", { className: "quiet" }, about));
+    if (!file) control.value = "";
+  }
+  if (type === "image") control.addEventListener("change", async () => {
+    const [file] = control.files;
+    if (!file) return fill();
+    const reader = new FileReader();
+    await new Promise((done) => { reader.onload = done; reader.readAsDataURL(file); });
+    exact = reader.result.split(",")[1];
+    preview(file);
+    return command();
+  });
   return { node, control, error, read, write };
 }
 
@@ -255,7 +276,9 @@ function command() {
   // a long body is the golden row, as this server has it, with what is changed
   const body = [`curl -sG ${location.origin}/docs/example.json`, `-d row=${$("golden").value || 0}`,
     ...(names.length ? [`--data-urlencode ${quoted(`changes=${JSON.stringify(changed)}`)}`] : [])].join(" ");
-  const whole = text.length <= LARGE ? `${start} -d ${quoted(text)}` : `${body} |\n  ${start} --data-binary @-`;
+  const [only, ...others] = [...fields.values()], file = others.length ? null : only.control.files?.[0];
+  const whole = file ? `curl -s ${location.origin}/predict -H 'content-type: ${file.type}' --data-binary @${quoted(file.name)}`
+    : text.length <= LARGE ? `${start} -d ${quoted(text)}` : `${body} |\n  ${start} --data-binary @-`;
   $("curl").textContent = problems.length ? "a field cannot be read" : cut(whole, LARGE);
   return whole;
 }

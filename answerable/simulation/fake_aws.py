@@ -73,6 +73,9 @@ class FakeAws:
             "Count": 1, "4XXError": int(400 <= status < 500), "5XXError": int(status >= 500),
             "Latency": ms,
         }  # fmt: skip
+        # as an HTTP API and a function's URL name them
+        aws |= {"4xx": aws["4XXError"], "5xx": aws["5XXError"], "UrlRequestCount": 1}
+        aws |= {"Url4xxCount": aws["4xx"], "Url5xxCount": aws["5xx"], "UrlRequestLatency": ms}
         function = {"FunctionName": self._plan.function, "ExecutedVersion": version}
         for key, dimensions in self._keys.items():
             if key[1] in aws and all(dimensions.get(k, v) == v for k, v in function.items()):

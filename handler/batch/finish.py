@@ -1,8 +1,8 @@
 """The end of a run, and its status until then: sums over the summaries of its parts."""
 
+import platform
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,8 @@ from handler.batch.plan import Plan, read_plan, read_shards
 from handler.batch.score import SUMMARIES
 from handler.batch.storage import Storage
 
+# of Lambda, on x86_64 and on arm64; `answerable cost` has the other prices
+GB_SECOND_USD = (1.66667e-5, 1.33334e-5)
 MANIFEST, SUCCESS, FAILURE = "manifest.json", "_SUCCESS", "failed.json"
 
 
@@ -34,22 +36,28 @@ def finish(run: Storage, plan: Plan) -> dict[str, Any]:
         "run": plan.id,
         "model": plan.model,
         "function_version": plan.function_version,
-        "options": asdict(plan.options),
-        "inputs": [asdict(source) for source in plan.sources],
+        "options": plan.options,
+        "inputs": plan.sources,
         "started": plan.started,
         "finished": finished,
         "seconds": _seconds(finished) - _seconds(plan.started),
         **_totals(summaries),
         "parts": summaries,
     }
-    storage.put_bytes(run, MANIFEST, orjson.dumps(document, option=orjson.OPT_INDENT_2))
+    storage.put_json(run, MANIFEST, document)
     storage.put_bytes(run, SUCCESS, b"")
     return document
 
 
 def status(run: Storage) -> dict[str, Any]:
     """Return what is done of a run, its rate, and when it will be finished. Raise BatchError."""
-    plan = read_plan(run)
+    failure = orjson.loads(run.read(FAILURE) or b"{}")
+    try:
+        plan = read_plan(run)
+    except BatchError:
+        if failure:
+            return {"status": "failed", **failure}
+        raise
     if content := run.read(MANIFEST):
         manifest = orjson.loads(content)
         del manifest["parts"]
@@ -58,7 +66,6 @@ def status(run: Storage) -> dict[str, Any]:
     totals = _totals(map(orjson.loads, storage.read_all(run, names)))
     elapsed = max(1.0, time.time() - _seconds(plan.started))
     rate = totals["rows"] / elapsed
-    failure = run.read(FAILURE)
     document = {
         "status": "failed" if failure else "running",
         "run": plan.id,
@@ -71,7 +78,7 @@ def status(run: Storage) -> dict[str, Any]:
         "model": plan.model,
     }
     if failure:
-        return {**document, **orjson.loads(failure)}
+        return {**document, **failure}
     if rate:
         left = max(0, plan.rows - totals["rows"]) / rate
         document["estimated_finish"] = storage.iso(time.time() + left)
@@ -79,12 +86,18 @@ def status(run: Storage) -> dict[str, Any]:
 
 
 def _totals(summaries: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    rows, refused, seconds = 0, 0, 0.0
+    rows, refused, seconds, gigabyte_seconds = 0, 0, 0.0, 0.0
     for summary in summaries:
         rows += summary["rows"]
         refused += summary["refused"]
         seconds += summary["seconds"]
-    return {"rows": rows, "refused": refused, "worker_seconds": round(seconds, 3)}
+        gigabyte_seconds += summary["gigabyte_seconds"]
+    return {
+        "rows": rows,
+        "refused": refused,
+        "worker_seconds": round(seconds, 3),
+        "usd": round(gigabyte_seconds * GB_SECOND_USD[platform.machine() == "aarch64"], 4),
+    }
 
 
 def _seconds(moment: str) -> float:

@@ -7,7 +7,7 @@ range of row groups. A gzip file is one part. The size comes from the rate that 
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from handler.scoring import Scorer
 PLAN, SHARDS = "plan.json", "shards.json"
 SHARD_SECONDS = 30.0
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 1 << 20, 256 << 20
+MAX_SHARDS = 10_000  # so that the results of a Distributed Map stay under 256 kB
 MAX_GZIP_BYTES = 1 << 30  # one part of a quarter of an hour, which is Lambda's limit
 MAX_REFUSED_PERCENT = 5.0
 WHOLE_FILE = 1 << 62
@@ -125,7 +126,7 @@ def make_plan(
     size = min(SHARD_SECONDS / seconds_per_row * bytes_per_row, MAX_SHARD_BYTES, total / workers)
     # a power of two, so that the same input has the same parts though the rate varies
     rounded = 2 ** round(math.log2(max(size, MIN_SHARD_BYTES)))
-    size = options.part_bytes or rounded
+    size = max(options.part_bytes or rounded, total / MAX_SHARDS)
     shards = [
         Shard(number, *span) for number, span in enumerate(_spans(sources, size, bytes_per_row))
     ]
@@ -140,8 +141,8 @@ def make_plan(
         rows=round(total / bytes_per_row),
         seconds_per_row=seconds_per_row,
     )
-    storage.put_bytes(run, SHARDS, orjson.dumps([asdict(shard) for shard in shards]))
-    storage.put_bytes(run, PLAN, orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2))
+    storage.put_json(run, SHARDS, shards)
+    storage.put_json(run, PLAN, plan)
     return load_plan(scorer.manifest, run)
 
 

@@ -4,6 +4,7 @@ A part has up to three files: its predictions, its refused rows, and last its su
 that it is done. Their bytes depend on the input, the model and the secret of prediction ids alone.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -24,6 +25,7 @@ from handler.prediction_id import IdGenerator
 from handler.scoring import Scored, Scorer
 
 SUMMARIES, REFUSED = "summaries", "refused"
+MEMORY_GB = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)) / 1024
 MIN_JUDGED_ROWS = 10_000  # of a part, before its share of refused rows ends the run
 
 
@@ -165,9 +167,10 @@ def score_shard(
             "refused": refused_rows,
             "runs": runs,
             "prediction_id_prefix": prefix,
-            "seconds": round(time.perf_counter() - start, 3),
+            "seconds": (seconds := round(time.perf_counter() - start, 3)),
+            "gigabyte_seconds": seconds * MEMORY_GB,
         }
-        storage.put_bytes(run, f"{SUMMARIES}/{shard.name}.json", orjson.dumps(summary))
+        storage.put_json(run, f"{SUMMARIES}/{shard.name}.json", summary)
     return ScoredShard(summary, sample, prefix)
 
 

@@ -19,6 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+import orjson
+
 from handler.batch import BatchError
 
 THREADS = 16
@@ -62,12 +64,20 @@ class Storage(Protocol):
     def put(self, name: str, path: Path) -> str:
         """Write a file unless it exists. Return the SHA-256 of the file that is there."""
 
+    def delete(self, name: str) -> None:
+        """Delete a file if it exists."""
+
 
 def connect(uri: str) -> Storage:
     """Return the storage that a URI or a path names."""
     if uri.startswith("s3://"):
         return Bucket(uri)
     return Folder(uri)
+
+
+def put_json(storage: Storage, name: str, document: Any) -> None:
+    """Write a JSON document unless the file exists."""
+    put_bytes(storage, name, orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
 
 def put_bytes(storage: Storage, name: str, content: bytes) -> None:
@@ -141,6 +151,9 @@ class Folder:
             path = target
         return file_sha256(path)
 
+    def delete(self, name: str) -> None:
+        (self._path / name).unlink(missing_ok=True)
+
 
 def _entry(path: Path, stat: os.stat_result) -> Entry:
     modified = stat.st_mtime_ns // 1_000_000
@@ -159,7 +172,7 @@ def s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    retries = {"mode": "standard", "total_max_attempts": 8}
+    retries: Any = {"mode": "standard", "total_max_attempts": 8}
     return boto3.client("s3", config=Config(retries=retries, max_pool_connections=THREADS))
 
 
@@ -213,6 +226,9 @@ class Bucket:
             if head := self._call("head_object", Key=key):
                 return str(head["Metadata"]["sha256"])
         raise OSError("S3 would not settle a conditional write")
+
+    def delete(self, name: str) -> None:
+        self._call("delete_object", Key=self._name(name))
 
     def _name(self, name: str) -> str:
         return f"{self._key.rstrip('/')}/{name}".lstrip("/")

@@ -1,6 +1,6 @@
 """The rollback functions: a probe of the previous version, and the automatic rollback.
 
-    schedule, deployment ─ on_schedule ─ checks the previous version ─ metric RollbackUnavailable
+    schedule, deployment ─ on_schedule ─ checks the previous version and where `live` is ─ metrics
     drift or impact alarm ─ on_alarm ─ checks it ─ moves `live`, once ─ notifies the alarms' topic
 
 EventBridge delivers at least once and in any order. So `on_alarm` compares the alarm's version
@@ -23,9 +23,13 @@ NOTE = "rolled back automatically at"
 
 
 def on_schedule(event: Any, context: Any) -> None:
-    """Check the previous version, and write the metric. Without one, nothing is wrong."""
+    """Check the previous version and the alias, and write the metrics.
+
+    Without a previous version, nothing is wrong.
+    """
     steps: list[str] = []
-    reason, facts = _attempt(lambda: _check(_service(context), steps.append))
+    values: dict[str, int] = {}
+    reason, facts = _attempt(lambda: _check(_service(context), values, steps.append))
     line = metrics.log_line(
         "ERROR" if reason else "INFO",
         "rollback check",
@@ -34,14 +38,18 @@ def on_schedule(event: Any, context: Any) -> None:
         reason=reason,
         **facts,
     )
-    line[metrics.ROLLBACK_UNAVAILABLE] = int(bool(reason))
-    by_service = metrics.directives([metrics.ROLLBACK_UNAVAILABLE], dimensions=metrics.BY_SERVICE)
+    values[metrics.ROLLBACK_UNAVAILABLE] = int(bool(reason))
+    line |= values
+    by_service = metrics.directives(values, dimensions=metrics.BY_SERVICE)
     # written whatever the log level, because missing data is an alarm
     metrics.write(line | {"_aws": metrics.emf(line, by_service)})
 
 
-def _check(service: Service, log: Log) -> None:
-    live = service.alias()["FunctionVersion"]
+def _check(service: Service, values: dict[str, int], log: Log) -> None:
+    live, stack = service.alias()["FunctionVersion"], os.environ["STACK_LIVE_VERSION"]
+    values[metrics.ALIAS_MOVED] = int(live != stack)
+    if live != stack:
+        log(f"the stack has version {stack}")
     target = service.previous(live)
     if target is None:
         log(f"nothing was live before version {live}")
@@ -94,7 +102,7 @@ def _roll_back(service: Service, alarm: Any, log: Log) -> None:
     note = f"{NOTE} {now.isoformat(timespec='seconds')}, from version {live} to {target}"
     rollback.move(service, targets, alias, log, note=note)
     pins = " ".join(f"-c {k}={v}" for k, v in rollback.pin_settings(service, targets).items())
-    log(f"The stack has to be told: answerable deploy STAGE {pins}")
+    log(f"To keep it, pin the stack: answerable deploy STAGE {pins}")
 
 
 def _service(context: Any) -> Service:

@@ -149,6 +149,7 @@ def _feature(kind: FeatureType, categories: frozenset[Any]) -> Aspects:
     """Return what a feature accepts; `categories` are those of both versions."""
     low, high = kind.stated_bounds() if kind.ranged else (None, None)
     closed = frozenset(kind.feature.categories)
+    image = kind.feature.image
     accepted = closed if kind.known_categories is None else categories | {"any other"}
     return {
         "type": ("number" if kind.is_number else kind.name, stated_once),
@@ -158,6 +159,8 @@ def _feature(kind: FeatureType, categories: frozenset[Any]) -> Aspects:
         "maximum": (math.inf if high is None or high > INFINITE else float(high), at_least),
         "categories": (accepted, at_least),
         "max_length": (kind.max_length or math.inf, at_least),
+        "max_bytes": (image.max_bytes if image else math.inf, at_least),
+        "max_pixels": (image.max_pixels if image else math.inf, at_least),
         "may be missing": (kind.feature.nullable, at_least),
     }
 

@@ -65,7 +65,9 @@ def after_traffic(event: Any, context: Any) -> None:
 
 
 def pre_traffic_checks(run: HookRun) -> None:
-    """Check the artifact, golden rows, refusals, and compatibility with the live version."""
+    """Check the artifact, golden rows, refusals, the worker's start, and compatibility with the
+    live version.
+    """
     budget = run.manifest.alarms.latency_ms
     if not _serves_this_artifact(run):
         return
@@ -77,6 +79,10 @@ def pre_traffic_checks(run: HookRun) -> None:
         refusals = version_client.check_refusals(run.target, run.manifest, good)
         run.note(bad=refusals.rows)
         run.reasons.extend(refusals.reasons)
+    # the worker gets jobs after the API's last step, and its results are final
+    worker = run.environ.get("WORKER_VERSION_ARN")
+    if worker and not run.target.other(worker).starts():
+        run.reasons.append("the jobs' worker does not start")
     live = _fetch_manifest(run.live)
     if live is None:
         # a broken live version must not block its fix
@@ -274,9 +280,10 @@ def client(service: str) -> Any:
     import boto3
     from botocore.config import Config
 
-    retries = {"mode": "standard", "total_max_attempts": 2 if service == "lambda" else 5}
+    connect: Any = boto3.client
+    retries: Any = {"mode": "standard", "total_max_attempts": 2 if service == "lambda" else 5}
     config = Config(connect_timeout=3, read_timeout=READ_SECONDS, retries=retries)
-    return boto3.client(service, config=config)
+    return connect(service, config=config)
 
 
 def _answer_codedeploy(event: Mapping[str, Any], verdict: str) -> None:

@@ -38,6 +38,7 @@ class Service(NamedTuple):
     stack: str = ""
     stack_arn: str = ""
     stack_live_version: str = ""
+    stack_status: str = ""
 
     def alias(self, function: str = "") -> Any:
         """Return the alias `live` as it is now, with its RevisionId."""
@@ -50,6 +51,13 @@ class Service(NamedTuple):
         listed = pages.paginate(FunctionName=function or self.function).build_full_result()
         published = (v for v in listed["Versions"] if v["Version"] != "$LATEST")
         return sorted(published, key=lambda v: -int(v["Version"]))
+
+    def live_versions(self, alias: Any) -> dict[str, str]:
+        """Return the live version of each function; `alias` is the API's."""
+        live = {self.function: str(alias["FunctionVersion"])}
+        if self.worker:
+            live[self.worker] = str(self.alias(self.worker)["FunctionVersion"])
+        return live
 
     def deployments(self, *statuses: str) -> list[str]:
         """Return the ids of the deployments in one of these states."""
@@ -132,7 +140,7 @@ def _worker_version(service: Service, image: str, log: Log) -> str:
         worker = functions.get_function(FunctionName=service.worker, Qualifier=number)
         if _image_uri(worker["Code"]) == image:
             version, _ = _get_active_version(service, service.worker, number)
-            if not _worker_starts(version):
+            if not version.starts():
                 raise ReleaseError(f"the worker's version {number} does not start")
             log(f"the worker's version {number}: the same image, and it starts")
             return number
@@ -153,7 +161,7 @@ def _get_active_version(service: Service, function: str, target: str) -> tuple[V
     _check_image_exists(service, target, response["Code"])
     if configuration.get("State", "Active") == "Inactive":
         # Lambda deactivates what was idle for weeks; this call fails and activates it
-        _ = _worker_starts(version) if function == service.worker else version.call("GET", "/ping")
+        _ = version.starts() if function == service.worker else version.call("GET", "/ping")
         waiter = functions.get_waiter("published_version_active")
         waiter.wait(
             FunctionName=function, Qualifier=target, WaiterConfig={"Delay": 5, "MaxAttempts": 60}
@@ -161,11 +169,6 @@ def _get_active_version(service: Service, function: str, target: str) -> tuple[V
     elif configuration.get("State", "Active") != "Active":
         raise ReleaseError(f"version {target} is {configuration['State']}")
     return version, _image_uri(response["Code"])
-
-
-def _worker_starts(version: VersionClient) -> bool:
-    """Return whether a version of the worker loads its model, which precedes any job."""
-    return version.invoke({"Records": []})[0] is not None
 
 
 def _image_uri(code: Any) -> str:

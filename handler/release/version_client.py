@@ -58,7 +58,10 @@ class VersionClient:
 
     def sibling(self, qualifier: str) -> "VersionClient":
         """Return another version or alias of the same function."""
-        arn = f"{self.arn.rpartition(':')[0]}:{qualifier}"
+        return self.other(f"{self.arn.rpartition(':')[0]}:{qualifier}")
+
+    def other(self, arn: str) -> "VersionClient":
+        """Return a version of another function."""
         return VersionClient(self._client, arn, self._before_each_call)
 
     def call(
@@ -88,6 +91,10 @@ class VersionClient:
         answer = orjson.loads(response["Payload"].read() or b"null")
         failed = response.get("FunctionError")
         return None if failed else answer, response.get("ExecutedVersion", "")
+
+    def starts(self) -> bool:
+        """Return whether a version of the worker loads its model, which precedes any job."""
+        return self.invoke({"Records": []})[0] is not None
 
     def manifest(self) -> tuple[Manifest | None, str]:
         """Return its manifest, or None and the reason. Raises ArtifactError if malformed."""

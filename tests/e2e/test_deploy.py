@@ -39,9 +39,10 @@ class Cloud:
         )
 
     def client(self, service: str, endpoint: str = "") -> Any:
+        connect: Any = boto3.client
         keys = {"aws_access_key_id": ACCOUNT, "aws_secret_access_key": "test"}
         endpoint = endpoint or self.endpoint
-        return boto3.client(service, endpoint_url=endpoint, region_name=REGION, **keys)
+        return connect(service, endpoint_url=endpoint, region_name=REGION, **keys)
 
     def cdk(self, *args: str, tree: Path) -> None:
         run = subprocess.run(

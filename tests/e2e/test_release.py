@@ -1,4 +1,4 @@
-"""Releases through the deployed hooks, and the way back; the test plays CodeDeploy's part."""
+"""Releases and rollbacks through the deployed hooks; the test plays CodeDeploy's part."""
 
 import argparse
 import base64
@@ -109,7 +109,7 @@ class Releases(Cloud):
         return told
 
     def ask(self, part: str, event: dict[str, Any]) -> dict[str, Any]:
-        """Call one of the way back's functions as EventBridge does; its last log line."""
+        """Call one of the rollback functions as EventBridge does; its last log line."""
         functions = self.client("lambda")
         (name,) = [
             found["FunctionName"]
@@ -215,7 +215,7 @@ def test_there_and_back_and_on(
     found = cloud.ask("Probe", scheduled)
     assert (found["RollbackUnavailable"], found["steps"]) == (
         1,
-        ["version 2 is live; before it was 1"],
+        ["the stack has version 3", "version 2 is live; before it was 1"],
     )
     assert "its image is gone" in found["reason"]
 
@@ -239,7 +239,7 @@ def test_there_and_back_and_on(
     assert cloud.release("rollback", "9") == 1
     assert "version 9 is gone" in capsys.readouterr().err
 
-    # the stack is told, and the next version goes on top of it
+    # the stack is pinned, and the next version goes on top of it
     cloud.publish("1.1.0", "pinned_version=1")
     assert live(cloud, outputs) == "1"
     latest = cloud.publish("1.1.0", at="1")["LiveVersion"]

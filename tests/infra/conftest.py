@@ -37,6 +37,10 @@ class Template:
         found = self.body["Resources"].items()
         return {name: item for name, item in found if item["Type"] == kind}
 
+    def text(self, kind: str) -> str:
+        """The properties of all resources of a type, as JSON."""
+        return json.dumps([item.get("Properties") for item in self.all(kind).values()])
+
     def one(self, kind: str) -> dict[str, Any]:
         """The only one there is."""
         (found,) = self.all(kind).values()

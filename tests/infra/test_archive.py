@@ -54,7 +54,7 @@ def test_records_of_every_function_are_archived(synth: Synth) -> None:
 def test_a_delivery_that_stops_makes_a_ticket(synth: Synth) -> None:
     template = synth.template("archive=true", "jobs=true", "auth=api-key")
     (alarm,) = [a for name, a in template.alarms().items() if name.startswith("Archive")]
-    assert alarm["AlarmName"] == "diabetes-dev-archive-delivery"
+    assert alarm["AlarmName"] == "dev-diabetes-archive-delivery"
     assert (alarm["Namespace"], alarm["Threshold"]) == ("AWS/Firehose", 3600)
     assert alarm["TreatMissingData"] == "notBreaching"
     assert alarm["AlarmActions"]

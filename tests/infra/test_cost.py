@@ -52,18 +52,32 @@ def drift(month: Month) -> float:
 
 
 def test_every_line_has_a_price_of_the_table() -> None:
-    month = Month(requests=10, jobs=True, submitted=5, outcomes=3, archive=True, snapstart=True)
-    others = [Month(provisioned=1), Month(requests=1, provisioned=1, architecture="arm64")]
+    month = Month(
+        requests=10, jobs=True, submitted=5, outcomes=3, archive=True, snapstart=True, rows=9
+    )
+    others = [
+        Month(requests=1, endpoint="http"),
+        Month(requests=1, endpoint="url"),
+        Month(provisioned=1),
+        Month(requests=1, provisioned=1, architecture="arm64"),
+    ]
     items = [item for each in (month, *others) for item in cost.bill(each)]
     assert {item.price for item in items} == cost.PRICES.keys()
-    assert {item.group for item in items} == {"service", "drift", "traffic", "jobs", "archive"}
+    assert {item.group for item in items} == {
+        "service",
+        "drift",
+        "traffic",
+        "jobs",
+        "archive",
+        "batch",
+    }
     assert len({(item.group, item.name) for item in cost.bill(month)}) == len([*cost.bill(month)])
 
 
 def test_a_million_requests_by_hand() -> None:
     month = Month(requests=1_000_000, memory=1024, duration=10, cold_share=0)
     logs = 1.7 * (0.50 + 0.03)
-    by_hand = 3.50 + 0.20 + 10_000 * 1.66667e-5 + logs + 5 * 0.30
+    by_hand = 3.50 + 0.20 + 10_000 * 1.66667e-5 + logs + 8 * 0.30
     assert total(month) - total(Month(memory=1024)) == pytest.approx(by_hand)
 
 

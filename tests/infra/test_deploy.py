@@ -14,9 +14,10 @@ from botocore.exceptions import ClientError
 from answerable import commands, smoke
 from answerable.commands import bootstrap, deploy, destroy, synth
 from handler.release.rollback import ReleaseError, Service
+from infra.settings import Settings
 from tests.fixtures.artifact import DIABETES
 from tests.fixtures.release import FUNCTION, NAME, STACK, Account
-from tests.infra.conftest import Synth, Template
+from tests.infra.conftest import POOL, Synth, Template
 
 Capture = pytest.CaptureFixture[str]
 EVERYTHING = ("jobs=true", "auth=api-key", "archive=true")
@@ -72,11 +73,17 @@ def deployed(account: Callable[..., Account], template: Template, live: str = "3
     return made
 
 
+def log_role(made: Account) -> None:
+    role = "arn:aws:iam::123456789012:role/gateway"
+    made.answer("apigateway", "get_account", {"cloudwatchRoleArn": role})
+
+
 def test_a_first_deployment_goes_through(
     project: Path, account: Callable[..., Account], template: Template
 ) -> None:
     made, cli = account(stack=False), Cli(template)
     made.error("cloudformation", "describe_stacks", "ValidationError")
+    log_role(made)
     assert run(deploy, cli, "dev", "-c", "memory=512", client=made.clients.__getitem__) == 0
     settings = ["-c", "memory=512", "-c", "stage=dev", "-c", "model=diabetes"]
     assert cli.calls[0] == ["synth", "--quiet", *settings]
@@ -88,6 +95,7 @@ def test_a_failed_creation_is_no_stack(
 ) -> None:
     made, cli = account(stack=False), Cli(template)
     made.stack("ROLLBACK_COMPLETE")
+    log_role(made)
     assert run(deploy, cli, "dev", client=made.clients.__getitem__) == 0
     assert len(cli.calls) == 2
 
@@ -151,15 +159,32 @@ def test_an_older_secret_stops(
     assert "prediction_id_key_version: the number goes down" in capsys.readouterr().err
 
 
-def test_a_deployment_over_a_rollback_stops_and_says_how_to_pin(
-    project: Path, account: Callable[..., Account], template: Template, capsys: Capture
-) -> None:
-    made = deployed(account, template, live="2")
+def test_a_deployment_over_a_rollback_pins_the_stack_first(
+    project: Path, account: Callable[..., Account], template: Template, synth: Synth,
+    capsys: Capture,
+) -> None:  # fmt: skip
+    made, cli = deployed(account, template, live="2"), Cli(synth.template("memory=512"))
     made.deployments()
-    assert run(deploy, Cli(template), "dev", client=made.clients.__getitem__) == 1
-    message = capsys.readouterr().err
-    assert "version 2 is live, and the stack has version 3" in message
-    assert "answerable deploy dev --model diabetes -c pinned_version=2\n" in message
+    command = ["dev", "-c", "memory=512"]
+    assert run(deploy, cli, *command, client=made.clients.__getitem__) == 0
+    assert [call[0] for call in cli.calls] == ["synth", "synth", "deploy", "synth", "deploy"]
+    pinned = [call for call in cli.calls if "pinned_version=2" in call]
+    assert pinned == [cli.calls[1]]
+    assert "version 2 is live, and the stack has version 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", ["UPDATE_ROLLBACK_FAILED", "UPDATE_IN_PROGRESS"])
+def test_a_stack_that_is_not_stable_is_not_deployed(
+    project: Path, account: Callable[..., Account], template: Template, capsys: Capture, status: str
+) -> None:
+    made = account(stack=False)
+    made.stack(status)
+    made.template(json.dumps(template.body))
+    made.stack(status)
+    cli = Cli(template)
+    assert run(deploy, cli, "dev", client=made.clients.__getitem__) == 1
+    assert [call[0] for call in cli.calls] == ["synth"]
+    assert f"the stack is in {status}" in capsys.readouterr().err
 
 
 def test_a_pinned_deployment_moves_the_alias_itself(
@@ -198,6 +223,7 @@ def first_deployment(account: Callable[..., Account], **functions: Any) -> Accou
     made = account(stack=False)
     made.outputs["Url"] = "https://abc.execute-api.eu-west-1.amazonaws.com/dev/"
     made.error("cloudformation", "describe_stacks", "ValidationError")
+    log_role(made)
     made.stack()
     made.functions.handlers.update(functions)
     made.answer("lambda", "get_alias", {"FunctionVersion": "3", "AliasArn": f"{FUNCTION}:3"})
@@ -208,7 +234,7 @@ def test_the_smoke_test_asks_golden_rows_and_calls_the_url(
     project: Path, account: Callable[..., Account], template: Template, capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(smoke, "sign", lambda url: {"authorization": "AWS4-HMAC-SHA256 …"})
+    monkeypatch.setattr(smoke, "sign", lambda url, service: {"authorization": "AWS4-HMAC-SHA256 …"})
     made, url = first_deployment(account), Url(200)
     made.stack()
     assert run(deploy, Cli(template), "dev", client=made.clients.__getitem__, get=url) == 0
@@ -216,6 +242,17 @@ def test_the_smoke_test_asks_golden_rows_and_calls_the_url(
     ((called, headers),) = url.calls
     assert called == "https://abc.execute-api.eu-west-1.amazonaws.com/dev/ping"
     assert "authorization" in headers
+
+
+def test_an_account_without_a_log_role_stops_a_first_deployment(
+    project: Path, account: Callable[..., Account], template: Template, capsys: Capture
+) -> None:
+    made, cli = account(stack=False), Cli(template)
+    made.error("cloudformation", "describe_stacks", "ValidationError")
+    made.answer("apigateway", "get_account", {})
+    assert run(deploy, cli, "dev", client=made.clients.__getitem__) == 1
+    assert "Set gateway_log_role = true in one stack" in capsys.readouterr().err
+    assert not [words for words in cli.calls if words[0] == "deploy"]
 
 
 def test_a_first_deployment_of_a_broken_version_fails(
@@ -227,11 +264,11 @@ def test_a_first_deployment_of_a_broken_version_fails(
     assert url.calls == []
 
 
-def test_a_refused_client_is_told_the_permission(
+def test_a_403_names_the_missing_permission(
     project: Path, account: Callable[..., Account], template: Template, capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(smoke, "sign", lambda url: {})
+    monkeypatch.setattr(smoke, "sign", lambda url, service: {})
     made = first_deployment(account)
     made.stack()
     assert run(deploy, Cli(template), "dev", client=made.clients.__getitem__, get=Url(403)) == 1
@@ -241,24 +278,39 @@ def test_a_refused_client_is_told_the_permission(
 
 
 @pytest.mark.parametrize(
-    ("auth", "status", "code"),
-    [("cognito", 401, 0), ("cognito", 200, 1), ("iam", 500, 1), ("iam", 200, 0)],
+    ("auth", "more", "status", "code"),
+    [
+        ("cognito", {"user_pool_arn": POOL}, 401, 0),
+        ("cognito", {"user_pool_arn": POOL}, 200, 1),
+        ("iam", {}, 500, 1),
+        ("iam", {}, 200, 0),
+        ("iam", {"endpoint": "http"}, 500, 1),
+    ],
 )
 def test_the_url_must_answer_as_its_auth_says(
     account: Callable[..., Account],
     monkeypatch: pytest.MonkeyPatch,
-    auth: str,
+    auth: Any,
+    more: dict[str, Any],
     status: int,
     code: int,
 ) -> None:
-    monkeypatch.setattr(smoke, "sign", lambda url: {})
+    monkeypatch.setattr(smoke, "sign", lambda url, service: {})
     made = account(stack=False)
     made.outputs["Url"] = "https://abc.execute-api.eu-west-1.amazonaws.com/dev/"
     made.stack()
     service = Service(made.clients.__getitem__, NAME, stack=STACK)
     failure = pytest.raises(ReleaseError) if code else contextlib.nullcontext()
     with failure:
-        smoke.check_url(service, auth, Url(status), print)
+        settings = Settings(model="diabetes", auth=auth, **more)
+        smoke.check_url(service, settings, Url(status), print)
+
+
+def test_a_private_url_is_not_called(account: Callable[..., Account]) -> None:
+    service = Service(account(stack=False).clients.__getitem__, NAME, stack=STACK)
+    url, settings = Url(500), Settings(model="diabetes", vpc_endpoint_ids=("vpce-1",))
+    smoke.check_url(service, settings, url, print)
+    assert url.calls == []
 
 
 def test_the_smoke_test_names_the_permission_that_it_lacks(
@@ -293,6 +345,8 @@ def test_destroy_names_the_stack(project: Path, template: Template) -> None:
     cli = Cli(template)
     assert run(destroy, cli, "dev") == 0
     assert cli.calls[-1] == ["destroy", "--app", "cdk.out", STACK]
+    assert run(destroy, cli, "dev", "--yes") == 0
+    assert cli.calls[-1] == ["destroy", "--app", "cdk.out", "--force", STACK]
 
 
 def test_bootstrap_names_the_environment_and_reads_no_settings(template: Template) -> None:

@@ -17,6 +17,7 @@ from handler import manifest as manifests
 from handler.settings import Settings
 from infra import alarms as service
 from infra.alarms import OutcomeAlarms
+from infra.endpoint import EndpointMetrics
 from infra.settings import Settings as Deployment
 from infra.settings import SettingsError
 from infra.stack import ModelStack
@@ -35,7 +36,7 @@ ENTRY_POINT = "handler.drift.monitor.on_schedule"
 def drift_alarms(template: Template) -> dict[str, dict[str, Any]]:
     """Properties by the alarm's name, without the service's."""
     found = (item["Properties"] for item in template.all("AWS::CloudWatch::Alarm").values())
-    named = {str(alarm["AlarmName"]).removeprefix("diabetes-dev-"): alarm for alarm in found}
+    named = {str(alarm["AlarmName"]).removeprefix("dev-diabetes-"): alarm for alarm in found}
     return {name: alarm for name, alarm in named.items() if name in DRIFT}
 
 
@@ -148,7 +149,7 @@ def test_300_columns_have_the_template_of_ten(tmp_path: Path) -> None:
     for columns in (10, 300):
         stack = ModelStack(cdk.App(outdir=str(tmp_path)), deployment, wide(columns))
         template = assertions.Template.from_stack(stack)
-        assert len(template.find_resources("AWS::CloudWatch::Alarm")) == 17
+        assert len(template.find_resources("AWS::CloudWatch::Alarm")) == 18
         bodies.append(json.dumps(template.to_json()))
     assert len(bodies[1]) <= 350_000
 
@@ -182,12 +183,14 @@ def outcome_alarms(tmp_path: Path) -> dict[str, dict[str, Any]]:
     version = type("V", (), {"version": VERSION})()
     scoring: Any = type("F", (), {"alias": type("A", (), {"version": version})()})()
     topic = service.topic(stack, "Topic", deployment, "")
-    context = service.MonitoringContext(deployment, stated, scoring, topic, topic)
+    context = service.MonitoringContext(
+        deployment, stated, scoring, topic, topic, EndpointMetrics("AWS/ApiGateway", {})
+    )
     outcomes = OutcomeAlarms(stack, "Outcomes", context)
     assert len(outcomes.impact) == 1
     found = assertions.Template.from_stack(stack).find_resources("AWS::CloudWatch::Alarm")
     return {
-        item["Properties"]["AlarmName"].removeprefix("diabetes-dev-"): item["Properties"]
+        item["Properties"]["AlarmName"].removeprefix("dev-diabetes-"): item["Properties"]
         for item in found.values()
     }
 

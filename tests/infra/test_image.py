@@ -39,11 +39,11 @@ def test_it_holds_what_the_dockerfile_copies(template: Template) -> None:
     assert {"Dockerfile", "requirements/function.txt", "handler/app.py"} <= files
     assert "model/manifest.json" in files
     others = {name for name in files if not name.startswith(("handler/", "model/"))}
-    assert others == {"Dockerfile", "requirements/function.txt"}
+    assert others == {*image.FILES}
     assert not [name for name in files if name.endswith(".pyc")]
 
 
-def test_the_build_is_told_what_the_labels_say(synth: Synth) -> None:
+def test_the_build_arguments_have_the_labels_values(synth: Synth) -> None:
     _, source = asset(synth.template("base_image=example/base:1", "architecture=arm64"))
     found = manifest.read(DIABETES)
     arguments = source["dockerBuildArgs"]
@@ -64,6 +64,7 @@ def test_the_build_is_told_what_the_labels_say(synth: Synth) -> None:
         ("handler/new.py", True),
         ("model_artifacts/diabetes/golden.jsonl", True),
         ("requirements/function.txt", True),
+        ("infra/strip_packages.py", True),
         ("Dockerfile", True),
     ],
 )
@@ -89,7 +90,7 @@ def test_a_commit_alone_does_not(
     assert again == asset(template)[0]
 
 
-def test_a_base_image_that_moves_is_told_of(synth: Synth) -> None:
+def test_a_base_image_named_by_tag_is_reported(synth: Synth) -> None:
     pinned = f"base_image=example/base@sha256:{'0' * 64}"
     for settings, told in (
         ((), True),

@@ -136,7 +136,7 @@ def test_the_alarms(template: Template) -> None:
         for name, item in template.all("AWS::CloudWatch::Alarm").items()
         if name.startswith("JobsAlarms")
     }
-    assert {name.removeprefix("diabetes-dev-") for name in alarms} == {
+    assert {name.removeprefix("dev-diabetes-") for name in alarms} == {
         "dead-letters",
         "queue-age",
         "failed-results",
@@ -146,8 +146,8 @@ def test_the_alarms(template: Template) -> None:
         assert alarm["OKActions"]
         assert "Owner: " in alarm["AlarmDescription"]
         assert "Runbook: " in alarm["AlarmDescription"]
-    assert alarms["diabetes-dev-dead-letters"]["Threshold"] == 0
-    assert alarms["diabetes-dev-queue-age"]["Threshold"] == 15 * 60
-    failed = json.dumps(alarms["diabetes-dev-failed-results"]["Metrics"])
+    assert alarms["dev-diabetes-dead-letters"]["Threshold"] == 0
+    assert alarms["dev-diabetes-queue-age"]["Threshold"] == 15 * 60
+    failed = json.dumps(alarms["dev-diabetes-failed-results"]["Metrics"])
     assert "diabetes-dev-jobs" in failed
     assert "FailedJobs" in failed

@@ -10,7 +10,7 @@ from infra import settings
 from infra.settings import SettingsError
 from tests.fixtures.artifact import DIABETES
 from tests.infra.conftest import Synth, Template
-from tests.infra.test_security import findings
+from tests.infra.test_security import findings, lint
 
 ACCOUNT = "eu-west-1:123456789012"
 CERTIFICATE = f"arn:aws:acm:{ACCOUNT}:certificate/1"
@@ -26,27 +26,8 @@ def of_deploy_toml(synth: Synth, tmp_path: Path, text: str) -> Template:
     assembly = synth.app(project=tmp_path).synth()
     template = Template(next(Path(assembly.directory).glob("*.template.json")))
     assert findings(template.path.parent) == set()
+    assert lint(template) == []
     return template
-
-
-@pytest.mark.parametrize(
-    ("setting", "kind", "expected"),
-    [
-        ("ephemeral_storage=1024", "AWS::Lambda::Function", {"EphemeralStorage": {"Size": 1024}}),
-        ("tracing=true", "AWS::Lambda::Function", {"TracingConfig": {"Mode": "Active"}}),
-        ("tracing=true", "AWS::ApiGateway::Stage", {"TracingEnabled": True}),
-        (f"web_acl_arn={ACL}", "AWS::WAFv2::WebACLAssociation", {"WebACLArn": ACL}),
-    ],
-)
-def test_a_setting_and_its_property(
-    synth: Synth, setting: str, kind: str, expected: dict[str, Any]
-) -> None:
-    template = synth.template(setting)
-    assert findings(template.path.parent) == set()
-    resources = [item["Properties"] for item in template.all(kind).values()]
-    assert any(item.items() >= expected.items() for item in resources)
-    default = [item["Properties"] for item in synth.template().all(kind).values()]
-    assert not any(item.items() >= expected.items() for item in default)
 
 
 def test_every_role_has_the_boundary(synth: Synth) -> None:
@@ -92,14 +73,14 @@ def test_each_client_has_a_key_and_a_quota(synth: Synth, tmp_path: Path) -> None
 def test_a_domain_name_is_mapped_and_recorded(synth: Synth) -> None:
     name = ("domain_name=predict.example.org", f"certificate_arn={CERTIFICATE}")
     template = synth.template(*name)
-    domain = template.one("AWS::ApiGateway::DomainName")["Properties"]
+    domain = template.one("AWS::ApiGatewayV2::DomainName")["Properties"]
     assert domain["DomainName"] == "predict.example.org"
-    assert domain["RegionalCertificateArn"] == CERTIFICATE
-    assert domain["SecurityPolicy"] == "TLS_1_2"
+    (configuration,) = domain["DomainNameConfigurations"]
+    assert configuration["CertificateArn"] == CERTIFICATE
+    assert configuration["SecurityPolicy"] == "TLS_1_2"
     (api,) = template.all("AWS::ApiGateway::RestApi")
-    assert template.one("AWS::ApiGateway::BasePathMapping")["Properties"]["RestApiId"] == {
-        "Ref": api
-    }
+    mapping = template.one("AWS::ApiGatewayV2::ApiMapping")["Properties"]
+    assert mapping["ApiId"] == {"Ref": api}
     assert not template.all("AWS::Route53::RecordSet")
     recorded = synth.template(*name, "hosted_zone_id=Z123").one("AWS::Route53::RecordSet")
     assert recorded["Properties"]["Name"] == "predict.example.org."
@@ -139,9 +120,16 @@ def test_a_long_bake_warns(synth: Synth) -> None:
     [
         ({"provisioned_concurrency": 1, "rollout": "all-at-once"}, "needs a rollout"),
         ({"provisioned_concurrency": 1, "pinned_version": 1}, "needs a rollout"),
-        ({"clients": {"a": {}}}, "clients need auth=api-key"),
+        ({"clients": {"a": {}}}, "clients needs auth=api-key"),
         ({"clients": {"a": {"quota": 1}}, "auth": "api-key"}, "clients.a.quota: Extra inputs"),
         ({"domain_name": "a.example.org"}, "domain_name and certificate_arn go together"),
+        ({"endpoint": "url", "auth": "api-key"}, "endpoint=url has auth=iam"),
+        ({"endpoint": "http", "auth": "jwt"}, "auth=jwt needs jwt_issuer"),
+        ({"endpoint": "http", "web_acl_arn": ACL}, "web_acl_arn needs endpoint=rest"),
+        ({"auth": "lambda"}, "auth=lambda needs authorizer_arn"),
+        ({"truststore_uri": "s3://a/b"}, "truststore_uri needs domain_name"),
+        ({"allowed_ips": ["10.0.0.300"]}, "allowed_ips.0: value is not a valid IPv4 or IPv6"),
+        ({"cors_origins": ["https://a.example/"]}, "cors_origins.0: String should match"),
         ({"hosted_zone_id": "Z1"}, "hosted_zone_id needs domain_name"),
         ({"subnet_ids": ["subnet-1"]}, "subnet_ids and security_group_ids go together"),
         ({"alarms": {"latency": 1}}, "alarms has no latency, but availability"),
@@ -153,3 +141,8 @@ def test_options_that_do_not_fit_are_one_line(chosen: dict[str, Any], line: str)
         settings.read(chosen)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_qualifier_of_a_company_s_bootstrap_is_a_setting(synth: Synth) -> None:
+    body = synth.template("bootstrap_qualifier=team").body
+    assert body["Parameters"]["BootstrapVersion"]["Default"] == "/cdk-bootstrap/team/version"

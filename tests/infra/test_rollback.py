@@ -61,6 +61,7 @@ def test_the_probe_runs_twice_a_day_and_after_each_deployment(template: Template
         "FUNCTION_NAME": {"Ref": scoring},
         "APPLICATION": {"Ref": application},
         "DEPLOYMENT_GROUP": {"Ref": group},
+        "STACK_LIVE_VERSION": template.body["Outputs"]["LiveVersion"]["Value"],
     }
 
 
@@ -83,7 +84,7 @@ def test_the_probe_may_look_and_ask_and_nothing_else(synth: Synth) -> None:
 
 def test_the_alarm_notifies_of_a_probe_that_stopped(template: Template) -> None:
     alarm = template.alarms()["Rollbackrollbackunavailable"]
-    assert alarm["AlarmName"] == "diabetes-dev-rollback-unavailable"
+    assert alarm["AlarmName"] == "dev-diabetes-rollback-unavailable"
     assert (alarm["MetricName"], alarm["Statistic"]) == ("RollbackUnavailable", "Maximum")
     assert alarm["Dimensions"] == [{"Name": "service", "Value": "diabetes-dev"}]
     assert (alarm["Threshold"], alarm["TreatMissingData"]) == (0, "missing")

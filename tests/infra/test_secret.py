@@ -18,7 +18,7 @@ def sealed_with(template: Template, door: str = DOORS[0]) -> Any:
     return template.function(door)["Environment"]["Variables"]["PREDICTION_ID_SECRET"]
 
 
-def test_every_door_has_the_same_and_nobody_reads_it_in_the_template(synth: Synth) -> None:
+def test_every_function_has_the_same_secret_and_the_template_has_none(synth: Synth) -> None:
     template = synth.template("jobs=true")
     (key,) = template.all("Custom::Secret")
     assert [sealed_with(template, door) for door in DOORS] == [{"Fn::GetAtt": [key, "Value"]}] * 2

@@ -15,7 +15,7 @@ def test_the_defaults(template: Template) -> None:
     assert (found.service, found.bake_minutes) == ("diabetes-dev", 10)
     assert [found.share(minute) for minute in (0, 9, 10)] == [10, 10, 100]
     assert found.environ["MINIMUM_REQUESTS"] == "20"
-    alarms = {alarm.name.removeprefix("diabetes-dev-"): alarm for alarm in found.alarms}
+    alarms = {alarm.name.removeprefix("dev-diabetes-"): alarm for alarm in found.alarms}
     assert {name for name, alarm in alarms.items() if alarm.canary} == {f"v2-{n}" for n in CANARY}
     for name in ("drift-outputs", "drift-inputs", "drift-unseen", "drift-silent"):
         assert alarms[name].notifies

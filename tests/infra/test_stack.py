@@ -32,7 +32,7 @@ def test_every_rollout_and_auth_synthesises(synth: Synth, rollout: str, auth: li
 
 def test_what_is_retained_goes_with_a_failed_creation(synth: Synth) -> None:
     """A version that a failed canary left would make every retry fail."""
-    template = synth.template("jobs=true", "archive=true")
+    template = synth.template("jobs=true", "archive=true", "gateway_log_role=true")
     retained = [item for item in template.body["Resources"].values() if "DeletionPolicy" in item]
     kinds = {item["Type"] for item in retained if item["DeletionPolicy"] != "Delete"}
     assert kinds == {
@@ -209,9 +209,7 @@ def test_only_the_alias_can_be_called_through_the_api(template: Template) -> Non
 
 
 def test_the_api(synth: Synth) -> None:
-    template = synth.template(
-        "rate_limit=7", "burst_limit=9", "stage=prod", "gateway_log_role=false"
-    )
+    template = synth.template("rate_limit=7", "burst_limit=9", "stage=prod")
     api = template.one("AWS::ApiGateway::RestApi")["Properties"]
     assert api["BinaryMediaTypes"] == ["application/octet-stream", "application/x-npy"]
     assert api["SecurityPolicy"].startswith("SecurityPolicy_TLS13_1_2_")
@@ -233,8 +231,8 @@ def test_an_api_key_comes_with_a_plan(synth: Synth) -> None:
     assert template.one("AWS::ApiGateway::UsagePlanKey")
 
 
-def test_the_account_s_log_role_outlives_the_stack(template: Template) -> None:
-    account = template.one("AWS::ApiGateway::Account")
+def test_the_account_s_log_role_outlives_the_stack(synth: Synth) -> None:
+    account = synth.template("gateway_log_role=true").one("AWS::ApiGateway::Account")
     assert account["DeletionPolicy"] == "RetainExceptOnCreate"
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from tests.fixtures import events
+from tests.fixtures.image_packages import stripped
 from tests.fixtures.server import ROOT
 
 API = "/2018-06-01/runtime/"
@@ -79,7 +80,7 @@ class Environment:
             cwd=ROOT,
             env={
                 "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": f"{stripped()}:{ROOT}",
                 "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_port}",
                 "AWS_LAMBDA_FUNCTION_NAME": "test",
                 "AWS_LAMBDA_FUNCTION_VERSION": "7",

@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from handler.settings import Settings
 from tests.fixtures import artifact, events
 from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
-from tests.runtime.environment import GONE, Environment
+from tests.runtime.environment import GONE, Environment, of
 
 FILES = sorted(path.name for path in DIABETES.iterdir())
 HASHED = [name for name in FILES if not name.startswith("manifest.")]
@@ -139,7 +142,7 @@ def test_a_wrong_manifest_is_not_served(
     "A damaged model is deployed",
     "The function stays up and answers 503 to each call; one CRITICAL line has the reason",
 )
-def test_lambda_hears_of_a_damaged_model(copy: Path) -> None:
+def test_a_damaged_model_is_reported_to_lambda(copy: Path) -> None:
     empty(copy / "model.onnx")
     with Environment(copy) as environment:
         assert environment.invoke(PING).status == 503
@@ -161,3 +164,37 @@ def test_a_worker_with_a_damaged_model_takes_no_message(copy: Path) -> None:
         assert "model.onnx" in told.content["errorMessage"]
         assert environment.wait() == (GONE, 1)
         assert environment.events.qsize() == 1
+
+
+@pytest.mark.fault(
+    "The weights' file is cut off while it is mapped into memory",
+    "The process ends as one that crashed; the next one answers 503 and names the file",
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal and the mapping are Linux's")
+def test_weights_that_are_cut_off_under_their_mapping(tmp_path: Path) -> None:
+    directory = artifact.heavy(tmp_path / "heavy")
+    with Environment(directory) as environment:
+        assert environment.predict(1.0).status == 200
+        os.truncate(directory / "weights.bin", 0)
+        told = environment.predict(1.0)
+        assert told == (GONE, -signal.SIGBUS)
+    with Environment(directory) as another:
+        told = another.predict(1.0)
+        assert told.status == 503
+        assert "weights.bin" in told.answer["detail"]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Twenty environments of one artifact start at once, and each gets a call at once",
+    "Each answers, all alike, and no two predictions have one id",
+)
+def test_twenty_environments_at_once(endless_dir: Path) -> None:
+    with ExitStack() as stack:
+        environments = [stack.enter_context(Environment(endless_dir)) for _ in range(20)]
+        for environment in environments:
+            environment.send(of(0.0), 60)
+        answers = [environment.wait() for environment in environments]
+    assert {told.status for told in answers} == {200}
+    assert all(told.answer == answers[0].answer for told in answers)
+    assert len({id for told in answers for id in told.ids}) == 20

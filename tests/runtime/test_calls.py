@@ -1,4 +1,4 @@
-"""What goes wrong in a call, under Lambda's own runtime client: what the Runtime API is told, and
+"""Faults of a call under Lambda's own runtime client: what the Runtime API gets, and
 that the next call's answer is that of a fresh process.
 """
 

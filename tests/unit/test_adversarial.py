@@ -177,7 +177,7 @@ def hostile_body(draw: Any, case: Case) -> bytes:
 
 
 def fine(answer: Any) -> None:
-    """It is in form, and no fault of ours unless the model has said what it must not."""
+    """It is in form, and no fault of the service unless the model broke its contract."""
     document = adversarial.checked(answer)
     if answer["statusCode"] >= 500:
         assert document["type"].endswith("bad-output"), document

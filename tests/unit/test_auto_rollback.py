@@ -1,4 +1,4 @@
-"""The probe of the way back, and the rollback by alarm, as EventBridge calls them."""
+"""The rollback probe, and the rollback by alarm, as EventBridge calls them."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -47,6 +47,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         "FUNCTION_NAME": NAME,
         "APPLICATION": "app",
         "DEPLOYMENT_GROUP": "group",
+        "STACK_LIVE_VERSION": "3",
         "SERVICE_NAME": "diabetes-dev",
         "TOPIC_ARN": TOPIC,
         "COOLDOWN_HOURS": "24",
@@ -107,6 +108,19 @@ def test_the_log_level_silences_no_metric(
     assert probe(capsys)["RollbackUnavailable"] == 0
 
 
+@pytest.mark.parametrize(("stack", "moved"), [("3", 0), ("4", 1)])
+def test_on_schedule_reports_an_alias_that_is_not_at_the_stack_s_version(
+    account: Make, capsys: Capture, monkeypatch: pytest.MonkeyPatch, stack: str, moved: int
+) -> None:
+    monkeypatch.setenv("STACK_LIVE_VERSION", stack)
+    made = account(worker=True)
+    made.alias()
+    both_fit(made)
+    found = probe(capsys)
+    assert found["AliasMoved"] == moved
+    assert ("the stack has version 4" in found["steps"]) == bool(moved)
+
+
 def test_a_version_that_would_do(account: Make, capsys: Capture) -> None:
     made = account(worker=True)
     made.alias()
@@ -122,12 +136,13 @@ def test_a_version_that_would_do(account: Make, capsys: Capture) -> None:
 
 
 def test_where_nothing_was_live_before_there_is_nothing_to_miss(
-    account: Make, capsys: Capture
+    account: Make, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = account()
     made.alias("1")
     made.history()
     made.versions("1")
+    monkeypatch.setenv("STACK_LIVE_VERSION", "1")
     found = probe(capsys)
     assert (found["RollbackUnavailable"], found["steps"]) == (
         0,
@@ -176,7 +191,7 @@ def damaged(made: Account) -> None:
 
 
 def forbidden(made: Account) -> None:
-    refused = {"Error": {"Code": "AccessDenied", "Message": "SENTINEL"}}
+    refused: Any = {"Error": {"Code": "AccessDenied", "Message": "SENTINEL"}}
     made.version()
     made.image()
 
@@ -334,7 +349,7 @@ def test_it_does_not_go_to_a_version_that_would_not_do(
     assert "SENTINEL" not in json.dumps(on_alarm(made, capsys, "no rollback", told))
 
 
-def test_a_conflict_is_told_and_not_overwritten(account: Make, capsys: Capture) -> None:
+def test_a_conflict_is_reported_and_not_overwritten(account: Make, capsys: Capture) -> None:
     made = account()
     made.alias()
     made.deployments()
@@ -365,7 +380,9 @@ def test_a_strange_event_raises_nothing(account: Make, capsys: Capture, event: A
     assert step.startswith("stopped: it failed: ")
 
 
-def test_what_could_not_be_told_is_an_error_of_the_function(account: Make, capsys: Capture) -> None:
+def test_a_result_that_could_not_be_reported_is_an_error_of_the_function(
+    account: Make, capsys: Capture
+) -> None:
     """Lambda calls again, and the second time says that another version is live by now."""
     made = account()
     made.alias("2")

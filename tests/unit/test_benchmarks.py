@@ -90,7 +90,8 @@ def test_hostile_bodies_are_refused(tmp_path: Path) -> None:
     report, text = run(tmp_path, "refusals")
     assert report["figures"]["refusals"].keys() == report["figures"]["refusals MB"].keys()
     assert len(report["figures"]["refusals"]) > 70
-    assert "## Refusing hostile bodies" in text
+    assert "## What expensive requests cost" in text
+    assert "Over it: shipped 0 of" in text
 
 
 def test_a_report_names_no_path_of_the_machine(tmp_path: Path) -> None:

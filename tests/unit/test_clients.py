@@ -104,7 +104,7 @@ def test_classification_by_the_client(model: Served) -> None:
         assert float(value) == pytest.approx(row.max(), abs=1e-6)
 
 
-def test_the_client_is_told_what_is_wrong(model: Served) -> None:
+def test_the_violations_are_reported_to_the_client(model: Served) -> None:
     with pytest.raises(InferenceServerException, match="the model is"):
         model.client.infer("other", model.inputs())
     name = next(iter(model.feeds))

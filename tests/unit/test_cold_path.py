@@ -10,14 +10,19 @@ from benchmarks.cases import event as gateway_event
 from handler import manifest
 from handler.validate import example
 from tests.fixtures.artifact import DIABETES
+from tests.fixtures.image_packages import stripped
 
 # boto3 adds 150 ms to a cold start, Powertools 20 to 190, pydantic.main 70, core_schema 20
 FORBIDDEN = """
 PIL handler.encoders onnxruntime_extensions tokenizers
 aws_lambda_powertools boto3 botocore pydantic annotated_types asyncio concurrent.futures email http
 logging multiprocessing numpy.typing onnx pydantic_core.core_schema socket ssl subprocess tempfile
-unittest urllib.request
+unittest urllib.request numpy._whole numpy.lib._whole numpy.linalg pydantic_core._whole
+typing_extensions
 """.split()  # noqa: SIM905  (a paragraph of words)
+
+if sys.version_info >= (3, 12):
+    FORBIDDEN.append("_hashlib")  # OpenSSL; Python 3.11 has no SHA-256 of its own
 
 SCRIPT = """
 import sys
@@ -32,7 +37,7 @@ print(*sorted(sys.modules), file=sys.stderr)
 def test_the_cold_path_imports_nothing_dear() -> None:
     row = example(manifest.read(DIABETES))
     script = SCRIPT.format(event=gateway_event([row]))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL_DIR": str(DIABETES)}
+    environment = {**os.environ, "PYTHONPATH": f"{stripped()}:{ROOT}", "MODEL_DIR": str(DIABETES)}
     environment |= {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}  # which only their paths pay for
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True
@@ -42,19 +47,3 @@ def test_the_cold_path_imports_nothing_dear() -> None:
     assert not modules & set(FORBIDDEN)
     record = json.loads(done.stdout)  # that it was recorded is part of the path
     assert record["cold_start"] is True
-
-
-def test_pydantic_finds_what_was_left_out() -> None:
-    script = """
-import handler.core_schema, pydantic_core
-from pydantic import BaseModel, TypeAdapter
-from pydantic_core import CoreSchema, core_schema
-from tests.fixtures.artifact import DIABETES
-assert CoreSchema is core_schema.CoreSchema
-class Model(BaseModel):
-    x: int
-assert Model.model_validate_json('{"x": 1}').x == TypeAdapter(int).validate_python(1)
-assert not hasattr(pydantic_core, "no such name")
-"""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-W", "error", "-c", script], env=environment, check=True)

@@ -187,7 +187,7 @@ def test_who_may_follow(
     assert (not refusals) == right, refusals
 
 
-def test_the_reasons_are_told_with_the_least_right_version(echo: Manifest) -> None:
+def test_the_reasons_name_the_minimum_next_version(echo: Manifest) -> None:
     new = feature(feature(echo, "ratio", maximum=5), "count", minimum=-9)
     assert compatibility.semver_violations(echo, new._replace(version="1.2.4")) == [
         "ratio: maximum 10 -> 5",

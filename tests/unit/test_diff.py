@@ -40,7 +40,7 @@ def lines(capsys: Capture) -> list[list[str]]:
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
-def test_everything_is_told(other: Path, capsys: Capture) -> None:
+def test_every_difference_is_reported(other: Path, capsys: Capture) -> None:
     assert main(["diff", str(SHIPPED), str(other)]) == 0
     told = lines(capsys)
     for line in (

@@ -21,6 +21,7 @@ from handler import app, scoring
 from handler.drift.bins import Binner
 from handler.drift.targets import targets
 from handler.errors import ContractViolation
+from handler.release import compatibility
 from handler.settings import Settings
 from tests.fixtures import protocols
 from tests.fixtures.events import Context
@@ -200,6 +201,7 @@ def test_every_kind_of_jpeg_is_scored(picture: scoring.Scorer, options: Any) -> 
         (encoded(smooth(30, 20), format="PPM"), "picture"),
         (encoded(smooth(30, 20), format="JPEG")[:400], "picture"),
         (base64.b64encode(b"\xff\xd8" + b"\xff" * 100_000).decode(), "picture"),
+        (base64.b64encode(b"\xff\xd8" + b"\xff\xe1\0\2" * 900_000).decode(), "picture"),
     ],
 )
 def test_a_broken_or_large_picture_is_refused(
@@ -207,6 +209,21 @@ def test_a_broken_or_large_picture_is_refused(
 ) -> None:
     good = encoded(smooth(9, 9))
     assert refusal(picture, picture=[good, content]) == [("/instances/1/picture", code)]
+
+
+def test_a_picture_of_a_million_segments_is_not_given_to_pillow(
+    picture: scoring.Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("it was opened"))
+    whole, comment = png(1, 1, bytes(4)), struct.pack(">I", 1) + b"tEXta" + bytes(4)
+    for content in (
+        b"\xff\xd8" + b"\xff\xe1\0\2" * 900_000,
+        b"\xff\xd8" + b"\xff" * 3_900_000,
+        whole[:33] + comment * 250_000 + whole[33:],
+        whole[:-12] + comment * 250_000 + whole[-12:],
+    ):
+        violations = refusal(picture, picture=[base64.b64encode(content).decode()])
+        assert violations == [("/instances/0/picture", "picture")]
 
 
 def test_a_bomb_costs_no_memory(picture: scoring.Scorer) -> None:
@@ -341,3 +358,38 @@ def test_the_gateway_passes_pictures_as_bytes(folder: Path) -> None:
         if item["Type"] == "AWS::ApiGateway::RestApi"
     )
     assert api["BinaryMediaTypes"][2:] == ["image/jpeg", "image/png"]
+
+
+def test_openapi_names_the_media_types_of_a_picture(folder: Path) -> None:
+    for name, types in (
+        ("picture-flat", {"image/jpeg", "image/png"}),
+        ("tokens-of-any-length", set()),
+    ):
+        paths = json.loads((packed(folder, name) / "openapi.json").read_text())["paths"]
+        contents = {
+            path: set(paths[path]["post"]["requestBody"]["content"])
+            for path in ("/predict", "/jobs", "/invocations")
+        }
+        assert contents["/predict"] == {"application/json", *types}
+        assert contents["/jobs"] == {"application/json"}
+        assert types <= contents["/invocations"]
+
+
+def test_a_smaller_limit_of_pictures_is_a_major_change(picture: scoring.Scorer) -> None:
+    (feature,) = picture.manifest.features
+    assert feature.image
+    smaller = feature._replace(image=feature.image._replace(max_pixels=100))
+    changes = compatibility.changes(
+        picture.manifest, picture.manifest._replace(features=(smaller,))
+    )
+    assert [change.level for change in changes] == [compatibility.MAJOR]
+
+
+@pytest.mark.fault(
+    "As many pictures as a request may hold, of as many pixels as each may have",
+    "They are decoded in less than a second of CPU: pack limits the rows by their pixels",
+)
+def test_the_pixels_of_a_request_are_limited(picture: scoring.Scorer) -> None:
+    limits, (feature,) = picture.manifest.limits, picture.manifest.features
+    assert feature.image
+    assert limits.rows * feature.image.max_pixels <= 2**26

@@ -5,6 +5,11 @@ The other frameworks are not in the project's environment: tests/frameworks has 
 
 import gzip
 import json
+import os
+import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import skl2onnx
-from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
@@ -24,11 +30,14 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 import answerable
+from answerable.__main__ import main
 from answerable.packing.pack import Packed
 from handler.manifest import public_document
+from handler.release import golden
 from tests.zoo.registry import FILES
 
 ROWS = 200
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +122,42 @@ def test_reference_has_any_form_that_people_have(form: str) -> None:
     forms = {"dict": arrays, "array": frame.to_numpy()}
     packed = pack(model, forms.get(form, f"data.{form}"))
     assert packed.manifest.features == pack(model, frame, replace=True).manifest.features
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["model.onnx", "model.joblib"])
+def test_reference_of_half_a_million_rows_takes_600_mb(form: str) -> None:
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame(rng.normal(size=(500_000, 8)).round(4)).add_prefix("x")
+    frame = frame.assign(
+        plan=rng.choice(["basic", "plus"], len(frame)), n=rng.integers(0, 9, len(frame))
+    )
+    frame.loc[::17, "x0"] = np.nan
+    frame.to_csv("data.csv", index=False)
+    columns = ColumnTransformer(
+        [
+            ("plan", OneHotEncoder(sparse_output=False), ["plan"]),
+            ("x", SimpleImputer(), ["x0", "x7"]),
+        ]
+    )
+    model = make_pipeline(columns, LinearRegression()).fit(frame[:999], frame["x7"][:999])
+    joblib.dump(model, "model.joblib")
+    names = [name for name in frame if name != "plan"]
+    types: list[Any] = [(name, FloatTensorType([None, 1])) for name in names]
+    types.insert(8, ("plan", StringTensorType([None, 1])))
+    Path("model.onnx").write_bytes(skl2onnx.to_onnx(model, initial_types=types).SerializeToString())
+    script = (
+        f"import answerable, resource; answerable.pack({form!r}, 'data.csv', name='model', "
+        "version='1.0.0', owner='tests', reason='a test', threads=1, trust=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    env = os.environ | {"PYTHONPATH": str(FILES.parents[2])}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert int(done.stdout) < 600_000
+    baseline = answerable.load("model").manifest.baseline
+    assert baseline is not None
+    assert baseline.rows == 500_000
 
 
 def test_columns_are_put_into_the_model_s_order() -> None:
@@ -251,6 +296,41 @@ def test_mlflow_folder_is_read_without_mlflow() -> None:
     assert "its flavors, prophet, cannot be packed" in refused("run", frame)
     Path("run/MLmodel").write_text("flavors")
     assert "MLmodel cannot be read" in refused("run", frame)
+
+
+def test_cancer_example_decides_and_has_outcomes_worth_money() -> None:
+    runpy.run_path(str(EXAMPLES / "breast_cancer/train.py"))["main"]("artifacts")
+    model = answerable.load("artifacts/breast-cancer")
+    manifest = model.manifest
+    assert manifest.lineage.parity is not None
+    assert manifest.lineage.parity.max_difference < 1e-5
+    assert manifest.lineage.metrics["held_out_recall"] > 0.95
+    assert manifest.outcome_value is not None
+    assert manifest.outcome_value.outcomes["benign"]["malignant"] == -60000
+    (line,) = [r for r in golden.read(model.directory) if r.name == "row 1 of the sample"]
+    assert line.prediction["probabilities_decision"] == "biopsy"
+
+
+def test_written_contract_states_nothing_and_can_be_edited() -> None:
+    frame = customers()
+    model = pipeline(frame)
+    joblib.dump(model, "model.joblib")
+    frame.to_parquet("data.parquet")
+    words = ["pack", "model.joblib", "--trust", "--reference", "data.parquet", "--name", "model"]
+    words += ["--version", "1.0.0", "--owner", "tests", "--reason", "a test", "--threads", "1"]
+    assert main([*words, "--write-contract", "contract.toml"]) == 0
+    inferred = answerable.load("model").manifest
+    assert main([*words, "--contract", "contract.toml"]) == 0  # the same content
+    assert answerable.load("model").manifest.features == inferred.features
+    text = Path("contract.toml").read_text()
+    assert '[features."age (years)"]\n# type = "number"' in text
+    assert '# categories = ["basic", "plus", "pro"]' in text
+    Path("contract.toml").write_text(re.sub(r"# (?=\w+ = .)|# (?=\[)", "", text))
+    assert main([*words, "--contract", "contract.toml", "--replace"]) == 0
+    edited = answerable.load("model").manifest
+    assert edited.outputs[1].decision is not None
+    assert edited.features[0].maximum == inferred.features[0].maximum
+    assert main([*words, "--write-contract", "contract.toml"]) == 2  # it exists
 
 
 def test_what_is_no_model_is_refused() -> None:

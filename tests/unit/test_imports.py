@@ -53,7 +53,7 @@ def test_what_infra_takes_does_not_load_onnxruntime(module: str) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_the_doors_know_neither_numpy_nor_onnx() -> None:
+def test_the_entry_points_import_neither_numpy_nor_onnx() -> None:
     for door in ("app", "gateway_events", "http_body", "jobs/worker", "jobs/storage"):
         names = {name.partition(".")[0] for name in imports(ROOT / "handler" / f"{door}.py")}
         assert not names & {"numpy", "onnxruntime"}, door

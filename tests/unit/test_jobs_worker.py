@@ -512,7 +512,7 @@ def test_storage_that_fails_loses_nothing(echo_dir: Path, memory: Memory, fault:
     assert max(Counter(memory.written).values()) == 1
 
 
-def test_when_every_message_fails_every_id_is_told(
+def test_when_every_message_fails_every_id_is_reported(
     echo_dir: Path, memory: Memory, capsys: Capture
 ) -> None:
     def refuse(name: str, number: int) -> None:
@@ -583,7 +583,7 @@ def test_the_same_job_has_the_same_bytes(echo_dir: Path) -> None:
     assert len(texts) == 1
 
 
-def test_duplicates_in_a_batch_are_one_job_and_all_told(
+def test_duplicates_in_a_batch_are_one_job_and_all_reported(
     handle: Handle, echo_dir: Path, memory: Memory
 ) -> None:
     storage.submit(memory_store.store(memory), body(1).encode())

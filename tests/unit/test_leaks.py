@@ -140,7 +140,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "500 without its text (a job comes again); the log has its type and place alone",
 )
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_unexpected_error_is_told_without_its_text(
+def test_an_unexpected_error_is_reported_without_its_text(
     fault: str, monkeypatch: pytest.MonkeyPatch, capfd: Descriptors
 ) -> None:
     directory, memory = adversarial.directory("shipped", Path()), Memory()

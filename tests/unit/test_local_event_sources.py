@@ -53,7 +53,7 @@ def test_a_packed_body_comes_as_base64(event_source: str) -> None:
     assert gzip.decompress(base64.b64decode(made["body"])) == b"{}"
 
 
-def test_each_event_source_has_its_own_way_with_a_query() -> None:
+def test_each_event_source_encodes_a_query_differently() -> None:
     rest, http, alb = event("rest"), event("http"), event("alb")
     assert rest["queryStringParameters"] == {"a": "2 ", "b": ""}
     assert rest["multiValueQueryStringParameters"] == {"a": ["1", "2 "], "b": [""]}

@@ -199,7 +199,7 @@ def test_nested_data_is_pointed_at_as_it_is(handler: app.Handler) -> None:
     assert violations_of(document) == [(f"/inputs/0/data/{i}/0", "out_of_range") for i in range(2)]
 
 
-def test_no_more_than_twenty_violations_are_told(handler: app.Handler) -> None:
+def test_at_most_twenty_violations_are_reported(handler: app.Handler) -> None:
     arrays = {name: np.repeat(array[:1], 500, axis=0) for name, array in ARRAYS.items()}
     arrays["ratio"] = arrays["ratio"] + 99
     _, document, _ = ask(handler, as_binary(arrays))

@@ -106,6 +106,13 @@ def test_a_tensor_contract_is_nested_arrays(echo_dir: Path, batch: Any) -> None:
     assert schema["minimum"] == -(2**63)
 
 
+def test_a_picture_s_document_is_not_indented(echo_dir: Path) -> None:
+    picture = manifest.Tensor("image", "float32", (None, 3, 224, 224))
+    text = openapi.render(manifest.read(echo_dir)._replace(features=(), inputs=(picture,)))
+    assert text.count(b",") > text.count(b"\n")
+    assert len(text) < 2_000_000
+
+
 def test_every_problem_has_a_real_example(echo: Scorer) -> None:
     document = openapi.document(echo.manifest)
     for name, response in document["components"]["responses"].items():

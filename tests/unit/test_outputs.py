@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from handler import app as api_door
+from handler import app
 from handler.settings import Settings
 from tests.fixtures import adversarial, artifact, memory_store, protocols
 from tests.fixtures.artifact import FLOAT, INT64
@@ -103,6 +104,22 @@ WRONG_SHAPE: dict[str, tuple[list[Any], dict[str, Any], int]] = {
 }
 
 
+def problems(api: app.Handler, capsys: Capture) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Send a good and a bad value by every protocol; yield each problem with its record."""
+    for name, event in events(1.0).items():
+        assert api(event, Context())["statusCode"] == 200, name
+    capsys.readouterr()
+    for event in events(0.0).values():
+        problem = adversarial.checked(api(event, Context()))
+        yield problem, json.loads(capsys.readouterr().out)
+
+
+def good_and_bad() -> dict[str, Any]:
+    """Return the event of two jobs, of a good and of a bad value."""
+    values = {"good": 1.0, "bad": 0.0}
+    return memory_store.event(*(memory_store.record(body(x), name) for name, x in values.items()))
+
+
 @pytest.mark.fault(
     "the model answers NaN or Inf for a row, but not for its own example",
     "422 model_rejected and the metric ClientErrors on every protocol; a job has failed with that",
@@ -113,18 +130,11 @@ def test_a_row_without_a_finite_answer_is_rejected_everywhere(
 ) -> None:
     directory = made(tmp_path, *NON_FINITE[case])
     api, worker = adversarial.handlers(directory, memory := Memory(), monkeypatch)
-    for name, event in events(1.0).items():
-        assert api(event, Context())["statusCode"] == 200, name
-    capsys.readouterr()
-    for name, event in events(0.0).items():
-        answer = api(event, Context())
-        assert answer["statusCode"] == 422, name
-        (violation,) = adversarial.checked(answer)["errors"]
-        assert violation["code"] == "model_rejected", name
-        record = json.loads(capsys.readouterr().out)
+    for problem, record in problems(api, capsys):
+        assert problem["status"] == 422
+        assert [violation["code"] for violation in problem["errors"]] == ["model_rejected"]
         assert (record["ServerErrors"], record["ClientErrors"]) == (0, 1)
-    good, bad = (memory_store.record(body(x), name) for x, name in ((1.0, "good"), (0.0, "bad")))
-    assert worker(memory_store.event(good, bad), Context()) == {"batchItemFailures": []}
+    assert worker(good_and_bad(), Context()) == {"batchItemFailures": []}
     result = adversarial.strict(memory.objects["jobs/bad/result.json"][0])
     assert result["problem"]["errors"][0]["code"] == "model_rejected"
 
@@ -151,21 +161,12 @@ def test_a_bad_answer_is_a_problem_everywhere(
 ) -> None:
     directory = made(tmp_path, *WRONG_SHAPE[case])
     api, worker = adversarial.handlers(directory, memory := Memory(), monkeypatch)
-    for name, event in events(1.0).items():
-        assert api(event, Context())["statusCode"] == 200, name
-    capsys.readouterr()
-    for name, event in events(0.0).items():
-        answer = api(event, Context())
-        assert answer["statusCode"] == 500, name
-        assert adversarial.checked(answer)["type"].endswith(":bad-output"), name
-        record = json.loads(capsys.readouterr().out)
-        assert (record["ServerErrors"], record["ClientErrors"], record["problem"]) == (
-            1,
-            0,
-            "bad-output",
-        )
-    good, bad = (memory_store.record(body(x), name) for x, name in ((1.0, "good"), (0.0, "bad")))
-    answered = worker(memory_store.event(good, bad), Context())
+    for problem, record in problems(api, capsys):
+        assert problem["status"] == 500
+        assert problem["type"].endswith(":bad-output")
+        counts = record["ServerErrors"], record["ClientErrors"], record["problem"]
+        assert counts == (1, 0, "bad-output")
+    answered = worker(good_and_bad(), Context())
     assert answered == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
     assert list(memory.objects) == ["jobs/good/result.json"]
     retry, _, batch = map(json.loads, capsys.readouterr().out.splitlines())
@@ -185,7 +186,7 @@ def test_another_type_than_promised_is_a_problem(
         fields["features"] = []
     directory = artifact.ratio(tmp_path, node("Neg"), **fields)
     if tabular:
-        api = api_door.create(Settings(directory))
+        api = app.create(Settings(directory))
     else:
         api, _ = adversarial.handlers(directory, Memory(), monkeypatch)
     sent = json.dumps({"instances": [{"x": 1.0 if tabular else [1.0]}]})
@@ -223,7 +224,7 @@ def test_a_float16_is_written_with_its_own_digits(tmp_path: Path, kind: str) -> 
     half = TensorProto.FLOAT16
     nodes = [helper.make_node("Cast", ["x"], ["y"], to=half)]
     output = {"dtype": "float16", "kind": kind}
-    api = api_door.create(Settings(made(tmp_path, nodes, output, half)))
+    api = app.create(Settings(made(tmp_path, nodes, output, half)))
     numbers = [0.1, 1.0, 1e-5, -0.0, 65504.0, 0.333251953125, 2049.0]
     texts = ["0.1", "1.0", "0.00001", "-0.0", "65500.0", "0.3333", "2048.0"]
     instances = ",".join(f'{{"x":{number}}}' for number in numbers)

@@ -462,7 +462,9 @@ def test_threads_must_be_worth_their_vcpu(times: dict[int, list[float]], threads
     assert execution.choose_threads(times) == threads
 
 
-def test_threads_are_measured_unless_told(packed: Packer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_measured_unless_stated(
+    packed: Packer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Manifest] = []
 
     def measured(directory: Path, manifest: Manifest, _: Any) -> dict[int, list[float]]:
@@ -745,7 +747,7 @@ def test_a_folder_that_is_no_artifact_is_left_alone(packed: Packer) -> None:
 # --- at the terminal -------------------------------------------------------------------------
 
 
-def test_the_command_tells_what_it_packed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_prints_a_summary(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("m.onnx").write_bytes(models.mixed())
     Path("d.csv").write_text(models.csv(models.mixed_table()))
     assert main(["pack", "m.onnx", "--reference", "d.csv", *WORDS, "--threads", "1"]) == 0

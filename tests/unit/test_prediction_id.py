@@ -112,7 +112,7 @@ def test_raw_tensors_have_ids_without_a_value() -> None:
     ("version", "expected"),
     [("2.0.1-rc.1", "2.0.1"), ("1.300.0", "1.255.0"), ("10.20.30+b", "10.20.30")],
 )
-def test_versions_are_told_as_far_as_three_bytes_go(version: str, expected: str) -> None:
+def test_function_versions_up_to_three_bytes_are_in_the_id(version: str, expected: str) -> None:
     (id,) = prediction_id.make_id_generator(manifest(VALUE, version=version), "1", "")(
         [np.ones(1)], [new_request(1)]
     )

@@ -152,7 +152,7 @@ def test_a_dry_run_only_counts(queues: Queues, capsys: pytest.CaptureFixture[str
     assert len(queues.letters) == 2
 
 
-def test_the_command_tells_what_it_did(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
+def test_redrive_prints_its_counts(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
     assert redrive.main(args()) == 0
     assert capsys.readouterr().out == ("2 of about 2 dead letters sent again, 1 from producers\n")
     assert (

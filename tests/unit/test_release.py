@@ -46,6 +46,17 @@ Make = Callable[..., Account]
 PIN = "  answerable deploy dev --model diabetes -c pinned_version=2"
 
 
+def ready(
+    account: Make, number: str = "2", live: str = "3", worker: bool = False, **version: str
+) -> Account:
+    """Return an account in which a version and its image are described."""
+    made = account(worker=worker)
+    made.alias(live)
+    made.version(number, **version)
+    made.image()
+    return made
+
+
 def test_a_rollback_proves_moves_and_says_how_to_pin(account: Make, capsys: Capture) -> None:
     made = account()
     made.alias()
@@ -63,7 +74,7 @@ def test_a_rollback_proves_moves_and_says_how_to_pin(account: Make, capsys: Capt
     assert {qualifier for qualifier, _ in made.functions.calls} == {"2"}
 
 
-def test_it_can_be_told_where_to(account: Make) -> None:
+def test_rollback_to_a_given_version_moves_there(account: Make) -> None:
     made = account(group=False)
     made.alias()
     made.version("1")
@@ -73,10 +84,7 @@ def test_it_can_be_told_where_to(account: Make) -> None:
 
 
 def test_again_is_nothing_but_the_command_again(account: Make, capsys: Capture) -> None:
-    made = account()
-    made.alias("2")
-    made.version()
-    made.image()
+    made = ready(account, live="2")
     made.deployments()
     assert run(made, "rollback", "2") == 0
     told = capsys.readouterr().out
@@ -95,10 +103,7 @@ def test_a_share_of_traffic_elsewhere_is_not_there_yet(account: Make) -> None:
 
 
 def test_a_dry_run_moves_nothing(account: Make, capsys: Capture) -> None:
-    made = account()
-    made.alias()
-    made.version()
-    made.image()
+    made = ready(account)
     made.deployments("d-1")
     assert run(made, "rollback", "2", "--dry-run", "--deploy") == 0
     told = capsys.readouterr().out
@@ -107,10 +112,7 @@ def test_a_dry_run_moves_nothing(account: Make, capsys: Capture) -> None:
 
 
 def test_a_running_deployment_is_stopped_and_waited_for(account: Make) -> None:
-    made = account()
-    made.alias()
-    made.version()
-    made.image()
+    made = ready(account)
     made.deployments("d-1")
     made.answer(
         "codedeploy",
@@ -130,10 +132,7 @@ def test_a_deployment_that_does_not_stop_leaves_the_alias(
     account: Make, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(release, "POLLS", 2)
-    made = account()
-    made.alias()
-    made.version()
-    made.image()
+    made = ready(account)
     made.deployments("d-1")
     made.answer("codedeploy", "stop_deployment", {"status": "Pending"})
     made.deployments("d-1")
@@ -147,10 +146,7 @@ def test_a_deployment_that_does_not_stop_leaves_the_alias(
     "It is reported and left alone",
 )
 def test_a_conflict_is_reported_and_not_overwritten(account: Make, capsys: Capture) -> None:
-    made = account()
-    made.alias()
-    made.version()
-    made.image()
+    made = ready(account)
     made.deployments()
     made.error("lambda", "update_alias", "PreconditionFailedException")
     assert run(made, "rollback", "2") == 1
@@ -184,22 +180,24 @@ def test_a_vanished_image(account: Make, capsys: Capture, known: bool) -> None:
     assert "version 2: its image is gone from some/repository" in capsys.readouterr().err
 
 
-def test_a_version_without_an_image(account: Make, capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ({"image": "elsewhere"}, "no image in ECR: elsewhere"),
+        ({"state": "Failed"}, "version 2 is Failed"),
+        ({"state": "Pending"}, "version 2 is Pending"),
+    ],
+)
+def test_rollback_to_a_version_that_cannot_start_is_refused(
+    account: Make, capsys: Capture, version: dict[str, str], reason: str
+) -> None:
     made = account()
     made.alias()
-    made.version(image="elsewhere")
+    made.version(**version)
+    if "state" in version:
+        made.image()
     assert run(made, "rollback", "2") == 1
-    assert "no image in ECR: elsewhere" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("state", ["Failed", "Pending"])
-def test_a_version_that_is_not_active(account: Make, capsys: Capture, state: str) -> None:
-    made = account()
-    made.alias()
-    made.version(state=state)
-    made.image()
-    assert run(made, "rollback", "2") == 1
-    assert f"version 2 is {state}" in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
 
 
 def test_an_inactive_version_is_woken(account: Make) -> None:
@@ -219,11 +217,10 @@ def test_an_inactive_version_is_woken(account: Make) -> None:
     "The version to go back to answers its golden rows otherwise",
     "The rollback moves nothing",
 )
-def test_a_version_that_answers_otherwise_is_no_way_back(account: Make, capsys: Capture) -> None:
-    made = account()
-    made.alias()
-    made.version()
-    made.image()
+def test_rollback_to_a_version_that_answers_otherwise_is_refused(
+    account: Make, capsys: Capture
+) -> None:
+    made = ready(account)
     good = made.functions.handlers["2"]
 
     def worse(event: Any, context: Any) -> Any:
@@ -237,11 +234,10 @@ def test_a_version_that_answers_otherwise_is_no_way_back(account: Make, capsys: 
     assert "version 2 is not what it was: row 1 of the sample" in capsys.readouterr().err
 
 
-def test_a_version_that_does_not_answer_is_no_way_back(account: Make, capsys: Capture) -> None:
-    made = account()
-    made.alias()
-    made.version()
-    made.image()
+def test_rollback_to_a_version_that_does_not_answer_is_refused(
+    account: Make, capsys: Capture
+) -> None:
+    made = ready(account)
     made.functions.handlers["2"] = lambda *_: None
     assert run(made, "rollback", "2") == 1
     assert "version 2 does not answer: GET /model: crashed" in capsys.readouterr().err
@@ -257,7 +253,7 @@ def test_there_may_be_nothing_to_go_back_to(account: Make, capsys: Capture) -> N
 
 
 def test_the_version_before_is_the_one_that_was_live(account: Make) -> None:
-    """2 never got through, and a rollback came from 1: neither is the way back from 3."""
+    """2 was never live, and a rollback left 1: neither is the target from 3."""
     made = account()
     made.alias()
     made.history(("user", "0", "1"), ("user", "1", "3"), ("codeDeployRollback", "2", "3"))
@@ -276,10 +272,7 @@ def worker(made: Account, other: str = IMAGE) -> None:
 
 
 def test_the_worker_goes_back_with_it_and_after_it(account: Make, capsys: Capture) -> None:
-    made = account(worker=True)
-    made.alias()
-    made.version()
-    made.image()
+    made = ready(account, worker=True)
     worker(made)
     made.version("8", function=WORKER)
     made.image()
@@ -296,10 +289,7 @@ def test_the_worker_goes_back_with_it_and_after_it(account: Make, capsys: Captur
 
 
 def test_forth_the_worker_goes_first_and_what_is_there_stays(account: Make) -> None:
-    made = account(worker=True)
-    made.alias("2")
-    made.version("3")
-    made.image()
+    made = ready(account, "3", live="2", worker=True)
     worker(made)
     made.version("8", function=WORKER)
     made.image()
@@ -309,7 +299,9 @@ def test_forth_the_worker_goes_first_and_what_is_there_stays(account: Make) -> N
     assert run(made, "rollback", "3") == 0
 
 
-def test_a_worker_that_does_not_start_is_no_way_back(account: Make, capsys: Capture) -> None:
+def test_rollback_to_a_worker_that_does_not_start_is_refused(
+    account: Make, capsys: Capture
+) -> None:
     made = account(worker=True)
     made.functions.handlers[f"{WORKER}:8"] = lambda *_: 1 / 0
     made.alias()
@@ -325,10 +317,7 @@ def test_a_worker_that_does_not_start_is_no_way_back(account: Make, capsys: Capt
 def test_a_worker_that_never_had_that_image_stays_and_is_pinned_there(
     account: Make, capsys: Capture
 ) -> None:
-    made = account(worker=True)
-    made.alias()
-    made.version()
-    made.image()
+    made = ready(account, worker=True)
     worker(made, other="elsewhere")
     made.alias("9", function=WORKER)
     made.deployments()
@@ -405,6 +394,13 @@ def test_a_dry_run_of_prune_deletes_nothing(account: Make, capsys: Capture) -> N
     assert capsys.readouterr().out.count("delete") == 5
 
 
+def test_prune_waits_for_a_stack_that_is_not_stable(account: Make, capsys: Capture) -> None:
+    made = account(stack=False)
+    made.stack("UPDATE_ROLLBACK_FAILED")
+    assert run(made, "prune") == 1
+    assert "UPDATE_ROLLBACK_FAILED: nothing is deleted" in capsys.readouterr().err
+
+
 def test_prune_finds_nothing_to_do(account: Make, capsys: Capture) -> None:
     made = account()
     made.alias()
@@ -419,7 +415,7 @@ def test_prune_finds_nothing_to_do(account: Make, capsys: Capture) -> None:
     assert run(account(), "prune", "--keep", "0") == 1
 
 
-def test_an_image_that_ecr_keeps_is_told(account: Make, capsys: Capture) -> None:
+def test_an_image_that_ecr_keeps_is_reported(account: Make, capsys: Capture) -> None:
     made = account()
     made.alias("1")
     made.history()

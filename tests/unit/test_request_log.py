@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from answerable import contract_cases
@@ -15,7 +16,7 @@ from handler.drift.targets import fingerprint
 from handler.prediction_id import derive_key
 from handler.scoring import Scorer
 from handler.settings import Settings
-from tests.fixtures import adversarial, artifact, emf, events
+from tests.fixtures import adversarial, artifact, emf, events, protocols
 from tests.fixtures.artifact import DIABETES
 from tests.fixtures.events import Context
 from tests.unit import test_protocols_graphs as graphs
@@ -307,3 +308,23 @@ def test_bins_that_fail_do_not_fail_the_request(
     line = record(capsys, Settings(DIABETES), [GOLDEN])
     assert line["drift_error"] == "ValueError"
     assert "SENTINEL" not in json.dumps(line)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/invocations", "/v2/models/test/infer"])
+def test_the_times_of_a_record_add_up(
+    echo_dir: Path, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    features, tensors = artifact.ECHO_FEATURES, artifact.tensors(artifact.ECHO_INPUTS)
+    row = {feature["name"]: feature["example"] for feature in features}
+    dtypes = {t["name"]: t["dtype"].replace("string", "object") for t in tensors}
+    arrays = {f["input"]: np.array([[f["example"]]], dtypes[f["input"]]) for f in features}
+    event = {
+        "/predict": events.rest(json.dumps({"instances": [row]})),
+        "/invocations": events.rest(json.dumps({"instances": [row]}), path),
+        "/v2/models/test/infer": protocols.as_json(arrays),
+    }[path]
+    app.create(Settings(echo_dir))(event, Context())
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert line["timings_ms"].keys() == {"validate", "run", "convert"}
+    assert min(line["timings_ms"].values()) > 0
+    assert sum(line["timings_ms"].values()) <= line["Latency"]

@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,7 @@ def test_a_graph_without_rows_is_run_by_instance(tmp_path: Path) -> None:
         ({"t": [[1, 2], [3, 4]], "u": 1}, "/instances/0", "unknown_field"),
     ],
 )
-def test_a_tensor_s_breach_is_told_at_its_element(
+def test_a_violation_in_a_tensor_points_to_its_element(
     tmp_path: Path, instance: Any, pointer: str, code: str
 ) -> None:
     scorer = sums(tmp_path, [None, 2, 2])
@@ -272,3 +273,10 @@ def test_float64_keeps_its_digits(tmp_path: Path) -> None:
         )
     )
     assert score(scorer, {"x": np.pi})[0]["y"] == np.pi
+
+
+def test_times_are_those_of_their_steps(echo: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(100.0)  # each look at the clock is a second after the last
+    monkeypatch.setattr("handler.scoring.perf_counter", lambda: next(ticks))
+    scored = echo.score(json.dumps({"instances": [GOOD]}))
+    assert scored.seconds == {"validate": 1, "run": 1, "convert": 2}

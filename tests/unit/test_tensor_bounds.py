@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 from onnx import helper
 
 from handler import app
+from handler.errors import ContractViolation
+from handler.manifest import Tensor
+from handler.protocols import tensor_columns
 from handler.settings import Settings
 from tests.fixtures import artifact, events, protocols
 from tests.fixtures.artifact import FLOAT, INT64
@@ -117,3 +121,24 @@ def test_an_array_is_bounded_too(tmp_path: Path) -> None:
             )
             rounded = dtype is np.float32 and value == 17.9999999  # float32 has no such number
             assert answer["statusCode"] == (200 if rounded else status)
+
+
+@pytest.mark.fault(
+    "A tensor of a million zeros and ones as JSON",
+    "It costs as much memory as any other numbers, and flags among them are 422",
+)
+def test_many_zeros_and_ones_cost_no_more_than_other_numbers() -> None:
+    tensor = Tensor("x", "int64", (None, None))
+
+    def peak(values: list[Any]) -> int:
+        tracemalloc.start()
+        tensor_columns.to_array(values, tensor, str)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak([1] * 1_000_000) < 1.5 * peak([7] * 1_000_000)
+    for values in ([1] * 100 + [True], [7] * 100 + [False]):
+        with pytest.raises(ContractViolation) as error:
+            tensor_columns.to_array(values, tensor, str)
+        assert [(v.pointer, v.code) for v in error.value.violations] == [("100", "type")]

@@ -85,7 +85,7 @@ def test_a_whole_float_is_an_integer(echo: Scorer) -> None:
         ({"extra": 1}, "/instances/0", "unknown_field"),
     ],
 )
-def test_a_breach_is_told_by_pointer_and_code(
+def test_a_violation_has_pointer_and_code(
     echo: Scorer, changes: dict[str, Any], pointer: str, code: str
 ) -> None:
     assert refused(echo, one(**changes)) == [(pointer, code)]
@@ -101,7 +101,7 @@ def test_what_an_integer_must_be_is_said_so(echo: Scorer) -> None:
     assert caught.value.violations[0].message == "must be at least -5"
 
 
-def test_all_of_a_row_s_breaches_are_told_at_once(echo: Scorer) -> None:
+def test_all_violations_of_a_row_are_reported_at_once(echo: Scorer) -> None:
     found = refused(echo, one(ratio="x", colour="green", open=..., extra=1, more=2))
     assert found == [
         ("/instances/0", "unknown_field"),
@@ -111,7 +111,7 @@ def test_all_of_a_row_s_breaches_are_told_at_once(echo: Scorer) -> None:
     ]
 
 
-def test_no_more_than_twenty_are_told_over_the_rows(echo: Scorer) -> None:
+def test_at_most_twenty_violations_of_all_rows_are_reported(echo: Scorer) -> None:
     found = refused(echo, json.dumps({"instances": [GOOD, *[{**GOOD, "ratio": "x"}] * 50]}))
     assert len(found) == 20
     assert found[0] == ("/instances/1/ratio", "type")

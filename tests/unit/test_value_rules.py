@@ -225,7 +225,7 @@ def test_an_integer_that_no_double_holds_is_not_finite(name: str, digits: int) -
     assert answers == dict.fromkeys(answers, (422, ["non_finite"]))
 
 
-def test_a_bound_is_told_as_it_is_stated() -> None:
+def test_a_bound_is_reported_as_it_is_stated() -> None:
     event = events.rest('{"instances":[{"x":0.8}]}', "/predict")
     document = json.loads(handler("tenths")(event, Context())["body"])
     assert document["errors"][0]["message"] == "must be at most 0.7"

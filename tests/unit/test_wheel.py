@@ -86,6 +86,7 @@ def test_a_project_of_the_wheel_packs_compares_and_synthesises(site: Path, tmp_p
     assert {path.name for path in context.iterdir()} == {
         "Dockerfile",
         "handler",
+        "infra",
         "model",
         "requirements",
     }

@@ -22,6 +22,7 @@ import numpy as np
 
 from answerable import __main__ as answerable
 from answerable.commands import conformance
+from answerable.packing import parity
 from answerable.simulation import plan
 from handler import app, prediction_id
 from handler import manifest as manifests
@@ -80,6 +81,10 @@ class Packed:
             options += ["--reference", self.paths.sample]
         if self.paths.contract:
             options += ["--contract", self.paths.contract]
+        if (expected := registry.FILES / f"{self.model.name}.expected.npz").exists():
+            options += ["--expected", expected]
+            if self.model.tolerance > parity.TOLERANCE:
+                options += ["--tolerance", str(self.model.tolerance)]
         for column in self.model.ignore:
             options += ["--ignore", column]
         return answerable_main("pack", self.paths.model, *options)
