@@ -162,7 +162,7 @@ def play(
         'auto_rollback_on = "drift"\n'
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(smoke, "sign", lambda url: {})
+    monkeypatch.setattr(smoke, "sign", lambda url, service: {})
     monkeypatch.setattr(release, "POLL_SECONDS", 0)
     return Play(synth, Account(dict(images), rollback_by_codedeploy=request.param), images)
 
@@ -431,7 +431,7 @@ def test_the_smoke_test_s_steps(
     synth: Synth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: dict[str, Path]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(smoke, "sign", lambda url: {})
+    monkeypatch.setattr(smoke, "sign", lambda url, service: {})
     account = Account(dict(images))
     play = Play(synth, account, images)
     modules = {"deploy": deploy, "release": release, "destroy": destroy}
