@@ -42,7 +42,8 @@ if ! "$docker" info >/dev/null 2>&1; then
     command -v dockerd >/dev/null || apt docker.io
     say "starting dockerd"
     # a session of its own, so that it outlives this script and the test run
-    setsid nohup dockerd >"$home/dockerd.log" 2>&1 </dev/null &
+    # without descriptor 3, the lock of a `flock` that this script may run under
+    setsid nohup dockerd >"$home/dockerd.log" 2>&1 </dev/null 3>&- &
     for _ in $(seq 60); do "$docker" info >/dev/null 2>&1 && break || sleep 1; done
     "$docker" info >/dev/null 2>&1 ||
         { tail -20 "$home/dockerd.log" >&2; fail "the Docker engine does not start"; }
