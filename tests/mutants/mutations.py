@@ -86,7 +86,7 @@ def _mutants(node: ast.expr | ast.stmt) -> Iterator[tuple[ast.expr | ast.stmt, a
             yield node, operand
         case ast.Constant(value=bool() as flag):
             yield node, ast.Constant(not flag)
-        case ast.Constant(value=int() | float() as number):
+        case ast.Constant(value=int() | float() as number) if number + 1 != number:
             yield node, ast.Constant(number + 1)
         case ast.Return(value=value) if value and not _is_none(value):
             yield node, ast.Return(ast.Constant(None))
