@@ -7,7 +7,7 @@ import sys
 
 from tests.fixtures.server import ROOT
 
-PAGES = ("reliability", "reference", "models")  # pytest must come before other imports
+PAGES = ("reliability", "reference", "account", "models")  # pytest must come before other imports
 
 
 def main() -> None:
