@@ -115,11 +115,11 @@ def test_quiet_without_drift_alarm_with_it_silent_when_stopped(
     metrics = emf.metrics([quiet, drifted])
     now = drifted["timestamp"] + 60_000
     for name, state in (("drift-inputs", "ALARM"), ("drift-outputs", "OK")):
-        point = cloudwatch.evaluate_at(alarms[f"diabetes-test-{name}"], metrics, now)
+        point = cloudwatch.evaluate_at(alarms[f"test-diabetes-{name}"], metrics, now)
         assert point.state == state, name
 
     # it ran just now, and then nobody starts it any more
-    silent, invocations = alarms["diabetes-test-drift-silent"], Metrics()
+    silent, invocations = alarms["test-diabetes-drift-silent"], Metrics()
     for key in cloudwatch.keys(silent):
         for record in (quiet, drifted):
             value = int(key[1] == "Invocations")

@@ -40,8 +40,12 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield schemathesis.openapi.from_url(f"http://{address}/openapi.json")
 
 
+# batches need Step Functions, which no local server has: its document leaves them out
+SERVED = {path: methods for path, methods in app.ROUTES.items() if "/batches" not in path}
+
+
 @pytest.mark.parametrize(
-    ("path", "method"), [(path, method) for path, ms in app.ROUTES.items() for method in ms]
+    ("path", "method"), [(path, method) for path, methods in SERVED.items() for method in methods]
 )
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_every_answer_is_in_the_document(schema: Any, path: str, method: str, mode: Any) -> None:
