@@ -1,7 +1,7 @@
 """Functions that make pydantic-core's schemas, without importing `pydantic_core.core_schema`.
 
 That module is a hundred TypedDicts for type checkers. The image has none of it
-(infra/image_packages.py). The schemas are plain dicts, made by functions of the same names:
+(infra/strip_packages.py). The schemas are plain dicts, made by functions of the same names:
 https://docs.pydantic.dev/latest/api/pydantic_core_schema/
 """
 

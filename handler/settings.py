@@ -26,8 +26,7 @@ class Settings(NamedTuple):
     secret that signs ids, then older secrets after spaces. `jobs_bucket`, `jobs_queue_url`: "" in a
     deployment without jobs. `job_retention_days`: how long a job can be fetched. `batch_bucket`,
     `batch_state_machine`: "" in a deployment without batches. `batch_input_uris`: the beginnings of
-    other inputs that a caller may name. `cors_origins`:
-    the origins whose pages may read a response.
+    other inputs that a caller may name. `cors_origins`: those whose pages may read a response.
     `invalid`: the first variable that has no valid value, as a sentence, or "".
     """
 
@@ -49,9 +48,9 @@ class Settings(NamedTuple):
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings in MODEL_DIR, SERVICE_NAME, LOG_LEVEL,
-    LOG_PAYLOADS, PREDICTION_ID_SECRET, JOBS_BUCKET, JOBS_QUEUE_URL, JOB_RETENTION_DAYS,
-    JOBS_MAX_RECEIVE_COUNT, CORS_ORIGINS and Lambda's own variables.
+    """Return the settings in MODEL_DIR, SERVICE_NAME, LOG_LEVEL, LOG_PAYLOADS, CORS_ORIGINS,
+    PREDICTION_ID_SECRET, JOBS_BUCKET, JOBS_QUEUE_URL, JOB_RETENTION_DAYS, JOBS_MAX_RECEIVE_COUNT,
+    BATCH_BUCKET, BATCH_STATE_MACHINE, BATCH_INPUT_URIS and Lambda's own variables.
 
     An invalid value becomes the default. `model_dir` then raises its reason, so a function answers
     503 with it instead of crashing at import.

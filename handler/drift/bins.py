@@ -179,10 +179,10 @@ class _OrderedTargets:
 
     def bins(self, values: Sequence[Sequence[Any]], draws: Sequence[float]) -> list[list[int]]:
         """Return the bins of the values [targets, rows], None where missing."""
-        matrix = np.array(values, float)
-        rows = np.array(
-            [edges.searchsorted(row) for edges, row in zip(self._edges, matrix, strict=True)]
-        )
+        matrix = np.array(values, float).reshape(len(self._edges), len(draws))
+        rows = np.empty(matrix.shape, int)
+        for k, edges in enumerate(self._edges):
+            rows[k] = edges.searchsorted(matrix[k])
         rows += self._offsets
         has_step = (self._edge[rows] == matrix) | np.isnan(matrix)
         stepped = self._start[rows] + self._jump[rows] * ((np.array(draws) + self._shifts) % 1.0)
@@ -242,21 +242,18 @@ class Binner:
             _values(source, columns, outputs, taken if rows < count else None)
             for source in self._sources
         ]
-        ordered = self._ordered.bins(
-            [
-                values or [None] * rows
-                for source, values in zip(self._sources, values_by_target, strict=True)
-                if source.ordered
-            ],
-            draws,
-        )
-        remaining = iter(ordered)
+        ordered_values = [
+            values or [None] * rows
+            for source, values in zip(self._sources, values_by_target, strict=True)
+            if source.ordered
+        ]
+        ordered = iter(self._ordered.bins(ordered_values, draws))
         for source, values in zip(self._sources, values_by_target, strict=True):
-            numbers = (
-                next(remaining) if source.ordered else source.cdf.ranks(values, draws, source.shift)
-            )
+            numbers = next(ordered) if source.ordered else []
             if not values:
                 numbers = []
+            elif not source.ordered:
+                numbers = source.cdf.ranks(values, draws, source.shift)
             if UNKNOWN_BIN in numbers:
                 if not source.output:
                     unseen[source.name] = numbers.count(UNKNOWN_BIN)

@@ -11,7 +11,7 @@ from handler.drift import BINS, bins, decision
 from handler.drift.bins import UNKNOWN_BIN, BaselineCdf, Binner
 from handler.drift.counts import Counts
 from handler.drift.targets import targets
-from handler.manifest import Distribution
+from handler.manifest import Distribution, Output
 from handler.scoring import Scorer, load
 from tests.fixtures import artifact
 
@@ -209,8 +209,6 @@ def test_what_was_never_seen_is_counted(tmp_path: Any) -> None:
 
 
 def test_probabilities_and_labels_are_ranked() -> None:
-    from handler.manifest import Output
-
     outputs = (
         Output("label", "l", "int64", (None,), "label", classes=(0, 1)),
         Output("p", "p", "float32", (None, 2), "probabilities", classes=(0, 1)),
@@ -228,3 +226,14 @@ def test_probabilities_and_labels_are_ranked() -> None:
     assert set(found.bins[2]) == set(range(1, 11))
     few = binner.bin("r", [range(5)], [array[:5] for array in arrays])
     assert {len(numbers) for numbers in few.bins} == {5}
+
+
+def test_a_model_may_have_no_ordered_target() -> None:
+    outputs = (Output("label", "l", "int64", (None,), "label", classes=(0, 1)),)
+    labels = np.array([0, 1] * 250)
+    known = baseline.measure([], {}, outputs, [labels])
+    fields = {"baseline": known, "features": (), "inputs": (), "outputs": outputs}
+    manifest: Any = type("M", (), fields)()
+    found = Binner(manifest).bin("r", [range(20)], [labels[:20]])
+    assert [len(numbers) for numbers in found.bins] == [20]
+    assert [number > BINS / 2 for number in found.bins[0]] == [label == 1 for label in labels[:20]]
