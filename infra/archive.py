@@ -13,7 +13,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.alarms import MonitoringContext
-from infra.encryption import allow_use, bucket_encryption, key
+from infra.encryption import allow_use, private_bucket
 from infra.function import ModelFunction
 from infra.suppress_nag import suppress_nag
 
@@ -36,22 +36,12 @@ class Archive(Construct):
         functions: list[ModelFunction],
     ) -> None:
         super().__init__(scope, id)
-        self.bucket = s3.Bucket(
-            self,
-            "Bucket",
-            encryption=bucket_encryption(context.settings),
-            encryption_key=key(self, context.settings),
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            enforce_ssl=True,
-            versioned=True,  # an audit is not overwritten
-            lifecycle_rules=[
-                s3.LifecycleRule(
-                    abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
-                    noncurrent_version_expiration=cdk.Duration.days(90),
-                )
-            ],
-            removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
+        rule = s3.LifecycleRule(
+            abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
+            noncurrent_version_expiration=cdk.Duration.days(90),
         )
+        # an audit is not overwritten
+        self.bucket = private_bucket(self, context.settings, rule, versioned=True)
         suppress_nag(
             self.bucket,
             {"AwsSolutions-S1": "An access log of the archive would need an archive too."},

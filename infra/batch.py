@@ -6,7 +6,7 @@ The first step chooses the version of the worker that does the run. So a deploym
 during a run changes nothing in it.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -19,7 +19,7 @@ from constructs import Construct
 from handler import metrics
 from handler.manifest import Manifest
 from infra.alarms import MonitoringContext
-from infra.encryption import bucket_encryption, key
+from infra.encryption import private_bucket, send_events
 from infra.function import ModelFunction, allow, ops_function
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
@@ -113,26 +113,9 @@ class Batch(Construct):
     def _bucket(self) -> s3.IBucket:
         if self._settings.batch_bucket:
             return s3.Bucket.from_bucket_name(self, "Bucket", self._settings.batch_bucket)
-        bucket = s3.Bucket(
-            self,
-            "Bucket",
-            encryption=bucket_encryption(self._settings),
-            encryption_key=key(self, self._settings),
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            enforce_ssl=True,
-            lifecycle_rules=[
-                s3.LifecycleRule(expiration=cdk.Duration.days(self._settings.batch_retention_days))
-            ],
-            removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
-        )
-        # CDK's own property would add a function that may change every bucket's notifications
-        cast(
-            s3.CfnBucket, bucket.node.default_child
-        ).notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
-            event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(
-                event_bridge_enabled=True
-            )
-        )
+        days = cdk.Duration.days(self._settings.batch_retention_days)
+        bucket = private_bucket(self, self._settings, s3.LifecycleRule(expiration=days))
+        send_events(bucket)
         reason = "Each run has a manifest, and each part a record in the log."
         suppress_nag(bucket, {"AwsSolutions-S1": reason})
         return bucket

@@ -1,5 +1,7 @@
 """The customer's KMS key, if `kms_key_arn` names one; without it, AWS's own keys encrypt."""
 
+from typing import cast
+
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
@@ -28,9 +30,35 @@ def allow_use(scope: Construct, settings: Settings, role: iam.IGrantable) -> Non
         encryption_key.grant(role, "kms:Decrypt", "kms:GenerateDataKey")
 
 
-def bucket_encryption(settings: Settings) -> s3.BucketEncryption:
-    """Return how a bucket is encrypted."""
-    return s3.BucketEncryption.KMS if settings.kms_key_arn else s3.BucketEncryption.S3_MANAGED
+def private_bucket(
+    scope: Construct, settings: Settings, rule: s3.LifecycleRule, *, versioned: bool = False
+) -> s3.Bucket:
+    """Return the encrypted bucket of a construct, which outlives the stack."""
+    encryption = s3.BucketEncryption
+    return s3.Bucket(
+        scope,
+        "Bucket",
+        encryption=encryption.KMS if settings.kms_key_arn else encryption.S3_MANAGED,
+        encryption_key=key(scope, settings),
+        block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+        enforce_ssl=True,
+        versioned=versioned,
+        lifecycle_rules=[rule],
+        removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
+    )
+
+
+def send_events(bucket: s3.Bucket) -> None:
+    """Have a bucket send its events to EventBridge.
+
+    CDK's own property would add a function that may change the notifications of every bucket.
+    """
+    template = cast(s3.CfnBucket, bucket.node.default_child)
+    template.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
+        event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(
+            event_bridge_enabled=True
+        )
+    )
 
 
 def queue_encryption(settings: Settings) -> sqs.QueueEncryption:

@@ -16,7 +16,7 @@ from handler import metrics
 from handler.manifest import Manifest
 from handler.settings import MAX_RECEIVE_COUNT
 from infra.alarms import MonitoringContext, excess
-from infra.encryption import bucket_encryption, key, queue_encryption
+from infra.encryption import key, private_bucket, queue_encryption, send_events
 from infra.function import ModelFunction
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
@@ -114,30 +114,14 @@ class Jobs(Construct):
             cdk.CfnOutput(cdk.Stack.of(self), name, value=value)
 
     def _bucket(self, settings: Settings) -> s3.Bucket:
-        bucket = s3.Bucket(
-            self,
-            "Bucket",
-            encryption=bucket_encryption(settings),
-            encryption_key=key(self, settings),
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            enforce_ssl=True,
-            lifecycle_rules=[
-                s3.LifecycleRule(
-                    prefix="jobs/",  # not the secret of job ids
-                    expiration=cdk.Duration.days(settings.job_retention_days),
-                    abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
-                )
-            ],
-            removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
+        rule = s3.LifecycleRule(
+            prefix="jobs/",  # not the secret of job ids
+            expiration=cdk.Duration.days(settings.job_retention_days),
+            abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
         )
-        # Clients that wait for results make a rule on `jobs/*/result.json`. CDK's own property
-        # would add a function that may change the notifications of every bucket.
-        template = cast(s3.CfnBucket, bucket.node.default_child)
-        template.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
-            event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(
-                event_bridge_enabled=True
-            )
-        )
+        bucket = private_bucket(self, settings, rule)
+        # clients that wait for results make a rule on `jobs/*/result.json`
+        send_events(bucket)
         suppress_nag(
             bucket,
             {
