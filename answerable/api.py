@@ -19,7 +19,7 @@ class Model:
 
     @property
     def manifest(self) -> Manifest:
-        """The contract."""
+        """Return the manifest."""
         return self._scorer.manifest
 
     def predict(self, rows: Any) -> list[dict[str, Any]]:

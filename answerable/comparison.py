@@ -141,7 +141,7 @@ def shifts(old: Manifest, new: Manifest) -> Iterator[Shift]:
 
 
 def distance(a: Distribution, b: Distribution) -> float:
-    """Kolmogorov's distance of numbers; of categories, half the sum of what their shares moved."""
+    """Return Kolmogorov's distance; of categories, half the sum of their shares' changes."""
     values = {*a.values, *b.values}
     if any(isinstance(value, (str, bool)) for value in values):
         shares = [

@@ -61,7 +61,7 @@ REPORT = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     add_model(parser)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes one that is free")
@@ -221,7 +221,7 @@ async def _body(request: Request, limit: int) -> bytes | None:
 
 
 def _greet(console: Console, environment: LocalLambda, url: str) -> None:
-    """The URLs, a command to paste, and what it answers."""
+    """Print the URLs, a command to paste, and what it answers."""
     manifest, body = environment.served.manifest, _example(environment)
     send = ["curl -s", f"{url}/predict", "-H 'content-type: application/json'"]
     if len(body) <= PASTE_BYTES:

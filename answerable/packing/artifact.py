@@ -27,13 +27,13 @@ WIDTH = 100
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, lower-case hex."""
+    """Return the SHA-256 of a file, lower-case hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files(directory: Path) -> dict[str, File]:
-    """Every file of the artifact but its manifest and the seal on that."""
+    """Return every file of the artifact except its manifest and the digest of that."""
     paths = sorted(
         path for path in directory.iterdir() if path.name not in (FILE_NAME, DIGEST_FILE_NAME)
     )

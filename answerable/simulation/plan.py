@@ -53,7 +53,7 @@ class Plan(NamedTuple):
 
     @property
     def bake_minutes(self) -> int:
-        """Minutes until the candidate has all of the traffic."""
+        """Return the minutes until the candidate has all of the traffic."""
         steps = 1 if self.canary else -(-100 // self.percent) - 1
         return self.interval * steps
 

@@ -62,7 +62,7 @@ class BaselineCdf:
     """F of one target, its shares counted in bins.
 
     `steps`: values at which F jumps, with where and how far; between two of the `cuts` it stays in
-    one of the `bins`. Without cuts, as of categories, every other value is novel.
+    one of the `bins`. Without cuts, as of categories, every other value is in UNKNOWN_BIN.
     """
 
     def __init__(self, baseline: Distribution, discrete: bool, dtype: Any = float) -> None:
@@ -129,8 +129,13 @@ class BaselineCdf:
         yield np.inf, self.bins[-1], 0.0, 0.0
         yield np.nan, UNKNOWN_BIN, *self.steps[None]
 
-    def ranks(self, values: Sequence[Any], draws: Sequence[float], shift: float = 0) -> list[int]:
-        """The bin of each value, or NOVEL; a draw in [0, 1) for each, all moved on by `shift`."""
+    def assign_bins(
+        self, values: Sequence[Any], draws: Sequence[float], shift: float = 0
+    ) -> list[int]:
+        """Return the bin of each value, or UNKNOWN_BIN.
+
+        `draws` has a number in [0, 1) per value. `shift` is added to each, modulo 1.
+        """
         find, cuts, bins = self.steps.get, self.cuts, self.bins
         return [
             bins[bisect_left(cuts, value)]
@@ -141,18 +146,21 @@ class BaselineCdf:
 
 
 def _shift(seed: str) -> float:
-    """A number in [0, 1) from any text; the multiplication spreads what is alike (Knuth's hash)."""
+    """Return a number in [0, 1) from any text.
+
+    The multiplications spread similar checksums (Knuth's multiplicative hash).
+    """
     mixed = crc32(seed.encode()) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
     return ((mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 >> 11 & 0x1FFFFFFFFFFFFF) / 2**53
 
 
 def _bin(share: float) -> int:
-    """The bin whose upper edge is the next from `share`."""
+    """Return the bin that ends at `share` or is the first to end above it."""
     return int(share * BINS + _ROUND) or 1
 
 
 def _first(share: float) -> int:
-    """The bin of what is just over `share`."""
+    """Return the bin of the values just above `share`."""
     return min(BINS, int(share * BINS + _EDGE) + 1)
 
 
@@ -253,7 +261,7 @@ class Binner:
             if not values:
                 numbers = []
             elif not source.ordered:
-                numbers = source.cdf.ranks(values, draws, source.shift)
+                numbers = source.cdf.assign_bins(values, draws, source.shift)
             if UNKNOWN_BIN in numbers:
                 if not source.output:
                     unseen[source.name] = numbers.count(UNKNOWN_BIN)

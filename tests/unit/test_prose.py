@@ -29,6 +29,7 @@ BANNED_NAMES = frozenset(
     )
 )
 FIRST_LINE = re.compile(r"(What|Whether|That|The same|As|How|When|Where|Who)\b")
+NOT_IMPERATIVE = re.compile(r"(The|An?|All|Every|Each|Minutes|Returns|Raises|Yields|[A-Z]\w*'s)\b")
 
 
 def modules() -> list[Path]:
@@ -50,6 +51,13 @@ def comments_and_docstrings(path: Path) -> Iterator[tuple[int, str]]:
             text = ast.get_docstring(node)
             if text:
                 yield node.body[0].lineno, text
+
+
+def functions(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the docstring of each function that has one."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node)):
+            yield node.lineno, text
 
 
 def assigned_names(path: Path) -> Iterator[tuple[int, str]]:
@@ -83,6 +91,11 @@ def problems_of_module(path: Path) -> list[str]:
         f"line {line}: the docstring begins with {match[0]!r}"
         for line, text in comments_and_docstrings(path)
         if not text.startswith("#") and (match := FIRST_LINE.match(text))
+    ]
+    problems += [
+        f"line {line}: the docstring begins with {match[0]!r}, not with a verb"
+        for line, text in functions(path)
+        if (match := NOT_IMPERATIVE.match(text))
     ]
     problems += [
         f"line {line}: the name {name!r}"
