@@ -41,7 +41,7 @@ Missing = cloudwatch.TreatMissingData
 
 
 class Policy(NamedTuple):
-    """Who is notified of an alarm, and the state of a period without data.
+    """The notification of an alarm, and the state of a period without data.
 
     `severity`: "page", "ticket", or "" where no topic is notified.
     """

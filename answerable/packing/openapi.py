@@ -112,6 +112,7 @@ def prediction_schema(manifest: Manifest) -> Schema:
 
 def _values(manifest: Manifest) -> Schema:
     """Return what openapi.yaml takes from the manifest, and from the handler's constants."""
+    problem_examples = _problem_examples(manifest)
     return {
         **manifest._asdict(),
         "predict_summary": f"Score up to {manifest.limits.rows} instances",
@@ -122,7 +123,8 @@ def _values(manifest: Manifest) -> Schema:
         "max_outcomes": prediction_id.MAX_OUTCOMES,
         "max_violations": MAX_VIOLATIONS,
         "invocation_content": _invocation_content(manifest),
-        "problem_responses": _problem_responses(manifest),
+        "problem_examples": problem_examples,
+        "problem_responses": _problem_responses(problem_examples),
         "instance": instance_schema(manifest),
         "prediction": prediction_schema(manifest),
         "datatypes": sorted(set(DATATYPES.values())),
@@ -182,8 +184,8 @@ def _titles_by_status(error: type[ApiError] = ApiError) -> dict[int, list[str]]:
     return titles
 
 
-def _problem_responses(manifest: Manifest) -> Schema:
-    """Return the response of each status and media type, with an example as the function sends."""
+def _problem_examples(manifest: Manifest) -> Schema:
+    """Return an example of each problem, as the function sends it."""
     name = (manifest.features or manifest.inputs)[0].name
     examples: list[ApiError] = [
         BadRequest("the body is not valid JSON (line 1 column 15)"),
@@ -197,20 +199,26 @@ def _problem_responses(manifest: Manifest) -> Schema:
         NotReady("the model is not loaded"),
         DeadlineExceeded("the model did not finish in time"),
     ]
-    titles, responses = _titles_by_status(), {}
-    for error in examples:
-        body = error.problem("5f0c1f3e-6c0b-4a57-9d5c-2b7d3f6a1e90")
-        for media_type, suffix in ((PROBLEM_JSON, ""), (JSON, "Json")):
-            responses[f"Problem{error.status}{suffix}"] = {
-                "description": ". ".join(dict.fromkeys(titles[error.status])),
-                "content": {
-                    media_type: {
-                        "schema": {"$ref": "#/components/schemas/Problem"},
-                        "example": body,
-                    }
-                },
-            }
-    return responses
+    bodies = [error.problem("5f0c1f3e-6c0b-4a57-9d5c-2b7d3f6a1e90") for error in examples]
+    return {f"Problem{body['status']}": {"value": body} for body in bodies}
+
+
+def _problem_responses(examples: Schema) -> Schema:
+    """Return the response of each problem in each of its media types."""
+    titles = {f"Problem{status}": titles for status, titles in _titles_by_status().items()}
+    return {
+        f"{name}{suffix}": {
+            "description": ". ".join(dict.fromkeys(titles[name])),
+            "content": {
+                media_type: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {"problem": {"$ref": f"#/components/examples/{name}"}},
+                }
+            },
+        }
+        for name in examples
+        for media_type, suffix in ((PROBLEM_JSON, ""), (JSON, "Json"))
+    }
 
 
 class _Loader(yaml.SafeLoader):

@@ -83,7 +83,7 @@ def _alarms(resources: dict[str, Any]) -> Iterator[str]:
     yield "## Alarms"
     yield ""
     yield "A name begins with stage and model: `prod-churn-latency`. A canary's ends with its"
-    yield "version. A `page` goes to `alarm_destination`, a `ticket` to `ticket_destination` or else"
+    yield "version. A `page` goes to `alarm_destination`, a `ticket` to `ticket_destination`, else"
     yield "to `alarm_destination`. CodeDeploy acts on a canary's alarms. The drift monitor itself"
     yield "sends the message of `drift-inputs`, `drift-outputs` and `drift-unseen`."
     yield ""
