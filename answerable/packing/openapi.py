@@ -11,7 +11,7 @@ import orjson
 import yaml
 
 from answerable.packing import feature_types as packed_types
-from answerable.packing.feature_types import element_json_schema
+from answerable.packing.feature_types import choice_json_schema, element_json_schema
 from handler import app, feature_types, prediction_id
 from handler.errors import (
     MAX_VIOLATIONS,
@@ -54,7 +54,9 @@ def output_schema(output: Output, shape: Shape) -> Schema:
         schema: Schema = {"type": "integer" if "int" in output.dtype else "number"}
     elif output.kind == "label":
         schema = (
-            {"enum": list(output.classes)} if output.classes else element_json_schema(output.dtype)
+            choice_json_schema(output.classes)
+            if output.classes
+            else element_json_schema(output.dtype)
         )
     elif output.kind in BY_CLASS:
         names = [str(value) for value in output.classes]
@@ -144,7 +146,7 @@ def _actual_schema(manifest: Manifest) -> Schema:
     if output is not None and output.kind == "value":
         schema = {"type": "number"}
     elif output is not None and output.classes:
-        schema = {"enum": list(output.classes)}
+        schema = choice_json_schema(output.classes)
     return schema | {"description": "The ground truth."}
 
 
