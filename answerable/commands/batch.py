@@ -228,12 +228,9 @@ def _plan(inputs: str, options: Options, workers: int) -> tuple[Plan, float]:
 
     scorer, _, run = _state
     # several parts for each worker, so that they end at the same time
-    made = (
+    if inputs:
         plan.make_plan(scorer, run, run.uri, inputs, options, workers=4 * workers)
-        if inputs
-        else plan.load_plan(scorer.manifest, run)
-    )
-    return made, _private_megabytes()
+    return plan.load_plan(scorer.manifest, run), _private_megabytes()
 
 
 def _private_megabytes() -> float:

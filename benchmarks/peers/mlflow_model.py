@@ -4,20 +4,21 @@ MLflow's own ONNX flavour passes a column of a DataFrame as [N]; the example's i
 """
 
 import sys
+from typing import Any
 
-import mlflow
+import mlflow  # type: ignore[import-not-found]
 import numpy as np
 import onnxruntime
 import pandas as pd
 
 
-class Model(mlflow.pyfunc.PythonModel):
+class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """The ONNX session on the columns of a DataFrame."""
 
-    def load_context(self, context):
+    def load_context(self, context: Any) -> None:
         self.session = onnxruntime.InferenceSession(context.artifacts["onnx"])
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:
         feeds = {
             name: model_input[[name]].to_numpy(object if name == "sex" else np.float32)
             for name in model_input

@@ -6,6 +6,7 @@ MODEL is an ONNX file, or a folder that mlflow_model.py saved.
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,18 +28,18 @@ def chunks() -> Iterator[pd.DataFrame]:
 
 
 if Path(model).is_dir():
-    import mlflow
+    import mlflow  # type: ignore[import-not-found]
 
     pyfunc = mlflow.pyfunc.load_model(model)
 
-    def predict(frame):
+    def predict(frame: pd.DataFrame) -> Any:
         return pyfunc.predict(frame)["progression"].to_numpy()
 else:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model)
 
-    def predict(frame):
+    def predict(frame: pd.DataFrame) -> Any:
         feeds = {
             name: frame[[name]].to_numpy(object if name == "sex" else np.float32) for name in frame
         }

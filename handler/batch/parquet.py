@@ -112,7 +112,8 @@ class ParquetReader(Reader):
     def select(self, rows: Any, indices: list[int]) -> Any:
         return rows.take(pa.array(indices, pa.int64()))
 
-    select_keys = select
+    def select_keys(self, keys: Any, indices: list[int]) -> Any:
+        return self.select(keys, indices)
 
     def bytes_per_row(self, file: BinaryIO, rows: int) -> float:
         count: int = _open(file).metadata.num_rows

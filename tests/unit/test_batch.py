@@ -580,16 +580,16 @@ def test_batch_command_repeats_the_parts_of_a_killed_worker(
 ) -> None:
     inputs = write_rows(tmp_path / "in.csv", rows_of(300))
     monkeypatch.setattr(batch, "_score", _die_once)
-    monkeypatch.setenv("DIED", str(tmp_path / "died"))
     arguments = ("--model", f"{tmp_path}/model", "--key", "customer", "--workers", "2")
     assert command(inputs, "-o", tmp_path / "out", *arguments, "--part-bytes", "2000") == 0
-    assert (tmp_path / "died").exists()
+    assert (tmp_path / "out/.died").exists()
     assert [row["key"] for row in predictions(tmp_path / "out")] == [f"c{i}" for i in range(300)]
 
 
 def _die_once(shard: Any) -> int:
-    if shard.number == 2 and not Path(os.environ["DIED"]).exists():
-        Path(os.environ["DIED"]).touch()
+    mark = Path(batch._state[2].uri, ".died")
+    if shard.number == 2 and not mark.exists():
+        mark.touch()
         os.kill(os.getpid(), 9)
     return batch._score(shard)
 
