@@ -182,10 +182,10 @@ def start_batch(state: AppState, request: Request, deadline: float | None) -> Ha
     from handler.batch import api
 
     if request.has_upload_parameter:
-        document = api.upload(state.config)
+        document = api.upload(state.config, request.caller)
     else:
         body = http_body.read_json(request, api.MAX_BODY_BYTES)
-        document = api.start(state.config, body)
+        document = api.start(state.config, body, request.caller)
     headers = {**JSON_HEADERS, "location": f"batches/{document['batch']['id']}"}
     return HandlerResult(Response(202, orjson.dumps(document), headers))
 
@@ -194,7 +194,7 @@ def get_batch(state: AppState, request: Request, deadline: float | None) -> Hand
     """`GET /batches/{id}`: the progress and cost of a batch."""
     from handler.batch import api
 
-    return _json_result(api.get(state.config, request.path_params["id"]))
+    return _json_result(api.get(state.config, request.path_params["id"], request.caller))
 
 
 def model(state: AppState, request: Request, deadline: float | None) -> HandlerResult:

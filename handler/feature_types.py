@@ -340,11 +340,12 @@ class Number(FeatureType):
         # a longer integer is read as a float
         is_short = not self.whole or max(map(len, cells), default=0) <= MAX_INTEGER_CHARS
         if text.isascii() and "_" not in text and is_short:
+            convert: Any = int if self.whole else float
             try:
-                values: list[Any] = list(map(int if self.whole else float, cells))
+                values = [convert(cell) if cell else None for cell in cells]
             except ValueError:
                 return super().parse_cells(cells, max_errors)
-            if math.isfinite(sum(values)):
+            if math.isfinite(sum(filter(None, values))):
                 return values
         return super().parse_cells(cells, max_errors)
 

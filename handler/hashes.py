@@ -4,6 +4,7 @@ hashlib has these too, for a build of Python without OpenSSL. Python 3.11 has no
 """
 
 import os
+from pathlib import Path
 from typing import IO
 
 try:
@@ -13,7 +14,7 @@ try:
 except ImportError:
     from hashlib import blake2s, sha256
 
-__all__ = ["blake2s", "file_sha256", "sha256"]
+__all__ = ["blake2s", "file_sha256", "path_sha256", "sha256"]
 OPENSSL_MIN_BYTES = 1_000_000  # OpenSSL is four times faster
 BUFFER_BYTES = 1 << 18
 
@@ -32,3 +33,9 @@ def file_sha256(file: IO[bytes]) -> str:
     while size := file.readinto(buffer):  # type: ignore[attr-defined]
         digest.update(memoryview(buffer)[:size])
     return str(digest.hexdigest())
+
+
+def path_sha256(path: Path) -> str:
+    """Return the SHA-256 of the file at a path, in hex."""
+    with path.open("rb") as file:
+        return file_sha256(file)

@@ -13,9 +13,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from handler.batch.storage import Folder, connect
 from infra.project import find_model
 
 MAX_CRASHES = 3  # of worker processes
+BASE_MEGABYTES = 100  # of the command itself, and of the libraries that the workers share
 POLL_SECONDS = 5.0
 
 
@@ -52,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wait", action="store_true", help="with --stack: show the progress until the end")
     add("--part-bytes", type=int, default=0, metavar="N", help="of a part (default: by the rate)")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="default: all cores")
+    add("--memory", type=int, default=400, metavar="MB", help="of all workers (default: 400)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -97,7 +101,7 @@ def _on_stack(args: argparse.Namespace, action: list[str], subject: str) -> int:
     config = Settings(None, batch_bucket=outputs["BatchBucket"], batch_state_machine=machine,
                       batch_input_uris=("s3://",))  # fmt: skip
     if action:
-        document = api.get(config, subject)
+        document = api.get(config, subject, None)
     else:
         request = {"input": subject, "key": args.key, "ignore_unknown": args.ignore_unknown,
                    "max_refused_percent": args.max_refused}  # fmt: skip
@@ -114,7 +118,7 @@ def _on_stack(args: argparse.Namespace, action: list[str], subject: str) -> int:
         with _progress() as progress:
             bar = progress.add_task("", total=None)
             while True:
-                document = api.get(config, id)
+                document = api.get(config, id, None)
                 batch = document["batch"]
                 if batch["status"] in ("succeeded", "failed"):
                     break
@@ -148,7 +152,15 @@ def run_local(folder: Path, inputs: str, args: argparse.Namespace) -> dict[str, 
     try:
         for _ in range(MAX_CRASHES):
             try:
-                return _run_in_pool(job, (inputs, options, args.workers))
+                with _Pool(1, job) as pool:
+                    plan, megabytes = pool.submit(_plan, inputs, options, args.workers).result()
+                workers = count_workers(args.workers, args.memory, megabytes)
+                with _Pool(workers, job, plan.sources[0].format) as pool, _progress() as progress:
+                    bar = progress.add_task("", total=plan.rows)
+                    shards = read_shards(Folder(str(folder)))
+                    for future in as_completed([pool.submit(_score, shard) for shard in shards]):
+                        progress.advance(bar, future.result())
+                return finish.finish(Folder(str(folder)), plan)
             except BrokenProcessPool:
                 warn("a worker process ended; its parts are repeated")
     finally:
@@ -159,34 +171,49 @@ def run_local(folder: Path, inputs: str, args: argparse.Namespace) -> dict[str, 
     )
 
 
-def _run_in_pool(job: tuple[str, str], request: Any) -> dict[str, Any]:
-    """Plan, score the parts that are not done, and finish, all in worker processes."""
-    context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
-    pool = ProcessPoolExecutor(request[2], context, _load, job)
-    try:
-        plan: Plan = pool.submit(_plan, *request).result()
-        futures = [pool.submit(_score, shard) for shard in read_shards(Folder(job[1]))]
-        with _progress() as progress:
-            bar = progress.add_task("", total=plan.rows)
-            for future in as_completed(futures):
-                progress.advance(bar, future.result())
-        document: dict[str, Any] = pool.submit(_finish).result()
-        return document
-    except BaseException:
-        for process in multiprocessing.active_children():  # they may be busy for a minute
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+def count_workers(stated: int, memory: int, worker_megabytes: float) -> int:
+    """Return how many workers fit into the memory; one at least."""
+    fitting = int((memory - BASE_MEGABYTES) / worker_megabytes)
+    if fitting < stated:
+        warn(f"{max(1, fitting)} of {stated} workers: more need more --memory than {memory} MB")
+    return max(1, min(stated, fitting))
+
+
+class _Pool(ProcessPoolExecutor):
+    """Worker processes. For a format, they share the memory of the libraries that it needs."""
+
+    def __init__(self, workers: int, job: tuple[str, str], format: str = "") -> None:
+        # no fork of this process, because onnxruntime's threads do not survive one
+        context: Any = multiprocessing.get_context("forkserver" if format else "spawn")
+        if format:
+            reader = "handler.batch.parquet" if format == "parquet" else "handler.batch.read"
+            context.set_forkserver_preload(["handler.batch.score", "onnxruntime", reader])
+        super().__init__(workers, context, _load, job)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind:
+            for process in multiprocessing.active_children():  # they may be busy for a minute
+                process.terminate()
+        self.shutdown(cancel_futures=True)
 
 
 _state: Any = None  # of a worker process: the scorer, the function that makes ids, the run
+
+
+class _NoPandas(MetaPathFinder):
+    """Prevent pyarrow's import of pandas, which takes 45 MB of each worker."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        """Raise ModuleNotFoundError for pandas."""
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
 
 
 def _load(model: str, folder: str) -> None:
     from handler import prediction_id, scoring
 
     global _state
+    sys.meta_path.insert(0, _NoPandas())
     scorer = scoring.load(Path(model))
     secret = os.environ.get("PREDICTION_ID_SECRET", "").strip()
     make_ids = prediction_id.make_id_generator(
@@ -195,27 +222,32 @@ def _load(model: str, folder: str) -> None:
     _state = scorer, make_ids, Folder(folder)
 
 
-def _plan(inputs: str, options: Options, workers: int) -> Plan:
+def _plan(inputs: str, options: Options, workers: int) -> tuple[Plan, float]:
+    """Return the plan, and the memory in MB of a worker that has scored a sample."""
     from handler.batch import plan
 
     scorer, _, run = _state
-    if not inputs:
-        return plan.load_plan(scorer.manifest, run)
     # several parts for each worker, so that they end at the same time
-    return plan.make_plan(scorer, run, run.uri, inputs, options, workers=4 * workers)
+    if inputs:
+        plan.make_plan(scorer, run, run.uri, inputs, options, workers=4 * workers)
+    return plan.load_plan(scorer.manifest, run), _private_megabytes()
+
+
+def _private_megabytes() -> float:
+    """Return the most memory that this process took without files; off Linux an estimate."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 100.0
+    fields = dict(line.split(":", 1) for line in lines)
+    return (int(fields["VmHWM"].split()[0]) - int(fields["RssFile"].split()[0])) / 1024
 
 
 def _score(shard: Any) -> int:
+    """Score a part; return its rows."""
     from handler.batch import plan, score
 
     scorer, make_ids, run = _state
     scored = score.score_shard(scorer, make_ids, run, plan.load_plan(scorer.manifest, run), shard)
     rows: int = scored.summary["rows"]
     return rows
-
-
-def _finish() -> dict[str, Any]:
-    from handler.batch import finish, plan
-
-    run = _state[2]
-    return finish.finish(run, plan.read_plan(run))

@@ -13,6 +13,7 @@ from answerable.packing import openapi
 from answerable.packing.errors import PackError
 from handler import manifest as manifests
 from handler.errors import ArtifactError
+from handler.hashes import path_sha256
 from handler.manifest import (
     DIGEST_FILE_NAME,
     FILE_NAME,
@@ -26,18 +27,12 @@ from infra.project import previous_dir
 WIDTH = 100
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, lower-case hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def files(directory: Path) -> dict[str, File]:
     """Return every file of the artifact except its manifest and the digest of that."""
     paths = sorted(
         path for path in directory.iterdir() if path.name not in (FILE_NAME, DIGEST_FILE_NAME)
     )
-    return {path.name: File(sha256(path), path.stat().st_size) for path in paths}
+    return {path.name: File(path_sha256(path), path.stat().st_size) for path in paths}
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
 import json
 import math
 import platform
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,9 @@ import onnx
 import onnxruntime
 
 from answerable.git import ERRORS, git
-from answerable.packing.artifact import sha256
 from answerable.packing.errors import PackError
+from handler.hashes import path_sha256
+from handler.iso_time import iso_time
 from handler.manifest import Lineage
 
 
@@ -37,8 +38,8 @@ def lineage(
     name, _, version = producer.partition(" ")
     return Lineage(
         reason=reason,
-        packed_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        source_sha256=sha256(sources.model),
+        packed_at=iso_time(int(time.time())),
+        source_sha256=path_sha256(sources.model),
         data_sha256=sources.sample_sha256,
         git_commit=commit(target),
         versions={**versions, **({name: version} if name and version else {}), **sources.versions},

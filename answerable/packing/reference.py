@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from answerable.packing import table
-from answerable.packing.artifact import sha256
 from answerable.packing.errors import PackError
 from answerable.packing.table import Array, Cells
+from handler.hashes import path_sha256
 
 PICTURES, SUFFIXES = "pictures in a folder", (".jpg", ".jpeg", ".png")
 # a column of one of these names, or one that the model does not take, is the target
@@ -64,12 +64,12 @@ def read(X: Any, ignore: Sequence[str] = (), name: str = "X") -> Reference | Non
 def _read_file(path: Path, ignore: Sequence[str]) -> Reference:
     if path.suffix == ".npz":
         arrays = _read_arrays(path)
-        return _of_arrays(path.name, sha256(path), arrays, ignore)
+        return _of_arrays(path.name, path_sha256(path), arrays, ignore)
     if path.is_dir():
         pictures = _read_pictures(path)
         return Reference(path.name, _digest(pictures), pictures)
     columns = _read_parquet(path) if path.suffix in (".parquet", ".pq") else table.read(path)
-    return Reference(path.name, sha256(path), _without(columns, ignore, path.name))
+    return Reference(path.name, path_sha256(path), _without(columns, ignore, path.name))
 
 
 def _read_pictures(folder: Path) -> dict[str, Cells]:

@@ -11,6 +11,7 @@ import orjson
 
 from handler.batch import BatchError, finish, storage
 from handler.errors import BadRequest, ContractViolation, NotFound, Unavailable, Violation, pointer
+from handler.jobs.storage import ANONYMOUS, may_read, owner
 from handler.request_log import error_summary
 from handler.settings import Settings
 
@@ -21,7 +22,7 @@ _is_id = re.compile(r"[A-Za-z0-9-]{1,64}").fullmatch
 OPTIONS = {"key": str, "ignore_unknown": bool, "max_refused_percent": float | int}
 
 
-def start(config: Settings, body: str | bytes) -> dict[str, Any]:
+def start(config: Settings, body: str | bytes, caller: str = "") -> dict[str, Any]:
     """Start a run of a file in an allowed bucket. Raise ContractViolation, Unavailable."""
     import boto3
 
@@ -29,7 +30,7 @@ def start(config: Settings, body: str | bytes) -> dict[str, Any]:
     id = _new_id()
     document = {"run": id, "input": request.pop("input"), "options": request}
     with _aws():
-        storage.put_json(_run(config, id), REQUEST, document)
+        storage.put_json(_run(config, id), REQUEST, {**document, "caller": owner(id, caller)})
         boto3.client("stepfunctions").start_execution(
             stateMachineArn=config.batch_state_machine,
             name=id,
@@ -38,11 +39,11 @@ def start(config: Settings, body: str | bytes) -> dict[str, Any]:
     return {"batch": {"id": id, "status": "queued"}}
 
 
-def upload(config: Settings) -> dict[str, Any]:
+def upload(config: Settings, caller: str = "") -> dict[str, Any]:
     """Return a presigned PUT. A run starts when the object is there."""
     id = _new_id()
     with _aws():
-        storage.put_json(_run(config, id), REQUEST, {"run": id})
+        storage.put_json(_run(config, id), REQUEST, {"run": id, "caller": owner(id, caller)})
         url = storage.s3_client().generate_presigned_url(
             "put_object",
             Params={"Bucket": config.batch_bucket, "Key": f"input/uploads/{id}"},
@@ -52,16 +53,23 @@ def upload(config: Settings) -> dict[str, Any]:
     return {"batch": {"id": id, "status": "queued"}, "upload": upload}
 
 
-def get(config: Settings, id: str) -> dict[str, Any]:
-    """Return the status of a run. Raise NotFound."""
+def get(config: Settings, id: str, caller: str | None = "") -> dict[str, Any]:
+    """Return the status of a run. Raise NotFound, also for a run of another caller.
+
+    A caller of None may read each run, as one who has access to the bucket. A run that an object
+    under `input/` started has no caller.
+    """
     if _is_id(id):
         with _aws():
             run = _run(config, id)
-            try:
+            request = orjson.loads(run.read(REQUEST) or b"{}")
+            stored_owner = request.get("caller", ANONYMOUS)
+            if caller is not None and not may_read(stored_owner, id, caller):
+                raise NotFound("there is no such batch")
+            with contextlib.suppress(BatchError):
                 return {"batch": {"id": id, **finish.status(run)}}
-            except BatchError:
-                if run.read(REQUEST):
-                    return {"batch": {"id": id, "status": "queued"}}
+            if request:
+                return {"batch": {"id": id, "status": "queued"}}
     raise NotFound("there is no such batch")
 
 

@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from handler.batch import BatchError, storage
 from handler.batch.plan import Plan, read_plan, read_shards
 from handler.batch.score import SUMMARIES
 from handler.batch.storage import Storage
+from handler.iso_time import iso_time
 
 # of Lambda, on x86_64 and on arm64; `answerable cost` has the other prices
 GB_SECOND_USD = (1.66667e-5, 1.33334e-5)
@@ -26,12 +28,12 @@ def finish(run: Storage, plan: Plan) -> dict[str, Any]:
     if missing:
         raise BatchError(f"{len(missing)} of {len(shards)} parts are missing, first {missing[0]}")
     names = [f"{SUMMARIES}/{shard.name}.json" for shard in shards]
-    summaries = [orjson.loads(content) for content in storage.read_all(run, names)]
+    summaries = _read(run, names)
     first_row = 0
     for summary in summaries:
         summary["first_row"] = first_row
         first_row += summary["rows"]
-    finished = storage.now()
+    finished = iso_time(int(time.time()))
     document = {
         "run": plan.id,
         "model": plan.model,
@@ -63,7 +65,7 @@ def status(run: Storage) -> dict[str, Any]:
         del manifest["parts"]
         return {"status": "succeeded", **manifest, "parts": plan.shards, "parts_done": plan.shards}
     names = run.names(SUMMARIES)
-    totals = _totals(map(orjson.loads, storage.read_all(run, names)))
+    totals = _totals(_read(run, names))
     elapsed = max(1.0, time.time() - _seconds(plan.started))
     rate = totals["rows"] / elapsed
     document = {
@@ -81,8 +83,14 @@ def status(run: Storage) -> dict[str, Any]:
         return {**document, **failure}
     if rate:
         left = max(0, plan.rows - totals["rows"]) / rate
-        document["estimated_finish"] = storage.iso(time.time() + left)
+        document["estimated_finish"] = iso_time(int(time.time() + left))
     return document
+
+
+def _read(run: Storage, names: list[str]) -> list[dict[str, Any]]:
+    """Return the summaries, read side by side."""
+    with ThreadPoolExecutor(storage.THREADS) as pool:
+        return [orjson.loads(content) for content in pool.map(run.read, names) if content]
 
 
 def _totals(summaries: Iterable[dict[str, Any]]) -> dict[str, Any]:

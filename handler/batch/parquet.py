@@ -15,7 +15,7 @@ from handler.batch.plan import Options, Source
 from handler.batch.read import Chunk, Reader, row_pointer
 from handler.feature_types import FeatureType
 from handler.manifest import BY_CLASS, Output
-from handler.model_inputs import Array, Columns
+from handler.model_inputs import Columns
 from handler.render import decide
 from handler.scoring import Scored, Scorer
 
@@ -29,7 +29,7 @@ except ModuleNotFoundError:
         "Parquet needs pyarrow: install answerable[parquet], or set batch_parquet"
     ) from None
 
-GROUP_ROWS = 1 << 16  # of the output
+GROUP_ROWS = 1 << 14  # of the output
 DECODED_ROWS = 1 << 13  # of the input, at once
 DAY_MICROSECONDS = 86_400_000_000
 
@@ -85,10 +85,9 @@ class ParquetReader(Reader):
     def validate(self, rows: Any) -> Columns:
         columns = {k.feature.name: _values(k, rows.column(k.feature.name)) for k in self._types}
         types = self.scorer.types
-        names = [kind.feature.name for kind in types]
 
         def pointer_for(column: int, row: int) -> str:
-            return row_pointer(names[column], row)
+            return row_pointer(self.names[column], row)
 
         if len(columns) == len(types) and all(isinstance(v, np.ndarray) for v in columns.values()):
             tensors = {
@@ -111,7 +110,10 @@ class ParquetReader(Reader):
         return self.scorer.validator.validate_columns(lists, pointer_for)
 
     def select(self, rows: Any, indices: list[int]) -> Any:
-        return rows.take(_array(np.array(indices, np.int64)))
+        return rows.take(pa.array(indices, pa.int64()))
+
+    def select_keys(self, keys: Any, indices: list[int]) -> Any:
+        return self.select(keys, indices)
 
     def bytes_per_row(self, file: BinaryIO, rows: int) -> float:
         count: int = _open(file).metadata.num_rows
@@ -149,21 +151,12 @@ def _values(kind: FeatureType, column: Any) -> Any:
     if kind.has_json_form:
         if not (pa.types.is_date(dtype) or pa.types.is_timestamp(dtype)):
             return column.to_pylist()
-        moments = column.cast(pa.timestamp("us")).cast(pa.int64())
-        days = _to_numpy(moments) / DAY_MICROSECONDS
+        column = column.cast(pa.timestamp("us")).cast(pa.int64())
+    values = column.to_numpy(zero_copy_only=False)  # numbers with NaN for null
+    if kind.has_json_form:
+        days = values / DAY_MICROSECONDS
         return days if kind.is_float else np.floor(days)
-    if kind.is_string or pa.types.is_boolean(dtype):
-        values = np.empty(len(column), object)
-        values[:] = column.to_pylist()
-        return values if kind.is_string or column.null_count else values.astype(bool)
-    return _to_numpy(column)
-
-
-def _to_numpy(column: Any) -> Array:
-    """Return the numbers of a column, NaN for null. Its `to_numpy` would import pandas: 70 MB."""
-    if column.null_count:
-        column = column.cast(pa.float64()).fill_null(np.nan)
-    return np.from_dlpack(column)
+    return values
 
 
 def row_group_spans(file: BinaryIO, rows: float) -> Iterator[tuple[int, int]]:
@@ -184,24 +177,24 @@ class ParquetWriter:
 
     def __init__(self, scorer: Scorer, path: Path, has_key: bool) -> None:
         self._outputs, self._path, self._has_key = scorer.manifest.outputs, path, has_key
-        self._version = scorer.manifest.version.encode()
+        self._version = scorer.manifest.version
         self._writer: Any = None
         self._tables: list[Any] = []
         self._rows = 0
 
     def write(self, numbers: Sequence[int], keys: Any, ids: list[bytes], scored: Scored) -> None:
         """Add the predictions of a chunk."""
-        columns: dict[str, Any] = {"row": _array(np.asarray(numbers, np.int64))}
+        columns: dict[str, Any] = {"row": pa.array(numbers, pa.int64())}
         if self._has_key:
             columns["key"] = keys
-        columns["id"] = _texts(b"".join(ids), len(ids))
+        columns["id"] = pa.array(ids, pa.string())
         for number, output in enumerate(self._outputs):
             values = scored.outputs[number]
             columns[output.name] = _output_column(output, number, scored)
             if output.decision:
                 decisions = map(orjson.loads, decide(output, output.decision, values))
                 columns[f"{output.name}_decision"] = pa.array(list(decisions))
-        columns["model_version"] = _texts(self._version * len(ids), len(ids))
+        columns["model_version"] = pa.repeat(self._version, len(ids))
         self._tables.append(pa.RecordBatch.from_pydict(columns))
         self._rows += len(numbers)
         if self._rows >= GROUP_ROWS:
@@ -225,27 +218,13 @@ class ParquetWriter:
             self._writer = None
 
 
-def _array(values: Array) -> Any:
-    """Return a column of an array. `pa.array` would import pandas, which takes 70 MB."""
-    if values.dtype.kind not in "iuf":
-        return pa.array(values.tolist())
-    dtype, buffer = pa.from_numpy_dtype(values.dtype), pa.py_buffer(np.ascontiguousarray(values))
-    return pa.Array.from_buffers(dtype, len(values), [None, buffer])
-
-
-def _texts(text: bytes, count: int) -> Any:
-    """Return a column of strings of one length, which `text` holds one after another."""
-    ends = np.arange(count + 1, dtype=np.int32) * (len(text) // count)
-    return pa.StringArray.from_buffers(count, pa.py_buffer(ends), pa.py_buffer(text))
-
-
 def _output_column(output: Output, number: int, scored: Scored) -> Any:
     """Return an output as a column: a number or label, a struct of classes, or nested lists."""
     values = scored.outputs[number]
     if output.kind in BY_CLASS:
         names = [str(label) for label in output.classes]
-        return pa.StructArray.from_arrays([_array(column) for column in values.T], names)
+        return pa.StructArray.from_arrays([pa.array(column) for column in values.T], names)
     if output.kind in ("value", "label"):
-        return _array(values.ravel())
+        return pa.array(values.ravel())
     # runs may differ in their shapes
     return pa.array([row for _, outputs in scored.runs for row in outputs[number].tolist()])

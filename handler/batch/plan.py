@@ -15,6 +15,7 @@ import orjson
 
 from handler.batch import BatchError, storage
 from handler.batch.storage import Entry, Storage
+from handler.iso_time import iso_time
 from handler.manifest import Manifest
 from handler.scoring import Scorer
 
@@ -25,7 +26,7 @@ MAX_SHARDS = 10_000  # so that the results of a Distributed Map stay under 256 k
 MAX_GZIP_BYTES = 1 << 30  # one part of a quarter of an hour, which is Lambda's limit
 MAX_REFUSED_PERCENT = 5.0
 WHOLE_FILE = 1 << 62
-SAMPLE_SECONDS = 1.0
+SAMPLE_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def make_plan(
     sources = [_inspect(scorer, entry, options) for entry in entries]
     if len({(source.format, *sorted(source.columns)) for source in sources}) > 1:
         raise BatchError("the input files differ in their format or in their columns")
-    reader = read.make_reader(scorer, sources[0], options)
+    reader = read.reader_class(sources[0].format)(scorer, sources[0], options)
     bytes_per_row, seconds_per_row = _measure(scorer, reader, sources[0])
     total = sum(source.size for source in sources)
     size = min(SHARD_SECONDS / seconds_per_row * bytes_per_row, MAX_SHARD_BYTES, total / workers)
@@ -132,7 +133,7 @@ def make_plan(
     ]
     plan = Plan(
         id=id,
-        started=storage.now(),
+        started=iso_time(int(time.time())),
         model=model_of(scorer.manifest),
         function_version=function_version,
         options=options,

@@ -99,7 +99,7 @@ def score_chunk(scorer: Scorer, reader: Reader, chunk: Chunk) -> ScoredChunk:
             refused[numbers[i]] = violations
         kept = [i for i in range(len(numbers)) if i not in invalid]
         rows, numbers = reader.select(rows, kept), [numbers[i] for i in kept]
-        keys = reader.select(keys, kept) if len(keys) else keys
+        keys = reader.select_keys(keys, kept) if len(keys) else keys
     return ScoredChunk(numbers, keys, None, refused)
 
 
@@ -119,7 +119,7 @@ def score_shard(
     if done := run.read(f"{SUMMARIES}/{shard.name}.json"):
         return ScoredShard(orjson.loads(done), None, "")
     start, source = time.perf_counter(), plan.sources[shard.source]
-    reader = read.make_reader(scorer, source, plan.options)
+    reader = read.reader_class(source.format)(scorer, source, plan.options)
     nonce = crc32(f"{source.etag} {shard.start}".encode())
     rows = refused_rows = runs = 0
     sample, prefix = None, ""

@@ -4,28 +4,21 @@ Every write is conditional, so a part that is scored twice has one output. An in
 its ETag (in a folder: its size and time), so a file that changes ends the run.
 """
 
-# ruff: noqa: D102  (Storage has the docstrings)
-
-import hashlib
 import io
-import itertools
 import os
 import tempfile
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
 from handler.batch import BatchError
+from handler.hashes import path_sha256
 
 THREADS = 16
 BUFFER_BYTES = 1 << 20
-READ_ATTEMPTS = 5
+ATTEMPTS = 5
 CHANGED = "the input changed after the run began; start another run"
 _EXISTS = {"PreconditionFailed", "ConditionalRequestConflict"}
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
@@ -40,78 +33,24 @@ class Entry(NamedTuple):
     modified: int
 
 
-class Storage(Protocol):
-    """A folder or a prefix. Names are relative to it."""
-
-    uri: str
-
-    @property
-    def spool(self) -> Path | None:
-        """Return the folder for files before `put`, None for the system's."""
-
-    def inputs(self) -> list[Entry]:
-        """Return the file that the URI names, or the files below it, in the order of names."""
-
-    def open(self, etag: str) -> BinaryIO:
-        """Open the file that the URI names. Raise BatchError if it is another than `etag` says."""
-
-    def read(self, name: str) -> bytes | None:
-        """Return a file's content, None if it is absent."""
-
-    def names(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder, sorted."""
-
-    def put(self, name: str, path: Path) -> str:
-        """Write a file unless it exists. Return the SHA-256 of the file that is there."""
-
-    def delete(self, name: str) -> None:
-        """Delete a file if it exists."""
-
-
-def connect(uri: str) -> Storage:
-    """Return the storage that a URI or a path names."""
-    if uri.startswith("s3://"):
-        return Bucket(uri)
-    return Folder(uri)
-
-
-def put_json(storage: Storage, name: str, document: Any) -> None:
-    """Write a JSON document unless the file exists."""
-    put_bytes(storage, name, orjson.dumps(document, option=orjson.OPT_INDENT_2))
-
-
-def put_bytes(storage: Storage, name: str, content: bytes) -> None:
-    """Write a file unless it exists."""
-    with tempfile.NamedTemporaryFile(dir=storage.spool) as file:
-        file.write(content)
-        file.flush()
-        storage.put(name, Path(file.name))
-
-
-def read_all(storage: Storage, names: list[str]) -> Iterator[bytes]:
-    """Yield the contents of files, read side by side."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        yield from (content for content in pool.map(storage.read, names) if content is not None)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(step[:1] in ("_", ".") for step in name.split("/"))
-
-
 class Folder:
-    """Files on this machine."""
+    """Files on this machine. Names are relative to the folder.
+
+    `spool`: the folder for files before `put`. It is in the folder, because a hard link needs one
+    file system.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri, self._path = uri, Path(uri)
 
     @property
     def spool(self) -> Path | None:
-        """See Storage. It is in the folder, because a hard link needs one file system."""
         path = self._path / ".tmp"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def inputs(self) -> list[Entry]:
+        """Return the file that the URI names, or the files below it, in the order of names."""
         paths = [self._path]
         if self._path.is_dir():
             paths = [
@@ -125,6 +64,7 @@ class Folder:
             raise BatchError(f"{self._path}: {error.strerror}") from None
 
     def open(self, etag: str) -> BinaryIO:
+        """Open the file that the URI names. Raise BatchError if it is another than `etag` says."""
         try:
             file = self._path.open("rb", buffering=BUFFER_BYTES)
         except OSError:
@@ -135,51 +75,34 @@ class Folder:
         return file
 
     def read(self, name: str) -> bytes | None:
+        """Return a file's content, None if it is absent."""
         path = self._path / name
         return path.read_bytes() if path.exists() else None
 
     def names(self, folder: str) -> list[str]:
+        """Return the names of the files in a folder, sorted."""
         return sorted(f"{folder}/{path.name}" for path in (self._path / folder).glob("[!.]*"))
 
     def put(self, name: str, path: Path) -> str:
-        """See Storage. A hard link is made only where there is no file of the name."""
+        """Write a file unless it exists. Return the SHA-256 of the file that is there."""
         target = self._path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(path, target)
         except FileExistsError:
             path = target
-        return file_sha256(path)
+        return path_sha256(path)
 
     def delete(self, name: str) -> None:
+        """Delete a file if it exists."""
         (self._path / name).unlink(missing_ok=True)
 
 
-def _entry(path: Path, stat: os.stat_result) -> Entry:
-    modified = stat.st_mtime_ns // 1_000_000
-    return Entry(str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}", modified)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@lru_cache
-def s3_client() -> Any:
-    """Return the client of S3, which repeats throttled calls."""
-    import boto3
-    from botocore.config import Config
-
-    retries: Any = {"mode": "standard", "total_max_attempts": 8}
-    return boto3.client("s3", config=Config(retries=retries, max_pool_connections=THREADS))
-
-
 class Bucket:
-    """Objects under a prefix of a bucket."""
+    """Objects under a prefix of a bucket, with the methods of Folder."""
 
-    spool: Path | None = None
+    # ruff: noqa: D102
+    spool: Path | None = None  # the system's
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -187,7 +110,7 @@ class Bucket:
         self._s3 = s3_client()
 
     def inputs(self) -> list[Entry]:
-        """See Storage. A key that ends with a slash is a prefix."""
+        """See Folder. A key that ends with a slash is a prefix."""
         if self._key and not self._key.endswith("/"):
             head = self._call("head_object", Key=self._key)
             listed = [{"Key": self._key, "Size": head["ContentLength"], **head}] if head else []
@@ -205,8 +128,8 @@ class Bucket:
         ]
 
     def open(self, etag: str) -> BinaryIO:
-        raw = _ObjectReader(self._s3, self._bucket, self._key, etag)
-        return io.BufferedReader(raw, BUFFER_BYTES)
+        call = partial(self._call, Key=self._key, IfMatch=etag)
+        return io.BufferedReader(_ObjectReader(call), BUFFER_BYTES)
 
     def read(self, name: str) -> bytes | None:
         response = self._call("get_object", Key=self._name(name))
@@ -217,8 +140,8 @@ class Bucket:
         return [item["Key"].removeprefix(prefix) for item in self._list(self._name(f"{folder}/"))]
 
     def put(self, name: str, path: Path) -> str:
-        digest, key = file_sha256(path), self._name(name)
-        for _ in range(READ_ATTEMPTS):
+        digest, key = path_sha256(path), self._name(name)
+        for _ in range(ATTEMPTS):
             with path.open("rb") as body:
                 metadata = {"sha256": digest}
                 if self._call("put_object", Key=key, Body=body, IfNoneMatch="*", Metadata=metadata):
@@ -234,9 +157,8 @@ class Bucket:
         return f"{self._key.rstrip('/')}/{name}".lstrip("/")
 
     def _list(self, prefix: str) -> list[Any]:
-        pages = self._s3.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=prefix
-        )
+        paginator = self._s3.get_paginator("list_objects_v2")
+        pages = paginator.paginate(Bucket=self._bucket, Prefix=prefix)
         return [item for page in pages for item in page.get("Contents", ())]
 
     def _call(self, name: str, **parameters: Any) -> Any:
@@ -246,19 +168,62 @@ class Bucket:
         try:
             return getattr(self._s3, name)(Bucket=self._bucket, **parameters)
         except ClientError as error:
-            if error.response["Error"]["Code"] in _EXISTS | _ABSENT:
+            if error.response["Error"]["Code"] in {"412", *_EXISTS, *_ABSENT}:
                 return None
             raise
 
 
-class _ObjectReader(io.RawIOBase):
-    """An object as a seekable file. A broken response is continued by another request."""
+Storage = Folder | Bucket
 
-    def __init__(self, s3: Any, bucket: str, key: str, etag: str) -> None:
-        self._s3, self._object = s3, {"Bucket": bucket, "Key": key, "IfMatch": etag}
+
+def connect(uri: str) -> Storage:
+    """Return the storage that a URI or a path names."""
+    return Bucket(uri) if uri.startswith("s3://") else Folder(uri)
+
+
+def put_json(storage: Storage, name: str, document: Any) -> None:
+    """Write a JSON document unless the file exists."""
+    put_bytes(storage, name, orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def put_bytes(storage: Storage, name: str, content: bytes) -> None:
+    """Write a file unless it exists."""
+    with tempfile.NamedTemporaryFile(dir=storage.spool) as file:
+        file.write(content)
+        file.flush()
+        storage.put(name, Path(file.name))
+
+
+@lru_cache
+def s3_client() -> Any:
+    """Return the client of S3, which repeats throttled calls."""
+    import boto3
+    from botocore.config import Config
+
+    retries: Any = {"mode": "standard", "total_max_attempts": 8}
+    return boto3.client("s3", config=Config(retries=retries, max_pool_connections=THREADS))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(step[:1] in ("_", ".") for step in name.split("/"))
+
+
+def _entry(path: Path, stat: os.stat_result) -> Entry:
+    modified = stat.st_mtime_ns // 1_000_000
+    return Entry(str(path), stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}", modified)
+
+
+class _ObjectReader(io.RawIOBase):
+    """An object as a seekable file. A broken response is continued by another request.
+
+    `call` calls S3 for the object, and returns None if it changed.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._call_s3 = call
         self._position = 0
         self._stream: Any = None
-        self._size: int = self._call(s3.head_object)["ContentLength"]
+        self._size: int = self._call("head_object")["ContentLength"]
 
     def readable(self) -> bool:
         return True
@@ -266,53 +231,33 @@ class _ObjectReader(io.RawIOBase):
     seekable = readable
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset != self._position:
-            self._position, self._stream = base + offset, None
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
+        position = offset + (0, self._position, self._size)[whence]
+        if position != self._position:
+            self._position, self._stream = position, None
+        return position
 
     def readinto(self, buffer: Any) -> int:
         from botocore.exceptions import BotoCoreError
 
-        if self._position >= self._size:
-            return 0
-        for attempt in itertools.count(1):
+        data = b""
+        for attempts_left in reversed(range(ATTEMPTS if self._position < self._size else 0)):
             try:
                 if self._stream is None:
-                    span = f"bytes={self._position}-"
-                    self._stream = self._call(self._s3.get_object, Range=span)["Body"]
-                data = self._stream.read(len(buffer))
-                if data:
+                    response = self._call("get_object", Range=f"bytes={self._position}-")
+                    self._stream = response["Body"]
+                if data := self._stream.read(len(buffer)):
                     break
                 raise OSError("the response ended early")
             except (BotoCoreError, OSError):
                 self._stream = None
-                if attempt == READ_ATTEMPTS:
+                if not attempts_left:
                     raise
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
-    def _call(self, call: Any, **parameters: Any) -> Any:
-        from botocore.exceptions import ClientError
-
-        try:
-            return call(**self._object, **parameters)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in {"PreconditionFailed", "412", *_ABSENT}:
-                raise BatchError(CHANGED) from None
-            raise
-
-
-def iso(seconds: float) -> str:
-    """Return a time in UTC, ISO 8601."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601."""
-    return iso(time.time())
+    def _call(self, name: str, **parameters: Any) -> Any:
+        response = self._call_s3(name, **parameters)
+        if response is None:
+            raise BatchError(CHANGED)
+        return response

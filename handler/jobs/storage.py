@@ -22,6 +22,7 @@ import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.errors import BadRequest, Conflict, NotFound, Unavailable
+from handler.iso_time import iso_time
 from handler.settings import Settings
 
 THREADS = 16
@@ -99,7 +100,7 @@ def submit(
     digest = sha256(body).hexdigest()
     id = _new_id(store, caller or f"\n{digest}", idempotency_key)
     until = expires({}, store)
-    metadata = {"caller": _owner(id, caller), "sha256": digest, "expires": str(until)}
+    metadata = {"caller": owner(id, caller), "sha256": digest, "expires": str(until)}
     existing = put_if_absent(store, id, REQUEST, body, metadata)
     if existing:
         if existing.get("sha256") != digest:
@@ -132,7 +133,7 @@ def get_job(store: JobStore, id: str, caller: str = "") -> tuple[bytes, bool]:
     if is_job_id(id):
         result = _get_object(store, id, RESULT, store.s3.get_object)
         job = result or _get_object(store, id, REQUEST, store.s3.head_object)
-    if not job or job.metadata.get("caller", ANONYMOUS) not in (ANONYMOUS, _owner(id, caller)):
+    if not job or not may_read(job.metadata.get("caller", ANONYMOUS), id, caller):
         raise NotFound("there is no such job, or it has expired")
     if result:
         return result.body, True
@@ -163,13 +164,8 @@ def render_job(id: str, status: str, until: int, fields: bytes = b"") -> bytes:
     It is also the content of the result object. It depends on the job alone, so a job that is
     scored twice gives the same bytes.
     """
-    job = f'{{"job":{{"id":"{id}","status":"{status}","expires_at":"{_date(until)}"}}'
+    job = f'{{"job":{{"id":"{id}","status":"{status}","expires_at":"{iso_time(until)}"}}'
     return b"%b%b}" % (job.encode(), fields)
-
-
-@lru_cache
-def _date(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _new_id(store: JobStore, owner: str, idempotency_key: str | None) -> str:
@@ -201,11 +197,16 @@ def _secret(store: JobStore) -> bytes:
     return secret
 
 
-def _owner(id: str, caller: str) -> str:
-    """Return a caller as the metadata holds it, different for each of the caller's jobs."""
+def owner(id: str, caller: str) -> str:
+    """Return a caller as it is stored, different for each of the caller's jobs and batches."""
     if not caller:
         return ANONYMOUS
     return sha256(f"{id}\n{caller}".encode(errors="surrogatepass")).hexdigest()
+
+
+def may_read(stored_owner: str, id: str, caller: str) -> bool:
+    """Return whether a job or batch of an owner may be read: by the same caller, or it has none."""
+    return stored_owner in (ANONYMOUS, owner(id, caller))
 
 
 def put_if_absent(

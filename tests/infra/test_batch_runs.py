@@ -11,8 +11,9 @@ import boto3
 import pytest
 
 from answerable.__main__ import main
-from answerable.commands import batch, explain
+from answerable.commands import batch, explain, report
 from handler import app, prediction_id
+from handler import manifest as manifests
 from handler.batch import api
 from handler.errors import BadRequest, ContractViolation, NotFound
 from handler.settings import Settings
@@ -227,7 +228,51 @@ def test_batch_records_of_parts_feed_drift_and_explain(
         assert 0 <= (nonce - start) % 2**32 < record["runs"]
 
 
+def test_batch_records_fill_the_report(
+    machine: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with batch_cloud.start(machine, artifact.DIABETES, monkeypatch) as cloud:
+        example = {f.name: f.example for f in manifests.read(artifact.DIABETES).features}
+        rows = [{"customer": f"c{i}", **example, "age": 20 + i % 60} for i in range(3000)]
+        assert cloud.run(**request(cloud, write_rows(tmp_path / "in.csv", rows))) == "SUCCEEDED"
+    records = tmp_path / "records.jsonl"
+    records.write_text(capsys.readouterr().out)
+    kinds = Counter(json.loads(line)["message"] for line in records.read_text().splitlines())
+    arguments = ["--model", str(artifact.DIABETES), "--output", str(tmp_path / "report.html")]
+    assert main(["report", str(records), *arguments]) == 0
+    assert f"{kinds['batch']} records of diabetes" in capsys.readouterr().err
+    periods = [*report._periods(manifests.read(artifact.DIABETES), [*report.read(str(records))])]
+    assert len(periods) == kinds["batch"] > 0
+    assert all(counts.rows for _, _, counts in periods)
+
+
 # the API
+
+
+def test_batch_of_another_caller_is_not_found(cloud: Cloud, tmp_path: Path) -> None:
+    config = Settings(tmp_path / "model", batch_bucket=BUCKET, batch_state_machine=cloud._machine)
+    handler = app.create(config)
+    uri = cloud.put(write_rows(tmp_path / "in.csv", rows_of(50)), "input/in.csv")
+
+    def call(event: dict[str, Any], key: str | None) -> Any:
+        event["requestContext"] |= {"identity": {"apiKeyId": key}} if key else {}
+        return handler(event, events.Context())
+
+    upload = events.rest(None, "/batches") | {"queryStringParameters": {"upload": ""}}
+    for start in (events.rest(json.dumps({"input": uri}), "/batches"), upload):
+        id = json.loads(call(start, "alice")["body"])["batch"]["id"]
+        path = f"/batches/{id}"
+        assert call(events.rest(None, path, "GET"), "alice")["statusCode"] == 200
+        for other in ("bob", None):
+            assert call(events.rest(None, path, "GET"), other)["statusCode"] == 404
+        assert api.get(config, id, None)["batch"]["id"] == id
+        assert "alice" not in str(cloud.read(id, "request.json"))
+    id = json.loads(call(events.rest(json.dumps({"input": uri}), "/batches"), None)["body"])
+    path = f"/batches/{id['batch']['id']}"
+    assert call(events.rest(None, path, "GET"), "bob")["statusCode"] == 200  # as a job
 
 
 def test_batch_api_starts_uploads_and_reports(

@@ -1,9 +1,13 @@
 """Batches on this machine: plan, parts, finish, in each format."""
 
+import contextlib
 import gzip
 import json
 import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +19,12 @@ import pytest
 
 from answerable.__main__ import main
 from answerable.commands import batch
+from handler import manifest as manifests
 from handler import prediction_id, scoring
-from handler.batch import BatchError, finish, plan, read, score, storage
+from handler.batch import BatchError, finish, plan, read, score
 from handler.batch.plan import Options, Plan
 from handler.batch.storage import Folder
+from handler.hashes import path_sha256
 from handler.scoring import Scorer
 from tests.fixtures import artifact
 from tests.fixtures.artifact import DIABETES
@@ -400,7 +406,7 @@ def test_batch_a_part_without_a_summary_keeps_its_first_output(
         small, make_ids(small), run, plan.read_plan(run), plan.read_shards(run)[0]
     )
     assert (tmp_path / "out/part-00000.jsonl").read_text() == "of another CPU"
-    assert scored.summary["sha256"] == storage.file_sha256(tmp_path / "out/part-00000.jsonl")
+    assert scored.summary["sha256"] == path_sha256(tmp_path / "out/part-00000.jsonl")
 
 
 def test_batch_another_model_cannot_resume_a_run(small: Scorer, tmp_path: Path) -> None:
@@ -487,12 +493,24 @@ def test_batch_any_split_of_a_text_reads_each_line_once(small: Scorer, tmp_path:
         edges = sorted({0, len(text), *(random.randrange(len(text)) for _ in range(count))})
         keys: list[str] = []
         for start, stop in pairwise(edges):
-            reader = read.make_reader(small, source, Options("customer"))
+            reader = read.reader_class("csv")(small, source, Options("customer"))
             with inputs.open("rb") as file:
                 for chunk in reader.chunks(file, start, stop):
                     assert not chunk.malformed
                     keys += chunk.keys
         assert keys == [f"c{i}" for i in range(40)], edges
+
+
+def test_batch_workers_do_not_load_pandas(small: Scorer, tmp_path: Path) -> None:
+    inputs = write_rows(tmp_path / "in.parquet", rows_of(60))
+    code = (
+        "import sys; from answerable.commands import batch as b; from handler.batch import plan;"
+        "b._load(*sys.argv[1:3]); p, _ = b._plan(sys.argv[3], plan.Options('customer'), 1);"
+        "b._score(plan.read_shards(b._state[2])[0]); sys.exit('pandas' in sys.modules)"
+    )
+    words = [sys.executable, "-c", code, f"{tmp_path}/model", f"{tmp_path}/out", str(inputs)]
+    subprocess.run(words, check=True)
+    assert len(predictions(tmp_path / "out")) == 60
 
 
 def test_batch_part_sizes_are_powers_of_two(small: Scorer, tmp_path: Path) -> None:
@@ -523,13 +541,14 @@ def test_batch_status_says_what_is_done(small: Scorer, tmp_path: Path) -> None:
         finish.status(Folder(str(tmp_path / "other")))
 
 
-# the command, with its worker processes
+# the command, with its worker processes, which a socket of this machine starts
 
 
 def command(*words: str | Path) -> int:
     return main(["batch", *map(str, words)])
 
 
+@pytest.mark.enable_socket
 def test_batch_command_scores_a_file(
     small: Scorer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -554,26 +573,28 @@ def test_batch_command_scores_a_file(
     assert command(inputs) == 2
 
 
+@pytest.mark.enable_socket
 @pytest.mark.fault("a worker process of a batch is killed", "another scores its parts, once")
 def test_batch_command_repeats_the_parts_of_a_killed_worker(
     small: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = write_rows(tmp_path / "in.csv", rows_of(300))
     monkeypatch.setattr(batch, "_score", _die_once)
-    monkeypatch.setenv("DIED", str(tmp_path / "died"))
     arguments = ("--model", f"{tmp_path}/model", "--key", "customer", "--workers", "2")
     assert command(inputs, "-o", tmp_path / "out", *arguments, "--part-bytes", "2000") == 0
-    assert (tmp_path / "died").exists()
+    assert (tmp_path / "out/.died").exists()
     assert [row["key"] for row in predictions(tmp_path / "out")] == [f"c{i}" for i in range(300)]
 
 
 def _die_once(shard: Any) -> int:
-    if shard.number == 2 and not Path(os.environ["DIED"]).exists():
-        Path(os.environ["DIED"]).touch()
+    mark = Path(batch._state[2].uri, ".died")
+    if shard.number == 2 and not mark.exists():
+        mark.touch()
         os.kill(os.getpid(), 9)
     return batch._score(shard)
 
 
+@pytest.mark.enable_socket
 @pytest.mark.fault(
     "a part of a batch kills every worker", "the run fails, and the parts that are done stay so"
 )
@@ -594,6 +615,49 @@ def _die(shard: Any) -> int:
     if shard.number == 2:
         os.kill(os.getpid(), 9)
     return batch._score(shard)
+
+
+def test_batch_workers_fit_into_the_memory() -> None:
+    assert batch.count_workers(2, 400, 40) == 2
+    assert batch.count_workers(64, 400, 40) == 7
+    assert batch.count_workers(64, 4000, 40) == 64
+    assert batch.count_workers(8, 400, 1000) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_batch_command_with_sixteen_workers_stays_below_400_mb(tmp_path: Path, suffix: str) -> None:
+    rows = [{f.name: f.example for f in manifests.read(DIABETES).features}] * 200_000
+    inputs = write_rows(tmp_path / f"in.{suffix}", rows)
+    words = [str(inputs), "-o", str(tmp_path / "out"), "--model", str(DIABETES)]
+    words += ["--workers", "16", "--part-bytes", str(inputs.stat().st_size // 40)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "answerable", "batch", *words], stderr=subprocess.PIPE, text=True
+    )
+    sizes = [0.0]
+    while process.poll() is None:
+        sizes.append(sum(map(_resident_megabytes, _descendants(process.pid))))
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert "of 16 workers" in process.communicate()[1]
+    assert 100 < max(sizes) < 400
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return a process and those that it and its children started."""
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *(id for child in children for id in _descendants(int(child)))]
+    return []
+
+
+def _resident_megabytes(pid: int) -> float:
+    """Return the memory of a process; of what it shares its share."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(text.partition("\nPss:")[2].split()[0]) / 1024
+    return 0.0
 
 
 def test_batch_plan_survives_its_json(small: Scorer, tmp_path: Path) -> None:
