@@ -287,11 +287,16 @@ def document(manifest: Manifest) -> Schema:
     predict = document["paths"]["/predict"]["post"]
     body = predict["requestBody"]  # that of /jobs, too
     if any(map(has_base64_form, manifest.outputs)):  # the response is that of /invocations, too
-        content, schema = predict["responses"]["200"]["content"], prediction_schema(manifest, True)
-        response = content[JSON]["schema"]
-        predictions = {"type": "array", "items": schema}
-        properties = response["properties"] | {"predictions": predictions}
-        content |= _content(response | {"properties": properties}, BASE64_JSON)
+        schemas, reference = (
+            document["components"]["schemas"],
+            "#/components/schemas/Base64Prediction",
+        )
+        predictions = {"predictions": {"type": "array", "items": {"$ref": reference}}}
+        plain = schemas["Predictions"]
+        schemas["Base64Prediction"] = prediction_schema(manifest, True)
+        schemas["Base64Predictions"] = {**plain, "properties": plain["properties"] | predictions}
+        content = predict["responses"]["200"]["content"]
+        content |= _content({"$ref": f"{reference}s"}, BASE64_JSON)
     predict["requestBody"] = {**body, "content": body["content"] | _picture(manifest)}
     document["paths"] = {
         path: {method: _of_path(path, operation, manifest) for method, operation in item.items()}
