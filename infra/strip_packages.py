@@ -27,6 +27,16 @@ REPLACED = {
     "numpy/_typing/__init__.py": "NDArray = list\n",
 }
 
+# The text and the signature of numpy's functions, for documentation, and the name of the Linux
+# distribution, which onnxruntime looks up and does not use: 6 ms, mostly of inspect and tokenize.
+EDITS = {
+    "numpy/_core/overrides.py": {
+        "if docs_from_dispatcher and ": "if False and ",
+        "if not verify and not getattr": "if False and not getattr",
+    },
+    "onnxruntime/__init__.py": {"\nonnxruntime_validation.check_distro_info()\n": "\n"},
+}
+
 # Packages that begin with the names that a prediction needs. Any other name loads the whole
 # package. pybind11 reads numpy.lib.NumpyVersion.
 FIRST_NAMES = {
@@ -71,9 +81,19 @@ def strip(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for name, text in REPLACED.items():
         _write(folder / name, text)
+    for name, edits in EDITS.items():
+        _write(folder / name, _edit((folder / name).read_text(), edits))
     for name, text in FIRST_NAMES.items():
         (folder / name / "__init__.py").rename(folder / name / "_whole.py")
         _write(folder / name / "__init__.py", text.lstrip() + OTHER_NAMES)
+
+
+def _edit(text: str, edits: dict[str, str]) -> str:
+    for old, new in edits.items():
+        if text.count(old) != 1:
+            raise ValueError(f"the package does not have {old.strip()!r} once")
+        text = text.replace(old, new)
+    return text
 
 
 def _write(path: Path, text: str) -> None:

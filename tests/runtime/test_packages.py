@@ -32,7 +32,17 @@ def test_each_edit_was_made() -> None:
         assert "_whole" not in whole
     for name, text in strip_packages.REPLACED.items():
         assert (stripped() / name).read_text() == text
+    for name, edits in strip_packages.EDITS.items():
+        text = (stripped() / name).read_text()
+        assert all(old not in text and new in text for old, new in edits.items())
     assert not list(stripped().glob("**/tests"))
+
+
+def test_another_version_of_a_package_is_not_edited() -> None:
+    with pytest.raises(ValueError, match="'if x' once"):
+        strip_packages._edit("if y:", {"if x": "if False"})
+    with pytest.raises(ValueError, match="'if x' once"):
+        strip_packages._edit("if x and if x", {"if x": "if False"})
 
 
 def test_stripped_packages_answer_each_event() -> None:
