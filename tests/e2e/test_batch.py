@@ -1,4 +1,4 @@
-"""Batches in containers: upload, state machine, the image's functions, output, and what breaks them.
+"""Batches in containers: upload, state machine, functions and output, and what breaks them.
 
 ministack runs the synthesised state machine: S3's events, the rule, the Distributed Map with its
 reader and failure tolerance, Retry and Catch. It knows neither jitter nor MaxDelaySeconds, starts
