@@ -308,9 +308,9 @@ ROUTES: dict[str, dict[str, Route]] = {
 }
 
 
-def create(config: settings.Settings) -> Handler:
-    """Load the model and return the Lambda handler that serves it."""
-    state, load_error = _load(config)
+def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
+    """Return the Lambda handler that serves a model, which is loaded unless `scorer` has it."""
+    state, load_error = _load(config, scorer)
     record = request_log.make_request_log(config, state.scorer.manifest if state else None)
     is_cold = True
 
@@ -394,10 +394,12 @@ def create(config: settings.Settings) -> Handler:
     return lambda_handler
 
 
-def _load(config: settings.Settings) -> tuple[AppState | None, ArtifactError | None]:
+def _load(
+    config: settings.Settings, scorer: Scorer | None
+) -> tuple[AppState | None, ArtifactError | None]:
     try:
         artifact = settings.model_dir(config)
-        scorer = scoring.load(artifact)
+        scorer = scorer or scoring.load(artifact)
     except ArtifactError as error:
         request_log.log("ERROR", "the model could not be loaded", reason=str(error))
         return None, error

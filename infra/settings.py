@@ -220,7 +220,8 @@ class Settings(BaseModel):
     # for uploads: the column that the output repeats, and whether unknown columns are skipped
     batch_key: str = ""
     batch_ignore_unknown: bool = False
-    # read Parquet; the batch function then has an image with pyarrow
+    # read Parquet; the batch function then has an image with pyarrow (of an image_tag, the one with
+    # `-parquet` behind it)
     batch_parquet: bool = False
 
     # the version of the secret that signs prediction ids; a higher number makes a new secret, and
@@ -294,6 +295,8 @@ class Settings(BaseModel):
             raise ValueError(f"alarms has no {unknown[0]}, but {', '.join(Alarms._fields)}")
         if self.burst_limit < self.rate_limit:
             raise ValueError("burst_limit is under rate_limit: it would be the limit")
+        if self.batch_parquet and self.image_tag.startswith("sha256:"):
+            raise ValueError("batch_parquet needs a tag, whose image with pyarrow is TAG-parquet")
         if self.rollout == "linear" and self.bake_minutes < 9:
             raise ValueError("nine steps of a minute make a linear rollout: bake_minutes >= 9")
         for name in ("log_retention_days", "drift_history_days"):
