@@ -32,7 +32,15 @@ from handler.errors import (
     UnsupportedMediaType,
 )
 from handler.gateway_events import Event
-from handler.http import IDEMPOTENCY_KEY, IMAGE_TYPES, JSON, PROBLEM_JSON, Request, Response
+from handler.http import (
+    BASE64_JSON,
+    IDEMPOTENCY_KEY,
+    IMAGE_TYPES,
+    JSON,
+    PROBLEM_JSON,
+    Request,
+    Response,
+)
 from handler.manifest import FILE_NAME, OPENAPI_FILE_NAME
 from handler.scoring import Scored, Scorer
 
@@ -77,7 +85,7 @@ def predict(state: AppState, request: Request, deadline: float | None) -> Handle
         if state.scorer.manifest.takes_picture and http_body.content_type(request) in IMAGE_TYPES:
             return invocations(state, request, deadline)
         raise
-    return _prediction_result(state, state.scorer.score(body, deadline))
+    return _prediction_result(state, request, state.scorer.score(body, deadline))
 
 
 def invocations(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
@@ -89,15 +97,17 @@ def invocations(state: AppState, request: Request, deadline: float | None) -> Ha
     validated = time.perf_counter() - start
     scored = state.scorer.score_columns(columns, deadline, pointer_for_row)
     scored.seconds["validate"] = validated
-    return _prediction_result(state, scored)
+    return _prediction_result(state, request, scored)
 
 
-def _prediction_result(state: AppState, scored: Scored) -> HandlerResult:
+def _prediction_result(state: AppState, request: Request, scored: Scored) -> HandlerResult:
     start, renderer = time.perf_counter(), state.scorer.renderer
     rows = len(scored.columns[0])
     ids = state.make_prediction_ids(scored.outputs, [prediction_id.new_request(rows)])
-    predictions = renderer.render_predictions(scored.runs, ids)
-    response = Response(200, renderer.render_response(predictions), JSON_HEADERS)
+    as_base64 = renderer.has_base64 and "tensors=base64" in request.headers.get("accept", "")
+    predictions = renderer.render_predictions(scored.runs, ids, as_base64)
+    headers = {"content-type": BASE64_JSON} if as_base64 else JSON_HEADERS
+    response = Response(200, renderer.render_response(predictions), headers)
     scored.seconds["convert"] += time.perf_counter() - start
     log_fields = {
         "scored": scored,

@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 JSON = "application/json"
+# of a request's `Accept`: float32 tensors of predictions as base64
+BASE64_JSON = "application/json;tensors=base64"
 PROBLEM_JSON = "application/problem+json"
 OCTET_STREAM = "application/octet-stream"
 CSV = "text/csv"

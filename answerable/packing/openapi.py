@@ -29,9 +29,10 @@ from handler.errors import (
     Violation,
     pointer,
 )
-from handler.http import CSV, IMAGE_TYPES, JSON, NPY, PROBLEM_JSON
+from handler.http import BASE64_JSON, CSV, IMAGE_TYPES, JSON, NPY, PROBLEM_JSON
 from handler.manifest import BY_CLASS, Manifest, Output, Shape
 from handler.protocols.open_inference import DATATYPES, accepted_datatypes, output_names
+from handler.render import has_base64_form
 from handler.validate import example
 
 TEMPLATE = Path(__file__).with_suffix(".yaml")
@@ -60,7 +61,8 @@ def output_schema(output: Output, shape: Shape) -> Schema:
         names = [str(value) for value in output.classes]
         schema = _closed({name: {"type": "number"} for name in names})
     else:
-        schema = tensor_schema(element_json_schema(output.dtype), shape)
+        enum = {"enum": list(output.classes)} if output.classes else None
+        schema = tensor_schema(enum or element_json_schema(output.dtype), shape)
     text = " ".join(filter(None, [output.description, output.unit and f"Unit: {output.unit}."]))
     return schema | ({"description": text} if text else {})
 
@@ -94,9 +96,17 @@ def instance_schema(manifest: Manifest) -> Schema:
     )
 
 
-def prediction_schema(manifest: Manifest) -> Schema:
+def prediction_schema(manifest: Manifest, as_base64: bool = False) -> Schema:
     """Return the JSON Schema of one prediction."""
     fields = {o.name: output_schema(o, manifest.row_shape(o)) for o in manifest.outputs}
+    for output in manifest.outputs if as_base64 else ():
+        if has_base64_form(output):
+            text = "Little-endian float32, the last axis varies fastest."
+            fields[output.name] = {
+                "type": "string",
+                "contentEncoding": "base64",
+                "description": " ".join(filter(None, [output.description, text])),
+            }
     for output in manifest.outputs:
         if output.decision:
             answers = [output.decision.above, output.decision.below]
@@ -266,6 +276,12 @@ def document(manifest: Manifest) -> Schema:
     document: Schema = loader.get_single_data()
     predict = document["paths"]["/predict"]["post"]
     body = predict["requestBody"]  # that of /jobs, too
+    if any(map(has_base64_form, manifest.outputs)):  # the response is that of /invocations, too
+        content, schema = predict["responses"]["200"]["content"], prediction_schema(manifest, True)
+        response = content[JSON]["schema"]
+        predictions = {"type": "array", "items": schema}
+        properties = response["properties"] | {"predictions": predictions}
+        content |= _content(response | {"properties": properties}, BASE64_JSON)
     predict["requestBody"] = {**body, "content": body["content"] | _picture(manifest)}
     document["paths"] = {
         path: {method: _of_path(path, operation, manifest) for method, operation in item.items()}
