@@ -154,7 +154,7 @@ def find_bounds(answers: Answers, ranges: Mapping[str, Range]) -> dict[str, Boun
             except StopIteration as result:
                 bounds[name] = result.value
                 del requests[name]
-    return bounds
+    return {name: bounds[name] for name in ranges}
 
 
 def _search(span: Range) -> Search:
@@ -211,8 +211,8 @@ def _without_negative_indices(span: Range, low: float, high: float) -> Search:
 
     Gather takes -s to s - 1 for s rows, so the lower half has the answers of the upper.
     """
-    size = (high - low + 1) / 2
-    if span.low < low + size or size != int(size):
+    size, odd = divmod(high - low + 1, 2)
+    if odd or span.low < low + size:
         return low
     first, last, other_first, other_last = yield [low, low + size - 1, low + size, high]
     are_same = _same(first, other_first) and _same(last, other_last)
