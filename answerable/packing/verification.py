@@ -87,8 +87,8 @@ def verify(
         tolerance = TOLERANCE * 100 if half else TOLERANCE
     if deviation > tolerance:
         raise PackError(
-            f"optimising the graph changes its answers: they are {deviation:.1g} from the "
-            f"original's, and the tolerance is {tolerance:.1g}; {REMEDY}"
+            f"optimising the graph changes its answers by {deviation:.1g} from the original's, "
+            f"and the tolerance is {tolerance:.1g}; {REMEDY}"
         )
     return len(instances), deviation
 
