@@ -79,15 +79,12 @@ def _simulate(
     artifacts = {version: folder / version / manifest.name for version in (CURRENT, CANDIDATE)}
     with _silent_stderr():
         versions.copy(current, artifacts[CURRENT], measure=not recorded, outcomes=bool(scenario))
+        fault = versions.NO_FAULT
         if scenario:
-            versions.SCENARIOS[scenario](artifacts[CURRENT], artifacts[CANDIDATE])
+            fault = versions.make_candidate(scenario, artifacts[CURRENT], artifacts[CANDIDATE])
         else:
-            versions.copy(
-                find_model(args.candidate),
-                artifacts[CANDIDATE],
-                measure=not recorded,
-                outcomes=False,
-            )
+            candidate, measure = find_model(args.candidate), not recorded
+            versions.copy(candidate, artifacts[CANDIDATE], measure=measure, outcomes=False)
     if (other := manifests.read(artifacts[CANDIDATE]).name) != manifest.name:
         raise SimulationError(
             f"the candidate is of {other}, the current version of {manifest.name}"
@@ -102,7 +99,7 @@ def _simulate(
     bodies = itertools.cycle(recorded) if recorded else traffic.make_bodies(rows)
     with _silent_stderr():
         truth = GroundTruth(artifacts[CURRENT]) if scenario else None
-        simulation = Simulator(plan, FakeAws(plan, artifacts), args.rate, args.seed, truth)
+        simulation = Simulator(plan, FakeAws(plan, artifacts, fault), args.rate, args.seed, truth)
         steps = simulation.steps(bodies, round(args.hours * 60), not args.skip_hook)
         _print_steps(console, plan, steps)
     console.print(_conclusion(simulation.verdict, plan))
