@@ -32,7 +32,16 @@ from handler.errors import (
     UnsupportedMediaType,
 )
 from handler.gateway_events import Event
-from handler.http import IDEMPOTENCY_KEY, IMAGE_TYPES, JSON, PROBLEM_JSON, Request, Response
+from handler.http import (
+    BASE64_JSON,
+    IDEMPOTENCY_KEY,
+    IMAGE_TYPES,
+    JSON,
+    OPENAPI_PATH,
+    PROBLEM_JSON,
+    Request,
+    Response,
+)
 from handler.manifest import FILE_NAME, OPENAPI_FILE_NAME
 from handler.scoring import Scored, Scorer
 
@@ -80,7 +89,7 @@ def predict(state: AppState, request: Request, deadline: float | None) -> Handle
         if state.scorer.manifest.takes_picture and http_body.content_type(request) in IMAGE_TYPES:
             return invocations(state, request, deadline)
         raise
-    return _prediction_result(state, state.scorer.score(body, deadline))
+    return _prediction_result(state, request, state.scorer.score(body, deadline))
 
 
 def invocations(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
@@ -92,15 +101,17 @@ def invocations(state: AppState, request: Request, deadline: float | None) -> Ha
     validated = time.perf_counter() - start
     scored = state.scorer.score_columns(columns, deadline, pointer_for_row)
     scored.seconds["validate"] = validated
-    return _prediction_result(state, scored)
+    return _prediction_result(state, request, scored)
 
 
-def _prediction_result(state: AppState, scored: Scored) -> HandlerResult:
+def _prediction_result(state: AppState, request: Request, scored: Scored) -> HandlerResult:
     start, renderer = time.perf_counter(), state.scorer.renderer
     rows = len(scored.columns[0])
     ids = state.make_prediction_ids(scored.outputs, [prediction_id.new_request(rows)])
-    predictions = renderer.render_predictions(scored.runs, ids)
-    response = Response(200, renderer.render_response(predictions), JSON_HEADERS)
+    as_base64 = renderer.has_base64 and "tensors=base64" in request.headers.get("accept", "")
+    predictions = renderer.render_predictions(scored.runs, ids, as_base64)
+    headers = {"content-type": BASE64_JSON} if as_base64 else JSON_HEADERS
+    response = Response(200, renderer.render_response(predictions), headers)
     scored.seconds["convert"] += time.perf_counter() - start
     log_fields = {
         "scored": scored,
@@ -196,12 +207,14 @@ def model(state: AppState, request: Request, deadline: float | None) -> HandlerR
 
 
 def openapi(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /openapi.json`: the packed document, without the paths that are not deployed."""
+    """`GET /openapi.json`: the packed document with the API's URL and the paths deployed."""
     if OPENAPI_FILE_NAME not in state.scorer.manifest.files:
         raise NotFound("the artifact was packed without an OpenAPI document")
     document = orjson.loads((state.artifact / OPENAPI_FILE_NAME).read_bytes())
     paths = document["paths"]
     document["paths"] = {path: paths[path] for path in paths if _is_deployed(state.config, path)}
+    if request.base_url:
+        document["servers"] = [{"url": request.base_url}]
     return _json_result(document)
 
 
@@ -278,7 +291,7 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/batches": {"POST": start_batch},
     "/batches/{id}": {"GET": get_batch},
     "/model": {"GET": model},
-    "/openapi.json": {"GET": openapi},
+    OPENAPI_PATH: {"GET": openapi},
     "/ping": {"GET": ping},
     "/version": {"GET": server_version},
     "/invocations": {"POST": invocations},
@@ -298,9 +311,9 @@ ROUTES: dict[str, dict[str, Route]] = {
 }
 
 
-def create(config: settings.Settings) -> Handler:
-    """Load the model and return the Lambda handler that serves it."""
-    state, load_error = _load(config)
+def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
+    """Return the Lambda handler that serves a model, which is loaded unless `scorer` has it."""
+    state, load_error = _load(config, scorer)
     record = request_log.make_request_log(config, state.scorer.manifest if state else None)
     is_cold = True
 
@@ -384,10 +397,12 @@ def create(config: settings.Settings) -> Handler:
     return lambda_handler
 
 
-def _load(config: settings.Settings) -> tuple[AppState | None, ArtifactError | None]:
+def _load(
+    config: settings.Settings, scorer: Scorer | None
+) -> tuple[AppState | None, ArtifactError | None]:
     try:
         artifact = settings.model_dir(config)
-        scorer = scoring.load(artifact)
+        scorer = scorer or scoring.load(artifact)
     except ArtifactError as error:
         request_log.log("ERROR", "the model could not be loaded", reason=str(error))
         return None, error

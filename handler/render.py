@@ -5,7 +5,9 @@ at the commas and put into a template per row.
 """
 
 import math
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from handler.model_inputs import VECTORIZE_MIN_ROWS, Array, dtype
 
 # the numbers of a run's rows in their request, and its outputs
 Run = tuple[Sequence[int], Sequence[Array]]
+# maps values [rows, …] to one JSON fragment per row
+Serialize = Callable[[Array], Sequence[bytes]]
 
 
 class ResponseRenderer:
@@ -24,6 +28,7 @@ class ResponseRenderer:
 
     def __init__(self, manifest: Manifest) -> None:
         self._outputs = [(output, _serializer(output)) for output in manifest.outputs]
+        self.has_base64 = any(map(has_base64_form, manifest.outputs))
         self._expected = [_expected_output(o, manifest.row_shape(o)) for o in manifest.outputs]
         self._max_bytes = manifest.limits.response_bytes
         keys = [output.name for output in manifest.outputs]
@@ -33,6 +38,13 @@ class ResponseRenderer:
         self._suffix = b'],"model":%b}' % orjson.dumps(
             {"name": manifest.name, "version": manifest.version}
         )
+
+    @cached_property
+    def _outputs_as_base64(self) -> list[tuple[Output, Serialize]]:
+        return [
+            (output, _to_base64 if has_base64_form(output) else serialize)
+            for output, serialize in self._outputs
+        ]
 
     def check_outputs(self, outputs: Sequence[Array], count: int) -> None:
         """Check the outputs [rows, …] of one run of `count` rows, in the manifest's order.
@@ -54,22 +66,31 @@ class ResponseRenderer:
                 raise error
 
     def render_predictions(
-        self, runs: Sequence[Run], ids: Sequence[bytes] | None = None
+        self, runs: Sequence[Run], ids: Sequence[bytes] | None = None, as_base64: bool = False
     ) -> list[bytes]:
-        """Return one JSON object per row, in the request's order, with its id in front."""
+        """Return one JSON object per row, in the request's order, with its id in front.
+
+        `as_base64`: tensors of float32 or float16 are base64 of little-endian float32.
+        """
+        serializers = self._outputs_as_base64 if as_base64 else self._outputs
         if len(runs) == 1:
-            return self._render(runs[0][1], ids)
+            return self._render(serializers, runs[0][1], ids)
         predictions = [b""] * sum(len(indices) for indices, _ in runs)
         for indices, outputs in runs:
-            texts = self._render(outputs, ids and [ids[i] for i in indices])
+            texts = self._render(serializers, outputs, ids and [ids[i] for i in indices])
             for i, text in zip(indices, texts, strict=True):
                 predictions[i] = text
         return predictions
 
-    def _render(self, outputs: Sequence[Array], ids: Sequence[bytes] | None) -> list[bytes]:
+    def _render(
+        self,
+        serializers: Sequence[tuple[Output, Serialize]],
+        outputs: Sequence[Array],
+        ids: Sequence[bytes] | None,
+    ) -> list[bytes]:
         columns: list[Sequence[bytes]] = [] if ids is None else [ids]
         decisions: list[Sequence[bytes]] = []
-        for (output, serialize), values in zip(self._outputs, outputs, strict=True):
+        for (output, serialize), values in zip(serializers, outputs, strict=True):
             columns.append(serialize(values))
             if output.decision:
                 decisions.append(decide(output, output.decision, values))
@@ -116,7 +137,16 @@ def shortest(values: Array) -> Array:
     return values.astype(str).astype(float) if values.dtype == np.float16 else values
 
 
-def _serializer(output: Output) -> Callable[[Array], Sequence[bytes]]:
+def has_base64_form(output: Output) -> bool:
+    """Return whether a client can ask for the output as base64 of float32."""
+    return output.kind == "tensor" and output.dtype in ("float16", "float32")
+
+
+def _to_base64(values: Array) -> list[bytes]:
+    return [b'"%b"' % b2a_base64(row.astype("<f4").tobytes(), newline=False) for row in values]
+
+
+def _serializer(output: Output) -> Serialize:
     """Return the function that maps values [rows, …] to one JSON fragment per row."""
     if output.dtype == "float16":
         serialize = _serializer(output._replace(dtype="float64"))

@@ -19,7 +19,10 @@ OPS_SECONDS = 600  # enough for 64 golden rows of a slow model
 
 
 class ModelFunction(Construct):
-    """A function with its role, log group and versions. Clients reach `alias`."""
+    """A function with its role, log group and versions. Clients reach `alias`.
+
+    `service` is the dimension of its metrics. Each function counts its versions by itself.
+    """
 
     def __init__(
         self,
@@ -30,9 +33,11 @@ class ModelFunction(Construct):
         manifest: Manifest,
         entry_point: str,
         timeout: cdk.Duration,
+        service: str = "",
         parquet: bool = False,
     ) -> None:
         super().__init__(scope, id)
+        self.service = service or settings.service
         self.function = _image_function(
             self,
             settings,
@@ -40,7 +45,7 @@ class ModelFunction(Construct):
             entry_point,
             role_description=f"{settings.service}: {entry_point}",
             description=f"{manifest.name} {manifest.version}, {settings.stage}"[:256],
-            environment={"LOG_PAYLOADS": settings.log_payloads},
+            environment={"SERVICE_NAME": self.service, "LOG_PAYLOADS": settings.log_payloads},
             parquet=parquet,
             memory_size=settings.memory,
             ephemeral_storage_size=cdk.Size.mebibytes(settings.ephemeral_storage),
@@ -82,6 +87,11 @@ class ModelFunction(Construct):
                 "and need a permission on all resources. `tracing` switches it on."
             )
         suppress_nag(self.function, accepted)
+
+    @property
+    def dimensions(self) -> dict[str, str]:
+        """Return the dimensions of the live version's metrics."""
+        return {"service": self.service, "version": self.alias.version.version}
 
     def _join_vpc(self, settings: Settings) -> None:
         """Attach the function to the subnets. CDK's own way needs the VPC's zones as well."""

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inferred contract as comments, to edit and to pass as --contract")
     add("--ignore", action="append", default=[], metavar="COLUMN", help="a column of the sample "
         "that is not a feature, e.g. the target; repeatable")
+    add("--target-names", dest="targets", type=lambda text: text.split(","), default=[],
+        metavar="A,B,…", help="names of the outputs of a model of several targets (default: the "
+        "columns of the reference that such a model does not take)")
     add("--metrics", type=Path, metavar="FILE.json", help="training metrics, for the lineage")
     add("--metric", action="append", default=[], metavar="NAME=VALUE", help="one more; repeatable")
     add("--optimize", choices=list(graph.LEVELS), default="extended", help="how far to optimise "

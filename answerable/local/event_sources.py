@@ -105,6 +105,9 @@ def _rest(request: HttpRequest, request_id: str) -> Event:
         "multiValueQueryStringParameters": _multi_values(query) or None,
         "pathParameters": {"proxy": request.path[1:]} if request.path != "/" else None,
         "requestContext": {
+            # that of a custom domain, which has no stage
+            "domainName": dict(headers).get("Host", "localhost"),
+            "path": request.path,
             "identity": {"sourceIp": request.client},
             "requestId": request_id,
             "stage": "local",
@@ -123,6 +126,7 @@ def _payload_2(request: HttpRequest, request_id: str) -> Event:
         "rawQueryString": request.query,
         "headers": _comma_separated(headers),
         "requestContext": {
+            "domainName": dict(headers).get("host", "localhost"),
             "http": {"method": request.method, "path": path, "sourceIp": request.client},
             "requestId": request_id,
             "stage": "$default",

@@ -53,7 +53,7 @@ def measure(
         elif output.kind in BY_CLASS:
             for i, name in enumerate(output.classes[:MAX_CLASSES]):
                 distributions[f"{output.name}.{name}"] = numbers(array[:, i])
-        else:
+        elif not output.classes:  # the classes of a label have none
             names = summaries.names(output.dtype, True)
             distributions |= _summaries(output.name, names, array)
     return Baseline(len(results[0]), features, distributions)

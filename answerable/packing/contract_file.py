@@ -4,7 +4,8 @@ description = "…"                  runbook = "…"
 [features.age]                     any field of handler.manifest.Feature but name, input, column
 [features.review.tokenizer]        file, max_tokens
 [features.photo.image]             any field of handler.manifest.Image but input
-[outputs.progression]              name, unit, description, kind, classes, decision
+[outputs.progression]              name, unit, description, kind, classes, targets, top_k,
+                                   decision
 [limits]                           rows, body_bytes, response_bytes, elements
 [alarms]                           any field of handler.manifest.Alarms
 [outcome_value]                    any field of handler.manifest.OutcomeValue
@@ -40,7 +41,7 @@ ENCODER_KEYS = {
     "tokenizer": ("file", "max_tokens"),
     "image": tuple(name for name in Image._fields if name != "input"),
 }
-OUTPUT_KEYS = ("name", "unit", "description", "kind", "classes", "decision")
+OUTPUT_KEYS = ("name", "unit", "description", "kind", "classes", "targets", "top_k", "decision")
 
 Fields = dict[str, Any]
 
@@ -131,7 +132,7 @@ def render(manifest: Manifest) -> str:
         lines += ["", f"[features.{toml_key(feature.name)}]", *_comments(keys, feature._asdict())]
     for output in manifest.outputs:
         table = f"outputs.{toml_key(output.tensor)}"
-        lines += ["", f"[{table}]", *_comments(OUTPUT_KEYS[:-1], output._asdict())]
+        lines += ["", f"[{table}]", *_comments(OUTPUT_KEYS[:5], output._asdict())]
         if output.kind in ("value", *BY_CLASS):
             label = output.classes[0] if output.classes else None
             decision = Decision(0.5, class_label=label, review=(0.4, 0.6))

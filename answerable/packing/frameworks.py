@@ -24,7 +24,7 @@ from answerable.packing import reference, table
 from answerable.packing.errors import PackError
 from answerable.packing.reference import Reference
 from answerable.packing.table import Array, Columns
-from handler.manifest import Output, Tensor
+from handler.manifest import Tensor
 
 OPSETS = {"": 18, "ai.onnx.ml": 3}  # of skl2onnx: trees with float64 thresholds need ml 3
 BOOSTER_OPSET = 15  # the newest that onnxmltools' booster converters write
@@ -95,22 +95,22 @@ class Framework:
     def _convert(self, inputs: dict[str, str], double: bool, options: Any) -> ModelProto:
         raise NotImplementedError
 
-    def predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
+    def predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
         """Return the framework's own predictions by tensor, as far as a method returns them."""
         n_rows = len(next(iter(columns.values())))
         chunks = [
             self._predict(
-                {name: values[i : i + CHUNK_ROWS] for name, values in columns.items()}, outputs
+                {name: values[i : i + CHUNK_ROWS] for name, values in columns.items()}, tensors
             )
             for i in range(0, n_rows, CHUNK_ROWS)
         ]
         return {tensor: np.concatenate([chunk[tensor] for chunk in chunks]) for tensor in chunks[0]}
 
-    def _predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
+    def _predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
         rows, results = self._rows(columns), {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # columns without names
-            for tensor in [output.tensor for output in outputs]:
+            for tensor in tensors:
                 name, _, index = tensor.rpartition("_")  # probabilities_0, of a list of arrays
                 is_listed = name in METHODS and index.isdigit()
                 names = METHODS.get(name if is_listed else tensor, METHODS["variable"])
@@ -134,9 +134,8 @@ class ScikitLearn(Framework):
     takes_double = True
 
     def _convert(self, inputs: dict[str, str], double: bool, options: Any) -> ModelProto:
-        skl2onnx = _import("skl2onnx", "sklearn")
+        _import("skl2onnx", "sklearn")
         types = importlib.import_module("skl2onnx.common.data_types")
-        trees = importlib.import_module("skl2onnx.common.tree_ensemble")
         steps = [self.model, *self.model.get_params().values()]
         for step in steps:
             _register_booster(step)
@@ -149,13 +148,11 @@ class ScikitLearn(Framework):
             columns = [("X", number([None, len(inputs)]))]
         if hasattr(self.model, "classes_"):
             options = {"zipmap": False} | options
-        # protobuf refuses the booleans in HistGradientBoosting's leaves
-        with patch.object(trees, "add_node", _with_integers(trees.add_node)):
-            graph: ModelProto = skl2onnx.to_onnx(
-                self.model,
-                initial_types=columns,
-                target_opset=OPSETS,
-                options={id(self.model): options} if options else None,
+        try:
+            graph = _skl2onnx(self.model, columns, options)
+        except NameError:  # a converter without that option
+            graph = _skl2onnx(
+                self.model, columns, {k: options[k] for k in options if k != "zipmap"}
             )
         _rename_inputs(graph, list(inputs))
         makers = {name: node.op_type for node in graph.graph.node for name in node.output}
@@ -221,13 +218,13 @@ class LightGBM(Booster):
     def _export(self, width: int, options: Any) -> ModelProto:
         return _onnxmltools(self.model, "convert_lightgbm", width, options)
 
-    def _predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
+    def _predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
         """Return the predictions; those of a Booster are probabilities if it classifies."""
         if hasattr(self.model, "booster_"):
-            return super()._predict(columns, outputs)
+            return super()._predict(columns, tensors)
         result = np.asarray(self.model.predict(self._rows(columns)))
-        if len(outputs) == 1:
-            return {outputs[0].tensor: result}
+        if len(tensors) == 1:
+            return {tensors[0]: result}
         result = np.stack([1 - result, result], axis=1) if result.ndim == 1 else result
         return {"probabilities": result, "label": result.argmax(axis=1)}
 
@@ -283,15 +280,13 @@ class Torch(Framework):
         program.save(file, external_data=False)
         return onnx.load_model_from_string(file.getvalue())
 
-    def predict(self, columns: Columns, outputs: Sequence[Output]) -> Arrays:
+    def predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
         """Return the module's outputs for the example. `columns` are empty."""
         torch = importlib.import_module("torch")
         with torch.no_grad():
             results = self.model(*self._example)
         results = results if isinstance(results, (tuple, list)) else (results,)
-        return {
-            output.tensor: result.numpy() for output, result in zip(outputs, results, strict=True)
-        }
+        return {tensor: result.numpy() for tensor, result in zip(tensors, results, strict=True)}
 
 
 # the first package in the classes of an object; boosters' classes inherit scikit-learn's
@@ -336,9 +331,16 @@ def onnx_file(model: Any) -> Any:
 
 
 def convert(
-    framework: Framework, data: Reference | None, double: bool, options: Options
+    framework: Framework,
+    data: Reference | None,
+    double: bool,
+    options: Options,
+    targets: Sequence[str] = (),
 ) -> tuple[Reference, ModelProto]:
-    """Return the reference with the columns that the model takes, and the model as ONNX."""
+    """Return the reference with the columns that the model takes, and the model as ONNX.
+
+    `targets`: the names of several targets, which the reference may have, too.
+    """
     if data is None:
         raise PackError("a framework's model is converted for a sample of its inputs: give one")
     if isinstance(framework, Torch):
@@ -348,7 +350,9 @@ def convert(
     else:
         names = framework.feature_names
         width = getattr(framework.model, "n_features_in_", None)
-        data = reference.select(reference.as_table(data, names), names, width)._replace(arrays={})
+        data = reference.as_table(data, names)
+        data = reference.without_targets(data._replace(arrays={}), names, targets)
+        data = reference.select(data, names, width)
         if names:
             spelt = [Tensor(table.identifier(name), "float32", (None, 1)) for name in names]
             table.match(list(map(table.identifier, data.columns)), spelt, data.name)
@@ -460,6 +464,19 @@ def _onnxmltools(model: Any, converter: str, width: int, options: Options) -> Mo
     graph: ModelProto = convert(
         model, **{"initial_types": tensor, "target_opset": BOOSTER_OPSET, **options}
     )
+    return graph
+
+
+def _skl2onnx(model: Any, columns: Any, options: Options) -> ModelProto:
+    trees = importlib.import_module("skl2onnx.common.tree_ensemble")
+    # protobuf refuses the booleans in HistGradientBoosting's leaves
+    with patch.object(trees, "add_node", _with_integers(trees.add_node)):
+        graph: ModelProto = importlib.import_module("skl2onnx").to_onnx(
+            model,
+            initial_types=columns,
+            target_opset=OPSETS,
+            options={id(model): options} if options else None,
+        )
     return graph
 
 

@@ -36,19 +36,19 @@ def describe(
         classes = {tensor.name: next(iter(classes.values())) for tensor in tensors} | classes
     outputs, unused = [], dict(stated)
     for tensor, array in zip(tensors, arrays, strict=True):
-        name = re.sub(r"\W+", "_", NAMES.get(tensor.name, tensor.name)).strip("_") or "output"
+        name = default_name(tensor.name)
         fields = unused.pop(tensor.name, None) or unused.pop(name, {})
         shape = _shape(tensor, array, batch, tabular)
         labels = fields.get("classes") or classes.get(tensor.name, ())
         kind = fields.get("kind") or _kind(tensor.dtype, shape, labels, batch, array)
-        if kind == "scores" and name == "probabilities":
-            name = "scores"  # skl2onnx calls them so, whatever they are
         if kind in ("label", *BY_CLASS):
             fields = {"classes": labels} | fields
+        if kind == "scores" and name == "probabilities":
+            name = "scores"  # skl2onnx calls them so, whatever they are
         named: Fields = {"name": name, "tensor": tensor.name, "dtype": tensor.dtype}
         output = Output(**(named | fields | {"shape": shape, "kind": kind}))
         _check(output, batch)
-        if output.kind == "probabilities" and not _are_probabilities(array):
+        if output.kind == "probabilities" and not are_probabilities(array):
             raise PackError(
                 f"output {output.tensor} is stated as probabilities, and its values in the sample "
                 'are not: they must be 0 to 1 and add up to 1; state kind = "scores"'
@@ -68,6 +68,11 @@ def describe(
                 f"{output.tensor}; state another name: [outputs.{output.tensor}] name = ..."
             )
     return tuple(outputs)
+
+
+def default_name(tensor: str) -> str:
+    """Return the name of a tensor's field, if none is stated."""
+    return re.sub(r"\W+", "_", NAMES.get(tensor, tensor)).strip("_") or "output"
 
 
 def _shape(tensor: Tensor, array: Array, batch: BatchMode, tabular: bool) -> tuple[int | None, ...]:
@@ -93,11 +98,11 @@ def _kind(
         # an integer without known classes, a cluster's number say, is still one number
         return "tensor" if dtype in ("string", "bool") else "value"
     if dtype.startswith("float") and classes and rest == (len(classes),):
-        return "probabilities" if _are_probabilities(array) else "scores"
+        return "probabilities" if are_probabilities(array) else "scores"
     return "tensor"
 
 
-def _are_probabilities(array: Array) -> bool:
+def are_probabilities(array: Array) -> bool:
     """Return whether numbers [instances, classes] are shares of 1, as far as their dtype tells."""
     slack = 1e-2 if array.dtype == np.float16 else 1e-3
     sums = array.astype(np.float64).sum(axis=-1)
@@ -136,37 +141,45 @@ def _check(output: Output, batch: BatchMode) -> None:
 
 
 def to_arrays(
-    results: Sequence[Any], outputs: Sequence[Output], classes: dict[str, Classes]
-) -> list[Array]:
-    """Return an original graph's outputs as arrays: ZipMap's maps become [rows, classes]."""
-    arrays = []
-    for result, output in zip(results, outputs, strict=True):
+    results: Sequence[Any], tensors: Sequence[str], classes: dict[str, Classes]
+) -> dict[str, Array]:
+    """Return an original graph's outputs by tensor: ZipMap's maps become [rows, classes]."""
+    arrays = {}
+    for result, tensor in zip(results, tensors, strict=True):
         array = np.asarray(result)
         if array.dtype.kind == "O" and array.size and isinstance(array.flat[0], dict):
-            names = classes[output.tensor]
+            names = classes[tensor]
             values = [[row[name] for name in names] for row in array.flat]
-            array = np.reshape(values, (*array.shape, len(names)))
-        arrays.append(array)
+            array = np.array(values, np.float32).reshape(*array.shape, len(names))
+        arrays[tensor] = array
     return arrays
 
 
 def deviation(
-    outputs: Sequence[Output], predictions: Sequence[dict[str, Any]], arrays: Sequence[Array]
+    outputs: Sequence[Output],
+    predictions: Sequence[dict[str, Any]],
+    arrays: dict[str, Array],
+    other_ties: Sequence[Array] = (),
 ) -> float:
     """Return the largest |a - b| / max(1, |b|) between predictions, as in JSON, and arrays.
 
-    The arrays are [rows, …]. Raise PackError if anything but a float differs. The label of a row
-    whose two largest probabilities are equal may differ: their rounding decides.
+    The arrays are [rows, …], by tensor. Raise PackError if anything but a float differs. Labels may
+    differ in a row of `ties`, and of `other_ties`: the rounding of the numbers decides.
     """
-    largest, ties = 0.0, _ties(outputs, arrays)
-    for output, array in zip(outputs, arrays, strict=True):
+    largest, undecided = 0.0, np.zeros(len(predictions), bool)
+    by_class = [o for o in outputs if o.kind in BY_CLASS and len(o.classes) > 1]
+    for rows in (*(ties(arrays[output.tensor]) for output in by_class), *other_ties):
+        undecided |= rows
+    for output in outputs:
+        array = arrays[output.tensor]
         values = [prediction[output.name] for prediction in predictions]
         if output.kind in BY_CLASS:
             values = [[value[str(name)] for name in output.classes] for value in values]
         if array.dtype.kind != "f":
             expected = array.reshape(np.shape(values)).tolist()
-            pairs = zip(values, expected, ties, strict=True)
-            if any(a != b and not (output.kind == "label" and tie) for a, b, tie in pairs):
+            pairs = zip(values, expected, undecided, strict=True)
+            is_label = output.kind == "label" or output.classes
+            if any(a != b and not (is_label and tie) for a, b, tie in pairs):
                 raise PackError(f"the packed model's {output.name} is not the original's")
             continue
         packed, original = np.array(values, np.float64), array.astype(np.float64)
@@ -176,11 +189,9 @@ def deviation(
     return largest
 
 
-def _ties(outputs: Sequence[Output], arrays: Sequence[Array]) -> Array:
-    """Return the rows in which the two largest numbers by class are equal but for rounding."""
-    ties = np.zeros(len(arrays[0]), bool)
-    for output, array in zip(outputs, arrays, strict=True):
-        if output.kind in BY_CLASS and len(output.classes) > 1:
-            second, first = np.sort(array, axis=-1)[:, -2:].T
-            ties |= first - second <= TIE * np.maximum(1, np.abs(first))
-    return ties
+def ties(array: Array, k: int = 1) -> Array:
+    """Return the rows in which two of the k + 1 largest numbers are equal but for rounding."""
+    largest = -np.sort(-array, axis=-1)[:, : k + 1]
+    gaps = largest[:, :-1] - largest[:, 1:]
+    rows: Array = (gaps <= TIE * np.maximum(1, np.abs(largest[:, :-1]))).any(axis=-1)
+    return rows

@@ -26,6 +26,7 @@ from answerable.packing import (
     graph,
     limits,
     output_fields,
+    output_rewrites,
     parity,
     probing,
     provenance,
@@ -72,6 +73,7 @@ def pack(
     reason: str,
     contract: Path | str | Mapping[str, Any] | None = None,
     ignore: Sequence[str] = (),
+    targets: Sequence[str] = (),
     metrics: Mapping[str, float] | None = None,
     optimize: str = "extended",
     tolerance: float | None = None,
@@ -89,8 +91,9 @@ def pack(
     `model`: an ONNX file, its bytes, or a ModelProto; or a fitted model of a framework, its file or
     an MLflow folder (answerable/packing/frameworks.py). `X`: a sample of the inputs, as a file
     (.csv, .parquet or .npz), a DataFrame, an array or a dict of arrays; a tensor contract needs
-    none. `contract`: the contract file, or its content. `expected`: the original model's
-    predictions on X, in the forms of X. `options`: more arguments of the framework's converter.
+    none. `targets`: the names of the targets, if there are several. `contract`: the contract file,
+    or its content. `expected`: the original model's predictions on X, in the forms of X. `options`:
+    more arguments of the framework's converter.
     The other parameters are the command's options.
     """
     _check_words(name, version, owner, reason, threads)
@@ -101,7 +104,7 @@ def pack(
         framework = frameworks.open_model(model, trust)
         progress("Reading the graph")
         if framework:
-            data, model = frameworks.convert(framework, data, double, options or {})
+            data, model = frameworks.convert(framework, data, double, options or {}, targets)
         model_file = _model_file(frameworks.onnx_file(model), Path(folder))
         source = graph.read(model_file)
         statement = _statement(contract, Path(folder))
@@ -115,8 +118,12 @@ def pack(
         sample = samples.read(data, inputs, encoded.stated, graph.rows_share_name(source.model))
         versions = framework.versions() if framework else {}
         sources = provenance.Sources(model_file, data.sha256 if data else None, versions)
+        actual = data.targets if data and not targets else {}
         data = None  # frees memory
         lineage = provenance.lineage(reason, sources, _producer(source), metrics or {}, target)
+
+        names = targets or tuple(actual)
+        rewrites = _rewrite_outputs(source, statement.outputs, names, originals, sample)
 
     before = artifact.packed_version(target)
     with artifact.staged(target) as directory:
@@ -147,7 +154,7 @@ def pack(
         encoded.copy_files(directory, sample.types)
         tensors = graph.outputs(optimised)
         outputs = output_fields.describe(
-            tensors, results, batch, source.classes, statement.outputs, bool(sample.features)
+            tensors, results, batch, source.classes, rewrites.stated, bool(sample.features)
         )
         _check_finite(outputs, results, sample)
         if framework or expected is not None:
@@ -155,7 +162,9 @@ def pack(
             if expected is not None:
                 original = parity.read_expected(expected, outputs, len(results[0]))
             elif framework:
-                original = framework.title, framework.predict(sample.columns, outputs)
+                predictions = framework.predict(sample.columns, rewrites.tensors)
+                original = framework.title, rewrites.arrays(predictions)
+                output_rewrites.check_order(actual, original[1])
             graph_run = partial(execution.run_sample, run, batch=batch)
             takes_double = framework is not None and framework.takes_double and not double
             causes = partial(parity.causes, source.model, sample, graph_run, takes_double)
@@ -209,7 +218,7 @@ def pack(
         progress("Comparing with the original")
         scorer = _load(directory, manifest)
         compared, same_level, unoptimised = verification.verify(
-            scorer, originals, sample, [row for _, row in rows], tolerance
+            scorer, originals, rewrites, sample, [row for _, row in rows], tolerance
         )
         version_check.check(target, manifest, replace)
     same, plain = (number(float(f"{x:.1g}")) for x in (same_level, unoptimised))
@@ -298,6 +307,25 @@ def _originals(
     plain = graph.session(model, graph.as_packed())
     first, second = (execution.runner(encoded.session(session)) for session in (optimised, plain))
     return verification.Originals(first, second, source.classes), notes
+
+
+def _rewrite_outputs(
+    source: graph.Source,
+    stated: dict[str, contract_file.Fields],
+    targets: Sequence[str],
+    originals: verification.Originals,
+    sample: samples.Sample,
+) -> output_rewrites.Rewrites:
+    """Split and reduce the graph's outputs where targets or `top_k` are stated."""
+    tensors = tuple(value.name for value in source.model.graph.output)
+    if not targets and not any({"targets", "top_k"} & fields.keys() for fields in stated.values()):
+        return output_rewrites.Rewrites(tensors, stated)
+    feeds = execution.slice_rows(sample.feeds, 0, 1)
+    if sample.batch == "none":
+        feeds = {name: array[0] for name, array in feeds.items()}
+    results = originals.plain(feeds)
+    arrays = output_fields.to_arrays(results, tensors, source.classes)
+    return output_rewrites.rewrite(source, stated, targets, list(arrays.values()))
 
 
 def _batched(tensor: Tensor, batch: execution.Batch) -> Tensor:

@@ -23,7 +23,8 @@ TARGETS = ("target", "label", "y", "class", "outcome", "response")
 class Reference(NamedTuple):
     """A table as `columns`, or tensors as `arrays`; one-dimensional arrays are both.
 
-    `name` stands in messages. `notes` are sentences for the summary.
+    `name` stands in messages. `notes` are sentences for the summary. `targets` are the columns that
+    were left out, if the model predicts several.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Reference(NamedTuple):
     columns: dict[str, Cells] = {}
     arrays: dict[str, Array] = {}
     notes: tuple[str, ...] = ()
+    targets: dict[str, Cells] = {}
 
 
 def read(X: Any, ignore: Sequence[str] = (), name: str = "X") -> Reference | None:
@@ -163,3 +165,22 @@ def select(reference: Reference, names: Sequence[str], width: int | None) -> Ref
         columns = {name: columns[name] for name in expected}
         notes.append("the columns are in the model's order, which is not the reference's")
     return reference._replace(columns=columns, notes=tuple(notes))
+
+
+def without_targets(
+    reference: Reference, names: Sequence[str], targets: Sequence[str]
+) -> Reference:
+    """Return the reference without its targets, if it has several.
+
+    `names`: of the model's columns, or (). `targets`: the stated names, or ().
+    """
+    columns = reference.columns
+    extra = [n for n in targets if n in columns] or [n for n in columns if names and n not in names]
+    if len(extra) < 2 or len(columns) - len(extra) < len(names):
+        return reference
+    note = f"left out the columns {', '.join(extra)}, which are the model's targets"
+    return reference._replace(
+        columns={name: cells for name, cells in columns.items() if name not in extra},
+        targets={name: columns[name] for name in extra},
+        notes=(*reference.notes, note),
+    )

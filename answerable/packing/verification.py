@@ -10,6 +10,7 @@ from answerable.packing import execution, output_fields, table
 from answerable.packing.errors import PackError
 from answerable.packing.golden import Instance, Named, dumps
 from answerable.packing.graph import Classes
+from answerable.packing.output_rewrites import Rewrites
 from answerable.packing.sample import Sample
 from handler.errors import ApiError
 from handler.release.golden import TOLERANCE
@@ -63,6 +64,7 @@ class Originals(NamedTuple):
 def verify(
     scorer: Scorer,
     originals: Originals,
+    rewrites: Rewrites,
     sample: Sample,
     rows: list[Instance],
     tolerance: float | None,
@@ -77,8 +79,9 @@ def verify(
 
     def deviation(run: execution.Run) -> float:
         results = execution.run_sample(run, feeds, batch)
-        arrays = output_fields.to_arrays(results, outputs, originals.classes)
-        return output_fields.deviation(outputs, predictions, arrays)
+        arrays = output_fields.to_arrays(results, rewrites.tensors, originals.classes)
+        ties = rewrites.ties(arrays)
+        return output_fields.deviation(outputs, predictions, rewrites.arrays(arrays), ties)
 
     if tolerance is None:
         half = any(output.dtype == "float16" for output in outputs)

@@ -25,7 +25,13 @@ SECTIONS: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
         ENCODER_KEYS["tokenizer"],
     ),
     ("[features.NAME.image]", "Makes a feature of pictures.", Image, ENCODER_KEYS["image"]),
-    ("[outputs.NAME]", "One output, by its name in the graph.", Output, OUTPUT_KEYS),
+    (
+        "[outputs.NAME]",
+        "One output, by its name in the graph. `targets` makes one output of each column, `top_k` "
+        "keeps the best classes: see [Shape the answer](../how-to/outputs.md).",
+        Output,
+        OUTPUT_KEYS,
+    ),
     ("[outputs.NAME.decision]", "A decision made from an output.", Decision, Decision._fields),
     ("[limits]", "Limits of a request. The defaults come from the sample.", Limits, Limits._fields),
     ("[alarms]", "When somebody is notified.", Alarms, Alarms._fields),
@@ -50,7 +56,8 @@ EXAMPLES: dict[str, Any] = {
     },
     "[outputs.NAME]": {
         "name": "risk", "unit": "points", "description": "Risk within 90 days",
-        "kind": "probabilities", "classes": ["stays", "leaves"],
+        "kind": "probabilities", "classes": ["stays", "leaves"], "targets": ["price", "demand"],
+        "top_k": 5,
         "decision": {"class_label": "leaves", "threshold": 0.3},
     },
     "[outputs.NAME.decision]": {
