@@ -31,7 +31,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 class Context:
-    """What the handler reads of the context that Lambda passes. `timeout` is in seconds."""
+    """The fields of Lambda's context that the handler reads. `timeout` is in seconds."""
 
     def __init__(self, timeout: float) -> None:
         self.aws_request_id = str(uuid.uuid4())

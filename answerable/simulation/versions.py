@@ -74,7 +74,7 @@ def spread(manifest: Manifest) -> float:
 
 
 class Fault(NamedTuple):
-    """What is wrong with the candidate of a scenario.
+    """The fault of a scenario's candidate.
 
     `reason` is what its manifest says. `scaled`: callers send the feature in another unit than the
     candidate was trained with. `failing`: its run fails for a feature's values of an open interval.
