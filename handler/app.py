@@ -37,6 +37,7 @@ from handler.http import (
     IDEMPOTENCY_KEY,
     IMAGE_TYPES,
     JSON,
+    OPENAPI_PATH,
     PROBLEM_JSON,
     Request,
     Response,
@@ -203,12 +204,14 @@ def model(state: AppState, request: Request, deadline: float | None) -> HandlerR
 
 
 def openapi(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /openapi.json`: the packed document, without the paths that are not deployed."""
+    """`GET /openapi.json`: the packed document with the API's URL and the paths deployed."""
     if OPENAPI_FILE_NAME not in state.scorer.manifest.files:
         raise NotFound("the artifact was packed without an OpenAPI document")
     document = orjson.loads((state.artifact / OPENAPI_FILE_NAME).read_bytes())
     paths = document["paths"]
     document["paths"] = {path: paths[path] for path in paths if _is_deployed(state.config, path)}
+    if request.base_url:
+        document["servers"] = [{"url": request.base_url}]
     return _json_result(document)
 
 
@@ -285,7 +288,7 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/batches": {"POST": start_batch},
     "/batches/{id}": {"GET": get_batch},
     "/model": {"GET": model},
-    "/openapi.json": {"GET": openapi},
+    OPENAPI_PATH: {"GET": openapi},
     "/ping": {"GET": ping},
     "/version": {"GET": server_version},
     "/invocations": {"POST": invocations},

@@ -12,7 +12,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from handler import manifest
 from handler.errors import ArtifactError
@@ -84,8 +92,8 @@ class Settings(BaseModel):
 
     # the name of a folder in model_artifacts; on the command line only
     model: Name
-    # the name of a table of deploy.toml; on the command line only
-    stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")] = "dev"
+    # the name of a table of deploy.toml, without a hyphen; on the command line only
+    stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,15}$")] = "dev"
 
     # of the account's CDK bootstrap, if it is not CDK's default
     bootstrap_qualifier: Annotated[str, Field(pattern=r"^[a-z0-9]{0,10}$")] = ""
@@ -251,6 +259,13 @@ class Settings(BaseModel):
     def stack(self) -> str:
         """Return the name of the CloudFormation stack."""
         return f"answerable-{self.service}"
+
+    @field_validator("stage")
+    @classmethod
+    def _is_no_worker(cls, stage: str) -> str:
+        if stage in ("jobs", "batch"):  # metrics of churn's jobs would be those of churn-dev
+            raise ValueError(f"the metrics of workers are named {stage}: take another name")
+        return stage
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
