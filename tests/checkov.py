@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from infra import app
-from tests.infra.conftest import FLAGS, PROJECT
+from tests.fixtures.artifact import PROJECT
+from tests.infra.conftest import FLAGS
 
 ALL = {"jobs": True, "archive": True, "batch": True, "log_payloads": "full"}
 HARDENED = ALL | {
