@@ -74,8 +74,8 @@ def test_a_project_of_the_wheel_packs_compares_and_synthesises(site: Path, tmp_p
     for version in ("1.0.0", "1.0.1"):
         options = (*facts, "--name", "churn", "--version", version, "--reference", "data.csv")
         run(site, project, "pack", "model.onnx", *options)
-    tensor = models.tensor("x", ["N", 2, 2]), models.tensor("y", ["N", 2, 2])
-    absolute = models.graph([helper.make_node("Abs", ["x"], ["y"])], tensor[:1], tensor[1:])
+    inputs, outputs = [models.tensor("x", ["N", 2, 2])], [models.tensor("y", ["N", 2, 2])]
+    absolute = models.graph([helper.make_node("Abs", ["x"], ["y"])], inputs, outputs)
     (project / "tensor.onnx").write_bytes(absolute)
     run(site, project, "pack", "tensor.onnx", *facts, "--name", "vision", "--version", "1.0.0")
     assert "churn 1.0.0 -> churn 1.0.1" in run(site, project, "diff", "churn@1.0.0", "churn")
