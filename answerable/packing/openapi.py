@@ -275,14 +275,13 @@ def document(manifest: Manifest) -> Schema:
     loader.values = _values(manifest)
     document: Schema = loader.get_single_data()
     predict = document["paths"]["/predict"]["post"]
-    body = predict["requestBody"]  # that of /jobs, too
     if any(map(has_base64_form, manifest.outputs)):  # the response is that of /invocations, too
         content, schema = predict["responses"]["200"]["content"], prediction_schema(manifest, True)
         response = content[JSON]["schema"]
         predictions = {"type": "array", "items": schema}
         properties = response["properties"] | {"predictions": predictions}
         content |= _content(response | {"properties": properties}, BASE64_JSON)
-    predict["requestBody"] = {**body, "content": body["content"] | _picture(manifest)}
+    predict["requestBody"]["content"] |= _picture(manifest)  # of /jobs, too
     document["paths"] = {
         path: {method: _of_path(path, operation, manifest) for method, operation in item.items()}
         for path, item in document["paths"].items()
