@@ -38,6 +38,7 @@ from handler.http import (
     IDEMPOTENCY_KEY,
     IMAGE_TYPES,
     JSON,
+    OPENAPI_PATH,
     PROBLEM_JSON,
     Request,
     Response,
@@ -213,12 +214,14 @@ def model(state: AppState, request: Request, deadline: float | None) -> HandlerR
 
 
 def openapi(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /openapi.json`: the packed document, without the paths that are not deployed."""
+    """`GET /openapi.json`: the packed document with the API's URL and the paths deployed."""
     if OPENAPI_FILE_NAME not in state.scorer.manifest.files:
         raise NotFound("the artifact was packed without an OpenAPI document")
     document = orjson.loads((state.artifact / OPENAPI_FILE_NAME).read_bytes())
     paths = document["paths"]
     document["paths"] = {path: paths[path] for path in paths if _is_deployed(state.config, path)}
+    if request.base_url:
+        document["servers"] = [{"url": request.base_url}]
     return _json_result(document)
 
 
@@ -295,7 +298,7 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/batches": {"POST": start_batch},
     "/batches/{id}": {"GET": get_batch},
     "/model": {"GET": model},
-    "/openapi.json": {"GET": openapi},
+    OPENAPI_PATH: {"GET": openapi},
     "/ping": {"GET": ping},
     "/version": {"GET": server_version},
     "/invocations": {"POST": invocations},
@@ -315,9 +318,9 @@ ROUTES: dict[str, dict[str, Route]] = {
 }
 
 
-def create(config: settings.Settings) -> Handler:
-    """Load the model and return the Lambda handler that serves it."""
-    state, load_error = _load(config)
+def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
+    """Return the Lambda handler that serves a model, which is loaded unless `scorer` has it."""
+    state, load_error = _load(config, scorer)
     record = request_log.make_request_log(config, state.scorer.manifest if state else None)
     is_cold = True
 
@@ -401,10 +404,12 @@ def create(config: settings.Settings) -> Handler:
     return lambda_handler
 
 
-def _load(config: settings.Settings) -> tuple[AppState | None, ArtifactError | None]:
+def _load(
+    config: settings.Settings, scorer: Scorer | None
+) -> tuple[AppState | None, ArtifactError | None]:
     try:
         artifact = settings.model_dir(config)
-        scorer = scoring.load(artifact)
+        scorer = scorer or scoring.load(artifact)
     except ArtifactError as error:
         request_log.log("ERROR", "the model could not be loaded", reason=str(error))
         return None, error

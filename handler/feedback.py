@@ -2,7 +2,7 @@
 
 A prediction id carries the version and the predicted value, so nothing is looked up. Any version
 evaluates an outcome from its id and the manifest, and files the metrics under the version that
-predicted: of the API, or of the worker of jobs.
+predicted: of the API, or of the worker of jobs or batches.
 
 An outcome is refused with a pointer and one of these codes:
 
@@ -66,6 +66,11 @@ ACTUAL_MESSAGES = {
 }
 _FIELDS = {"prediction_id", "actual", "value"}
 _REQUIRED = {"prediction_id", "actual"}
+# by source, the `service` whose versions count from 1; that of the API has no other name
+_SERVICES = {
+    prediction_id.WORKER: metrics.jobs_service,
+    prediction_id.BATCH: metrics.batch_service,
+}
 _is_integer = re.compile(r"-?[0-9]+").fullmatch
 
 
@@ -292,13 +297,13 @@ def _log_lines(service: str, evaluated: Sequence[_Evaluated]) -> list[dict[str, 
     by_service = metrics.directives([metrics.OUTCOMES], dimensions=metrics.BY_SERVICE)
     lines = [total | {"_aws": metrics.emf(total, by_service)}]
     for (source, function_version, version, model, _), members in groups.items():
-        worker = source == prediction_id.WORKER
+        service_of = _SERVICES.get(source, str)
         for start in range(0, len(members), metrics.MAX_VALUES):
             chunk = members[start : start + metrics.MAX_VALUES]
             line = metrics.log_line(
                 "INFO",
                 "outcomes",
-                service=metrics.jobs_service(service) if worker else service,
+                service=service_of(service),
                 version=function_version,
                 predicted_by={"version": version, "model": model},
                 prediction_ids=[one.id for one in chunk],

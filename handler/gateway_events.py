@@ -11,7 +11,7 @@ from binascii import b2a_base64
 from typing import Any
 
 from handler.errors import BadRequest
-from handler.http import COMMON_HEADERS, OCTET_STREAM, Request, Response
+from handler.http import COMMON_HEADERS, OCTET_STREAM, OPENAPI_PATH, Request, Response
 
 Event = dict[str, Any]
 _SAFE_ID = re.compile(r"[A-Za-z0-9=_-]{1,64}").fullmatch
@@ -49,6 +49,7 @@ def parse_event(event: Any) -> Request:
             supports_binary_response=version is not None or "elb" in context,
             caller=_caller(context),
             synthetic=context.get("synthetic") is True,
+            base_url=_base_url(context, headers) if path == OPENAPI_PATH else "",
             has_upload_parameter="upload" in (event.get("queryStringParameters") or ""),
         )
     except (KeyError, TypeError, AttributeError, IndexError):
@@ -58,6 +59,16 @@ def parse_event(event: Any) -> Request:
     ):
         raise BadRequest("the event is not from API Gateway, a function URL or an ALB")
     return request
+
+
+def _base_url(context: Event, headers: dict[str, str]) -> str:
+    """Return the URL of the API, without the slash at its end; an ALB names no domain."""
+    domain = context.get("domainName")
+    if not domain:
+        return ""
+    path = context.get("path") or context["http"]["path"]
+    scheme = "http" if headers.get("x-forwarded-proto") == "http" else "https"
+    return f"{scheme}://{domain}{path.removesuffix(OPENAPI_PATH)}"
 
 
 def _caller(context: Event) -> str:

@@ -11,6 +11,8 @@ CSV = "text/csv"
 NPY = "application/x-npy"
 IMAGE_TYPES = ("image/jpeg", "image/png")
 
+OPENAPI_PATH = "/openapi.json"
+
 # the length of the JSON that precedes binary tensors (Open Inference Protocol)
 INFERENCE_HEADER_LENGTH = "inference-header-content-length"
 IDEMPOTENCY_KEY = "idempotency-key"
@@ -32,6 +34,7 @@ class Request(NamedTuple):
     `may_have_base_path`: the path may begin with the API mapping of a custom domain.
     `synthetic`: sent by a release hook or a probe. It is read from `requestContext`, because
     clients can set headers.
+    `base_url`: of the API, for OPENAPI_PATH alone, "" where the event source does not say.
     `has_upload_parameter`: of the query, the only parameter that any route reads.
     """
 
@@ -46,6 +49,7 @@ class Request(NamedTuple):
     caller: str = ""
     may_have_base_path: bool = False
     synthetic: bool = False
+    base_url: str = ""
     has_upload_parameter: bool = False
 
 

@@ -40,6 +40,47 @@ MIN_OUTCOMES = 10  # of a day, below which their mean says nothing
 Missing = cloudwatch.TreatMissingData
 
 
+class Policy(NamedTuple):
+    """The notification of an alarm, and the state of a period without data.
+
+    `severity`: "page", "ticket", or "" where no topic is notified.
+    """
+
+    severity: str
+    missing: Missing
+    reason: str
+
+
+_NO_REQUEST = "Without requests there are no errors."
+_NO_DRIFT = "The monitor writes a value only if something has drifted."
+_NO_JOB = "SQS writes no value for an idle queue."
+# every alarm of a stack; docs/reference/account.md shows this table
+POLICIES = {
+    "availability": Policy("page", Missing.NOT_BREACHING, _NO_REQUEST),
+    "availability-slow": Policy("ticket", Missing.NOT_BREACHING, _NO_REQUEST),
+    "client-errors": Policy("ticket", Missing.NOT_BREACHING, _NO_REQUEST),
+    "latency": Policy("ticket", Missing.IGNORE, "With little traffic, most minutes have no value."),
+    "throttles": Policy("page", Missing.NOT_BREACHING, "Without calls none is refused."),
+    "canary-crashes": Policy("", Missing.NOT_BREACHING, _NO_REQUEST),
+    "canary-server-errors": Policy("", Missing.NOT_BREACHING, _NO_REQUEST),
+    "canary-client-errors": Policy("", Missing.NOT_BREACHING, _NO_REQUEST),
+    "canary-latency": Policy("", Missing.NOT_BREACHING, "Without requests there is no latency."),
+    "rollback-unavailable": Policy("ticket", Missing.MISSING, "The probe writes twice a day."),
+    "alias-moved": Policy("ticket", Missing.IGNORE, "The state lasts until the next probe."),
+    "impact": Policy("ticket", Missing.NOT_BREACHING, "`no-outcomes` covers their absence."),
+    "no-outcomes": Policy("ticket", Missing.MISSING, "A new stack has no outcomes yet."),
+    "drift-outputs": Policy("", Missing.NOT_BREACHING, _NO_DRIFT),
+    "drift-inputs": Policy("", Missing.NOT_BREACHING, _NO_DRIFT),
+    "drift-unseen": Policy("", Missing.NOT_BREACHING, _NO_DRIFT),
+    "drift-silent": Policy("ticket", Missing.MISSING, "The monitor runs every hour."),
+    "dead-letters": Policy("ticket", Missing.NOT_BREACHING, _NO_JOB),
+    "queue-age": Policy("page", Missing.NOT_BREACHING, _NO_JOB),
+    "failed-results": Policy("ticket", Missing.NOT_BREACHING, "Without jobs none fails."),
+    "batch-failed": Policy("ticket", Missing.NOT_BREACHING, "Without runs none fails."),
+    "archive-delivery": Policy("ticket", Missing.NOT_BREACHING, "Without records none waits."),
+}
+
+
 class MonitoringContext(NamedTuple):
     """The subject of the alarms and the dashboard of one stack, and the topics to notify."""
 
@@ -77,8 +118,7 @@ class MonitoringContext(NamedTuple):
         dimensions: dict[str, str] | None = None,
     ) -> cloudwatch.Metric:
         """Return a metric of the records, by default of the version that the stack makes live."""
-        version = self.scoring.alias.version.version
-        default = {"service": self.settings.service, "version": version}
+        default = self.scoring.dimensions
         return _metric(metrics.NAMESPACE, name, dimensions or default, statistic, minutes)
 
     def description(self, text: str, section: str) -> str:
@@ -93,35 +133,35 @@ class MonitoringContext(NamedTuple):
         text: str,
         metric: cloudwatch.IMetric,
         *,
-        notify: sns.ITopic | None,
-        id: str = "",
+        version: str = "",
         threshold: float = 0,
         periods: int = 1,
         breaching: int | None = None,
-        missing: Missing = Missing.NOT_BREACHING,
     ) -> cloudwatch.Alarm:
-        """Return an alarm above `threshold` that notifies a topic, and again when it is over.
+        """Return an alarm above `threshold` that notifies as POLICIES says, and when it is over.
 
-        `id` is for the canary's, whose names have a version. With `missing=Missing.MISSING`, data
-        that stops coming notifies too. A new alarm does not: it begins without data.
+        `version` ends the name of a canary's alarm. With Missing.MISSING, data that stops coming
+        notifies too. A new alarm does not: it begins without data.
         """
+        policy = POLICIES[name]
         alarm = cloudwatch.Alarm(
             scope,
-            id or name,
-            alarm_name=f"{self.settings.alarm_prefix}{name}",
-            alarm_description=self.description(text, f"canary-{id}" if id else name),
+            name,
+            alarm_name=f"{self.settings.alarm_prefix}{name}{version and f'-v{version}'}",
+            alarm_description=self.description(text, name),
             metric=metric,
             threshold=threshold,
             comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
             evaluation_periods=periods,
             datapoints_to_alarm=breaching,
-            treat_missing_data=missing,
+            treat_missing_data=policy.missing,
         )
-        if notify:
-            alarm.add_alarm_action(actions.SnsAction(notify))
-            alarm.add_ok_action(actions.SnsAction(notify))
-            if missing == Missing.MISSING:
-                alarm.add_insufficient_data_action(actions.SnsAction(notify))
+        if policy.severity:
+            notify = actions.SnsAction(self.page if policy.severity == "page" else self.ticket)
+            alarm.add_alarm_action(notify)
+            alarm.add_ok_action(notify)
+            if policy.missing == Missing.MISSING:
+                alarm.add_insufficient_data_action(notify)
         return alarm
 
 
@@ -224,7 +264,6 @@ class ServiceAlarms(Construct):
                     FAST_BURN * budget,
                     at_least=1,
                 ),
-                notify=context.page,
             ),
             context.alarm(
                 self,
@@ -237,7 +276,6 @@ class ServiceAlarms(Construct):
                     SLOW_BURN * budget,
                     at_least=1,
                 ),
-                notify=context.ticket,
             ),
             context.alarm(
                 self,
@@ -251,7 +289,6 @@ class ServiceAlarms(Construct):
                     limits.client_error_max_percent / 100,
                     at_least=20,
                 ),
-                notify=context.ticket,
             ),
             context.alarm(
                 self,
@@ -263,15 +300,12 @@ class ServiceAlarms(Construct):
                 # be three of the last six, and periods without requests count as neither.
                 periods=6,
                 breaching=3,
-                missing=Missing.IGNORE,
-                notify=context.ticket,
             ),
             context.alarm(
                 self,
                 "throttles",
                 "Lambda refuses calls: the account's or the function's concurrency is used up.",
                 context.function("Throttles"),
-                notify=context.page,
             ),
         ]
 
@@ -304,9 +338,7 @@ class CanaryAlarms(Construct):
             name: str, text: str, metric: cloudwatch.IMetric, **more: Any
         ) -> cloudwatch.Alarm:
             options = {"periods": bake, "breaching": 1, **more}
-            return context.alarm(
-                self, f"v{version}-{name}", text, metric, notify=None, id=name, **options
-            )
+            return context.alarm(self, f"canary-{name}", text, metric, version=version, **options)
 
         def more_than_old(name: str, share: float, at_least: int) -> cloudwatch.MathExpression:
             service = {"service": context.settings.service}
@@ -353,10 +385,13 @@ class CanaryAlarms(Construct):
 class OutcomeAlarms(Construct):
     """The alarms of outcomes, as far as the manifest states limits for them.
 
-    `impact` may roll a version back (infra/rollback.py), so it is about one version.
+    `impact` may roll a version back (infra/rollback.py), so it is about one release: the live
+    versions of the API and of the `workers` of jobs and batches.
     """
 
-    def __init__(self, scope: Construct, id: str, context: MonitoringContext) -> None:
+    def __init__(
+        self, scope: Construct, id: str, context: MonitoringContext, workers: list[ModelFunction]
+    ) -> None:
         super().__init__(scope, id)
         limits, value = context.manifest.alarms, context.manifest.outcome_value
         self.alarms: list[cloudwatch.Alarm] = []
@@ -364,20 +399,28 @@ class OutcomeAlarms(Construct):
         if limits.min_daily_impact is not None and value:
             minimum, period = limits.min_daily_impact, cdk.Duration.minutes(DAY_MINUTES)
             amount = f"{minimum:g} {value.unit}".strip()
+            using = {
+                f"{name}{i}": context.record(
+                    metrics.IMPACT, statistic, DAY_MINUTES, function.dimensions
+                )
+                for name, statistic in (("impact", "Sum"), ("outcomes", "SampleCount"))
+                for i, function in enumerate([context.scoring, *workers])
+            }
+            # a sum of a list needs no value of each metric
+            total, count = (
+                f"SUM([{', '.join(id for id in using if id.startswith(name))}])"
+                for name in ("impact", "outcomes")
+            )
             impact = context.alarm(
                 self,
                 "impact",
                 f"The mean outcome value of a day is under {amount}.",
                 cloudwatch.MathExpression(
-                    expression=f"IF(outcomes < {MIN_OUTCOMES}, 0, {minimum:g} - impact)",
-                    using_metrics={
-                        "impact": context.record(metrics.IMPACT, "Average", DAY_MINUTES),
-                        "outcomes": context.record(metrics.IMPACT, "SampleCount", DAY_MINUTES),
-                    },
+                    expression=f"IF({count} < {MIN_OUTCOMES}, 0, {minimum:g} - {total} / {count})",
+                    using_metrics=using,
                     period=period,
                     label="Impact under its limit",
                 ),
-                notify=context.ticket,
             )
             self.impact.append(impact)
             self.alarms.append(impact)
@@ -396,7 +439,5 @@ class OutcomeAlarms(Construct):
                     label="Days without outcomes",
                 ),
                 periods=limits.max_days_without_outcomes,
-                missing=Missing.BREACHING,
-                notify=context.ticket,
             )
             self.alarms.append(silence)

@@ -85,7 +85,6 @@ class Archive(Construct):
                 period=cdk.Duration.minutes(15),
             ),
             threshold=3600,
-            notify=context.ticket,
         )
         pattern = " || ".join(f'($.message = "{message}")' for message in ARCHIVED)
         for function in functions:

@@ -58,6 +58,7 @@ class Batch(Construct):
             manifest=manifest,
             entry_point="handler.batch.function.lambda_handler",
             timeout=cdk.Duration.seconds(SECONDS),
+            service=metrics.batch_service(settings.service),
             parquet=settings.batch_parquet,
         )
         self.control = ops_function(
@@ -81,8 +82,6 @@ class Batch(Construct):
             arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
         )
         self._permissions(scoring, arn)
-        service = metrics.batch_service(settings.service)
-        self.worker.function.add_environment("SERVICE_NAME", service)
         uris = " ".join(f"s3://{name}/" for name in settings.batch_input_buckets)
         scoring.function.add_environment("BATCH_STATE_MACHINE", arn)
         scoring.function.add_environment("BATCH_INPUT_URIS", uris)
@@ -274,5 +273,4 @@ def failure_alarm(batch: Batch, context: MonitoringContext) -> cloudwatch.Alarm:
         "batch-failed",
         "A batch failed. `answerable batch status` says why.",
         batch.machine.metric_failed(period=cdk.Duration.minutes(5)),
-        notify=context.ticket,
     )

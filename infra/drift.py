@@ -11,7 +11,7 @@ from aws_cdk import aws_events_targets as targets
 from constructs import Construct
 
 from handler import metrics
-from infra.alarms import Missing, MonitoringContext
+from infra.alarms import MonitoringContext
 from infra.function import ModelFunction, allow, any_version, ops_function
 from infra.suppress_nag import suppress_nag
 
@@ -78,8 +78,6 @@ class DriftMonitor(Construct):
                 ),
                 threshold=-1,
                 periods=SILENT_HOURS,
-                missing=Missing.MISSING,
-                notify=context.ticket,
             ),
         ]
         cdk.CfnOutput(cdk.Stack.of(self), "DriftLogGroup", value=self.log_group.log_group_name)
@@ -95,7 +93,6 @@ class DriftMonitor(Construct):
             ),
             periods=2,  # a run may be some minutes later than the one before
             breaching=1,
-            notify=None,
         )
 
     def _lambda(self, name: str) -> cloudwatch.Metric:

@@ -17,7 +17,10 @@ OPS_SECONDS = 600  # enough for 64 golden rows of a slow model
 
 
 class ModelFunction(Construct):
-    """A function with its role, log group and versions. Clients reach `alias`."""
+    """A function with its role, log group and versions. Clients reach `alias`.
+
+    `service` is the dimension of its metrics. Each function counts its versions by itself.
+    """
 
     def __init__(
         self,
@@ -28,9 +31,11 @@ class ModelFunction(Construct):
         manifest: Manifest,
         entry_point: str,
         timeout: cdk.Duration,
+        service: str = "",
         parquet: bool = False,
     ) -> None:
         super().__init__(scope, id)
+        self.service = service or settings.service
         self.log_group = log_group(self, "Logs", settings)
         # the managed policy may write to every log group of the account
         self.role = iam.Role(
@@ -61,7 +66,7 @@ class ModelFunction(Construct):
             # Lambda's JSON format would wrap the lines, and CloudWatch find no metrics in them
             logging_format=lambda_.LoggingFormat.TEXT,
             environment={
-                "SERVICE_NAME": settings.service,
+                "SERVICE_NAME": self.service,
                 "LOG_LEVEL": settings.log_level,
                 "LOG_PAYLOADS": settings.log_payloads,
             },
@@ -99,6 +104,11 @@ class ModelFunction(Construct):
                 "and need a permission on all resources. `tracing` switches it on."
             )
         suppress_nag(self.function, accepted)
+
+    @property
+    def dimensions(self) -> dict[str, str]:
+        """Return the dimensions of the live version's metrics."""
+        return {"service": self.service, "version": self.alias.version.version}
 
     def _join_vpc(self, settings: Settings) -> None:
         """Attach the function to the subnets. CDK's own way needs the VPC's zones as well."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FILES = ("Dockerfile", "requirements/function.txt", "infra/strip_packages.py")
 PARQUET = "requirements/parquet.txt"  # in the image of the batch function, with `batch_parquet`
+PARQUET_SUFFIX = "-parquet"  # of the tag of that image, where `image_tag` names the other
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"  # the Dockerfile's default
 MOVES = "{} is a tag, which moves: pin the base image by its digest, …/python@sha256:…"
 # Lambda refuses the manifest lists that BuildKit makes to attach its provenance
@@ -93,7 +94,7 @@ def code(
         )
         return lambda_.DockerImageCode.from_ecr(
             repository,  # type: ignore[arg-type]
-            tag_or_digest=chosen.image_tag,
+            tag_or_digest=chosen.image_tag + PARQUET_SUFFIX * parquet,
             cmd=[entry_point],
         )
     stack = Stack.of(scope)

@@ -80,6 +80,7 @@ class Jobs(Construct):
             manifest=manifest,
             entry_point="handler.jobs.function.lambda_handler",
             timeout=timeout,
+            service=metrics.jobs_service(settings.service),
         )
         # the new worker gets jobs when the API's canary has passed
         self.worker.alias.node.add_dependency(scoring.alias)
@@ -139,11 +140,7 @@ class Jobs(Construct):
             "JOBS_QUEUE_URL": self.queue.queue_url,
             "JOB_RETENTION_DAYS": str(settings.job_retention_days),
         }
-        # a service of its of_worker, because both functions count their versions from 1
-        of_worker = {
-            "SERVICE_NAME": metrics.jobs_service(settings.service),
-            "JOBS_MAX_RECEIVE_COUNT": str(MAX_RECEIVE_COUNT),
-        }
+        of_worker = {"JOBS_MAX_RECEIVE_COUNT": str(MAX_RECEIVE_COUNT)}
         for function, variables in ((scoring, common), (self.worker, common | of_worker)):
             for name, value in variables.items():
                 function.function.add_environment(name, value)
@@ -180,10 +177,7 @@ class JobsAlarms(Construct):
     def __init__(self, scope: Construct, id: str, context: MonitoringContext, jobs: Jobs) -> None:
         super().__init__(scope, id)
         limits = context.manifest.alarms
-        worker = {
-            "service": metrics.jobs_service(context.settings.service),
-            "version": jobs.worker.version.version,
-        }
+        worker = jobs.worker.dimensions
         self.alarms = [
             context.alarm(
                 self,
@@ -193,7 +187,6 @@ class JobsAlarms(Construct):
                 jobs.dead_letters.metric_approximate_number_of_messages_visible(
                     statistic="Maximum", period=cdk.Duration.minutes(5)
                 ),
-                notify=context.ticket,
             ),
             context.alarm(
                 self,
@@ -203,7 +196,6 @@ class JobsAlarms(Construct):
                     statistic="Maximum", period=cdk.Duration.minutes(5)
                 ),
                 threshold=limits.queue_minutes * 60,
-                notify=context.page,
             ),
             context.alarm(
                 self,
@@ -216,6 +208,5 @@ class JobsAlarms(Construct):
                     limits.client_error_max_percent / 100,
                     at_least=TOLERATED_FAILURES,
                 ),
-                notify=context.ticket,
             ),
         ]

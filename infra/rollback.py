@@ -11,7 +11,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from handler import metrics
-from infra.alarms import Missing, MonitoringContext, OutcomeAlarms
+from infra.alarms import MonitoringContext, OutcomeAlarms
 from infra.drift import DriftMonitor
 from infra.function import ALIAS, ModelFunction, allow, any_version, ops_function
 from infra.rollout import Rollout
@@ -77,17 +77,12 @@ class Rollback(Construct):
                 minutes=24 * 60,
                 dimensions=by_service,
             ),
-            missing=Missing.MISSING,
-            notify=context.ticket,
         )
         moved = context.alarm(
             self,
             "alias-moved",
             "The alias is not at the stack's version: a rollback was not followed by a deployment.",
             context.record(metrics.ALIAS_MOVED, "Maximum", minutes=60, dimensions=by_service),
-            # it lasts until a probe finds the alias where the stack has it
-            missing=Missing.IGNORE,
-            notify=context.ticket,
         )
         self.alarms = [unavailable, moved]
         if settings.auto_rollback_on != "none":

@@ -12,7 +12,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from handler import manifest
 from handler.errors import ArtifactError
@@ -84,8 +92,8 @@ class Settings(BaseModel):
 
     # the name of a folder in model_artifacts; on the command line only
     model: Name
-    # the name of a table of deploy.toml; on the command line only
-    stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")] = "dev"
+    # the name of a table of deploy.toml, without a hyphen; on the command line only
+    stage: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,15}$")] = "dev"
 
     # of the account's CDK bootstrap, if it is not CDK's default
     bootstrap_qualifier: Annotated[str, Field(pattern=r"^[a-z0-9]{0,10}$")] = ""
@@ -212,7 +220,8 @@ class Settings(BaseModel):
     # for uploads: the column that the output repeats, and whether unknown columns are skipped
     batch_key: str = ""
     batch_ignore_unknown: bool = False
-    # read Parquet; the batch function then has an image with pyarrow
+    # read Parquet; the batch function then has an image with pyarrow (of an image_tag, the one with
+    # `-parquet` behind it)
     batch_parquet: bool = False
 
     # the version of the secret that signs prediction ids; a higher number makes a new secret, and
@@ -251,6 +260,13 @@ class Settings(BaseModel):
         """Return the name of the CloudFormation stack."""
         return f"answerable-{self.service}"
 
+    @field_validator("stage")
+    @classmethod
+    def _is_no_worker(cls, stage: str) -> str:
+        if stage in ("jobs", "batch"):  # metrics of churn's jobs would be those of churn-dev
+            raise ValueError(f"the metrics of workers are named {stage}: take another name")
+        return stage
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         for one, other in PAIRS:
@@ -279,6 +295,8 @@ class Settings(BaseModel):
             raise ValueError(f"alarms has no {unknown[0]}, but {', '.join(Alarms._fields)}")
         if self.burst_limit < self.rate_limit:
             raise ValueError("burst_limit is under rate_limit: it would be the limit")
+        if self.batch_parquet and self.image_tag.startswith("sha256:"):
+            raise ValueError("batch_parquet needs a tag, whose image with pyarrow is TAG-parquet")
         if self.rollout == "linear" and self.bake_minutes < 9:
             raise ValueError("nine steps of a minute make a linear rollout: bake_minutes >= 9")
         for name in ("log_retention_days", "drift_history_days"):

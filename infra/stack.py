@@ -117,9 +117,10 @@ class ModelStack(cdk.Stack):
             batch = Batch(self, "Batch", settings=settings, manifest=manifest, scoring=scoring)
             batch.worker.function.add_environment("PREDICTION_ID_SECRET", secret.value)
             alarms.append(failure_alarm(batch, context))
-        workers = [function for function in (worker, batch and batch.worker) if function]
+        batch_worker = batch and batch.worker
+        workers = [function for function in (worker, batch_worker) if function]
         drift = DriftMonitor(self, "Drift", context, workers)
-        outcomes = OutcomeAlarms(self, "Outcomes", context)
+        outcomes = OutcomeAlarms(self, "Outcomes", context, workers)
         rollback = Rollback(self, "Rollback", context, drift, outcomes, worker, rollout)
         if settings.archive:
             alarms.append(Archive(self, "Archive", context, [scoring, *workers]).alarm)

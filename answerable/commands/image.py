@@ -21,13 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tag", help="default: answerable:MODEL-VERSION")
     add("--base-image", default=os.environ.get("BASE_IMAGE", ""), help="default: AWS's")
     add("--platform", choices=["linux/amd64", "linux/arm64"])
+    add("--parquet", action="store_true", help="the image of batches with `batch_parquet`")
 
 
 def main(args: argparse.Namespace) -> int:
     """Build with `docker` (or $DOCKER); return its exit code."""
     directory = find_model(args.model)
     manifest = manifests.read(directory)
-    tag = args.tag or f"answerable:{manifest.name}-{manifest.version}"
+    suffix = image.PARQUET_SUFFIX * args.parquet
+    tag = (args.tag or f"answerable:{manifest.name}-{manifest.version}") + suffix
     docker = os.environ.get("DOCKER", "docker")
     base = args.base_image or image.BASE_IMAGE
     if not image.pinned(base):
@@ -38,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     for name, value in image.build_args(manifest.name, manifest, args.base_image).items():
         command += ["--build-arg", f"{name}={value}"]
     try:
-        with image.build_context(directory) as context:
+        with image.build_context(directory, args.parquet) as context:
             environment = os.environ | image.ENVIRONMENT
             built = subprocess.run([*command, str(context)], env=environment, check=False)  # noqa: S603
     except FileNotFoundError:
@@ -47,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
         return built.returncode
     size = image.size(docker, tag, base)
     print(f"{tag}: {size / 1e6:.1f} MB compressed over its base image")
-    file = BUILD / f"sbom-{manifest.name}-{manifest.version}.cdx.json"
+    file = BUILD / f"sbom-{manifest.name}-{manifest.version}{suffix}.cdx.json"
     file.parent.mkdir(exist_ok=True)
     packages = sbom.packages(docker, tag)
     image_id = image.inspected(docker, tag, "{{json .Id}}")

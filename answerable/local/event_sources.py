@@ -59,6 +59,8 @@ def make_event(event_source: str, request: HttpRequest, request_id: str) -> Even
     ]
     body, is_base64 = _encode_body(request.body, dict(headers))
     event = EVENT_SOURCES[event_source](request._replace(headers=headers), request_id)
+    if "domainName" in event["requestContext"]:  # that of a custom domain, which has no stage
+        event["requestContext"]["domainName"] = host
     return {**event, "body": body, "isBase64Encoded": is_base64}
 
 
@@ -118,7 +120,7 @@ def _rest(request: HttpRequest, request_id: str) -> Event:
                 "userAgent": dict(headers).get("User-Agent"),
                 "user": None,
             },
-            "path": f"/local{request.path}",
+            "path": request.path,
             "protocol": "HTTP/1.1",
             "requestId": request_id,
             "requestTime": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now)),

@@ -126,10 +126,10 @@ class LocalLambda:
     def _load(self) -> Served:
         from handler import app, scoring
 
-        # raises, while app.create returns a handler that answers 503
-        manifest = scoring.load(self.directory).manifest
+        scorer = scoring.load(self.directory)  # raises, while app.create would answer 503
         config = settings.read()._replace(model_dir=self.directory)
-        return Served(app.create(config), manifest, golden(self.directory, manifest))
+        rows = golden(self.directory, scorer.manifest)
+        return Served(app.create(config, scorer), scorer.manifest, rows)
 
 
 def error_response(problem: ApiError, request_id: str, status: int = 0) -> HttpResponse:

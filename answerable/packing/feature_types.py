@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from answerable.terminal import listed
 from handler.feature_types import (
     Category,
     FeatureType,
@@ -351,13 +352,12 @@ class PackedCategory(PackedType):
 
     def _json_schema(self) -> tuple[Fields, str]:
         if self.kind.closed:
-            return {"enum": list(self.feature.categories)}, ""
+            return choice_json_schema(self.feature.categories), ""
         listed = ", ".join(map(str, self.feature.categories))
         return element_json_schema(self.kind.dtype), f"Known: {listed}."
 
     def span(self) -> str:
-        values = [str(value) for value in self.feature.categories]
-        return ", ".join(values[:6]) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+        return listed(self.feature.categories, 6)
 
     def policy(self) -> str:
         return "refused" if self.kind.closed else "counted"
@@ -597,6 +597,20 @@ def element_json_schema(
     if dtype.startswith("float"):
         return {"type": "number"} | _limits(minimum, maximum)
     return {"type": "integer"} | _limits(*stated_bounds(dtype, minimum, maximum))
+
+
+def choice_json_schema(values: Sequence[Any]) -> Fields:
+    """Return the JSON Schema of one of `values`.
+
+    Generators of clients fail on an enum of other types than one of texts or integers, and ignore
+    a condition.
+    """
+    types = {type(value) for value in values}
+    if types == {bool}:
+        return {"type": "boolean"} if len(values) == 2 else {"const": values[0]}
+    if types in ({str}, {int}):
+        return {"enum": [*values]}
+    return {"type": "number", "if": {"type": "number"}, "then": {"enum": [*values]}}
 
 
 def _limits(low: Any, high: Any) -> Fields:

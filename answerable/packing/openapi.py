@@ -11,7 +11,7 @@ import orjson
 import yaml
 
 from answerable.packing import feature_types as packed_types
-from answerable.packing.feature_types import element_json_schema
+from answerable.packing.feature_types import choice_json_schema, element_json_schema
 from handler import app, feature_types, prediction_id
 from handler.errors import (
     MAX_VIOLATIONS,
@@ -55,7 +55,9 @@ def output_schema(output: Output, shape: Shape) -> Schema:
         schema: Schema = {"type": "integer" if "int" in output.dtype else "number"}
     elif output.kind == "label":
         schema = (
-            {"enum": list(output.classes)} if output.classes else element_json_schema(output.dtype)
+            choice_json_schema(output.classes)
+            if output.classes
+            else element_json_schema(output.dtype)
         )
     elif output.kind in BY_CLASS:
         names = [str(value) for value in output.classes]
@@ -122,6 +124,7 @@ def prediction_schema(manifest: Manifest, as_base64: bool = False) -> Schema:
 
 def _values(manifest: Manifest) -> Schema:
     """Return what openapi.yaml takes from the manifest, and from the handler's constants."""
+    problem_examples = _problem_examples(manifest)
     return {
         **manifest._asdict(),
         "predict_summary": f"Score up to {manifest.limits.rows} instances",
@@ -132,7 +135,8 @@ def _values(manifest: Manifest) -> Schema:
         "max_outcomes": prediction_id.MAX_OUTCOMES,
         "max_violations": MAX_VIOLATIONS,
         "invocation_content": _invocation_content(manifest),
-        "problem_responses": _problem_responses(manifest),
+        "problem_examples": problem_examples,
+        "problem_responses": _problem_responses(problem_examples),
         "instance": instance_schema(manifest),
         "prediction": prediction_schema(manifest),
         "datatypes": sorted(set(DATATYPES.values())),
@@ -152,7 +156,7 @@ def _actual_schema(manifest: Manifest) -> Schema:
     if output is not None and output.kind == "value":
         schema = {"type": "number"}
     elif output is not None and output.classes:
-        schema = {"enum": list(output.classes)}
+        schema = choice_json_schema(output.classes)
     return schema | {"description": "The ground truth."}
 
 
@@ -192,8 +196,8 @@ def _titles_by_status(error: type[ApiError] = ApiError) -> dict[int, list[str]]:
     return titles
 
 
-def _problem_responses(manifest: Manifest) -> Schema:
-    """Return the response of each status and media type, with an example as the function sends."""
+def _problem_examples(manifest: Manifest) -> Schema:
+    """Return an example of each problem, as the function sends it."""
     name = (manifest.features or manifest.inputs)[0].name
     examples: list[ApiError] = [
         BadRequest("the body is not valid JSON (line 1 column 15)"),
@@ -207,20 +211,26 @@ def _problem_responses(manifest: Manifest) -> Schema:
         NotReady("the model is not loaded"),
         DeadlineExceeded("the model did not finish in time"),
     ]
-    titles, responses = _titles_by_status(), {}
-    for error in examples:
-        body = error.problem("5f0c1f3e-6c0b-4a57-9d5c-2b7d3f6a1e90")
-        for media_type, suffix in ((PROBLEM_JSON, ""), (JSON, "Json")):
-            responses[f"Problem{error.status}{suffix}"] = {
-                "description": ". ".join(dict.fromkeys(titles[error.status])),
-                "content": {
-                    media_type: {
-                        "schema": {"$ref": "#/components/schemas/Problem"},
-                        "example": body,
-                    }
-                },
-            }
-    return responses
+    bodies = [error.problem("5f0c1f3e-6c0b-4a57-9d5c-2b7d3f6a1e90") for error in examples]
+    return {f"Problem{body['status']}": {"value": body} for body in bodies}
+
+
+def _problem_responses(examples: Schema) -> Schema:
+    """Return the response of each problem in each of its media types."""
+    titles = {f"Problem{status}": titles for status, titles in _titles_by_status().items()}
+    return {
+        f"{name}{suffix}": {
+            "description": ". ".join(dict.fromkeys(titles[name])),
+            "content": {
+                media_type: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "examples": {"problem": {"$ref": f"#/components/examples/{name}"}},
+                }
+            },
+        }
+        for name in examples
+        for media_type, suffix in ((PROBLEM_JSON, ""), (JSON, "Json"))
+    }
 
 
 class _Loader(yaml.SafeLoader):
@@ -276,11 +286,16 @@ def document(manifest: Manifest) -> Schema:
     document: Schema = loader.get_single_data()
     predict = document["paths"]["/predict"]["post"]
     if any(map(has_base64_form, manifest.outputs)):  # the response is that of /invocations, too
-        content, schema = predict["responses"]["200"]["content"], prediction_schema(manifest, True)
-        response = content[JSON]["schema"]
-        predictions = {"type": "array", "items": schema}
-        properties = response["properties"] | {"predictions": predictions}
-        content |= _content(response | {"properties": properties}, BASE64_JSON)
+        schemas, reference = (
+            document["components"]["schemas"],
+            "#/components/schemas/Base64Prediction",
+        )
+        predictions = {"predictions": {"type": "array", "items": {"$ref": reference}}}
+        plain = schemas["Predictions"]
+        schemas["Base64Prediction"] = prediction_schema(manifest, True)
+        schemas["Base64Predictions"] = {**plain, "properties": plain["properties"] | predictions}
+        content = predict["responses"]["200"]["content"]
+        content |= _content({"$ref": f"{reference}s"}, BASE64_JSON)
     predict["requestBody"]["content"] |= _picture(manifest)  # of /jobs, too
     document["paths"] = {
         path: {method: _of_path(path, operation, manifest) for method, operation in item.items()}

@@ -131,7 +131,9 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "LessThanThreshold": operator.lt,
     "LessThanOrEqualToThreshold": operator.le,
 }
-FUNCTIONS: dict[str, Callable[..., Any]] = {"MAX": max, "MIN": min, "ABS": abs}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "MAX": max, "MIN": min, "ABS": abs, "SUM": lambda *values: sum(values),
+}  # fmt: skip
 
 
 @functools.cache
@@ -163,7 +165,8 @@ def eval_expression(expression: str, values: Mapping[str, Value]) -> Value:
         if node.func.id == "FILL":
             inner = walk(node.args[0])
             return walk(node.args[1]) if inner is None else inner
-        args = [value for value in map(walk, node.args) if value is not None]
+        series = [item for arg in node.args for item in getattr(arg, "elts", [arg])]
+        args = [value for value in map(walk, series) if value is not None]
         return float(FUNCTIONS[node.func.id](*args)) if args else None
 
     def binary(operator: type, left: ast.expr, right: ast.expr) -> Value:

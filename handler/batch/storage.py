@@ -17,7 +17,7 @@ from handler.batch import BatchError
 from handler.hashes import path_sha256
 
 THREADS = 16
-BUFFER_BYTES = 1 << 20
+BUFFER_BYTES, SPAN_BYTES = 1 << 20, 16 << 20  # of a read, and of a request to S3
 ATTEMPTS = 5
 CHANGED = "the input changed after the run began; start another run"
 _EXISTS = {"PreconditionFailed", "ConditionalRequestConflict"}
@@ -243,11 +243,11 @@ class _ObjectReader(io.RawIOBase):
         for attempts_left in reversed(range(ATTEMPTS if self._position < self._size else 0)):
             try:
                 if self._stream is None:
-                    response = self._call("get_object", Range=f"bytes={self._position}-")
-                    self._stream = response["Body"]
+                    span = f"bytes={self._position}-{self._position + SPAN_BYTES - 1}"
+                    self._stream = self._call("get_object", Range=span)["Body"]
                 if data := self._stream.read(len(buffer)):
                     break
-                raise OSError("the response ended early")
+                self._stream = None  # the end of the span
             except (BotoCoreError, OSError):
                 self._stream = None
                 if not attempts_left:

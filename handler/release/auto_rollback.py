@@ -83,7 +83,9 @@ def _roll_back(service: Service, alarm: Any, log: Log) -> None:
     alias, now = service.alias(), datetime.now(UTC)
     live = alias["FunctionVersion"]
     dimensions = [q["metricStat"]["metric"]["dimensions"] for q in queries if "metricStat" in q]
-    versions = sorted({names["version"] for names in dimensions if "version" in names})
+    # the workers of jobs and batches count their versions by themselves
+    of_api = [names for names in dimensions if names["service"] == os.environ["SERVICE_NAME"]]
+    versions = sorted({names["version"] for names in of_api if "version" in names})
     if not versions:  # an alarm of drift: the monitor's last record says what it is about
         group, now_ms = os.environ["MONITOR_LOG_GROUP"], int(now.timestamp() * 1000)
         versions = [monitor.latest_version(client("logs"), group, now_ms)]

@@ -84,15 +84,17 @@ def bridge(answerable: Tools) -> str:
 
 
 @contextmanager
-def account(answerable: Tools, directory: Path) -> Iterator[Cloud]:
-    """An empty account, which containers reach too."""
-    host, port = bridge(answerable), emulator.free_port()
+def account(
+    answerable: Tools, directory: Path, port: int = 0, functions_port: int = 0
+) -> Iterator[Cloud]:
+    """An empty account, which containers reach too, its functions through another port if given."""
+    host, port = bridge(answerable), port or emulator.free_port()
     endpoint = f"http://{host}:{port}"
     options = {
         "GATEWAY_PORT": str(port),
         "BIND_HOST": host,
         "MINISTACK_HOST": host,  # where CloudFormation waits for the maker of the secret
-        "AWS_ENDPOINT_URL": endpoint,  # that the functions get
+        "AWS_ENDPOINT_URL": f"http://{host}:{functions_port or port}",  # that the functions get
         "MINISTACK_ACCOUNT_ID": ACCOUNT,
         "LAMBDA_EXECUTOR": "docker",
         # It heeds not the user, and cannot put code into what is read-only, as the maker of the

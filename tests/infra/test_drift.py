@@ -4,7 +4,8 @@ import contextlib
 import io
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aws_cdk as cdk
 import pytest
@@ -18,6 +19,7 @@ from handler.settings import Settings
 from infra import alarms as service
 from infra.alarms import OutcomeAlarms
 from infra.endpoint import EndpointMetrics
+from infra.function import ModelFunction
 from infra.settings import Settings as Deployment
 from infra.settings import SettingsError
 from infra.stack import ModelStack
@@ -29,6 +31,7 @@ from tests.infra.conftest import Synth, Template
 HOUR, DAY = 3_600_000, 86_400_000
 MANIFEST = manifests.read(DIABETES)
 VERSION = "7"
+SERVICES = ("diabetes-dev", "diabetes-dev-jobs", "diabetes-dev-batch")
 DRIFT = {"drift-outputs", "drift-inputs", "drift-unseen", "drift-silent"}
 ENTRY_POINT = "handler.drift.monitor.on_schedule"
 
@@ -180,13 +183,15 @@ def outcome_alarms(tmp_path: Path) -> dict[str, dict[str, Any]]:
     )
     stack = cdk.Stack(cdk.App(outdir=str(tmp_path)), "S")
     deployment = Deployment(model="diabetes")
-    version = type("V", (), {"version": VERSION})()
-    scoring: Any = type("F", (), {"alias": type("A", (), {"version": version})()})()
+    scoring, *workers = [
+        cast(ModelFunction, SimpleNamespace(dimensions={"service": name, "version": VERSION}))
+        for name in SERVICES
+    ]
     topic = service.topic(stack, "Topic", deployment, "")
     context = service.MonitoringContext(
         deployment, stated, scoring, topic, topic, EndpointMetrics("AWS/ApiGateway", {})
     )
-    outcomes = OutcomeAlarms(stack, "Outcomes", context)
+    outcomes = OutcomeAlarms(stack, "Outcomes", context, workers)
     assert len(outcomes.impact) == 1
     found = assertions.Template.from_stack(stack).find_resources("AWS::CloudWatch::Alarm")
     return {
@@ -195,8 +200,10 @@ def outcome_alarms(tmp_path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def outcome_lines(day: int, errors: list[float], handler: app.Handler) -> list[dict[str, Any]]:
-    """Return the lines that /feedback writes of so many errors, moved to a day."""
+def outcome_lines(
+    day: int, errors: list[float], handler: app.Handler, service: str = SERVICES[0]
+) -> list[dict[str, Any]]:
+    """Return the lines that /feedback writes of so many errors, moved to a day and a service."""
     rows = [{f.name: f.example for f in MANIFEST.features}] * len(errors)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -210,6 +217,7 @@ def outcome_lines(day: int, errors: list[float], handler: app.Handler) -> list[d
     lines = [json.loads(line) for line in out.getvalue().splitlines()[-2:]]
     for line in lines:
         line["_aws"]["Timestamp"] = day * DAY
+    lines[-1]["service"] = service
     return lines
 
 
@@ -229,6 +237,26 @@ def test_impact_and_no_outcomes(outcome_alarms: dict[str, dict[str, Any]]) -> No
     )
     assert impact == ["OK", "ALARM", *["OK"] * 6]
     # CloudWatch looks two days further back before it calls a day silent
-    assert silence == [*["OK"] * 7, "ALARM"]
+    assert silence == [*["OK"] * 7, cloudwatch.NO_DATA]
+    assert outcome_alarms["no-outcomes"]["InsufficientDataActions"]
     for name, alarm in outcome_alarms.items():
         assert alarm["AlarmDescription"].endswith(f"docs/runbook.md#{name}")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_impact_is_that_of_all_outcomes_of_a_release(
+    outcome_alarms: dict[str, dict[str, Any]], service: str
+) -> None:
+    handler = app.create(Settings(DIABETES, service="diabetes-dev", function_version=VERSION))
+
+    def state(*lines: dict[str, Any]) -> str:
+        return cloudwatch.evaluate_at(
+            outcome_alarms["impact"], emf.metrics(lines), DAY, resolve=resolve
+        ).state
+
+    bad = outcome_lines(0, [90.0] * 10, handler, service)
+    assert state(*bad) == "ALARM"
+    good = [line for s in SERVICES for line in outcome_lines(0, [10.0] * 20, handler, s)]
+    assert state(*good) == "OK"
+    assert state(*good, *bad) == "OK"
+    assert state(*good, *bad * 20) == "ALARM"

@@ -90,7 +90,7 @@ def test_a_domain_name_is_mapped_and_recorded(synth: Synth) -> None:
 def test_thresholds_of_a_stage_replace_the_manifest_s(synth: Synth, tmp_path: Path) -> None:
     template = of_deploy_toml(synth, tmp_path, "alarms = { latency_ms = 77 }")
     assert template.alarms()["latency"]["Threshold"] == 77
-    assert template.alarms()["Canarylatency"]["Threshold"] == 77
+    assert template.alarms()["Canarycanarylatency"]["Threshold"] == 77
 
 
 def test_batches_of_jobs(synth: Synth) -> None:

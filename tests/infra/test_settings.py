@@ -42,6 +42,11 @@ def test_keys_of_cdk_itself_are_not_ours() -> None:
         ({"alarm_destination": "nobody"}, "alarm_destination: String should match pattern"),
         ({"log_retention_days": 8}, "settings: Value error, log_retention_days is one of 1, 3, 5"),
         ({"image_tag": "v1"}, "settings: Value error, image_repository and image_tag go together"),
+        (
+            {"image_repository": "r", "image_tag": f"sha256:{'0' * 64}", "batch_parquet": "true"},
+            "settings: Value error, batch_parquet needs a tag, whose image with pyarrow is "
+            "TAG-parquet",
+        ),
         ({"auth": "cognito"}, "settings: Value error, auth=cognito needs user_pool_arn"),
         ({"snapstart": 1, "provisioned_concurrency": 1}, "exclude each other"),
         ({"max_concurrency": 1, "provisioned_concurrency": 2}, "over max_concurrency"),

@@ -16,7 +16,9 @@ def test_the_defaults(template: Template) -> None:
     assert [found.share(minute) for minute in (0, 9, 10)] == [10, 10, 100]
     assert found.environ["MINIMUM_REQUESTS"] == "20"
     alarms = {alarm.name.removeprefix("dev-diabetes-"): alarm for alarm in found.alarms}
-    assert {name for name, alarm in alarms.items() if alarm.canary} == {f"v2-{n}" for n in CANARY}
+    assert {name for name, alarm in alarms.items() if alarm.canary} == {
+        f"canary-{n}-v2" for n in CANARY
+    }
     for name in ("drift-outputs", "drift-inputs", "drift-unseen", "drift-silent"):
         assert alarms[name].notifies
 

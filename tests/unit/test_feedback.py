@@ -10,7 +10,7 @@ import pytest
 from handler import app, feedback, prediction_id
 from handler.errors import BadRequest, ContractViolation
 from handler.manifest import OutcomeValue, Output
-from handler.prediction_id import API, WORKER, new_request
+from handler.prediction_id import API, BATCH, WORKER, new_request
 from handler.settings import Settings
 from tests.fixtures import artifact, emf, events
 from tests.fixtures.events import Context
@@ -111,14 +111,16 @@ def test_an_outcome_is_filed_under_the_function_that_predicted() -> None:
     model = make_model(VALUE)
     (of_api,) = make_ids(model, np.ones((1, 1)))
     (of_worker,) = make_ids(model, np.ones((1, 1)), source=WORKER)
-    result = send(make_handler(model, service="m-prod"), (of_api, 2), (of_worker, 5))
+    (of_batch,) = make_ids(model, np.ones((1, 1)), source=BATCH)
+    outcomes = ((of_api, 2), (of_worker, 5), (of_batch, 7))
+    result = send(make_handler(model, service="m-prod"), *outcomes)
     errors = {
         (line["service"], line["version"]): line["AbsoluteError"] for line in by_version(result)
     }
-    assert errors == {("m-prod", "3"): [1], ("m-prod-jobs", "3"): [4]}
-    # the alarm on missing outcomes counts both
+    assert errors == {("m-prod", "3"): [1], ("m-prod-jobs", "3"): [4], ("m-prod-batch", "3"): [6]}
+    # the alarm on missing outcomes counts all
     total = result.lines[0]
-    assert (total["service"], total["Outcomes"]) == ("m-prod", 2)
+    assert (total["service"], total["Outcomes"]) == ("m-prod", 3)
     assert total["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [("service",)]
 
 

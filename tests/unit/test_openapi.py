@@ -1,15 +1,22 @@
+import json
+import re
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from answerable.packing import artifact, openapi
 from handler import app, manifest
 from handler.errors import ApiError
 from handler.http import PROBLEM_JSON
 from handler.scoring import Scorer
+from handler.settings import Settings
 from tests.fixtures import artifact as fixtures
+from tests.fixtures.events import Context
+from tests.fixtures.server import ROOT
 
 
 def test_every_route_and_method_is_described(echo: Scorer) -> None:
@@ -117,10 +124,53 @@ def test_every_problem_has_a_real_example(echo: Scorer) -> None:
     document = openapi.document(echo.manifest)
     for name, response in document["components"]["responses"].items():
         ((media_type, content),) = response["content"].items()
-        example = content["example"]
+        ref = content["examples"]["problem"]["$ref"]
+        example = document["components"]["examples"][ref.rpartition("/")[2]]["value"]
         assert name.startswith(f"Problem{example['status']}")
         assert media_type == ("application/json" if name.endswith("Json") else PROBLEM_JSON)
         assert example["title"] in response["description"]
         assert "string" not in example.values()
-    violations = document["components"]["responses"]["Problem422"]["content"][PROBLEM_JSON]
-    assert violations["example"]["errors"][0]["pointer"] == "/instances/0/ratio"
+    violations = document["components"]["examples"]["Problem422"]["value"]
+    assert violations["errors"][0]["pointer"] == "/instances/0/ratio"
+
+
+def test_the_document_is_openapi_with_servers_and_items(echo: Scorer) -> None:
+    document = openapi.document(echo.manifest)
+    OpenAPIV31SpecValidator(document).validate()
+    (server,) = document["servers"]
+    assert re.findall(r"{(\w+)}", server["url"]) == list(server["variables"])
+
+    def arrays(value: Any) -> Iterator[Any]:
+        if isinstance(value, dict):
+            if "array" in (value["type"] if isinstance(value.get("type"), list | str) else ()):
+                yield value
+            value = [*value.values()]
+        for item in value if isinstance(value, list) else ():
+            yield from arrays(item)
+
+    # `in` is also true of a list of types; 3.1 does not require `items`, but generators do
+    assert all("items" in array for array in arrays(document))
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("rest-openapi", "https://a1b2c3d4e5.execute-api.eu-west-1.amazonaws.com/prod"),
+        ("rest-custom-domain-with-base-path", "https://ml.example.org/ml"),
+        ("http-api-with-stage", "https://f6g7h8i9j0.execute-api.eu-west-1.amazonaws.com/prod"),
+        ("function-url-one-row", "https://q2w3e4r5t6y7u8i9o0.lambda-url.eu-west-1.on.aws"),
+        ("alb-ping", "{base_url}"),
+    ],
+)
+def test_a_deployed_document_names_the_url_that_was_called(
+    echo_dir: Path, name: str, url: str
+) -> None:
+    text = (ROOT / f"events/good/{name}.json").read_text()
+    for path in ("predict", "ping", "openapi.json"):
+        text = text.replace(f"/{path}", "/openapi.json").replace(f'"{path}"', '"openapi.json"')
+    event = json.loads(text.replace("POST", "GET"))
+    if "custom" in name:  # its domain and path, as the gateway puts them
+        event["requestContext"] |= {"domainName": "ml.example.org", "path": "/ml/openapi.json"}
+    response = app.create(Settings(echo_dir))(event, Context())
+    document = json.loads(response["body"])
+    assert [server["url"] for server in document["servers"]] == [url]

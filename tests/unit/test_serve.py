@@ -22,7 +22,7 @@ from answerable.commands import serve
 from answerable.local import event_sources, local_lambda
 from answerable.local.event_sources import HttpRequest
 from answerable.local.local_lambda import LocalLambda
-from handler import prediction_id
+from handler import prediction_id, scoring
 from handler.errors import ArtifactError
 from handler.prediction_id import BadId
 from tests.fixtures import artifact
@@ -277,6 +277,21 @@ def test_a_model_that_changes_is_reloaded_and_a_broken_one_is_not(tmp_path: Path
         artifact.echo(directory, version="2.0.1")
         until(lambda: version() == "2.0.1")
         assert said[-1] == "reloaded: test 2.0.1"
+
+
+def test_a_model_that_changes_after_it_was_loaded_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, load = artifact.echo(tmp_path / "model"), scoring.load
+
+    def load_and_break(directory: Path) -> scoring.Scorer:
+        scorer = load(directory)
+        (directory / "model.onnx").write_bytes(b"half of the next one")
+        return scorer
+
+    monkeypatch.setattr(scoring, "load", load_and_break)
+    with serving(directory) as client:
+        assert client.post("/predict", content=BODY, headers=JSON).status_code == 200
 
 
 def load(url: httpx.URL, clients: int, seconds: float) -> int:
