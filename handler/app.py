@@ -160,15 +160,17 @@ def submit_job(state: AppState, request: Request, deadline: float | None) -> Han
     if manifest.takes_picture and http_body.content_type(request) in IMAGE_TYPES:
         from handler.encoders.image import to_json_body
 
-        body = to_json_body(http_body.read_binary(request, limit), manifest.features[0].name)
+        body: str | bytes = to_json_body(
+            http_body.read_binary(request, limit), manifest.features[0].name
+        )
         if len(body) > limit:
             raise PayloadTooLarge.request(limit)
     else:
-        text = http_body.read_json(request, limit)
-        body = text.encode() if isinstance(text, str) else text
+        body = http_body.read_json(request, limit)
     state.scorer.validator.parse(body)
     from handler.jobs import storage
 
+    body = body.encode() if isinstance(body, str) else body
     job = storage.submit(
         state.connect_job_store(), body, request.caller, request.headers.get(IDEMPOTENCY_KEY)
     )
