@@ -100,11 +100,12 @@ def pack(
     with tempfile.TemporaryDirectory() as folder:
         progress("Reading the sample")
         data = reference.read(X, ignore)
+        model = frameworks.locate(model)
         framework = frameworks.open_model(model, trust)
         progress("Reading the graph")
         if framework:
             data, model = frameworks.convert(framework, data, double, options or {}, targets)
-        model_file = _model_file(frameworks.onnx_file(model), Path(folder))
+        model_file = _model_file(model, Path(folder))
         source = graph.read(model_file)
         statement = (
             contract_file.read(Path(contract))
