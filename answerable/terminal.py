@@ -24,6 +24,12 @@ def table(columns: Sequence[str], rows: Iterable[Iterable[object]], title: str =
     return result
 
 
+def listed(values: Sequence[object], limit: int) -> str:
+    """Return the first `limit` values with commas between them, and how many more there are."""
+    shown = ", ".join(map(str, values[:limit]))
+    return f"{shown} and {len(values) - limit} more" if len(values) > limit else shown
+
+
 def number(value: float) -> str:
     """Return a number as people write it: four digits, whole numbers whole."""
     if float(value).is_integer() and abs(value) < 1e9:

@@ -233,7 +233,7 @@ class FeatureType:
         values: list[Any] = column.tolist()
         if self.feature.nullable and column.dtype.kind == "f":
             values = [None if value != value else value for value in values]
-        return values
+        return self.from_numbers(values)
 
     def from_numbers(self, values: list[Any]) -> list[Any]:
         """Return the values of a tensor sent as JSON in the JSON form of the feature."""
@@ -327,9 +327,6 @@ class Number(FeatureType):
     def schema(self) -> cs.CoreSchema:
         make = integer_schema if self.whole else float_schema
         return make(self.low, self.high)
-
-    def from_tensor(self, column: Array) -> list[Any]:
-        return self.from_numbers(super().from_tensor(column))
 
     def parse_cell(self, cell: str) -> Any:
         value = parse_number(cell)
@@ -493,9 +490,6 @@ class Boolean(FeatureType):
 
     def schema(self) -> cs.CoreSchema:
         return cs.bool_schema(strict=True)
-
-    def from_tensor(self, column: Array) -> list[Any]:
-        return self.from_numbers(super().from_tensor(column))
 
     def from_numbers(self, values: list[Any]) -> list[Any]:
         flags = {0: False, 1: True}

@@ -35,15 +35,29 @@ from handler.manifest import (
     to_plain,
 )
 
-TOP_KEYS = ("description", "runbook", "features", "outputs", "limits", "alarms", "outcome_value")
 FEATURE_KEYS = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
 ENCODER_KEYS = {
     "tokenizer": ("file", "max_tokens"),
     "image": tuple(name for name in Image._fields if name != "input"),
 }
 OUTPUT_KEYS = ("name", "unit", "description", "kind", "classes", "targets", "top_k", "decision")
+DECISION_KEYS = dict.fromkeys(Decision._fields)
 
 Fields = dict[str, Any]
+
+# of each table, its keys; "*" is any; None if the value is no table
+KEYS: Fields = {
+    "description": None,
+    "runbook": None,
+    "features": {
+        "*": dict.fromkeys(FEATURE_KEYS)
+        | {key: dict.fromkeys(names) for key, names in ENCODER_KEYS.items()}
+    },
+    "outputs": {"*": dict.fromkeys(OUTPUT_KEYS) | {"decision": DECISION_KEYS}},
+    "limits": dict.fromkeys(Limits._fields),
+    "alarms": dict.fromkeys(Alarms._fields),
+    "outcome_value": dict.fromkeys(OutcomeValue._fields),
+}
 
 
 class ContractFile(NamedTuple):
@@ -70,53 +84,40 @@ def read(path: Path) -> ContractFile:
     except (ValueError, yaml.YAMLError) as error:
         raise PackError(f"{path}: {' '.join(str(error).split())}") from None
 
-    def table(value: Any, where: str, keys: tuple[str, ...] | None = None) -> Fields:
-        if not isinstance(value, dict):
-            raise PackError(f"{path}: {where or 'the file'} must be a table of names and values")
-        for key in value:
-            if keys is not None and key not in keys:
-                name = f"{where}.{key}" if where else key
-                raise PackError(f"{path}: unknown key {name}; known are {', '.join(keys)}")
-        return {
-            str(key): _frozen(item, f"{path}: {where}.{key}" if where else f"{path}: {key}")
-            for key, item in value.items()
-        }
-
-    document = table(document, "", TOP_KEYS)
-    for section, keys in (("features", FEATURE_KEYS), ("outputs", OUTPUT_KEYS)):
-        tables = table(document.get(section, {}), section)
-        document[section] = {
-            name: table(value, f"{section}.{name}", keys) for name, value in tables.items()
-        }
-    for name, fields in document["features"].items():
-        for key in ENCODER_KEYS.keys() & fields.keys():
-            fields[key] = table(fields[key], f"features.{name}.{key}", ENCODER_KEYS[key])
-    for name, fields in document["outputs"].items():
-        if "decision" in fields:
-            where = f"outputs.{name}.decision"
-            decision = table(fields["decision"], where, Decision._fields)
-            if "threshold" not in decision:
-                raise PackError(f"{path}: {where} has no threshold")
-            fields["decision"] = Decision(**decision)
-    for section, kind in (("limits", Limits), ("alarms", Alarms), ("outcome_value", OutcomeValue)):
-        document[section] = table(document.get(section, {}), section, kind._fields)
-    return ContractFile(**document)
+    try:
+        return ContractFile(**_checked(document, "", KEYS))
+    except PackError as error:
+        raise PackError(f"{path}: {error}") from None
 
 
-def _frozen(value: Any, where: str) -> Any:
-    """Return a list as a tuple, and a date of TOML or YAML as its ISO 8601 text.
+def _checked(value: Any, where: str, keys: Fields | None) -> Any:
+    """Return a value with lists as tuples, dates as ISO 8601 text and decisions as Decision.
 
-    Raise PackError for a number that is not finite and for a time of day.
+    `keys`: as in KEYS. Raise PackError.
     """
+    if keys is not None and not isinstance(value, dict):
+        raise PackError(f"{where or 'the file'} must be a table of names and values")
+    if isinstance(value, dict):
+        fields = {}
+        for key, item in value.items():
+            name = f"{where}.{key}" if where else str(key)
+            if keys is not None and not {key, "*"} & keys.keys():
+                raise PackError(f"unknown key {name}; known are {', '.join(keys)}")
+            fields[str(key)] = _checked(item, name, keys and keys.get(key, keys.get("*")))
+        if keys is DECISION_KEYS:
+            if "threshold" not in fields:
+                raise PackError(f"{where} has no threshold")
+            return Decision(**fields)
+        return fields
     if isinstance(value, float) and not math.isfinite(value):
         raise PackError(f"{where} is {value}, which is not a finite number")
     if isinstance(value, time):
         raise PackError(f"{where} is a time of day: put it in quotes, as text")
     if isinstance(value, date):  # a datetime is one
         return value.isoformat()
-    if isinstance(value, dict):
-        return {key: _frozen(item, f"{where}.{key}") for key, item in value.items()}
-    return tuple(_frozen(item, where) for item in value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(_checked(item, where, None) for item in value)
+    return value
 
 
 def render(manifest: Manifest) -> str:

@@ -3,8 +3,9 @@
 import os
 import statistics
 import threading
-import time
+import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,21 +166,15 @@ def threads(directory: Path, manifest: Manifest, samples: Samples) -> dict[int, 
 
 
 def _measure(models: dict[int, Session], bodies: list[Samples]) -> dict[int, list[float]]:
-    clock = time.perf_counter
-    times: dict[int, list[list[float]]] = {number: [[] for _ in bodies] for number in models}
-    for size, body in enumerate(bodies):
-        for model in models.values():
-            model.run(body)
-        start = clock()
-        models[1].run(body)
-        loops = max(1, int(ROUND_SECONDS / (clock() - start)))
-        for _ in range(ROUNDS):
-            for number, model in models.items():
-                start = clock()
-                for _ in range(loops):
-                    model.run(body)
-                times[number][size].append((clock() - start) / loops)
-    return {number: [statistics.median(t) for t in sizes] for number, sizes in times.items()}
+    medians: dict[int, list[float]] = {number: [] for number in models}
+    for body in bodies:
+        timers = {n: timeit.Timer(partial(model.run, body)) for n, model in models.items()}
+        first = [timer.timeit(2) for timer in timers.values()]
+        loops = max(1, int(2 * ROUND_SECONDS / first[0]))
+        rounds = [[t.timeit(loops) / loops for t in timers.values()] for _ in range(ROUNDS)]
+        for number, times in zip(timers, zip(*rounds, strict=True), strict=True):
+            medians[number].append(statistics.median(times))
+    return medians
 
 
 def choose_threads(times: dict[int, list[float]]) -> int:

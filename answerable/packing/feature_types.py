@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from answerable.terminal import listed
 from handler.feature_types import (
     Category,
     FeatureType,
@@ -356,8 +357,7 @@ class PackedCategory(PackedType):
         return element_json_schema(self.kind.dtype), f"Known: {listed}."
 
     def span(self) -> str:
-        values = [str(value) for value in self.feature.categories]
-        return ", ".join(values[:6]) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+        return listed(self.feature.categories, 6)
 
     def policy(self) -> str:
         return "refused" if self.kind.closed else "counted"

@@ -9,7 +9,7 @@ from answerable.packing import feature_types as packed_types
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
 from answerable.packing.table import Array
-from handler.feature_types import FeatureType
+from handler.feature_types import FeatureType, number_bounds
 from handler.manifest import BatchMode, Limits, Output, Shape, Tensor, row_shape
 
 MAX_ROWS = 1000
@@ -20,21 +20,8 @@ MAX_PIXELS = 2**26
 MAX_PICTURE_BYTES, MIN_PICTURE_BYTES = 2**26, 2**10  # of them, resized; of one with its object
 MIN_FREE_LENGTH = 512  # that is allowed on a free axis other than the rows
 ROW_OVERHEAD_BYTES = 200  # a prediction's id, and some room
-NUMBER_BYTES = {
-    "bool": 6,
-    "int8": 5,
-    "uint8": 4,
-    "int16": 7,
-    "uint16": 6,
-    "int32": 12,
-    "uint32": 11,
-    "int64": 21,
-    "uint64": 21,
-    "float16": 12,
-    "float32": 16,
-    "float64": 25,
-    "string": 64,
-}  # of one element and a comma in JSON; the longest, apart from strings
+# of one element and a comma in JSON, apart from integers: the longest, but for strings
+ELEMENT_BYTES = {"bool": 6, "float16": 12, "float32": 16, "float64": 25, "string": 64}
 
 
 def default(
@@ -59,14 +46,14 @@ def default(
         )
     else:
         row = sum(
-            math.prod(samples[tensor.name].shape[1:]) * NUMBER_BYTES[tensor.dtype]
+            math.prod(samples[tensor.name].shape[1:]) * _element_bytes(tensor.dtype)
             + _json_bytes(tensor.name)
             + 2
             for tensor in inputs
         )
     prediction = ROW_OVERHEAD_BYTES
     for output, array in zip(outputs, results, strict=True):
-        prediction += math.prod(array.shape[1:]) * NUMBER_BYTES[output.dtype]
+        prediction += math.prod(array.shape[1:]) * _element_bytes(output.dtype)
         prediction += _json_bytes(output.name)
         prediction += sum(_json_bytes(str(name)) for name in output.classes)
     fitting = MAX_BODY_BYTES // (prediction if types else max(prediction, row))
@@ -104,3 +91,8 @@ def _max_elements(shape: Shape, sample_shape: Sequence[int]) -> int:
 def _json_bytes(name: str) -> int:
     """Return the bytes of a key, its colon and a comma."""
     return len(orjson.dumps(name)) + 2
+
+
+def _element_bytes(dtype: str) -> int:
+    """Return the bytes of the longest element of a dtype, and of a comma."""
+    return ELEMENT_BYTES.get(dtype) or 1 + max(len(str(bound)) for bound in number_bounds(dtype))

@@ -109,7 +109,7 @@ def pack(
         source = graph.read(model_file)
         statement = _statement(contract, Path(folder))
         encoded = encoders.prepare(source, statement.features, _folder(model))
-        originals, notes = _originals(model_file, source, encoded, optimize)
+        original, notes = _original(model_file, source, encoded)
         source, inputs = encoded.source, encoded.inputs
         data = encoded.name_pictures(data)
         if data and not framework and table.is_tabular(inputs):
@@ -123,7 +123,7 @@ def pack(
         lineage = provenance.lineage(reason, sources, _producer(source), metrics or {}, target)
 
         names = targets or tuple(actual)
-        rewrites = _rewrite_outputs(source, statement.outputs, names, originals, sample)
+        rewrites = _rewrite_outputs(source, statement.outputs, names, original, sample)
 
     before = artifact.packed_version(target)
     with artifact.staged(target) as directory:
@@ -160,15 +160,15 @@ def pack(
         if framework or expected is not None:
             progress("Comparing with the original model's predictions")
             if expected is not None:
-                original = parity.read_expected(expected, outputs, len(results[0]))
+                predicted = parity.read_expected(expected, outputs, len(results[0]))
             elif framework:
                 predictions = framework.predict(sample.columns, rewrites.tensors)
-                original = framework.title, rewrites.arrays(predictions)
-                output_rewrites.check_order(actual, original[1])
+                predicted = framework.title, rewrites.arrays(predictions)
+                output_rewrites.check_order(actual, predicted[1])
             graph_run = partial(execution.run_sample, run, batch=batch)
             takes_double = framework is not None and framework.takes_double and not double
             causes = partial(parity.causes, source.model, sample, graph_run, takes_double)
-            agreement = parity.check(outputs, results, original, tolerance, causes)
+            agreement = parity.check(outputs, results, predicted, tolerance, causes)
             lineage = lineage._replace(parity=agreement)
 
         value = statement.outcome_value
@@ -217,19 +217,18 @@ def pack(
 
         progress("Comparing with the original")
         scorer = _load(directory, manifest)
-        compared, same_level, unoptimised = verification.verify(
-            scorer, originals, rewrites, sample, [row for _, row in rows], tolerance
+        compared, deviation = verification.verify(
+            scorer, original, rewrites, sample, [row for _, row in rows], tolerance
         )
         version_check.check(target, manifest, replace)
-    same, plain = (number(float(f"{x:.1g}")) for x in (same_level, unoptimised))
     facts = {
         "threads": measured,
         "golden": _rows(len(rows)),
         "parity": parity.describe(lineage.parity)
         if lineage.parity
         else "not compared: give --expected",
-        "verified": f"{_rows(compared)}, at most {same} from onnxruntime's answers at this "
-        f"optimisation, and {plain} without any",
+        "verified": f"{_rows(compared)}, at most {number(float(f'{deviation:.1g}'))} from "
+        "onnxruntime's answers without optimisation",
         "found by probing": "; ".join(limits_found) or "the graph takes what the contract accepts",
     }
     if before and before != version:
@@ -287,33 +286,31 @@ def _producer(source: graph.Source) -> str:
     return text.split("\n")[0][:80]
 
 
-def _originals(
-    path: Path, source: graph.Source, encoded: encoders.Encoders, level: str
-) -> tuple[verification.Originals, list[str]]:
-    """Return the runs of the file as it came, and what the summary notes about them."""
-    notes: list[str] = list(source.notes)
+def _original(
+    path: Path, source: graph.Source, encoded: encoders.Encoders
+) -> tuple[verification.Original, list[str]]:
+    """Return the run of the file as it came, and what the summary notes about it."""
+    notes = list(source.notes)
     model: Path | bytes = path
     if encoded.source is not source:  # the graph has another input now
         source = encoded.source
         model = source.model.SerializeToString()
     try:
-        optimised = graph.session(model, graph.optimising(level))
+        session = graph.session(model, graph.as_packed())
     except PackError:
         if not notes:
             raise
-        model = source.model.SerializeToString()
-        optimised = graph.session(model, graph.optimising(level))
+        session = graph.session(source.model.SerializeToString(), graph.as_packed())
         notes.append("the original does not load here, so it was compared with the corrected one")
-    plain = graph.session(model, graph.as_packed())
-    first, second = (execution.runner(encoded.session(session)) for session in (optimised, plain))
-    return verification.Originals(first, second, source.classes), notes
+    run = execution.runner(encoded.session(session))
+    return verification.Original(run, source.classes), notes
 
 
 def _rewrite_outputs(
     source: graph.Source,
     stated: dict[str, contract_file.Fields],
     targets: Sequence[str],
-    originals: verification.Originals,
+    original: verification.Original,
     sample: samples.Sample,
 ) -> output_rewrites.Rewrites:
     """Split and reduce the graph's outputs where targets or `top_k` are stated."""
@@ -323,7 +320,7 @@ def _rewrite_outputs(
     feeds = execution.slice_rows(sample.feeds, 0, 1)
     if sample.batch == "none":
         feeds = {name: array[0] for name, array in feeds.items()}
-    results = originals.plain(feeds)
+    results = original.run(feeds)
     arrays = output_fields.to_arrays(results, tensors, source.classes)
     return output_rewrites.rewrite(source, stated, targets, list(arrays.values()))
 

@@ -6,7 +6,8 @@ values that it takes, nothing can be stated, and the summary says so.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -29,34 +30,49 @@ FAR = 1e6  # times the sample's largest value, for floats
 FAR_INTEGER = 10**9
 INSIDE = 64  # an integer range of no more values is probed as a whole
 TINY = 1e-12  # bounds nearer to 0 are not looked for
-ROUNDS = 70  # of bisection
 SECONDS = 15.0  # for all probes; slow models are probed as far as that goes
 RUN_SECONDS = 2.0  # for one run: a value can be the number of a loop's rounds
 MEMORY = 10**9  # bytes for one run
 UNKNOWN_TEXTS = ("unknown value", "", "É 很 👍")
 
 Answer = tuple[Array, ...] | None  # an instance's outputs, None where the graph fails
-Probe = tuple[Any, Any]  # what is varied, and its value
+Probe = tuple[str, Any]  # what is varied, and its value
 Answers = Callable[[Sequence[Probe]], list[Answer]]
+Axes = dict[str, list[tuple[str, int]]]  # by name of a free length: input and axis in the feeds
 
 
 class Range(NamedTuple):
-    """Values to probe: `low` to `high` are in the sample, `below` and `above` go outwards."""
+    """Values to probe: `low` and `high` are the sample's ends, `whole` means integers."""
 
     low: float
     high: float
-    below: tuple[float, ...]
-    above: tuple[float, ...]
-    inside: tuple[float, ...] = ()
-    whole: bool = False
+    values: Sequence[float]
+    whole: bool
 
 
 class Bounds(NamedTuple):
     """The bounds that a graph has outside of the sample's range, and single failures."""
 
-    minimum: float | None
-    maximum: float | None
-    failures: tuple[float, ...]
+    minimum: float | None = None
+    maximum: float | None = None
+    failures: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the range in words; "" without bounds."""
+        if self.minimum is None:
+            return "" if self.maximum is None else f"at most {_text(self.maximum)}"
+        if self.maximum is None:
+            return f"at least {_text(self.minimum)}"
+        return f"{_text(self.minimum)} to {_text(self.maximum)}"
+
+    def fails_at(self) -> str:
+        """Return the failures in words; "" without any."""
+        failures = ", ".join(map(_text, self.failures[:3]))
+        return f"fails at {failures}, which nothing can state" if failures else ""
+
+
+def _text(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:.12g}"
 
 
 class Prober:
@@ -87,6 +103,10 @@ class Prober:
         halves = (execution.slice_rows(feeds, 0, half), execution.slice_rows(feeds, half, count))
         return [answer for rows in halves for answer in self.answers(rows)]
 
+    def takes(self, instance: Samples) -> bool:
+        """Return whether the graph answers one instance."""
+        return self.answers(instance)[0] is not None
+
 
 @contextmanager
 def _bounded_memory() -> Iterator[None]:
@@ -113,129 +133,111 @@ def _finite(outputs: tuple[Array, ...]) -> Answer:
 
 # --- search -----------------------------------------------------------------------------------
 
-
-def find_bounds(answers: Answers, ranges: Mapping[Any, Range]) -> dict[Any, Bounds]:
-    """Return for each range the bounds from which on the graph fails, by_key by bisection."""
-    probes = [
-        (key, value)
-        for key, span in ranges.items()
-        for value in (*span.inside, *span.below, *span.above)
-    ]
-    failed = {
-        probe for probe, answer in zip(probes, answers(probes), strict=True) if answer is None
-    }
-    brackets = {}
-    for key, span in ranges.items():
-        for side, start, values in ((-1, span.low, span.below), (1, span.high, span.above)):
-            good = [start, *(value for value in values if (key, value) not in failed)][-1]
-            bad = [value for value in values if (value - good) * side > 0]
-            if bad:
-                brackets[key, side] = good, bad[0]
-    bounds = _bisect(answers, brackets, {key for key, span in ranges.items() if span.whole})
-    by_key = {}
-    for key, span in ranges.items():
-        low, high = bounds.get((key, -1)), bounds.get((key, 1))
-        if span.whole and low is not None and high is not None:
-            low = _without_negative_indices(answers, key, span, low, high)
-        failures = [
-            value
-            for value in (*span.inside, *span.below, *span.above)
-            if (key, value) in failed
-            and (low is None or value >= low)
-            and (high is None or value <= high)
-        ]
-        by_key[key] = Bounds(low, high, tuple(failures))
-    return by_key
+# a search yields values and is sent their answers
+Search = Generator[Sequence[float], list[Answer], Any]
 
 
-def _bisect(
-    answers: Answers, brackets: dict[Any, tuple[float, float]], whole: set[Any]
-) -> dict[Any, float]:
-    """Return the outermost value of each bracket that the graph takes, rounded inwards."""
-    open_brackets = dict(brackets)
-    for _ in range(ROUNDS):
-        middles = {}
-        for (key, side), (good, bad) in open_brackets.items():
-            if key in whole:
-                if abs(bad - good) > 1:
-                    middles[key, side] = (good + bad) // 2
-            elif abs(bad - good) > max(TINY, 1e-4 * abs(good)):
-                middles[key, side] = (good + bad) / 2
-        if not middles:
-            break
-        results = answers([(key, value) for (key, _), value in middles.items()])
-        for (bracket, value), answer in zip(middles.items(), results, strict=True):
-            good, bad = open_brackets[bracket]
-            open_brackets[bracket] = (value, bad) if answer else (good, value)
-    exact = {bracket: good for bracket, (good, _) in open_brackets.items()}
-    rounded = {
-        (key, side): float(f"{good:.3g}")
-        for (key, side), good in exact.items()
-        if key not in whole and good != brackets[key, side][0]
-    }
-    rounded |= {b: _round(exact[b], b[1]) for b, value in rounded.items() if abs(value) < 1e-6}
-    results = answers([(key, value) for (key, _), value in rounded.items()])
-    for (bracket, value), answer in zip(rounded.items(), results, strict=True):
-        exact[bracket] = value if answer else _round(exact[bracket], bracket[1])
-    return exact
+def find_bounds(answers: Answers, ranges: Mapping[str, Range]) -> dict[str, Bounds]:
+    """Return for each range the bounds from which on the graph fails.
+
+    All searches run side by side, so that each step of them is one run.
+    """
+    searches = {name: _search(span) for name, span in ranges.items()}
+    requests = {name: next(search) for name, search in searches.items()}
+    bounds: dict[str, Bounds] = {}
+    while requests:
+        probes = [(name, value) for name, values in requests.items() for value in values]
+        replies = iter(answers(probes) if probes else ())
+        for name, values in list(requests.items()):
+            try:
+                requests[name] = searches[name].send([next(replies) for _ in values])
+            except StopIteration as result:
+                bounds[name] = result.value
+                del requests[name]
+    return {name: bounds[name] for name in ranges}
 
 
-def _round(value: float, side: int) -> float:
-    """Return a bound with five digits (one if it is tiny) that is not outside of `value`."""
+def _search(span: Range) -> Search:
+    """Return the Bounds of one range."""
+    answers = yield span.values
+    failed = [value for value, answer in zip(span.values, answers, strict=True) if answer is None]
+    ends: list[Any] = []
+    for side, start in ((-1, span.low), (1, span.high)):
+        outer = sorted((v for v in span.values if v * side > start * side), key=lambda v: v * side)
+        good = [start, *(value for value in outer if value not in failed)][-1]
+        bad = next((value for value in outer if value * side > good * side), None)
+        bisect = _bisect_integers if span.whole else _bisect_floats
+        ends.append(None if bad is None else (yield from bisect(good, bad)))
+    low, high = ends
+    if span.whole and low is not None and high is not None:
+        low = yield from _without_negative_indices(span, low, high)
+    failures = [v for v in failed if (low is None or v >= low) and (high is None or v <= high)]
+    return Bounds(low, high, tuple(failures))
+
+
+def _bisect_integers(good: float, bad: float) -> Search:
+    """Return the last integer from `good` towards `bad` that the graph takes."""
+    while abs(bad - good) > 1:
+        middle = (good + bad) // 2
+        (answer,) = yield [middle]
+        good, bad = (middle, bad) if answer else (good, middle)
+    return good
+
+
+def _bisect_floats(good: float, bad: float) -> Search:
+    """Return the last number from `good` towards `bad` that the graph takes, rounded inwards."""
+    start, side = good, 1 if bad > good else -1
+    while abs(bad - good) > max(TINY, 1e-4 * abs(good)):
+        middle = (good + bad) / 2
+        (answer,) = yield [middle]
+        good, bad = (middle, bad) if answer else (good, middle)
+    if good == start:
+        return good
+    is_tiny = abs(good) < 1e-6
+    rounded = _round_inwards(good, side, 1) if is_tiny else float(f"{good:.3g}")
+    (answer,) = yield [rounded]
+    return rounded if answer else _round_inwards(good, side, 1 if is_tiny else 5)
+
+
+def _round_inwards(value: float, side: int, digits: int) -> float:
+    """Return an upper (`side` 1) or lower (-1) bound that is not outside of `value`."""
     number = Decimal(value)
-    digits = 4 if abs(value) > 1e-6 else 0
-    step = Decimal(1).scaleb(number.adjusted() - digits)
+    step = Decimal(1).scaleb(number.adjusted() + 1 - digits)
     return float(number.quantize(step, ROUND_FLOOR if side > 0 else ROUND_CEILING))
 
 
-def _without_negative_indices(
-    answers: Answers, key: Any, span: Range, low: float, high: float
-) -> float:
+def _without_negative_indices(span: Range, low: float, high: float) -> Search:
     """Return the lower bound of an integer: a lookup's negative indices count from its end.
 
     Gather takes -s to s - 1 for s rows, so the lower half has the answers of the upper.
     """
-    size = (high - low + 1) / 2
-    if span.low < low + size or size != int(size):
+    size, odd = divmod(high - low + 1, 2)
+    if odd or span.low < low + size:
         return low
-    lower, upper = (low, low + size - 1), (low + size, high)
-    results = answers([(key, value) for value in (*lower, *upper)])
-    if any(result is None for result in results):
-        return low
-    pairs = zip(results[:2], results[2:], strict=True)
-    return low + size if all(_same(one, other) for one, other in pairs) else low
+    first, last, other_first, other_last = yield [low, low + size - 1, low + size, high]
+    are_same = _same(first, other_first) and _same(last, other_last)
+    return low + size if are_same else low
 
 
 def _same(one: Answer, other: Answer) -> bool:
-    return all(
-        np.array_equal(left, right) for left, right in zip(one or (), other or (), strict=True)
-    )
+    if one is None or other is None:
+        return False
+    return all(np.array_equal(left, right) for left, right in zip(one, other, strict=True))
 
 
 def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) -> Range:
-    """Return what to probe outside of a sample's range, within what the contract takes."""
+    """Return what to probe around a sample's range, within what the contract takes."""
     scale = max(abs(low), abs(high), 1)
-    lowest, highest = limits
+    step, leap, far = (high - low) / 10 or scale, 1000 * scale, FAR * scale
     if whole:
-        below = [low - 1, 0, -1, low - 1000, -FAR_INTEGER, lowest]
-        above = [high + 1, 0, high + 1000, FAR_INTEGER, highest]
-        lowest, highest = max(lowest, -FAR_INTEGER), min(highest, FAR_INTEGER)
-    else:
-        step = (high - low) / 10 or scale
-        below = [low - step, 0, -1, -1000 * scale, -FAR * scale, lowest]
-        above = [high + step, 0, 1000 * scale, FAR * scale, highest]
-        lowest, highest = max(lowest, -FAR * scale), min(highest, FAR * scale)
-    inside = [value for value in (0, 1, -1) if low < value < high]
+        step, leap, far = 1, 1000, FAR_INTEGER
+    lowest, highest = max(limits[0], -far), min(limits[1], far)
+    around = (low - step, low - leap, lowest, -1, 0, 1, high + step, high + leap, highest)
+    values = {min(max(value, lowest), highest) for value in around} - {low, high}
     if whole and high - low <= INSIDE:
-        inside = list(range(int(low), int(high) + 1))
-    return Range(
-        low,
-        high,
-        tuple(sorted({max(v, lowest) for v in below if v < low and lowest < low}, reverse=True)),
-        tuple(sorted({min(v, highest) for v in above if v > high and highest > high})),
-        tuple(inside),
-        whole,
-    )
+        values.update(range(int(low), int(high) + 1))
+    number = int if whole else float
+    return Range(low, high, sorted(map(number, values)), whole)
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -244,15 +246,13 @@ def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) 
 def features(
     prober: Prober, sample: Sample, inputs: Sequence[Tensor], stated: dict[str, Fields]
 ) -> tuple[tuple[FeatureType, ...], list[str]]:
-    """Return the features with the bounds that the graph needs, and what was bounds, in words.
+    """Return the features with the bounds that the graph needs, and these in words.
 
     Raise PackError where the graph fails inside of what the contract file states.
     """
     typical = {kind.feature.name: kind.feature.example for kind in sample.types}
 
     def answers(probes: Sequence[Probe]) -> list[Answer]:
-        if not probes:
-            return []
         columns = {name: [value] * len(probes) for name, value in typical.items()}
         for i, (name, value) in enumerate(probes):
             columns[name][i] = value
@@ -263,32 +263,30 @@ def features(
         if kind.feature.type in ("number", "integer"):
             name = kind.feature.name
             present = [value for value in sample.columns[name] if value is not None]
-            ranges[name] = outwards(min(present), max(present), kind.whole, _limits(kind))
+            limits = _or_infinite(kind.stated_bounds())
+            ranges[name] = outwards(min(present), max(present), kind.whole, limits)
     bounds = find_bounds(answers, ranges)
     texts = _unknown_texts(answers, sample.types)
     probed, notes = [], []
     for kind in sample.types:
-        feature = kind.feature
+        feature, note = kind.feature, ""
         fields = stated.get(feature.name, {})
         if feature.name in bounds:
             feature, note = _bounded(feature, bounds[feature.name], fields)
         elif feature.name in texts:
             feature, note = _opened(feature, texts[feature.name], fields)
-        else:
-            note = ""
         probed.append(feature_types.make(feature, kind.dtype))
         notes += [f"{feature.name}: {note}"] * bool(note)
     return tuple(probed), notes
 
 
-def _limits(kind: FeatureType) -> tuple[float, float]:
-    """Return the least and greatest number that the contract takes."""
-    low, high = kind.stated_bounds()
+def _or_infinite(bounds: tuple[float | None, float | None]) -> tuple[float, float]:
+    low, high = bounds
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _bounded(feature: Feature, bounds: Bounds, stated: Fields) -> tuple[Feature, str]:
-    """Return the feature with bounds bounds stated, and a note."""
+    """Return the feature with its bounds stated, and a note."""
     both = stated.get("out_of_range") == "accept"
     for side, bound in (("minimum", bounds.minimum), ("maximum", bounds.maximum)):
         if bound is not None and (both or side in stated):
@@ -297,35 +295,18 @@ def _bounded(feature: Feature, bounds: Bounds, stated: Fields) -> tuple[Feature,
                 f"{'below' if side == 'minimum' else 'above'} {_text(bound)}, and the graph fails "
                 f"for them; state {side} = {_text(bound)}"
             )
-    note = _span(bounds)
-    if bounds.failures:
-        failures = ", ".join(map(_text, bounds.failures[:3]))
-        note = "; ".join(
-            filter(None, [note, f"fails at {failures}, which nothing can state: such rows get 422"])
-        )
+    fails_at = bounds.fails_at() and f"{bounds.fails_at()}: such rows get 422"
+    note = "; ".join(filter(None, [str(bounds), fails_at]))
     if (bounds.minimum, bounds.maximum) == (None, None):
         return feature, note
     number = int if feature.type == "integer" else float
-    keep_low, keep_high = ((side in stated) for side in ("minimum", "maximum"))
-    low = feature.minimum if keep_low else bounds.minimum
-    high = feature.maximum if keep_high else bounds.maximum
+    low = feature.minimum if "minimum" in stated else bounds.minimum
+    high = feature.maximum if "maximum" in stated else bounds.maximum
     return feature._replace(
         minimum=None if low is None else number(low),
         maximum=None if high is None else number(high),
         out_of_range="reject",
     ), note
-
-
-def _span(bounds: Bounds) -> str:
-    if bounds.minimum is not None and bounds.maximum is not None:
-        return f"{_text(bounds.minimum)} to {_text(bounds.maximum)}"
-    if bounds.minimum is not None:
-        return f"at least {_text(bounds.minimum)}"
-    return "" if bounds.maximum is None else f"at most {_text(bounds.maximum)}"
-
-
-def _text(number: float) -> str:
-    return f"{number:,}" if isinstance(number, int) else f"{number:.12g}"
 
 
 def _unknown_texts(answers: Answers, types: Sequence[FeatureType]) -> dict[str, bool]:
@@ -338,7 +319,7 @@ def _unknown_texts(answers: Answers, types: Sequence[FeatureType]) -> dict[str, 
         if text not in kind.feature.categories
     ]
     taken: dict[str, bool] = {}
-    for (name, _), answer in zip(probes, answers(probes), strict=True):
+    for (name, _), answer in zip(probes, answers(probes) if probes else (), strict=True):
         taken[name] = taken.get(name, True) and answer is not None
     return taken
 
@@ -361,133 +342,125 @@ def _opened(feature: Feature, taken: bool, stated: Fields) -> tuple[Feature, str
 # --- tensors ----------------------------------------------------------------------------------
 
 
-class _Lengths(NamedTuple):
-    """Free axes that have one length: (input, axis of its instances in the feeds)."""
-
-    axes: tuple[tuple[str, int], ...]
-    name: str
-
-
 def tensors(
     prober: Prober, sample: Sample, inputs: Sequence[Tensor], batch: Batch
 ) -> tuple[tuple[Tensor, ...], list[str]]:
     """Return the inputs with the bounds that the graph needs, and notes about them."""
     base = execution.slice_rows(sample.feeds, 0, 1)
-    inputs = tuple(_consistent_axes(tensor, inputs, base, batch) for tensor in inputs)
-    groups = [group for group in _free_axes(inputs, batch) if _size(base, group)]
-    inputs, groups = _joined(prober, inputs, groups, base, batch)
-    answers, ranges = _element_answers(prober, base), _element_ranges(inputs, sample, base)
-    sizes = _sizes(answers, ranges)
-    values = find_bounds(answers, ranges | sizes)
-    for name, span in sizes.items():  # a client's value must not be the size of any tensor
-        if values[name].maximum is None:
-            values[name] = values[name]._replace(maximum=span.above[-1])
-    values = _independent(prober, values, inputs, groups, base)
+    offset = int(batch == "none")  # of an axis in the feeds, where the instances lead
+    groups = _joined(prober, _free_axes(inputs, base, offset), base)
+    values = _element_bounds(prober, sample, base, groups)
     lengths = _length_bounds(prober, groups, _with_least_integers(prober, base))
-    bounded, notes = [], []
-    for tensor in inputs:
-        bounds = values.get(tensor.name, Bounds(None, None, ()))
-        number = float if tensor.dtype.startswith("float") else int
-        low, high = (None if b is None else number(b) for b in bounds[:2])
-        tensor = tensor._replace(minimum=low, maximum=high)
-        bounded.append(_sized(tensor, groups, lengths, batch))
-        notes += [f"{tensor.name}: {_span(Bounds(low, high, ()))}"] * (bounds[:2] != (None, None))
-    for group in groups:
-        if note := _length_note(lengths[group]):
-            notes.append(f"length of {group.name}: {note}")
-    return tuple(bounded), notes
+    bounded = tuple(
+        _with_lengths(tensor, groups, lengths, offset)._replace(
+            minimum=values[tensor.name].minimum, maximum=values[tensor.name].maximum
+        )
+        for tensor in inputs
+    )
+    notes = [f"{name}: {bounds}" for name, bounds in values.items() if str(bounds)]
+    for name, bounds in lengths.items():
+        fails_at = bounds.fails_at() and f"{bounds.fails_at()}: such instances get 422"
+        if note := fails_at or str(bounds):
+            notes.append(f"length of {name}: {note}")
+    return bounded, notes
 
 
-def _consistent_axes(
-    tensor: Tensor, inputs: Sequence[Tensor], base: Samples, batch: Batch
-) -> Tensor:
-    """Return the tensor without names of axes that differ in length in the sample."""
-    offset = int(batch == "none")
-    lengths: dict[str, set[int]] = {}
-    for other in inputs:
-        for axis, name in enumerate(other.axes):
-            if axis + offset > 0:
-                lengths.setdefault(name, set()).add(base[other.name].shape[axis + offset])
-    axes = tuple("" if len(lengths.get(name, ())) > 1 else name for name in tensor.axes)
-    return tensor._replace(axes=axes if any(axes) else ())
+def _free_axes(inputs: Sequence[Tensor], base: Samples, offset: int) -> Axes:
+    """Return the free axes but the rows', those of one name together.
+
+    A name counts only if its axes have one length in the sample.
+    """
+    free = [
+        (tensor.name, axis + offset, tensor.axes[axis] if tensor.axes else "")
+        for tensor in inputs
+        for axis, size in enumerate(tensor.shape)
+        if size is None and axis + offset > 0
+    ]
+    lengths = defaultdict[str, set[int]](set)
+    for tensor, axis, name in free:
+        lengths[name].add(base[tensor].shape[axis])
+    groups: Axes = {}
+    for tensor, axis, name in free:
+        if not name or len(lengths[name]) > 1:
+            name = f"axis {axis - offset} of {tensor}"
+        if base[tensor].shape[axis]:
+            groups.setdefault(name, []).append((tensor, axis))
+    return groups
 
 
-def _free_axes(inputs: Sequence[Tensor], batch: Batch) -> list[_Lengths]:
-    """Return the free axes but the rows', those of one name together."""
-    offset = int(batch == "none")
-    groups: dict[str, list[tuple[str, int]]] = {}
-    for tensor in inputs:
-        for axis, size in enumerate(tensor.shape):
-            if size is None and axis + offset > 0:
-                name = (tensor.axes or ("",) * len(tensor.shape))[axis]
-                key = name or f"axis {axis} of {tensor.name}"
-                groups.setdefault(key, []).append((tensor.name, axis + offset))
-    return [_Lengths(tuple(axes), name) for name, axes in groups.items()]
-
-
-def _resized(base: Samples, group: _Lengths, length: int) -> Samples:
-    """Return the instance with the axes of a group repeated or cut to a length."""
+def _resized(base: Samples, axes: Sequence[tuple[str, int]], length: int) -> Samples:
+    """Return the instance with some axes repeated or cut to a length."""
     feeds = dict(base)
-    for name, axis in group.axes:
+    for name, axis in axes:
         size = feeds[name].shape[axis]
         feeds[name] = np.take(feeds[name], np.arange(length) % size, axis)
     return feeds
 
 
-def _size(base: Samples, group: _Lengths) -> int:
-    name, axis = group.axes[0]
+def _size(base: Samples, axes: Sequence[tuple[str, int]]) -> int:
+    name, axis = axes[0]
     return int(base[name].shape[axis])
 
 
-def _joined(
-    prober: Prober, inputs: tuple[Tensor, ...], groups: list[_Lengths], base: Samples, batch: Batch
-) -> tuple[tuple[Tensor, ...], list[_Lengths]]:
-    """Return inputs and groups, those axes named alike that only work at one length."""
-    for number, group in enumerate(groups):
-        size = _size(base, group)
-        others = [g for g in groups[number + 1 :] if _size(base, g) == size]
-        if not others or prober.answers(_resized(base, group, size + 1))[0] is not None:
-            continue
-        together = _Lengths(tuple(a for g in (group, *others) for a in g.axes), group.name)
-        if prober.answers(_resized(base, together, size + 1))[0] is None:
-            continue
-        offset = int(batch == "none")
-        inputs = tuple(
-            tensor._replace(
-                axes=tuple(
-                    group.name if (tensor.name, axis + offset) in together.axes else name
-                    for axis, name in enumerate(tensor.axes or ("",) * len(tensor.shape))
-                )
-            )
-            for tensor in inputs
-        )
-        rest = [g for g in groups if g not in (group, *others)]
-        return _joined(prober, inputs, [together, *rest], base, batch)
-    return inputs, groups
+def _joined(prober: Prober, groups: Axes, base: Samples) -> Axes:
+    """Return the groups, with those joined that only work at one length."""
+    if not groups:
+        return {}
+    (name, axes), *rest = groups.items()
+    size = _size(base, axes)
+    equal = [other for other, other_axes in rest if _size(base, other_axes) == size]
+    together = axes + [axis for other in equal for axis in groups[other]]
+    if (
+        equal
+        and not prober.takes(_resized(base, axes, size + 1))
+        and prober.takes(_resized(base, together, size + 1))
+    ):
+        axes, rest = together, [(other, value) for other, value in rest if other not in equal]
+    return {name: axes, **_joined(prober, dict(rest), base)}
 
 
-def _element_ranges(inputs: Sequence[Tensor], sample: Sample, base: Samples) -> dict[Any, Range]:
-    ranges = {}
-    for tensor in inputs:
-        array = sample.feeds[tensor.name]
-        if array.dtype.kind in "iuf" and base[tensor.name].size:
-            low, high = number_bounds(tensor.dtype)
-            limits = (-math.inf if low is None else low, math.inf if high is None else high)
-            whole = array.dtype.kind != "f"
-            ends = array.min().item(), array.max().item()
-            ranges[tensor.name] = outwards(*ends, whole, limits)._replace(inside=())
-    return ranges
+def _element_bounds(
+    prober: Prober, sample: Sample, base: Samples, groups: Axes
+) -> dict[str, Bounds]:
+    """Return the bounds of each input's elements; none for texts and flags."""
+    answers, ranges = _element_answers(prober, base), {}
+    for name, array in sample.feeds.items():
+        if array.dtype.kind in "iuf" and base[name].size:
+            limits = _or_infinite(number_bounds(array.dtype.name))
+            low, high, whole = array.min().item(), array.max().item(), array.dtype.kind != "f"
+            span = outwards(low, high, whole, limits)
+            # a failure between values of the sample is not looked for
+            outer = [value for value in span.values if not low <= value <= high]
+            ranges[name] = span._replace(values=outer)
+    sizes = _sizes(answers, ranges)
+    bounds = find_bounds(answers, ranges | sizes)
+    for name, span in sizes.items():  # a client's value must not be the size of any tensor
+        if bounds[name].maximum is None:
+            bounds[name] = bounds[name]._replace(maximum=span.values[-1])
+    for name, span in ranges.items():
+        low, high, _ = bounds[name]
+        if span.whole and low and _moves(prober, base, groups, (name, low - 1)):
+            bounds[name] = bounds[name]._replace(minimum=None)
+        if span.whole and high and _moves(prober, base, groups, (name, high + 1)):
+            bounds[name] = bounds[name]._replace(maximum=None)
+    return defaultdict(Bounds, bounds)
 
 
-def _sizes(answers: Answers, ranges: dict[Any, Range]) -> dict[Any, Range]:
+def _sizes(answers: Answers, ranges: dict[str, Range]) -> dict[str, Range]:
     """Return the ranges of integers that set the shape of an answer, up to twice the sample's."""
-    whole = {name: span for name, span in ranges.items() if span.whole and span.above}
+    whole = {
+        name: span
+        for name, span in ranges.items()
+        if span.whole and any(value > span.high for value in span.values)
+    }
     present = answers([(name, span.high) for name, span in whole.items()])
     larger = answers([(name, span.high + 1) for name, span in whole.items()])
     sizes = {}
     for (name, span), one, other in zip(whole.items(), present, larger, strict=True):
         if one and other and [a.shape for a in one] != [a.shape for a in other]:
-            sizes[name] = span._replace(above=(span.high + 1, max(2 * span.high, span.high + 2)))
+            above = (span.high + 1, max(2 * span.high, span.high + 2))
+            below = (value for value in span.values if value < span.low)
+            sizes[name] = span._replace(values=(*below, *above))
     return sizes
 
 
@@ -513,26 +486,10 @@ def _element_answers(prober: Prober, base: Samples) -> Answers:
     return answers
 
 
-def _independent(
-    prober: Prober,
-    by_name: dict[Any, Bounds],
-    inputs: Sequence[Tensor],
-    groups: Sequence[_Lengths],
-    base: Samples,
-) -> dict[Any, Bounds]:
-    """Return the bounds without those that move with the length of an axis."""
-    kept = dict(by_name)
-    for name, bounds in by_name.items():
-        for side, step in (("minimum", -1), ("maximum", 1)):
-            bound = getattr(bounds, side)
-            if bound is None or base[name].dtype.kind == "f":
-                continue
-            for group in groups:
-                longer = _resized(base, group, 2 * _size(base, group))
-                answers = _element_answers(prober, longer)
-                if answers([(name, bound + step)])[0] is not None and bound != 0:
-                    kept[name] = kept[name]._replace(**{side: None})
-    return kept
+def _moves(prober: Prober, base: Samples, groups: Axes, probe: Probe) -> bool:
+    """Return whether the graph takes a value outside of its bound if an axis is twice as long."""
+    instances = (_resized(base, axes, 2 * _size(base, axes)) for axes in groups.values())
+    return any(_element_answers(prober, longer)([probe])[0] is not None for longer in instances)
 
 
 def _with_least_integers(prober: Prober, base: Samples) -> Samples:
@@ -541,55 +498,44 @@ def _with_least_integers(prober: Prober, base: Samples) -> Samples:
         name: np.full_like(array, array.min()) if array.dtype.kind in "iu" and array.size else array
         for name, array in base.items()
     }
-    return base if prober.answers(feeds)[0] is None else feeds
+    return feeds if prober.takes(feeds) else base
 
 
-def _length_bounds(prober: Prober, groups: Sequence[_Lengths], base: Samples) -> dict[Any, Bounds]:
+def _length_bounds(prober: Prober, groups: Axes, base: Samples) -> dict[str, Bounds]:
     """Return the bounds of the lengths of free axes, and lengths between them that fail."""
     ranges = {}
-    for group in groups:
-        size = _size(base, group)
-        ranges[group] = Range(
-            size,
-            size,
-            tuple(sorted({v for v in (size - 1, 1) if 0 < v < size}, reverse=True)),
-            tuple(sorted({v for v in (size + 1, 2 * size, MIN_FREE_LENGTH) if v > size})),
-            (),
-            True,
-        )
+    for name, axes in groups.items():
+        size = _size(base, axes)
+        values = {size - 1, 1, size + 1, 2 * size, MIN_FREE_LENGTH} - {0, size}
+        ranges[name] = Range(size, size, sorted(values), True)
 
     def answers(probes: Sequence[Probe]) -> list[Answer]:
-        return [prober.answers(_resized(base, group, int(n)))[0] for group, n in probes]
+        return [prober.answers(_resized(base, groups[name], int(n)))[0] for name, n in probes]
 
     return find_bounds(answers, ranges)
 
 
-def _length_note(bounds: Bounds) -> str:
-    if bounds.failures:
-        failures = ", ".join(map(_text, bounds.failures[:3]))
-        return f"fails at {failures}, which nothing can state: such instances get 422"
-    return _span(bounds)
-
-
-def _sized(
-    tensor: Tensor, groups: Sequence[_Lengths], lengths: Mapping[Any, Bounds], batch: Batch
+def _with_lengths(
+    tensor: Tensor, groups: Axes, lengths: Mapping[str, Bounds], offset: int
 ) -> Tensor:
-    """Return the tensor with the bounds of its free axes.
+    """Return the tensor with the names and the bounds of its free axes.
 
     At min_shape one element is stated unless the sample has none: some operators end the process on
     empty tensors, so that is not probed.
     """
-    offset = int(batch == "none")
+    names = list(tensor.axes or [""] * len(tensor.shape))
     min_shape: list[int | None] = [None] * len(tensor.shape)
     max_shape = list(min_shape)
-    for group in groups:
-        bounds = lengths[group]
-        low, high = (None, None) if bounds.failures else bounds[:2]
-        for name, axis in group.axes:
+    for group, axes in groups.items():
+        low, high, failures = lengths[group]
+        for name, axis in axes:
             if name == tensor.name:
-                min_shape[axis - offset] = int(low or 1)
-                max_shape[axis - offset] = None if high is None else int(high)
+                is_named = len(axes) > 1 or group == names[axis - offset]
+                names[axis - offset] = group if is_named else ""
+                min_shape[axis - offset] = 1 if failures or low is None else int(low)
+                max_shape[axis - offset] = None if failures or high is None else int(high)
     return tensor._replace(
+        axes=tuple(names) if any(names) else (),
         min_shape=tuple(min_shape) if any(min_shape) else (),
         max_shape=tuple(max_shape) if any(max_shape) else (),
     )

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from answerable.packing import feature_types as packed_types
 from answerable.packing.limits import MAX_ROWS
-from answerable.terminal import number, plain, table
+from answerable.terminal import listed, number, plain, table
 from handler import feature_types
 from handler.manifest import BY_CLASS, Manifest, Output
 
@@ -38,10 +38,6 @@ def _features(manifest: Manifest) -> Iterator[tuple[str, ...]]:
         missing = f"{share:.1%}" if share else ("allowed" if feature.nullable else "refused")
         packed = packed_types.of(kind)
         yield feature.name, feature.type, packed.span(), missing, packed.policy()
-
-
-def _few(values: list[str]) -> str:
-    return ", ".join(values[:6]) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:
@@ -75,7 +71,7 @@ def _seen(manifest: Manifest, name: str) -> Iterator[str]:
             shares = zip(
                 distribution.values, distribution.cdf_left, distribution.cdf_right, strict=True
             )
-            yield _few([f"{value}: {upto - below:.0%}" for value, below, upto in shares])
+            yield listed([f"{value}: {upto - below:.0%}" for value, below, upto in shares], 6)
         elif output.kind in BY_CLASS:
             label = key.removeprefix(f"{name}.")
             yield f"{label}: {distribution.values[0]:.2f} to {distribution.values[-1]:.2f}"

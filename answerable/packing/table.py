@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from answerable.packing import feature_types as packed_types
 from answerable.packing.contract_file import Fields
 from answerable.packing.errors import PackError
+from answerable.terminal import listed
 from handler import csv_dialect, feature_types
 from handler.errors import ArtifactError
 from handler.feature_types import FeatureType
@@ -75,7 +76,9 @@ def read(path: Path) -> dict[str, Cells]:
         del columns[0], names[0]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated or "" in names:
-        raise PackError(f"{path.name}: columns without a name, or with one name: {_list(repeated)}")
+        raise PackError(
+            f"{path.name}: columns without a name, or with one name: {_names(repeated)}"
+        )
     return dict(zip(names, columns, strict=True))
 
 
@@ -183,7 +186,7 @@ def match(names: Sequence[str], inputs: Sequence[Tensor], file: str) -> list[tup
         if len(names) != width:
             raise PackError(
                 f"the model takes {width} columns and {file} has {len(names)} "
-                f"({_list(names)}); {hint}"
+                f"({_names(names)}); {hint}"
             )
         return [(name, inputs[0]) for name in names]
     expected = [tensor.name for tensor in inputs]
@@ -193,11 +196,11 @@ def match(names: Sequence[str], inputs: Sequence[Tensor], file: str) -> list[tup
     extra = [name for name in names if name not in expected]
     renames = {identifier(name): name for name in extra}
     if missing and sorted(renames) == sorted(missing):  # as skl2onnx spells names
-        pairs = _list([f"{renames[name]!r} to {name!r}" for name in missing])
+        pairs = _names([f"{renames[name]!r} to {name!r}" for name in missing])
         raise PackError(f"{file} spells columns otherwise than the model: rename {pairs}")
     if missing or extra:
-        problems = [f"lacks the columns {_list(missing)}"] if missing else []
-        problems += [f"has columns that the model does not take: {_list(extra)}"] if extra else []
+        problems = [f"lacks the columns {_names(missing)}"] if missing else []
+        problems += [f"has columns that the model does not take: {_names(extra)}"] if extra else []
         raise PackError(f"{file} {' and '.join(problems)}" + (f"; {hint}" if extra else ""))
     return [(tensor.name, tensor) for tensor in inputs]
 
@@ -220,7 +223,7 @@ def features(
     matched = match(list(cells), inputs, file)
     unknown = [name for name in stated if name not in cells]
     if unknown:
-        raise PackError(f"the contract file states features that are not there: {_list(unknown)}")
+        raise PackError(f"the contract file states features that are not there: {_names(unknown)}")
     types, columns = [], {}
     for number, (name, tensor) in enumerate(matched):
         column = number if matched[0][1] is matched[-1][1] else 0
@@ -377,7 +380,7 @@ def _check(kind: FeatureType, values: Column) -> None:
     }
     if wrong := [name for name, is_right in fits.items() if not is_right]:
         remedy = '; state type = "category" too' if "categories" in wrong else ""
-        raise PackError(f"{_list(wrong)} cannot be stated for type {feature.type}{remedy}")
+        raise PackError(f"{_names(wrong)} cannot be stated for type {feature.type}{remedy}")
     checked = present if feature.example in present else [*present, feature.example]
     try:
         packed = packed_types.of(kind)
@@ -392,6 +395,5 @@ def _check(kind: FeatureType, values: Column) -> None:
         raise PackError(f"{outside} of its values are outside of the stated contract")
 
 
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:10])
-    return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
+def _names(names: Sequence[str]) -> str:
+    return listed(names, 10)

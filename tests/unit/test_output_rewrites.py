@@ -245,7 +245,8 @@ def test_embeddings_are_base64_on_request(path: str, kind: int) -> None:
     lists = [row["embedding"] for row in json.loads(plain["body"])["predictions"]]
     answer = ask(packed.directory, path, accept="application/json; tensors=base64")
     rows = json.loads(answer["body"])["predictions"]
-    content = openapi.document(packed.manifest)["paths"]["/predict"]["post"]["responses"]["200"]
+    document = openapi.document(packed.manifest)
+    content = document["paths"]["/predict"]["post"]["responses"]["200"]
     if kind == 11:  # float64 would lose digits
         assert answer["headers"]["content-type"] == "application/json"
         assert [row["embedding"] for row in rows] == lists
@@ -257,7 +258,8 @@ def test_embeddings_are_base64_on_request(path: str, kind: int) -> None:
         assert decoded.tolist() == pytest.approx(numbers, rel=1e-3)
         assert kind == 10 or decoded.tolist() == np.float32(numbers).tolist()
     schema = content["content"]["application/json;tensors=base64"]["schema"]
-    item = schema["properties"]["predictions"]["items"]["properties"]["embedding"]
+    assert schema == {"$ref": "#/components/schemas/Base64Predictions"}
+    item = document["components"]["schemas"]["Base64Prediction"]["properties"]["embedding"]
     assert item["contentEncoding"] == "base64"
 
 

@@ -161,14 +161,14 @@ def test_pack_scores_stated_as_probabilities_are_refused(packed: Packer) -> None
 def test_pack_difference_by_optimisation_is_refused_with_the_remedy(
     packed: Packer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = pack_module._originals
+    read = pack_module._original
 
-    def shifted(*args: Any) -> tuple[verification.Originals, list[str]]:
-        originals, notes = read(*args)
-        plain = originals.plain
-        return originals._replace(plain=lambda feeds: [y + 0.001 for y in plain(feeds)]), notes
+    def shifted(*args: Any) -> tuple[verification.Original, list[str]]:
+        original, notes = read(*args)
+        run = original.run
+        return original._replace(run=lambda feeds: [y + 0.001 for y in run(feeds)]), notes
 
-    monkeypatch.setattr(pack_module, "_originals", shifted)
+    monkeypatch.setattr(pack_module, "_original", shifted)
     table = models.regressor_table()
     with pytest.raises(PackError, match=r"optimising the graph changes its answers .*--tolerance"):
         packed(models.regressor(), table)
