@@ -21,7 +21,7 @@ SEED ?=
 MINUTES ?= 30
 CLIENTS ?= 50
 
-.PHONY: help run rehearse test coverage check frameworks fuzz mutants soak audit reference docs e2e bench bench-refusals bench-image power example image
+.PHONY: help run rehearse test coverage check frameworks fuzz mutants soak audit reference docs checkov e2e bench bench-refusals bench-image power example image
 .PHONY: synth bootstrap deploy destroy smoke sam lock clean
 help:            ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -51,7 +51,7 @@ check: $(READY)  ## lint, types, the synthesised stack, slow tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.docs --check reliability
-	$(MAKE) docs
+	$(MAKE) docs checkov
 	$(PYTEST) --dist loadfile tests/infra
 	$(PYTEST) -m slow
 
@@ -83,6 +83,9 @@ reference: $(READY) ## write the generated pages of docs/ (PAGE=reference takes 
 
 docs: build/docs-env/ready ## build the documentation site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 build/docs-env/bin/mkdocs build --quiet --strict
+
+checkov: $(READY) build/checkov-env/ready ## what checkov finds in the templates, beside what is accepted
+	$(BIN)/python -m tests.checkov build/checkov-env/bin/checkov
 
 e2e: $(READY)    ## image, emulator, cdk deploy, SAM; installs what it needs (Docker too, as root)
 	$(BIN)/python -m pytest tests/e2e -m e2e
@@ -138,7 +141,7 @@ sam: $(READY)    ## `sam local invoke` with a file of events/good (EVENT=rest-on
 lock: $(READY)   ## compile requirements/*.in, and pyproject.toml's extras, to hashed *.txt
 	$(BIN)/python -m pip install --quiet uv
 	cd requirements && for name in dev function text images extensions parquet fuzz audit ministack \
-	  sam clients docs frameworks; do \
+	  sam clients docs checkov frameworks; do \
 	  case $$name in dev) with="../pyproject.toml --extra serve --extra deploy --extra parquet \
 	      --extra text --extra images --extra extensions" ;; \
 	    text | images | extensions) with="-c dev.txt --no-deps" ;; \

@@ -227,10 +227,13 @@ def _plan(inputs: str, options: Options, workers: int) -> tuple[Plan, float]:
     from handler.batch import plan
 
     scorer, _, run = _state
-    # several parts for each worker, so that they end at the same time
     if inputs:
+        # several parts for each worker, so that they end at the same time
         plan.make_plan(scorer, run, run.uri, inputs, options, workers=4 * workers)
-    return plan.load_plan(scorer.manifest, run), _private_megabytes()
+    planned = plan.load_plan(scorer.manifest, run)
+    if not inputs:
+        plan.measure(scorer, planned.sources[0], planned.options)
+    return planned, _private_megabytes()
 
 
 def _private_megabytes() -> float:

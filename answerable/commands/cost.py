@@ -114,7 +114,7 @@ class Month(NamedTuple):
     outcomes: int = 0
     archive: bool = False
     rows: int = 0
-    row_rate: float = 150_000.0
+    row_rate: float = 195_000.0
     active_hours: int = HOURS
 
 
@@ -180,7 +180,7 @@ def bill(month: Month) -> list[Item]:
         # a child execution starts, calls the worker and ends
         ("batch", "steps of parts", 3 * batch_parts, "Step Functions, transition"),
         ("batch", "outputs and summaries", 2 * batch_parts, "S3, PUT request"),
-        ("batch", "inputs, plans and summaries read", 6 * batch_parts, "S3, GET request"),
+        ("batch", "inputs, plans and summaries read", 22 * batch_parts, "S3, GET request"),
         ("batch", "a month of outputs", month.rows * OUTPUT_ROW_BYTES / 1e9, "S3, GB-month"),
         ("jobs", "metrics", JOBS_METRICS * active * bool(month.submitted), metric),
     )  # fmt: skip

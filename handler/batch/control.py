@@ -3,8 +3,10 @@
 `pin` chooses the version of the worker that does a run, `finish` and `fail` end it.
 """
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -20,18 +22,15 @@ def on_step(event: Any, context: Any) -> Any:
         return {"pin": _pin, "finish": _finish, "fail": _fail}[event["step"]](event, run)
 
 
-class recorded:  # noqa: N801
-    """The storage of a run. A BatchError is written there, and raised."""
-
-    def __init__(self, request: Any) -> None:
-        self._run = storage.connect(f"s3://{os.environ['BATCH_BUCKET']}/runs/{run_id(request)}")
-
-    def __enter__(self) -> Storage:
-        return self._run
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, BatchError):
-            storage.put_json(self._run, finish.FAILURE, {"problem": str(error)})
+@contextlib.contextmanager
+def recorded(request: Any) -> Iterator[Storage]:
+    """Yield the storage of a run. A BatchError is written there, and raised."""
+    run = storage.connect(f"s3://{os.environ['BATCH_BUCKET']}/runs/{run_id(request)}")
+    try:
+        yield run
+    except BatchError as error:
+        storage.put_json(run, finish.FAILURE, {"problem": str(error)})
+        raise
 
 
 def run_id(request: Any) -> str:

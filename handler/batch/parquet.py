@@ -44,8 +44,6 @@ def _open(file: BinaryIO) -> Any:
 class ParquetReader(Reader):
     """Row groups, without the columns that are not needed."""
 
-    is_columnar = True
-
     def __init__(self, scorer: Scorer, source: Source, options: Options) -> None:
         super().__init__(scorer, source, options)
         self._types = [k for k in scorer.types if k.feature.name in source.columns]
@@ -114,6 +112,9 @@ class ParquetReader(Reader):
 
     def select_keys(self, keys: Any, indices: list[int]) -> Any:
         return self.select(keys, indices)
+
+    def make_writer(self, path: Path) -> Any:
+        return ParquetWriter(self.scorer, path, bool(self.key))
 
     def bytes_per_row(self, file: BinaryIO, rows: int) -> float:
         count: int = _open(file).metadata.num_rows

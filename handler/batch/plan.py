@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import orjson
 
@@ -111,8 +110,6 @@ def make_plan(
 
     `workers`: how many parts there are at least where the input is large enough. Raise BatchError.
     """
-    from handler.batch import read
-
     if run.read(PLAN) is not None:
         return load_plan(scorer.manifest, run)
     entries = storage.connect(uri).inputs()
@@ -121,8 +118,7 @@ def make_plan(
     sources = [_inspect(scorer, entry, options) for entry in entries]
     if len({(source.format, *sorted(source.columns)) for source in sources}) > 1:
         raise BatchError("the input files differ in their format or in their columns")
-    reader = read.reader_class(sources[0].format)(scorer, sources[0], options)
-    bytes_per_row, seconds_per_row = _measure(scorer, reader, sources[0])
+    bytes_per_row, seconds_per_row = measure(scorer, sources[0], options)
     total = sum(source.size for source in sources)
     size = min(SHARD_SECONDS / seconds_per_row * bytes_per_row, MAX_SHARD_BYTES, total / workers)
     # a power of two, so that the same input has the same parts though the rate varies
@@ -212,10 +208,11 @@ def _check_columns(manifest: Manifest, columns: list[str], options: Options) -> 
         raise BatchError(f"{unknown} columns are not in the contract; --ignore-unknown skips them")
 
 
-def _measure(scorer: Scorer, reader: Any, source: Source) -> tuple[float, float]:
+def measure(scorer: Scorer, source: Source, options: Options) -> tuple[float, float]:
     """Return bytes and seconds per row of the first rows. Raise BatchError without rows."""
-    from handler.batch import score
+    from handler.batch import read, score
 
+    reader = read.reader_class(source.format)(scorer, source, options)
     rows, start = 0, time.process_time()
     with storage.connect(source.uri).open(source.etag) as file:
         for chunk in reader.chunks(file, 0, WHOLE_FILE):

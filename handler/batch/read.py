@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from operator import methodcaller
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
@@ -23,10 +24,11 @@ from handler.batch.plan import Options, Source
 from handler.duplicate_keys import reject_duplicate_keys
 from handler.errors import BadRequest, Violation, pointer
 from handler.model_inputs import Columns
-from handler.scoring import Scorer
+from handler.scoring import Scored, Scorer
 
 CSV, JSONL, PARQUET = "csv", "jsonl", "parquet"
 MAX_LINE_BYTES = 1 << 20
+BOM = b"\xef\xbb\xbf"
 MAX_CHUNK_ROWS = 1 << 16  # a prediction id has two bytes for the row
 DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
 MALFORMED = Violation("", "malformed", "is not a row of the format")
@@ -85,13 +87,32 @@ def _unpack(file: BinaryIO, is_gzip: bool) -> Any:
     return gzip.GzipFile(fileobj=file) if is_gzip else file
 
 
+class JsonLinesWriter:
+    """Predictions as JSON lines: row, key, id, outputs, and the model's version."""
+
+    suffix = ".jsonl"
+
+    def __init__(self, scorer: Scorer, path: Path, has_key: bool) -> None:
+        self._file, self._has_key = path.open("wb"), has_key
+        version = orjson.dumps(scorer.manifest.version).replace(b"%", b"%%")
+        key = b'"key":%b,' if has_key else b""
+        self._template = b'{"row":%d,' + key + b'%b,"model_version":' + version + b"}\n"
+        self._render = scorer.renderer.render_predictions
+
+    def write(self, numbers: Sequence[int], keys: Any, ids: list[bytes], scored: Scored) -> None:
+        """Add the predictions of a chunk."""
+        fields = [prediction[1:-1] for prediction in self._render(scored.runs, ids)]
+        columns = [map(orjson.dumps, keys)] if self._has_key else []
+        rows = zip(numbers, *columns, fields, strict=True)
+        self._file.write(b"".join(map(self._template.__mod__, rows)))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+
 class Reader:
-    """The rows of one file. Options and columns were checked when the run was planned.
-
-    `is_columnar`: the predictions are written as columns, and not rendered as JSON.
-    """
-
-    is_columnar = False
+    """The rows of one file. Options and columns were checked when the run was planned."""
 
     def __init__(self, scorer: Scorer, source: Source, options: Options) -> None:
         self.scorer, self.source, self.options = scorer, source, options
@@ -124,6 +145,8 @@ class Reader:
         next_line = partial(file.readline, MAX_LINE_BYTES)
         if start:  # the line that begins before belongs to the part before
             file.seek(start - 1)
+        elif self.source.format == JSONL and file.read(3) != BOM:
+            file.seek(0)
         if start or self.source.format == CSV:
             while (line := next_line()) and line[-1:] != b"\n":
                 pass
@@ -152,6 +175,10 @@ class Reader:
     def select_keys(self, keys: Any, indices: list[int]) -> Any:
         """Return some of the keys."""
         return [keys[i] for i in indices]
+
+    def make_writer(self, path: Path) -> Any:
+        """Return the writer of predictions in the format that goes with the input's."""
+        return JsonLinesWriter(self.scorer, path, bool(self.key))
 
     def bytes_per_row(self, file: BinaryIO, rows: int) -> float:
         """Return the bytes of a row, after `rows` were read."""

@@ -29,39 +29,6 @@ MEMORY_GB = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0)) / 1024
 MIN_JUDGED_ROWS = 10_000  # of a part, before its share of refused rows ends the run
 
 
-class JsonLinesWriter:
-    """Predictions as JSON lines: row, key, id, outputs, and the model's version."""
-
-    suffix = ".jsonl"
-
-    def __init__(self, scorer: Scorer, path: Path, has_key: bool) -> None:
-        self._file, self._has_key = path.open("wb"), has_key
-        version = orjson.dumps(scorer.manifest.version).replace(b"%", b"%%")
-        key = b'"key":%b,' if has_key else b""
-        self._template = b'{"row":%d,' + key + b'%b,"model_version":' + version + b"}\n"
-        self._render = scorer.renderer.render_predictions
-
-    def write(self, numbers: Sequence[int], keys: Any, ids: list[bytes], scored: Scored) -> None:
-        """Add the predictions of a chunk."""
-        fields = [prediction[1:-1] for prediction in self._render(scored.runs, ids)]
-        columns = [map(orjson.dumps, keys)] if self._has_key else []
-        rows = zip(numbers, *columns, fields, strict=True)
-        self._file.write(b"".join(map(self._template.__mod__, rows)))
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._file.close()
-
-
-def _make_writer(scorer: Scorer, reader: Reader, path: Path) -> Any:
-    """Return the writer of predictions: Parquet for Parquet, else JSON lines."""
-    if reader.is_columnar:
-        from handler.batch.parquet import ParquetWriter
-
-        return ParquetWriter(scorer, path, bool(reader.key))
-    return JsonLinesWriter(scorer, path, bool(reader.key))
-
-
 class ScoredChunk(NamedTuple):
     """`numbers` and `keys` of the rows that were scored, and the violations of the others."""
 
@@ -127,7 +94,7 @@ def score_shard(
         TemporaryDirectory(dir=run.spool) as folder,
         storage.connect(source.uri).open(source.etag) as file,
         (refused_path := Path(folder, "refused")).open("wb") as refused_file,
-        closing(_make_writer(scorer, reader, output_path := Path(folder, "output"))) as output,
+        closing(reader.make_writer(output_path := Path(folder, "output"))) as output,
     ):
         for chunk in reader.chunks(file, shard.start, shard.stop):
             done_chunk = score_chunk(scorer, reader, chunk)

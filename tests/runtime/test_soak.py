@@ -40,7 +40,7 @@ def test_a_wrong_answer_is_noticed(answer: dict[str, Any], problem: str) -> None
     assert problem in soak.one_call(Service(), call, ids, Counter())  # type: ignore[arg-type]
 
 
-def test_growth_is_of_the_medians_of_the_first_and_the_last_quarter() -> None:
-    first, last = [[100, 50], [900, 50], [102, 50]], [[104, 55], [1, 55], [900, 80]]
-    samples = [*first, *[[1, 1]] * 6, *last]
-    assert soak.growth(samples) == pytest.approx([104 / 102 - 1, 0.1])
+def test_growth_is_of_the_memory_between_calls() -> None:
+    first = [[100, 50]] * 2 + [[900, 60]] * 8
+    last = [[1, 55], *[[104, 55]] * 8, [900, 80]]
+    assert soak.growth([*first, *[[1, 1]] * 20, *last]) == pytest.approx([0.04, 0.1])

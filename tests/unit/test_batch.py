@@ -127,6 +127,17 @@ def _part_of_rows(parts: list[dict[str, Any]]) -> list[int]:
     return [i for i, part in enumerate(parts) for _ in range(part["rows"] - part["refused"])]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "csv.gz", "jsonl.gz"])
+def test_batch_a_byte_order_mark_is_skipped(small: Scorer, tmp_path: Path, suffix: str) -> None:
+    inputs = write_rows(tmp_path / f"in.{suffix}", rows_of(30))
+    content = inputs.read_bytes()
+    if suffix.endswith("gz"):
+        content = gzip.compress(read.BOM + gzip.decompress(content))
+    inputs.write_bytes(content if suffix.endswith("gz") else read.BOM + content)
+    assert run_batch(small, inputs, tmp_path / "out")["rows"] == 30
+    assert [row["key"] for row in predictions(tmp_path / "out")] == [f"c{i}" for i in range(30)]
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_batch_the_same_input_gives_the_same_bytes(
     small: Scorer, tmp_path: Path, suffix: str
@@ -304,6 +315,10 @@ WRONG_FILES: list[tuple[str, Callable[[Path], Path], str]] = [
     ("mixed columns", mixed("b.csv", extra=1), "columns are not in the contract"),
     ("no file", lambda d: d / "none.csv", "No such file"),
     ("an empty folder", lambda d: d / "in/a.csv", "no input file"),
+    ("UTF-16", lambda d: edit(csv_with()(d), lambda b: b.decode().encode("utf-16")), "in UTF-8"),
+    ("nothing in gzip", holds("a.csv.gz", gzip.compress(b"")), "no header"),
+    ("header only in gzip", holds("a.csv.gz", gzip.compress(b"customer,ratio,count,colour,open,"
+     b"note/~,serum\n")), "no rows"),
     ("one long line", lambda d: edit(csv_with()(d), lambda b: b + b"x" * (1 << 20)),
      "a line is longer"),
 ]  # fmt: skip
@@ -323,7 +338,7 @@ def test_batch_a_wrong_input_is_a_clear_error(
     message: str,
 ) -> None:
     (tmp_path / "in").mkdir()
-    for file in ("a.csv", "a.json", "a.parquet"):
+    for file in ("a.csv", "a.csv.gz", "a.json", "a.parquet"):
         (tmp_path / file).touch()
     path = make(tmp_path)
     inputs = path.parent if path.parent.name == "in" else path
