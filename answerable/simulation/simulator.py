@@ -5,7 +5,7 @@ little later, and evaluates alarms more often than every STEP_MINUTES after the 
 """
 
 import json
-from collections import Counter, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from answerable.simulation.drift import RUN_MINUTE
 from answerable.simulation.fake_aws import FakeAws
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
 from answerable.simulation.versions import NOISE, spread
-from handler import metrics, prediction_id, scoring
+from handler import prediction_id, scoring
 from handler.release.deploy_hooks import HookRun, post_traffic_checks, pre_traffic_checks
 
 MINUTE_MS = 60_000
@@ -29,14 +29,13 @@ WRONG_SPREADS = 0.1  # from the true value, in spreads of the output
 class Step(NamedTuple):
     """The state at the end of a minute, by version, since the step before.
 
-    `counts` has requests, 4xx, 5xx and wrong; `p99` is in ms. `changed` has the alarms that went
-    into ALARM or left it, with their state; `action` is what somebody did about it.
+    `counts` has requests, 4xx, 5xx and wrong. `changed` has the alarms that went into ALARM or
+    left it, with their state; `action` is what somebody did about it.
     """
 
     minute: int
     share: int
     counts: dict[str, Counter[str]]
-    p99: dict[str, float | None]
     changed: dict[str, str]
     action: str
 
@@ -92,7 +91,7 @@ class Simulator:
         self._plan, self._aws, self._rate, self._truth = plan, aws, rate, truth
         self._rng = np.random.default_rng(seed)
         self._states = {alarm.name: cloudwatch.NO_DATA for alarm in plan.alarms}
-        self._outcomes: deque[tuple[int, str, Any]] = deque()  # by the time (ms) they are known
+        self._outcomes: defaultdict[int, list[Any]] = defaultdict(list)  # by minute
         self._sent = 0
 
     def steps(self, bodies: Iterator[bytes], minutes: int, hook: bool) -> Iterator[Step]:
@@ -101,7 +100,7 @@ class Simulator:
         if hook and (reasons := self._run_hook(pre_traffic_checks)):
             self.verdict = Verdict("refused", cause=reasons)
             return
-        start, counts = 0, {CURRENT: Counter[str](), CANDIDATE: Counter[str]()}
+        counts = {CURRENT: Counter[str](), CANDIDATE: Counter[str]()}
         for minute in range(1, plan.bake_minutes + minutes + 1):
             share = plan.share(minute - 1)
             for sent_at, version in self._arrivals(minute, share):
@@ -116,12 +115,10 @@ class Simulator:
                 requests=self.verdict.requests + counts[CANDIDATE]["requests"],
                 wrong=self.verdict.wrong + counts[CANDIDATE]["wrong"],
             )
-            changed, action = self._evaluate(minute), self._act(minute)
-            p99 = {version: self._p99(version, start, minute) for version in counts}
-            yield Step(minute, share, counts, p99, changed, action)
+            yield Step(minute, share, counts, self._evaluate(minute), self._act(minute))
             if self.verdict.result == "rolled back":
                 return
-            start, counts = minute, {CURRENT: Counter(), CANDIDATE: Counter()}
+            counts = {CURRENT: Counter(), CANDIDATE: Counter()}
 
     def _run_hook(self, checks: Callable[[HookRun], None]) -> str:
         return "; ".join(self._aws.run_hook(checks)) if self._plan.environ else ""
@@ -154,24 +151,21 @@ class Simulator:
         true_values = truth.true_values(body) if version == CANDIDATE else values
         draws = self._rng.random(len(values)).tolist()
         noise = self._rng.normal(0.0, NOISE, len(values)).tolist()
+        outcomes = self._outcomes[sent_at // MINUTE_MS + 1 + OUTCOME_DELAY_MINUTES]
         for prediction, actual, draw, error in zip(
             predictions, true_values, draws, noise, strict=True
         ):
             if draw < OUTCOME_SHARE and actual is not None:
                 actual = actual + error * truth.spread if truth.spread else actual
-                known_at = sent_at + OUTCOME_DELAY_MINUTES * MINUTE_MS
-                self._outcomes.append((known_at, prediction["id"], actual))
+                outcomes.append({"prediction_id": prediction["id"], "actual": actual})
         return sum(map(truth.is_wrong, values, true_values))
 
     def _send_outcomes(self, minute: int, share: int) -> None:
-        """Send the outcomes known by now to a version drawn by weight."""
-        now, outcomes = minute * MINUTE_MS, []
-        while self._outcomes and self._outcomes[0][0] < now:
-            _, id, actual = self._outcomes.popleft()
-            outcomes.append({"prediction_id": id, "actual": actual})
-        if outcomes:
+        """Send the outcomes that became known in a minute to a version drawn by weight."""
+        if outcomes := self._outcomes.pop(minute, []):
             version = CANDIDATE if self._rng.random() * 100 < share else CURRENT
-            self._send(version, "/feedback", json.dumps({"outcomes": outcomes}).encode(), now - 1)
+            body = json.dumps({"outcomes": outcomes}).encode()
+            self._send(version, "/feedback", body, minute * MINUTE_MS - 1)
 
     def _evaluate(self, minute: int) -> dict[str, str]:
         """Evaluate every alarm; return the states of those that went into ALARM or left it."""
@@ -209,8 +203,3 @@ class Simulator:
             )
             return "the owner is notified"
         return ""
-
-    def _p99(self, version: str, start: int, end: int) -> float | None:
-        dimensions = frozenset({"service": self._plan.service, "version": version}.items())
-        key = (metrics.NAMESPACE, metrics.LATENCY, dimensions)
-        return self._aws.metrics.statistic(key, "p99", start * MINUTE_MS, end * MINUTE_MS)
