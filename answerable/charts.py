@@ -1,4 +1,4 @@
-"""Charts for pages without a script: geometry here, markup in pages/charts.html.
+"""Charts for pages without a script: geometry here, markup in pages/report.html.
 
 A chart is an SVG that is stretched to its card, with its labels beside it as text. So nothing can
 leave the card, and text keeps its size.
@@ -25,44 +25,31 @@ class Bar(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Bars over a horizontal axis. `lines`: heights of dashed lines, by CSS class."""
+    """Bars over a horizontal axis. `line`: CSS class and height of a dashed line."""
 
     label: str
     bars: list[Bar]
-    lines: dict[str, float]
-    y_labels: tuple[str, str]
-    x_labels: list[str]
-
-
-class Row(NamedTuple):
-    """A category: shares of the live values and of the baseline, as numbers and as text."""
-
-    name: str
-    live: float
-    baseline: float
-    text: str
+    line: tuple[str, float] | None
+    top_label: str
+    x_labels: Sequence[str]
 
 
 class Value(NamedTuple):
-    """A number in a stretch of time (ms), its CSS class and its text."""
+    """A number over a stretch of the axis (of time: in ms), its text and its CSS class."""
 
     start: float
     end: float
     number: float
-    kind: str
     text: str
+    kind: str = "bar"
 
 
 def histogram(label: str, shares: Sequence[float], expected: float, edges: Sequence[str]) -> Chart:
     """Return the shares by bin, with a line where all of them are without drift."""
     top = max(*shares, expected * 2)
-    width = WIDTH / len(shares)
-    bars = [
-        _bar(i * width + 1, width - 2, share / top, "bar", f"{share:.1%}")
-        for i, share in enumerate(shares)
-    ]
-    line = {"expected": HEIGHT - expected / top * HEIGHT}
-    return Chart(label, bars, line, (f"{top:.0%}", "0"), list(edges))
+    values = [Value(i, i + 1, share, f"{share:.1%}") for i, share in enumerate(shares)]
+    bars = _bars(values, (0, len(shares)), top)
+    return Chart(label, bars, ("expected", _height(expected, top)), f"{top:.0%}", edges)
 
 
 def timeline(
@@ -74,37 +61,33 @@ def timeline(
     unit: str = "",
 ) -> Chart:
     """Return values over time, with a line at `limit`."""
-    top = max([value.number for value in values], default=0.0)
-    if limit is not None:
-        top = max(top, limit * 1.5)
-    top = top or 1.0
+    top = max([(limit or 0.0) * 1.5, *(value.number for value in values)]) or 1.0
     length = max(span[1] - span[0], 1.0)
-    bars = []
+    titled = [v._replace(text=f"{time_label(v.start, length)}: {v.text}") for v in values]
+    line = None if limit is None else ("limit", _height(limit, top))
+    labels = [time_label(moment, length) for moment in (span[0], sum(span) / 2, span[1])]
+    return Chart(label, _bars(titled, span, top), line, f"{short(top)}{unit}", labels)
+
+
+def _bars(values: Sequence[Value], span: tuple[float, float], top: float) -> list[Bar]:
+    """Return the bars of values; each is wide and high enough to be seen, and within the chart."""
+    bars, scale = [], WIDTH / max(span[1] - span[0], 1.0)
     for value in values:
-        left, right = (
-            min(max((moment - span[0]) / length, 0.0), 1.0) * WIDTH
-            for moment in (value.start, value.end)
+        start, end = (
+            min(max((moment - span[0]) * scale, 0.0), WIDTH) for moment in (value.start, value.end)
         )
-        width = max(right - left - 1, MIN_WIDTH)
-        left = min(left, WIDTH - width)
-        title = f"{time_label(value.start, length)}: {value.text}"
-        bars.append(_bar(left, width, value.number / top, value.kind, title))
-    lines = {} if limit is None else {"limit": HEIGHT - limit / top * HEIGHT}
-    moments = (span[0], (span[0] + span[1]) / 2, span[1])
-    return Chart(
-        label,
-        bars,
-        lines,
-        (f"{short(top)}{unit}", "0"),
-        [time_label(moment, length) for moment in moments],
-    )
+        width = max(end - start - 1, MIN_WIDTH)
+        y = min(max(_height(value.number, top), 0.0), HEIGHT - MIN_BAR)
+        x, y, width, height = (
+            round(number, 1) for number in (min(start, WIDTH - width), y, width, HEIGHT - y)
+        )
+        bars.append(Bar(x, y, width, height, value.kind, value.text))
+    return bars
 
 
-def _bar(x: float, width: float, share: float, kind: str, title: str) -> Bar:
-    height = max(min(share, 1.0) * HEIGHT, MIN_BAR)
-    return Bar(
-        round(x, 1), round(HEIGHT - height, 1), round(width, 1), round(height, 1), kind, title
-    )
+def _height(number: float, top: float) -> float:
+    """Return the y coordinate of a number."""
+    return HEIGHT - number / top * HEIGHT
 
 
 def time_label(milliseconds: float, length: float) -> str:

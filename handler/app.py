@@ -8,7 +8,7 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -44,6 +44,9 @@ from handler.http import (
 )
 from handler.manifest import FILE_NAME, OPENAPI_FILE_NAME
 from handler.scoring import Scored, Scorer
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 Handler = Callable[[Any, Any], Event]
 JSON_HEADERS = {"content-type": JSON}
@@ -314,7 +317,7 @@ def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
     record = request_log.make_request_log(config, state.scorer.manifest if state else None)
     is_cold = True
 
-    def dispatch(request: Request, route: str, context: Any) -> HandlerResult:
+    def dispatch(request: Request, route: str, context: "LambdaContext | None") -> HandlerResult:
         if request.synthetic and request.path.startswith("/golden/") and state:
             return _golden_row(state, request.path.rpartition("/")[2])
         if request.synthetic and request.path == "/manifest" and state:
@@ -333,7 +336,7 @@ def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
             raise MethodNotAllowed(f"send {allow}", headers={"allow": allow})
         return methods[request.method](state, request, _deadline(context))
 
-    def handle(event: Any, context: Any) -> Event:
+    def handle(event: Any, context: "LambdaContext | None") -> Event:
         nonlocal is_cold
         start = time.perf_counter()
         request, route, problem, is_head = None, "", None, False
@@ -384,7 +387,7 @@ def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
             response = gateway_events.add_cors(request, response, config.cors_origins)
         return gateway_events.to_gateway_response(event, response)
 
-    def lambda_handler(event: Any, context: Any) -> Event:
+    def lambda_handler(event: Any, context: "LambdaContext | None") -> Event:
         gc.disable()  # a large body makes millions of objects, which repeated scans would visit
         try:
             return handle(event, context)
@@ -453,7 +456,7 @@ def _check_model(state: AppState, path_params: dict[str, str]) -> None:
             raise NotFound(f"the model is {manifest.name}, version {manifest.version}")
 
 
-def _deadline(context: Any) -> float | None:
+def _deadline(context: "LambdaContext | None") -> float | None:
     """Return when the run must end, on time.monotonic()'s clock; None without a Lambda context."""
     if context is None:
         return None

@@ -65,7 +65,6 @@ class Batch(Construct):
             Construct(self, "Control"),
             settings=settings,
             manifest=manifest,
-            scoring=scoring,
             entry_point="handler.batch.control.on_step",
             description="begin and end of batches",
             environment={

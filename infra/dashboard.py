@@ -1,5 +1,7 @@
 """The CloudWatch dashboard: alarms, traffic, latency, drift, outcomes and recent server errors."""
 
+from collections.abc import Sequence
+
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
@@ -26,52 +28,43 @@ class Dashboard(Construct):
         )
         board.add_widgets(cloudwatch.TextWidget(markdown=_header(context), width=WIDTH, height=3))
         board.add_widgets(
-            cloudwatch.AlarmStatusWidget(
-                title="Alarms",
-                alarms=alarms,
-                width=WIDTH,
-                height=3,
-            )
+            cloudwatch.AlarmStatusWidget(title="Alarms", alarms=alarms, width=WIDTH, height=3)
         )
-        board.add_widgets(
-            _graph("Traffic", [context.gateway("Count").with_(label="requests")]),
-            _graph(
-                "Refused and failed",
-                [
-                    context.gateway("4XXError").with_(label="4xx", color=cloudwatch.Color.ORANGE),
-                    context.gateway("5XXError").with_(label="5xx", color=cloudwatch.Color.RED),
-                ],
+        gateway, function, color = context.gateway, context.function, cloudwatch.Color
+        refused = gateway("4XXError").with_(label="4xx", color=color.ORANGE)
+        failed = gateway("5XXError").with_(label="5xx", color=color.RED)
+        latency = [gateway("Latency", p).with_(label=p) for p in ("p50", "p90", "p99")]
+        limit = cloudwatch.HorizontalAnnotation(
+            value=context.manifest.alarms.latency_ms, label="alarm", color=color.RED
+        )
+        durations = [function("Duration", statistic=p).with_(label=p) for p in ("p50", "p99")]
+        running = function("ConcurrentExecutions", statistic="Maximum")
+        rows = (
+            (
+                _graph("Traffic", gateway("Count").with_(label="requests")),
+                _graph("Refused and failed", refused, failed),
+                _graph("Latency for clients, ms", *latency, annotations=[limit]),
             ),
-            _graph(
-                "Latency for clients, ms",
-                [context.gateway("Latency", p).with_(label=p) for p in ("p50", "p90", "p99")],
-                limit=context.manifest.alarms.latency_ms,
+            (
+                _graph(
+                    "Function: crashes and throttles", function("Errors"), function("Throttles")
+                ),
+                _graph("Function: duration, ms", *durations),
+                _graph("Function: concurrent executions", running),
+            ),
+            (
+                _by_version(context, "Rows scored", metrics.ROWS, "Sum"),
+                _by_version(context, "Server errors", metrics.SERVER_ERRORS, "Sum"),
+                _by_version(context, "Latency p99, ms", metrics.LATENCY, "p99"),
+            ),
+            (
+                _by_version(context, "Outcomes", metrics.OUTCOMES, "Sum"),
+                _by_version(context, "Absolute error, mean", metrics.ABSOLUTE_ERROR, "Average"),
+                _by_version(context, "Impact, mean", metrics.IMPACT, "Average"),
             ),
         )
-        board.add_widgets(
-            _graph(
-                "Function: crashes and throttles",
-                [context.function("Errors"), context.function("Throttles")],
-            ),
-            _graph(
-                "Function: duration, ms",
-                [context.function("Duration", statistic=p).with_(label=p) for p in ("p50", "p99")],
-            ),
-            _graph(
-                "Function: concurrent executions",
-                [context.function("ConcurrentExecutions", statistic="Maximum")],
-            ),
-        )
-        board.add_widgets(
-            _by_version(context, "Rows scored", metrics.ROWS, "Sum"),
-            _by_version(context, "Server errors", metrics.SERVER_ERRORS, "Sum"),
-            _by_version(context, "Latency p99, ms", metrics.LATENCY, "p99"),
-        )
-        board.add_widgets(
-            _by_version(context, "Outcomes", metrics.OUTCOMES, "Sum"),
-            _by_version(context, "Absolute error, mean", metrics.ABSOLUTE_ERROR, "Average"),
-            _by_version(context, "Impact, mean", metrics.IMPACT, "Average"),
-        )
+        for row in rows:
+            board.add_widgets(*row)
         board.add_widgets(
             cloudwatch.LogQueryWidget(
                 title="The latest server errors",
@@ -105,17 +98,15 @@ def _header(context: MonitoringContext) -> str:
 
 
 def _graph(
-    title: str, metrics: list[cloudwatch.Metric], limit: float | None = None
+    title: str,
+    *lines: cloudwatch.IMetric,
+    annotations: Sequence[cloudwatch.HorizontalAnnotation] = (),
 ) -> cloudwatch.GraphWidget:
-    annotations = []
-    if limit:
-        red = cloudwatch.Color.RED
-        annotations.append(cloudwatch.HorizontalAnnotation(value=limit, label="alarm", color=red))
     return cloudwatch.GraphWidget(
         title=title,
-        left=metrics,
+        left=[*lines],
         left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
-        left_annotations=annotations,
+        left_annotations=[*annotations],
         width=WIDTH // 3,
         height=6,
     )
@@ -127,10 +118,5 @@ def _by_version(
     """Return a graph with a line for every version that has data when the page is opened."""
     dimensions = f'{{{metrics.NAMESPACE},service,version}} service="{context.settings.service}"'
     search = f"""SEARCH('{dimensions} MetricName="{metric}"', '{statistic}')"""
-    return cloudwatch.GraphWidget(
-        title=f"{title}, by version",
-        left=[cloudwatch.MathExpression(expression=search, label="v${PROP('Dim.version')}")],
-        left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
-        width=WIDTH // 3,
-        height=6,
-    )
+    line = cloudwatch.MathExpression(expression=search, label="v${PROP('Dim.version')}")
+    return _graph(f"{title}, by version", line)

@@ -8,9 +8,8 @@ import hashlib
 
 from constructs import Construct
 
-from handler.manifest import Manifest
+from infra.alarms import MonitoringContext
 from infra.function import ALIAS, ModelFunction, allow, any_version, ops_function
-from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
 # CodeDeploy's managed role may call functions with this prefix only
@@ -24,14 +23,12 @@ class Hook(Construct):
         self,
         scope: Construct,
         id: str,
-        *,
+        context: MonitoringContext,
         when: str,
-        settings: Settings,
-        manifest: Manifest,
-        scoring: ModelFunction,
-        worker: ModelFunction | None = None,
+        worker: ModelFunction | None,
     ) -> None:
         super().__init__(scope, id)
+        settings, manifest, scoring = context.settings, context.manifest, context.scoring
         # instances are sent again, so the log must have all of their fields
         logged = (
             when == "after"
@@ -45,7 +42,6 @@ class Hook(Construct):
             self,
             settings=settings,
             manifest=manifest,
-            scoring=scoring,
             entry_point=f"handler.release.deploy_hooks.{when}_traffic",
             description=f"checks the new version {when} it gets traffic",
             name=name(settings.service, when),

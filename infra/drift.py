@@ -33,7 +33,6 @@ class DriftMonitor(Construct):
             self,
             settings=context.settings,
             manifest=context.manifest,
-            scoring=scoring,
             entry_point="handler.drift.monitor.on_schedule",
             description="drift monitor",
             environment={

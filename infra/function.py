@@ -1,5 +1,7 @@
 """Lambda functions of the image: those that serve a model, and those that look after it."""
 
+from typing import Any, cast
+
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -36,40 +38,19 @@ class ModelFunction(Construct):
     ) -> None:
         super().__init__(scope, id)
         self.service = service or settings.service
-        self.log_group = log_group(self, "Logs", settings)
-        # the managed policy may write to every log group of the account
-        self.role = iam.Role(
+        self.function = _image_function(
             self,
-            "Role",
-            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
-            description=f"{settings.service}: {entry_point}",
-        )
-        self.log_group.grant_write(self.role)
-        allow_use(self, settings, self.role)
-        self.function = lambda_.DockerImageFunction(
-            self,
-            "Function",
-            code=image.code(self, settings, manifest, entry_point, parquet),
+            settings,
+            manifest,
+            entry_point,
+            role_description=f"{settings.service}: {entry_point}",
             description=f"{manifest.name} {manifest.version}, {settings.stage}"[:256],
-            architecture=(
-                lambda_.Architecture.ARM_64
-                if settings.architecture == "arm64"
-                else lambda_.Architecture.X86_64
-            ),
+            environment={"SERVICE_NAME": self.service, "LOG_PAYLOADS": settings.log_payloads},
+            parquet=parquet,
             memory_size=settings.memory,
             ephemeral_storage_size=cdk.Size.mebibytes(settings.ephemeral_storage),
             tracing=lambda_.Tracing.ACTIVE if settings.tracing else None,
             timeout=timeout,
-            role=self.role,
-            log_group=self.log_group,
-            environment_encryption=key(self, settings),
-            # Lambda's JSON format would wrap the lines, and CloudWatch find no metrics in them
-            logging_format=lambda_.LoggingFormat.TEXT,
-            environment={
-                "SERVICE_NAME": self.service,
-                "LOG_LEVEL": settings.log_level,
-                "LOG_PAYLOADS": settings.log_payloads,
-            },
             reserved_concurrent_executions=settings.max_concurrency,
             snap_start=(
                 lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS if settings.snapstart else None
@@ -81,6 +62,8 @@ class ModelFunction(Construct):
                 description=f"{manifest.name} {manifest.version}",
             ),
         )
+        self.log_group = self.function.log_group
+        self.role = cast(iam.Role, self.function.role)
         if settings.subnet_ids:
             self._join_vpc(settings)
         self.version = self.function.current_version
@@ -120,10 +103,8 @@ class ModelFunction(Construct):
         verbs = ["CreateNetworkInterface", "DescribeNetworkInterfaces", "DeleteNetworkInterface"]
         verbs += ["AssignPrivateIpAddresses", "UnassignPrivateIpAddresses", "DescribeSubnets"]
         allow(self.function, [f"ec2:{verb}" for verb in verbs], "*")
-        suppress_nag(
-            self.role,
-            {"AwsSolutions-IAM5[Resource::*]": "Lambda requires these actions on all interfaces."},
-        )
+        reason = "Lambda requires these actions on all interfaces."
+        suppress_nag(self.role, {"AwsSolutions-IAM5[Resource::*]": reason})
 
 
 def ops_function(
@@ -131,7 +112,6 @@ def ops_function(
     *,
     settings: Settings,
     manifest: Manifest,
-    scoring: ModelFunction,
     entry_point: str,
     description: str,
     environment: dict[str, str],
@@ -141,34 +121,19 @@ def ops_function(
     """Return a function of the same image for operations: no alias, no versions, and a role that
     may only write its log.
     """
-    logs = log_group(scope, "Logs", settings, retention_days=retention_days)
     text = f"{settings.service}: {description}"
-    role = iam.Role(
+    function = _image_function(
         scope,
-        "Role",
-        assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
-        description=text,
-    )
-    logs.grant_write(role)
-    allow_use(scope, settings, role)  # of a topic, for those that publish
-    function = lambda_.DockerImageFunction(
-        scope,
-        "Function",
-        function_name=name,
-        code=image.code(scope, settings, manifest, entry_point),
+        settings,
+        manifest,
+        entry_point,
+        role_description=text,
         description=text[:256],
-        architecture=scoring.function.architecture,
+        environment=environment,
+        retention_days=retention_days,
+        function_name=name,
         memory_size=512,
         timeout=cdk.Duration.seconds(OPS_SECONDS),
-        role=role,
-        log_group=logs,
-        environment_encryption=key(scope, settings),
-        logging_format=lambda_.LoggingFormat.TEXT,
-        environment={
-            "SERVICE_NAME": settings.service,
-            "LOG_LEVEL": settings.log_level,
-            **environment,
-        },
     )
     suppress_nag(
         function,
@@ -178,6 +143,49 @@ def ops_function(
         },
     )
     return function
+
+
+def _image_function(
+    scope: Construct,
+    settings: Settings,
+    manifest: Manifest,
+    entry_point: str,
+    *,
+    role_description: str,
+    environment: dict[str, str],
+    parquet: bool = False,
+    retention_days: int | None = None,
+    **properties: Any,
+) -> lambda_.DockerImageFunction:
+    """Return a function of the image with a log group, and a role that may only write its log."""
+    logs = log_group(scope, "Logs", settings, retention_days=retention_days)
+    # the managed policy may write to every log group of the account
+    role = iam.Role(
+        scope,
+        "Role",
+        assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+        description=role_description,
+    )
+    logs.grant_write(role)
+    allow_use(scope, settings, role)
+    arm = settings.architecture == "arm64"
+    return lambda_.DockerImageFunction(
+        scope,
+        "Function",
+        code=image.code(scope, settings, manifest, entry_point, parquet),
+        architecture=lambda_.Architecture.ARM_64 if arm else lambda_.Architecture.X86_64,
+        role=role,
+        log_group=logs,
+        environment_encryption=key(scope, settings),
+        # Lambda's JSON format would wrap the lines, and CloudWatch find no metrics in them
+        logging_format=lambda_.LoggingFormat.TEXT,
+        environment={
+            "SERVICE_NAME": settings.service,
+            "LOG_LEVEL": settings.log_level,
+            **environment,
+        },
+        **properties,
+    )
 
 
 def allow(function: lambda_.IFunction, actions: list[str], *resources: str) -> None:

@@ -38,54 +38,46 @@ class Rollback(Construct):
         super().__init__(scope, id)
         self._context, self._rollout = context, rollout
         self._functions = [context.scoring, *([worker] if worker else [])]
-        settings, stack = context.settings, cdk.Stack.of(self)
         alias = context.scoring.alias
+        # twice a day, and after each deployment, failed ones too
+        schedule = events.Rule(
+            self,
+            "Schedule",
+            schedule=events.Schedule.rate(cdk.Duration.hours(PROBE_HOURS)),
+            event_pattern=events.EventPattern(
+                source=["aws.cloudformation"],
+                detail_type=["CloudFormation Stack Status Change"],
+                detail={
+                    "stack-id": [cdk.Stack.of(self).stack_id],
+                    "status-details": {"status": events.Match.suffix("_COMPLETE")},
+                },
+            ),
+        )
         probe = self._ops_function(
             "Probe",
             "on_schedule",
             "whether the previous version still works",
+            schedule,
             {"STACK_LIVE_VERSION": alias.version.version},
         )
         # it states the new version when the alias is there
         probe.node.add_dependency(alias)
-        self._target(
-            # twice a day, and after each deployment, failed ones too
-            events.Rule(
-                self,
-                "Schedule",
-                schedule=events.Schedule.rate(cdk.Duration.hours(PROBE_HOURS)),
-                event_pattern=events.EventPattern(
-                    source=["aws.cloudformation"],
-                    detail_type=["CloudFormation Stack Status Change"],
-                    detail={
-                        "stack-id": [stack.stack_id],
-                        "status-details": {"status": events.Match.suffix("_COMPLETE")},
-                    },
-                ),
-            ),
-            probe,
-        )
-        by_service = {"service": settings.service}
+        by_service = {"service": context.settings.service}
         unavailable = context.alarm(
             self,
             "rollback-unavailable",
             "No rollback is possible: the previous version does not work, or the probe does not "
             "run.",
-            context.record(
-                metrics.ROLLBACK_UNAVAILABLE,
-                "Maximum",
-                minutes=24 * 60,
-                dimensions=by_service,
-            ),
+            context.record(metrics.ROLLBACK_UNAVAILABLE, "Maximum", 24 * 60, by_service),
         )
         moved = context.alarm(
             self,
             "alias-moved",
             "The alias is not at the stack's version: a rollback was not followed by a deployment.",
-            context.record(metrics.ALIAS_MOVED, "Maximum", minutes=60, dimensions=by_service),
+            context.record(metrics.ALIAS_MOVED, "Maximum", 60, by_service),
         )
         self.alarms = [unavailable, moved]
-        if settings.auto_rollback_on != "none":
+        if context.settings.auto_rollback_on != "none":
             self._auto_rollback(drift, outcomes)
 
     def _auto_rollback(self, drift: DriftMonitor, outcomes: OutcomeAlarms) -> None:
@@ -97,10 +89,21 @@ class Rollback(Construct):
         for name in names:
             if not alarms[name]:
                 raise SettingsError(f"auto_rollback_on: the stack has no alarm of {name}")
+        state = events.Rule(
+            self,
+            "AlarmState",
+            event_pattern=events.EventPattern(
+                source=["aws.cloudwatch"],
+                detail_type=["CloudWatch Alarm State Change"],
+                resources=[alarm.alarm_arn for name in names for alarm in alarms[name]],
+                detail={"state": {"value": ["ALARM"]}},
+            ),
+        )
         function = self._ops_function(
             "OnAlarm",
             "on_alarm",
             "rolls back on an alarm",
+            state,
             {
                 "TOPIC_ARN": self._context.ticket.topic_arn,
                 "COOLDOWN_HOURS": str(settings.rollback_cooldown_hours),
@@ -112,31 +115,18 @@ class Rollback(Construct):
             arn = model_function.function.function_arn
             allow(function, ["lambda:UpdateAlias"], arn, f"{arn}:{ALIAS}")
         allow(function, ["sns:Publish"], self._context.ticket.topic_arn)
-        self._target(
-            events.Rule(
-                self,
-                "AlarmState",
-                event_pattern=events.EventPattern(
-                    source=["aws.cloudwatch"],
-                    detail_type=["CloudWatch Alarm State Change"],
-                    resources=[alarm.alarm_arn for name in names for alarm in alarms[name]],
-                    detail={"state": {"value": ["ALARM"]}},
-                ),
-            ),
-            function,
-        )
-
-    def _target(self, rule: events.Rule, function: lambda_.IFunction) -> None:
-        rule.add_target(targets.LambdaFunction(function))
-        reason = "The alarm notices a missing probe; a missed alarm has notified people already."
-        suppress_nag(rule, {"Serverless-EventBusDLQ": reason})
 
     def _ops_function(
-        self, id: str, entry_point: str, description: str, environment: dict[str, str] | None = None
+        self,
+        id: str,
+        entry_point: str,
+        description: str,
+        rule: events.Rule,
+        environment: dict[str, str],
     ) -> lambda_.DockerImageFunction:
-        """Return a function that may read and invoke versions."""
+        """Return a function that a rule calls, and that may read and invoke versions."""
         scope, (scoring, *workers) = Construct(self, id), self._functions
-        variables = {"FUNCTION_NAME": scoring.function.function_name, **(environment or {})}
+        variables = {"FUNCTION_NAME": scoring.function.function_name, **environment}
         for worker in workers:
             variables["WORKER_NAME"] = worker.function.function_name
         group = self._rollout and self._rollout.group
@@ -147,11 +137,13 @@ class Rollback(Construct):
             scope,
             settings=self._context.settings,
             manifest=self._context.manifest,
-            scoring=scoring,
             entry_point=f"handler.release.auto_rollback.{entry_point}",
             description=description,
             environment=variables,
         )
+        rule.add_target(targets.LambdaFunction(function))
+        reason = "The alarm notices a missing probe; a missed alarm has notified people already."
+        suppress_nag(rule, {"Serverless-EventBusDLQ": reason})
         verbs = ["GetAlias", "GetFunction", "GetFunctionConfiguration", "InvokeFunction"]
         verbs.append("ListVersionsByFunction")
         for model_function in self._functions:

@@ -7,7 +7,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from handler.manifest import Manifest
+from infra.alarms import MonitoringContext
 from infra.deploy_hooks import Hook
 from infra.function import ModelFunction
 from infra.settings import Settings
@@ -24,26 +24,14 @@ class Rollout(Construct):
         self,
         scope: Construct,
         id: str,
-        *,
-        settings: Settings,
-        manifest: Manifest,
-        scoring: ModelFunction,
+        context: MonitoringContext,
         worker: ModelFunction | None,
         alarms: list[cloudwatch.Alarm],
     ) -> None:
         super().__init__(scope, id)
-        before, after = (
-            Hook(
-                self,
-                when.title(),
-                when=when,
-                settings=settings,
-                manifest=manifest,
-                scoring=scoring,
-                worker=worker if when == "before" else None,
-            )
-            for when in ("before", "after")
-        )
+        settings, scoring = context.settings, context.scoring
+        before = Hook(self, "Before", context, "before", worker)
+        after = Hook(self, "After", context, "after", None)
         role = iam.Role(
             self,
             "Role",

@@ -10,13 +10,7 @@ from constructs import Construct
 
 from handler.manifest import Manifest
 from infra import image
-from infra.alarms import (
-    CanaryAlarms,
-    MonitoringContext,
-    OutcomeAlarms,
-    ServiceAlarms,
-    topic,
-)
+from infra.alarms import CanaryAlarms, MonitoringContext, OutcomeAlarms, ServiceAlarms, topic
 from infra.api import Api
 from infra.archive import Archive
 from infra.batch import Batch, failure_alarm
@@ -100,15 +94,7 @@ class ModelStack(cdk.Stack):
             alarms += JobsAlarms(self, "JobsAlarms", context, jobs).alarms
         if settings.rollout != "all-at-once":
             canary = CanaryAlarms(self, "Canary", context)
-            rollout = Rollout(
-                self,
-                "Rollout",
-                settings=settings,
-                manifest=manifest,
-                scoring=scoring,
-                worker=worker,
-                alarms=canary.alarms,
-            )
+            rollout = Rollout(self, "Rollout", context, worker, canary.alarms)
             alarms += canary.alarms
             cdk.CfnOutput(self, "Application", value=rollout.group.application.application_name)
             cdk.CfnOutput(self, "DeploymentGroup", value=rollout.group.deployment_group_name)

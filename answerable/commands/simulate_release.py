@@ -29,9 +29,8 @@ from handler import manifest as manifests
 from infra.project import find_model
 from infra.settings import Settings
 
-BAR_CHARS = 10
-COLUMN_CHARS = 8
-COLUMNS = {CURRENT: ("requests", "4xx", "5xx"), CANDIDATE: ("requests", "4xx", "5xx", "wrong")}
+COLUMN_CHARS = 9
+COLUMNS = ("requests", "4xx", "5xx", "wrong")
 NO_TERMINAL_CHARS = 100
 MAX_SINGLE_MINUTES = 30  # of a shift that gets a line per minute
 
@@ -79,15 +78,12 @@ def _simulate(
     artifacts = {version: folder / version / manifest.name for version in (CURRENT, CANDIDATE)}
     with _silent_stderr():
         versions.copy(current, artifacts[CURRENT], measure=not recorded, outcomes=bool(scenario))
+        fault = versions.NO_FAULT
         if scenario:
-            versions.SCENARIOS[scenario](artifacts[CURRENT], artifacts[CANDIDATE])
+            fault = versions.make_candidate(scenario, artifacts[CURRENT], artifacts[CANDIDATE])
         else:
-            versions.copy(
-                find_model(args.candidate),
-                artifacts[CANDIDATE],
-                measure=not recorded,
-                outcomes=False,
-            )
+            candidate, measure = find_model(args.candidate), not recorded
+            versions.copy(candidate, artifacts[CANDIDATE], measure=measure, outcomes=False)
     if (other := manifests.read(artifacts[CANDIDATE]).name) != manifest.name:
         raise SimulationError(
             f"the candidate is of {other}, the current version of {manifest.name}"
@@ -102,7 +98,7 @@ def _simulate(
     bodies = itertools.cycle(recorded) if recorded else traffic.make_bodies(rows)
     with _silent_stderr():
         truth = GroundTruth(artifacts[CURRENT]) if scenario else None
-        simulation = Simulator(plan, FakeAws(plan, artifacts), args.rate, args.seed, truth)
+        simulation = Simulator(plan, FakeAws(plan, artifacts, fault), args.rate, args.seed, truth)
         steps = simulation.steps(bodies, round(args.hours * 60), not args.skip_hook)
         _print_steps(console, plan, steps)
     console.print(_conclusion(simulation.verdict, plan))
@@ -143,8 +139,8 @@ def _print_header(
     if scenario:
         lines["outcomes"] = (
             f"of {simulator.OUTCOME_SHARE:.0%} of the predictions, "
-            f"{simulator.OUTCOME_DELAY_MINUTES} minutes later; the truth is what version {CURRENT} "
-            f"predicts, with {versions.NOISE:.0%} of noise"
+            f"{simulator.OUTCOME_DELAY_MINUTES} minutes later: version {CURRENT}'s predictions "
+            f"with {versions.NOISE:.0%} of noise"
         )
         lines["outcome value"] = (
             "1, less the error in spreads of the output (set by the simulation); an alarm if the "
@@ -173,12 +169,12 @@ def _short(plan: Plan, alarm: str) -> str:
 
 def _print_steps(console: Console, plan: Plan, steps: Iterator[Step]) -> None:
     """Print each minute of a short shift, then a line per hour and per event."""
-    above, below = f"\n{'':23}", f"{'time':>6}  {f'to version {CANDIDATE}':<15}"
-    for version, columns in COLUMNS.items():
-        above += f"version {version}".rjust(COLUMN_CHARS * (len(columns) + 1))
-        below += "".join(name.rjust(COLUMN_CHARS) for name in (*columns, "p99 ms"))
-    console.print(Text(f"{above}\n{below}", "dim"))
-    counts = {version: Counter[str]() for version in COLUMNS}
+    width = COLUMN_CHARS * len(COLUMNS)
+    versions = "".join(f"version {version}".rjust(width) for version in (CURRENT, CANDIDATE))
+    names = "".join(name.rjust(COLUMN_CHARS) for name in COLUMNS) * 2
+    below = f"{'time':>6}  to version {CANDIDATE}"
+    console.print(Text(f"\n{'':{len(below)}}{versions}\n{below}{names}", "dim"))
+    counts = {version: Counter[str]() for version in (CURRENT, CANDIDATE)}
     bake = plan.bake_minutes
     for step in steps:
         for version, since_last_step in step.counts.items():
@@ -187,27 +183,22 @@ def _print_steps(console: Console, plan: Plan, steps: Iterator[Step]) -> None:
         shown = after % 60 == 0 or (after < 0 and (short or after % MAX_SINGLE_MINUTES == 0))
         if shown or step.changed or step.action:
             console.print(_line(plan, step, counts))
-            counts = {version: Counter() for version in COLUMNS}
+            counts = {version: Counter() for version in counts}
     console.print()
 
 
 def _line(plan: Plan, step: Step, counts: dict[str, Counter[str]]) -> Text:
-    """Return a line: counts since the line above, and the p99 since the step before."""
+    """Return a line with the counts since the line above."""
     hours, minutes = divmod(step.minute, 60)
-    filled = round(step.share / 100 * BAR_CHARS)
-    line = Text(f"{hours:3}:{minutes:02}  ")
-    line.append("█" * filled, "cyan").append("░" * (BAR_CHARS - filled), "dim")
-    line.append(f"{step.share:4} %")
-    for version, columns in COLUMNS.items():
-        for name in columns:
+    line = Text(f"{hours:3}:{minutes:02}{step.share:12} %")
+    for version in counts:
+        for name in COLUMNS:
             count = counts[version][name]
             style = "red" if count and name in ("5xx", "wrong") else ""
             line.append(f"{count or '·':>{COLUMN_CHARS}}", style)
-        p99 = step.p99[version]
-        line.append(f"{'·' if p99 is None else f'{p99:.1f}':>{COLUMN_CHARS}}", "dim")
     for name, state in step.changed.items():
-        line.append(f"\n{'':8}{'▲' if state == 'ALARM' else '▽'} {_short(plan, name)}", "red")
-        line.append(" is in ALARM" if state == "ALARM" else " is OK again", "red")
+        sentence = "▲ {} is in ALARM" if state == "ALARM" else "▽ {} is OK again"
+        line.append(f"\n{'':8}{sentence.format(_short(plan, name))}", "red")
     if step.action:
         line.append(f"\n{'':8}→ {step.action}", "bold")
     return line

@@ -16,15 +16,13 @@ Event = dict[str, Any]
 MEBIBYTE = 1024 * 1024
 # limits of the request body at the event source, and of Lambda's event and result
 MAX_BODY_BYTES = {
-    "rest": 10 * MEBIBYTE,
-    "http": 10 * MEBIBYTE,
-    "url": 6 * MEBIBYTE,
-    "alb": MEBIBYTE,
+    source: mebibytes * MEBIBYTE
+    for source, mebibytes in (("rest", 10), ("http", 10), ("url", 6), ("alb", 1))
 }
 MAX_PAYLOAD_BYTES = 6 * MEBIBYTE
 TEXT_TYPES = ("application/json", "application/javascript", "application/xml")
 HOP_BY_HOP = {"connection", "expect", "keep-alive", "te", "transfer-encoding", "upgrade"}
-ACCOUNT, REGION, API = "123456789012", "us-east-1", "local00000"
+ACCOUNT, REGION = "123456789012", "us-east-1"
 
 
 class HttpRequest(NamedTuple):
@@ -47,7 +45,10 @@ class HttpResponse(NamedTuple):
 
 
 def make_event(event_source: str, request: HttpRequest, request_id: str) -> Event:
-    """Return the full event that a source, a key of EVENT_SOURCES, makes of a request."""
+    """Return the event that a source, a key of EVENT_SOURCES, makes of a request.
+
+    Of the event's context it has what the function reads, and the client's address.
+    """
     trace = f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]}"
     headers = [(name, value) for name, value in request.headers if name not in HOP_BY_HOP]
     host = next((value for name, value in headers if name == "host"), "localhost")
@@ -59,8 +60,6 @@ def make_event(event_source: str, request: HttpRequest, request_id: str) -> Even
     ]
     body, is_base64 = _encode_body(request.body, dict(headers))
     event = EVENT_SOURCES[event_source](request._replace(headers=headers), request_id)
-    if "domainName" in event["requestContext"]:  # that of a custom domain, which has no stage
-        event["requestContext"]["domainName"] = host
     return {**event, "body": body, "isBase64Encoded": is_base64}
 
 
@@ -96,10 +95,8 @@ def _rest(request: HttpRequest, request_id: str) -> Event:
     # a REST API keeps the case of names, and drops the length
     headers = [(n.title(), v) for n, v in request.headers if n != "content-length"]
     query = parse_qsl(request.query, keep_blank_values=True)
-    resource = "/" if request.path == "/" else "/{proxy+}"
-    now = time.time()
     return {
-        "resource": resource,
+        "resource": "/" if request.path == "/" else "/{proxy+}",
         "path": request.path,
         "httpMethod": request.method,
         "headers": dict(headers),
@@ -107,75 +104,40 @@ def _rest(request: HttpRequest, request_id: str) -> Event:
         "queryStringParameters": dict(query) or None,
         "multiValueQueryStringParameters": _multi_values(query) or None,
         "pathParameters": {"proxy": request.path[1:]} if request.path != "/" else None,
-        "stageVariables": None,
         "requestContext": {
-            "accountId": ACCOUNT,
-            "apiId": API,
-            "domainName": f"{API}.execute-api.{REGION}.amazonaws.com",
-            "domainPrefix": API,
-            "extendedRequestId": base64.b64encode(uuid.uuid4().bytes[:11]).decode(),
-            "httpMethod": request.method,
-            "identity": {
-                "sourceIp": request.client,
-                "userAgent": dict(headers).get("User-Agent"),
-                "user": None,
-            },
+            # that of a custom domain, which has no stage
+            "domainName": dict(headers).get("Host", "localhost"),
             "path": request.path,
-            "protocol": "HTTP/1.1",
+            "identity": {"sourceIp": request.client},
             "requestId": request_id,
-            "requestTime": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now)),
-            "requestTimeEpoch": int(now * 1e3),
-            "resourceId": "proxy0",
-            "resourcePath": resource,
             "stage": "local",
         },
     }
 
 
-def _payload_2(request: HttpRequest, request_id: str, account: str, domain: str) -> Event:
+def _payload_2(request: HttpRequest, request_id: str) -> Event:
+    """Return the event of an HTTP API or of a function's URL."""
     headers = [(name, value) for name, value in request.headers if name != "cookie"]
     cookies = [value for name, value in request.headers if name == "cookie"]
-    now, path = time.time(), unquote(request.path)
+    path = unquote(request.path)
     event: Event = {
         "version": "2.0",
-        "routeKey": "$default",
         "rawPath": path,
         "rawQueryString": request.query,
         "headers": _comma_separated(headers),
         "requestContext": {
-            "accountId": account,
-            "apiId": API,
-            "domainName": f"{API}.{domain}",
-            "domainPrefix": API,
-            "http": {
-                "method": request.method,
-                "path": path,
-                "protocol": "HTTP/1.1",
-                "sourceIp": request.client,
-                "userAgent": dict(headers).get("user-agent", ""),
-            },
+            "domainName": dict(headers).get("host", "localhost"),
+            "http": {"method": request.method, "path": path, "sourceIp": request.client},
             "requestId": request_id,
-            "routeKey": "$default",
             "stage": "$default",
-            "time": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now)),
-            "timeEpoch": int(now * 1e3),
         },
     }
     if cookies:
         event["cookies"] = [text.strip() for line in cookies for text in line.split(";")]
     if request.query:
-        event["queryStringParameters"] = _comma_separated(
-            parse_qsl(request.query, keep_blank_values=True)
-        )
+        query = parse_qsl(request.query, keep_blank_values=True)
+        event["queryStringParameters"] = _comma_separated(query)
     return event
-
-
-def _http(request: HttpRequest, request_id: str) -> Event:
-    return _payload_2(request, request_id, ACCOUNT, f"execute-api.{REGION}.amazonaws.com")
-
-
-def _url(request: HttpRequest, request_id: str) -> Event:
-    return _payload_2(request, request_id, "anonymous", f"lambda-url.{REGION}.on.aws")
 
 
 def _alb(request: HttpRequest, request_id: str) -> Event:
@@ -193,8 +155,8 @@ def _alb(request: HttpRequest, request_id: str) -> Event:
 
 EVENT_SOURCES: dict[str, Callable[[HttpRequest, str], Event]] = {
     "rest": _rest,
-    "http": _http,
-    "url": _url,
+    "http": _payload_2,
+    "url": _payload_2,
     "alb": _alb,
 }
 

@@ -31,17 +31,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 class Context:
-    """The context that Lambda passes with an event. `timeout` is in seconds."""
-
-    function_name = "answerable-local"
-    function_version = "$LATEST"
-    invoked_function_arn = (
-        f"arn:aws:lambda:{event_sources.REGION}:{event_sources.ACCOUNT}:function:{function_name}"
-    )
-    memory_limit_in_mb = "1769"
-    log_group_name = f"/aws/lambda/{function_name}"
-    log_stream_name = "local"
-    identity = client_context = None
+    """The fields of Lambda's context that the handler reads. `timeout` is in seconds."""
 
     def __init__(self, timeout: float) -> None:
         self.aws_request_id = str(uuid.uuid4())

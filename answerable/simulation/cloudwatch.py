@@ -15,12 +15,12 @@ https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missin
 """
 
 import ast
+import bisect
 import functools
 import math
 import operator
 import re
 import statistics
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,7 +45,6 @@ def _require(condition: object, message: str) -> None:
         raise Unsupported(message)
 
 
-@functools.lru_cache(4096)
 def bucket(value: float) -> float:
     """Return the geometric middle of the value's SEH1 bucket."""
     if value == 0:
@@ -53,19 +52,11 @@ def bucket(value: float) -> float:
     return math.copysign(math.exp((math.floor(math.log(abs(value)) / WIDTH) + 0.5) * WIDTH), value)
 
 
-class Datum(NamedTuple):
-    """Milliseconds since 1970, the stored value and the exact value."""
-
-    time: int
-    value: float
-    exact: float
-
-
 class Metrics:
-    """The data of metrics by namespace, name and dimensions, ordered by time."""
+    """Time (ms) and value of each datum, by namespace, name and dimensions, ordered by time."""
 
     def __init__(self) -> None:
-        self.data: dict[Key, list[Datum]] = {}
+        self.data: dict[Key, list[tuple[int, float]]] = {}
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> "Metrics":
@@ -89,32 +80,26 @@ class Metrics:
 
     def add_value(self, key: Key, time: int, value: float) -> None:
         """Add one value of one metric."""
-        series = self.data.setdefault(key, [])
-        latest = not series or series[-1].time <= time
-        index = len(series) if latest else bisect_right(series, time, key=_time)
-        series.insert(index, Datum(time, bucket(value), value))
+        bisect.insort_right(self.data.setdefault(key, []), (time, value), key=_time)
 
     def statistic(self, key: Key, stat: str, start: int, end: int) -> Value:
         """Return the statistic of a period, None without data."""
         series = self.data.get(key, [])
-        low, high = (bisect_left(series, time, key=_time) for time in (start, end))
-        data = series[low:high]
-        if not data:
+        low, high = (bisect.bisect_left(series, time, key=_time) for time in (start, end))
+        values = [value for _, value in series[low:high]]
+        if not values:
             return None
         if stat in STATISTICS:
-            return float(STATISTICS[stat]([datum.exact for datum in data]))
+            return float(STATISTICS[stat](values))
         percentile = re.fullmatch(r"p([\d.]+)", stat)
         if percentile is None:
             raise Unsupported(f"{stat}: this evaluator does not know the statistic")
-        stored = sorted(datum.value for datum in data)
-        _require(stored[0] >= 0, "percentiles need values that are not negative")
-        return stored[min(len(stored) - 1, math.ceil(float(percentile[1]) / 100 * len(stored)) - 1)]
+        _require(min(values) >= 0, "percentiles need values that are not negative")
+        rank = math.ceil(float(percentile[1]) / 100 * len(values))
+        return bucket(sorted(values)[rank - 1])
 
 
-def _time(datum: Datum) -> int:
-    return datum.time
-
-
+_time = operator.itemgetter(0)
 # CloudWatch keeps sums and counts exactly, beside the sketch
 STATISTICS: dict[str, Callable[[list[float]], float]] = {
     "SampleCount": len, "Sum": sum, "Average": statistics.fmean, "Minimum": min, "Maximum": max,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from answerable.commands import report
 from answerable.local import event_sources
@@ -19,6 +20,8 @@ from answerable.local.local_lambda import Context
 from answerable.simulation import cloudwatch
 from answerable.simulation.drift import SimulatedMonitor
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
+from answerable.simulation.versions import NO_FAULT, Fault
+from handler import app, scoring
 from handler import manifest as manifests
 from handler.release import version_client
 from handler.release.deploy_hooks import HookRun
@@ -31,17 +34,15 @@ JSON = [("content-type", "application/json")]
 class FakeAws:
     """Two versions of one function, from `artifacts` by number, and the metrics that they emit."""
 
-    def __init__(self, plan: Plan, artifacts: Mapping[str, Path]) -> None:
+    def __init__(self, plan: Plan, artifacts: Mapping[str, Path], fault: Fault = NO_FAULT) -> None:
         self._out = io.StringIO()
-        with contextlib.redirect_stdout(self._out):
-            from handler import app  # loads a model, too
-
-            self.handlers = {
-                version: app.create(
-                    Settings(folder, service=plan.service, function_version=version)
-                )
-                for version, folder in artifacts.items()
-            }
+        self._fault = fault
+        self.handlers: dict[str, app.Handler] = {}
+        for version, folder in artifacts.items():
+            session = (fault if version == CANDIDATE else NO_FAULT).session
+            settings = Settings(folder, service=plan.service, function_version=version)
+            with contextlib.redirect_stdout(self._out), patch.object(scoring, "Session", session):
+                self.handlers[version] = app.create(settings)
         self.metrics = cloudwatch.Metrics()
         self.monitor = SimulatedMonitor(
             plan.service, {v: manifests.read(folder) for v, folder in artifacts.items()}
@@ -57,6 +58,8 @@ class FakeAws:
 
         Adds the record's metrics, and AWS's own metrics that the template's alarms read.
         """
+        if version == CANDIDATE and path == "/predict":
+            body = self._fault.alter(body)
         event = event_sources.make_event("rest", HttpRequest("POST", path, JSON, body), request_id)
         start = time.perf_counter()
         try:

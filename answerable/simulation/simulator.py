@@ -17,7 +17,7 @@ from answerable.simulation.drift import RUN_MINUTE
 from answerable.simulation.fake_aws import FakeAws
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
 from answerable.simulation.versions import NOISE, spread
-from handler import metrics, prediction_id, scoring
+from handler import prediction_id, scoring
 from handler.release.deploy_hooks import HookRun, post_traffic_checks, pre_traffic_checks
 
 MINUTE_MS = 60_000
@@ -29,14 +29,13 @@ WRONG_SPREADS = 0.1  # from the true value, in spreads of the output
 class Step(NamedTuple):
     """The state at the end of a minute, by version, since the step before.
 
-    `counts` has requests, 4xx, 5xx and wrong; `p99` is in ms. `changed` has the alarms that went
-    into ALARM or left it, with their state; `action` is what somebody did about it.
+    `counts` has requests, 4xx, 5xx and wrong. `changed` has the alarms that went into ALARM or
+    left it, with their state; `action` is what somebody did about it.
     """
 
     minute: int
     share: int
     counts: dict[str, Counter[str]]
-    p99: dict[str, float | None]
     changed: dict[str, str]
     action: str
 
@@ -101,7 +100,7 @@ class Simulator:
         if hook and (reasons := self._run_hook(pre_traffic_checks)):
             self.verdict = Verdict("refused", cause=reasons)
             return
-        start, counts = 0, {CURRENT: Counter[str](), CANDIDATE: Counter[str]()}
+        counts = {CURRENT: Counter[str](), CANDIDATE: Counter[str]()}
         for minute in range(1, plan.bake_minutes + minutes + 1):
             share = plan.share(minute - 1)
             for sent_at, version in self._arrivals(minute, share):
@@ -116,12 +115,10 @@ class Simulator:
                 requests=self.verdict.requests + counts[CANDIDATE]["requests"],
                 wrong=self.verdict.wrong + counts[CANDIDATE]["wrong"],
             )
-            changed, action = self._evaluate(minute), self._act(minute)
-            p99 = {version: self._p99(version, start, minute) for version in counts}
-            yield Step(minute, share, counts, p99, changed, action)
+            yield Step(minute, share, counts, self._evaluate(minute), self._act(minute))
             if self.verdict.result == "rolled back":
                 return
-            start, counts = minute, {CURRENT: Counter(), CANDIDATE: Counter()}
+            counts = {CURRENT: Counter(), CANDIDATE: Counter()}
 
     def _run_hook(self, checks: Callable[[HookRun], None]) -> str:
         return "; ".join(self._aws.run_hook(checks)) if self._plan.environ else ""
@@ -209,8 +206,3 @@ class Simulator:
             )
             return "the owner is notified"
         return ""
-
-    def _p99(self, version: str, start: int, end: int) -> float | None:
-        dimensions = frozenset({"service": self._plan.service, "version": version}.items())
-        key = (metrics.NAMESPACE, metrics.LATENCY, dimensions)
-        return self._aws.metrics.statistic(key, "p99", start * MINUTE_MS, end * MINUTE_MS)

@@ -1,4 +1,4 @@
-"""Make the versions of a simulation: copies of packed artifacts, and candidates for a scenario.
+"""Make the versions of a simulation: copies of packed artifacts, and the fault of a candidate.
 
 A baseline holds each feature's distribution, but not their dependence. Rows drawn from it give
 other outputs than the sample did, which would look like drift of the outputs. So where rows are
@@ -7,23 +7,22 @@ drawn, a copy's output distributions are measured again on rows drawn from its o
 
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import onnx.parser
 import orjson
-from onnx import numpy_helper
 
-from answerable.packing import artifact, baseline, graph, verification
+from answerable.packing import artifact, baseline, verification
 from answerable.simulation import traffic
 from answerable.simulation.plan import SimulationError
 from handler import manifest as manifests
 from handler import prediction_id, scoring
-from handler.errors import ApiError, ArtifactError
+from handler.errors import ApiError, ArtifactError, ServerError
 from handler.manifest import Distribution, Feature, Manifest, OutcomeValue
 from handler.release import compatibility, golden
+from handler.session import Session
 
 OUTPUT_ROWS, FEATURE_ROWS = 2000, 200  # drawn to measure outputs, and effects of features
 UNIT_FACTOR = 0.4343  # log10 instead of the natural logarithm, say
@@ -74,15 +73,60 @@ def spread(manifest: Manifest) -> float:
     return high - low
 
 
-def make_healthy(current: Path, target: Path) -> None:
-    """Make the same model again."""
+class Fault(NamedTuple):
+    """The fault of a scenario's candidate.
+
+    `reason` is what its manifest says. `scaled`: callers send the feature in another unit than the
+    candidate was trained with. `failing`: its run fails for a feature's values of an open interval.
+    """
+
+    reason: str = "the same model, packed again"
+    scaled: str = ""
+    failing: tuple[Feature, float, float] | None = None
+
+    def alter(self, body: bytes) -> bytes:
+        """Return a body of instances as the candidate would understand it."""
+        if not self.scaled:
+            return body
+        document = orjson.loads(body)
+        rows = [_scale(row, self.scaled, 1 / UNIT_FACTOR) for row in document["instances"]]
+        return orjson.dumps({**document, "instances": rows})
+
+    def session(self, directory: Path, manifest: Manifest) -> Session:
+        """Return a session of the candidate."""
+        session = Session(directory, manifest)
+        if self.failing:
+            feature, low, high = self.failing
+            run = session.run
+
+            def run_or_fail(feeds: Mapping[str, Any], deadline: float | None = None) -> Any:
+                array = feeds[feature.input]
+                values = array[:, feature.column] if array.ndim == 2 else array
+                if ((low < values) & (values < high)).any():
+                    raise ServerError("the model failed (simulated)")
+                return run(feeds, deadline)
+
+            session.run = run_or_fail  # type: ignore[method-assign]
+        return session
+
+
+NO_FAULT = Fault()
+
+
+def make_candidate(scenario: str, current: Path, target: Path) -> Fault:
+    """Write the next version of the same model; return its fault. Raise SimulationError."""
+    fault = SCENARIOS[scenario](current)
     shutil.copytree(current, target)
-    _finish(target, manifests.read(current), "the same model, packed again")
+    manifest = manifests.read(target)
+    number = compatibility.minimum_next_version(manifest.version, compatibility.PATCH)
+    lineage = manifest.lineage._replace(reason=fault.reason)
+    artifact.write(target, manifest._replace(version=number, lineage=lineage))
+    return fault
 
 
-def make_crash(current: Path, target: Path) -> None:
-    """Make a model whose run fails for values that no golden row has."""
-    manifest, (feature, distribution) = manifests.read(current), _most_effective_number(current)
+def _crash(current: Path) -> Fault:
+    """Return a fault for values that no golden row has."""
+    feature, distribution = _most_effective_number(current)
     values = {row.instance[feature.name] for row in golden.read(current)} - {None}
     tested = np.array(sorted(values), float)
     shares = np.interp(tested, np.array(distribution.values, float), distribution.cdf_right)
@@ -90,90 +134,17 @@ def make_crash(current: Path, target: Path) -> None:
     share = min(float(np.diff(shares)[widest]), MAX_CRASH_SHARE)
     low = float(tested[widest])
     high = _quantiles(distribution, [float(shares[widest]) + share])[0]
-    _rewrite(current, target, feature, low=low, high=high)
-    _finish(target, manifest, f"its run fails for {feature.name} from {low:.4g} to {high:.4g}")
+    reason = f"its run fails for {feature.name} from {low:.4g} to {high:.4g}"
+    return Fault(reason, failing=(feature, low, high))
 
 
-def make_silent_error(current: Path, target: Path) -> None:
-    """Make a model that was trained and packed with a feature in another unit than is sent."""
-    manifest, (feature, distribution) = manifests.read(current), _most_effective_number(current)
-    _rewrite(current, target, feature, factor=1 / UNIT_FACTOR)
-    if manifest.baseline:
-        values = tuple(float(value) * UNIT_FACTOR for value in distribution.values)
-        features = {
-            **manifest.baseline.features,
-            feature.name: distribution._replace(values=values),
-        }
-        manifest = manifest._replace(baseline=manifest.baseline._replace(features=features))
-    converted = Feature(**_convert(feature._asdict(), "minimum", "maximum", "example"))
-    manifest = manifest._replace(
-        features=tuple(converted if f == feature else f for f in manifest.features)
-    )
+def _silent_error(current: Path) -> Fault:
+    feature, _ = _most_effective_number(current)
     reason = f"trained with {feature.name} in another unit, {UNIT_FACTOR} of what callers send"
-    _finish(target, manifest, reason, feature.name)
+    return Fault(reason, scaled=feature.name)
 
 
-# The graph that changes an input's column. Index 1 is out of the table's range, and fails.
-CHANGE = """change (KIND[N] original) => (KIND[N] simulation_changed) {
-    simulation_over = Greater(original, simulation_low)
-    simulation_under = Less(original, simulation_high)
-    simulation_inside = And(simulation_over, simulation_under)
-    simulation_index = Cast<to=7>(simulation_inside)
-    simulation_one = Gather(simulation_table, simulation_index)
-    simulation_scaled = Mul(original, simulation_factor)
-    simulation_changed = Mul(simulation_scaled, simulation_one)
-}"""
-SCENARIOS = {"healthy": make_healthy, "crash": make_crash, "silent-error": make_silent_error}
-
-
-def _finish(directory: Path, manifest: Manifest, reason: str, converted: str = "") -> None:
-    """Write the next version's manifest, and golden rows of its own predictions."""
-    rows = golden.read(directory)
-    (directory / golden.FILE_NAME).unlink()
-    manifest = manifest._replace(
-        version=compatibility.minimum_next_version(manifest.version, compatibility.PATCH),
-        lineage=manifest.lineage._replace(reason=reason),
-        files=artifact.files(directory),
-    )
-    artifact.write(directory, manifest)
-    instances = [(row.name, _convert(row.instance, converted)) for row in rows]
-    verification.write_golden(directory / golden.FILE_NAME, scoring.load(directory), instances)
-    artifact.write(directory, manifest._replace(files=artifact.files(directory)))
-
-
-def _rewrite(
-    current: Path,
-    target: Path,
-    feature: Feature,
-    *,
-    factor: float = 1.0,
-    low: float = np.inf,
-    high: float = np.inf,
-) -> None:
-    """Write the graph with a feature multiplied by `factor`, failing between `low` and `high`."""
-    shutil.copytree(current, target)
-    model = onnx.load_model(target / graph.MODEL)
-    (tensor,) = (t for t in manifests.read(current).inputs if t.name == feature.input)
-    width = (tensor.shape[1] if len(tensor.shape) == 2 else 1) or 1
-    kind = {"float16": "float16", "float32": "float", "float64": "double"}[tensor.dtype]
-    columns = {"low": (low, np.inf), "high": (high, np.inf), "factor": (factor, 1.0)}
-    constants = [numpy_helper.from_array(np.ones(1, tensor.dtype), "simulation_table")]
-    for name, (value, default) in columns.items():
-        array = np.full(width, default, tensor.dtype)
-        array[feature.column] = value
-        constants.append(numpy_helper.from_array(array, f"simulation_{name}"))
-    changed = onnx.parser.parse_graph(CHANGE.replace("KIND", kind))
-    for node in (*model.graph.node, *changed.node):
-        for i, name in enumerate(node.input):
-            if name == tensor.name:
-                node.input[i] = "simulation_changed"
-            elif name == "original":
-                node.input[i] = tensor.name
-    nodes = [*changed.node, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(constants)
-    graph.save(model, target)
+SCENARIOS = {"healthy": lambda _: NO_FAULT, "crash": _crash, "silent-error": _silent_error}
 
 
 def _most_effective_number(current: Path) -> tuple[Feature, Distribution]:
@@ -184,8 +155,8 @@ def _most_effective_number(current: Path) -> tuple[Feature, Distribution]:
     drawn = traffic.draw_rows(manifest, np.random.default_rng(0))
     rows = list(itertools.islice(drawn, FEATURE_ROWS))
 
-    def predict(converted: str = "") -> list[Any]:
-        instances = [_convert(row, converted) for row in rows]
+    def predict(scaled: str = "") -> list[Any]:
+        instances = [_scale(row, scaled, UNIT_FACTOR) for row in rows]
         return [orjson.loads(text) for text in verification.predict(scorer, instances)]
 
     predictions = predict()
@@ -202,10 +173,9 @@ def _most_effective_number(current: Path) -> tuple[Feature, Distribution]:
     return feature, manifest.baseline.features[feature.name]
 
 
-def _convert(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return the values with those of `names` in the other unit."""
-    converted = {n: values[n] * UNIT_FACTOR for n in names if values.get(n) is not None}
-    return {**values, **converted}
+def _scale(row: dict[str, Any], name: str, factor: float) -> dict[str, Any]:
+    """Return a row with the number `name` in another unit, if it is there."""
+    return row if row.get(name) is None else {**row, name: row[name] * factor}
 
 
 def _quantiles(distribution: Distribution, shares: Sequence[float]) -> list[float]:

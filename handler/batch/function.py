@@ -5,13 +5,16 @@ this module loads the model, in Lambda's init phase.
 """
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handler import prediction_id, request_log, scoring, settings
 from handler.batch import control, plan, score
 from handler.batch.plan import Options
 from handler.batch.storage import Storage
 from handler.request_log import FinishedJob
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 _config = settings.read()
 _scorer = scoring.load(settings.model_dir(_config))
@@ -21,13 +24,13 @@ _make_ids = prediction_id.make_id_generator(
 _record = request_log.make_batch_log(_config, _scorer.manifest)
 
 
-def lambda_handler(event: Any, context: Any) -> Any:
+def lambda_handler(event: Any, context: "LambdaContext") -> Any:
     """Do one step. A BatchError ends the run with its text; any other error is retried."""
     with control.recorded(event["request"]) as run:
         return {"plan": _plan, "part": _score}[event["step"]](event, context, run)
 
 
-def _plan(event: Any, context: Any, run: Storage) -> Any:
+def _plan(event: Any, context: "LambdaContext", run: Storage) -> Any:
     """Plan the run. Return where its parts are listed."""
     request = event["request"]
     uri = str(request.get("input", ""))  # absent if the run is resumed
@@ -39,7 +42,7 @@ def _plan(event: Any, context: Any, run: Storage) -> Any:
     return {"shards": f"runs/{id}/{plan.SHARDS}"}
 
 
-def _score(event: Any, context: Any, run: Storage) -> None:
+def _score(event: Any, context: "LambdaContext", run: Storage) -> None:
     """Score one part, and write its record."""
     start = time.perf_counter()
     shard = plan.Shard(**event["shard"])

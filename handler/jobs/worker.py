@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -33,6 +33,9 @@ from handler.request_log import FinishedJob, LogPayloads
 from handler.scoring import Scored, Scorer
 from handler.settings import RESPONSE_MARGIN_SECONDS
 from handler.validate import Row, rows_to_columns
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 WRITE_SECONDS = 15.0  # at most, of the function's time, for writing results
 DEFAULT_SECONDS = 60.0  # of the function's time, without a Lambda context
@@ -303,7 +306,7 @@ def create(config: settings.Settings, store: JobStore | None = None) -> Callable
     pool = ThreadPoolExecutor(storage.THREADS, "storage")
     seconds_per_row, cold = 0.0, True
 
-    def lambda_handler(event: Any, context: Any) -> Any:
+    def lambda_handler(event: Any, context: "LambdaContext | None") -> Any:
         nonlocal seconds_per_row, cold
         start = time.perf_counter()
         jobs = parse_sqs_event(event)

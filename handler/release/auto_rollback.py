@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handler import metrics, request_log
 from handler.drift import monitor
@@ -19,10 +19,13 @@ from handler.release import rollback
 from handler.release.deploy_hooks import client, deadline_check
 from handler.release.rollback import Log, ReleaseError, Service
 
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
 NOTE = "rolled back automatically at"
 
 
-def on_schedule(event: Any, context: Any) -> None:
+def on_schedule(event: Any, context: "LambdaContext") -> None:
     """Check the previous version and the alias, and write the metrics.
 
     Without a previous version, nothing is wrong.
@@ -58,7 +61,7 @@ def _check(service: Service, values: dict[str, int], log: Log) -> None:
     rollback.verify_version(service, target, log)
 
 
-def on_alarm(event: Any, context: Any) -> None:
+def on_alarm(event: Any, context: "LambdaContext") -> None:
     """Roll back; log and publish what was done, or why it was not.
 
     It raises only if it cannot publish. Lambda then invokes it again, which changes nothing more.
@@ -107,7 +110,7 @@ def _roll_back(service: Service, alarm: Any, log: Log) -> None:
     log(f"To keep it, pin the stack: answerable deploy STAGE {pins}")
 
 
-def _service(context: Any) -> Service:
+def _service(context: "LambdaContext") -> Service:
     """Return the deployed model, from the environment."""
     group = os.environ.get("APPLICATION", ""), os.environ.get("DEPLOYMENT_GROUP", "")
     return Service(

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -22,6 +22,9 @@ from handler.manifest import Manifest
 from handler.release import compatibility, version_client
 from handler.release.rollback import versions_of_deployment
 from handler.release.version_client import OutOfTimeError, VersionClient
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 # for the running call (its read timeout, twice) and for the answer to CodeDeploy
 RESERVE_SECONDS = 75.0
@@ -54,12 +57,12 @@ class HookRun(NamedTuple):
         self.facts.update(facts)
 
 
-def before_traffic(event: Any, context: Any) -> None:
+def before_traffic(event: Any, context: "LambdaContext") -> None:
     """Handle BeforeAllowTraffic: check the version's answers and its contract."""
     _hook("before", event, context, pre_traffic_checks)
 
 
-def after_traffic(event: Any, context: Any) -> None:
+def after_traffic(event: Any, context: "LambdaContext") -> None:
     """Handle AfterAllowTraffic: check that it had enough traffic for its alarms to judge it."""
     _hook("after", event, context, post_traffic_checks)
 
@@ -210,7 +213,9 @@ def count_requests(cloudwatch: Any, service: str, version: str, since: datetime)
     return int(sum(sum(result["Values"]) for page in pages for result in page["MetricDataResults"]))
 
 
-def _hook(name: str, event: Any, context: Any, check: Callable[[HookRun], None]) -> None:
+def _hook(
+    name: str, event: Any, context: "LambdaContext", check: Callable[[HookRun], None]
+) -> None:
     """Run the checks, and answer CodeDeploy whatever happened."""
     start = time.monotonic()
     fields = event if isinstance(event, dict) else {}
@@ -250,7 +255,9 @@ def _hook(name: str, event: Any, context: Any, check: Callable[[HookRun], None])
         )
 
 
-def _hook_run(event: Mapping[str, Any], context: Any, reasons: list[str], facts: Facts) -> HookRun:
+def _hook_run(
+    event: Mapping[str, Any], context: "LambdaContext", reasons: list[str], facts: Facts
+) -> HookRun:
     target = VersionClient(client("lambda"), os.environ["VERSION_ARN"], deadline_check(context))
     deployment = client("codedeploy").get_deployment(deploymentId=event["DeploymentId"])
     return HookRun(
@@ -265,7 +272,7 @@ def _hook_run(event: Mapping[str, Any], context: Any, reasons: list[str], facts:
     )
 
 
-def deadline_check(context: Any) -> Callable[[], None]:
+def deadline_check(context: "LambdaContext") -> Callable[[], None]:
     """Return a function that raises once there is no time for another call of a version."""
 
     def check() -> None:

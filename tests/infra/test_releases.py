@@ -6,6 +6,7 @@ deployed: see tests/fixtures/emulated_aws.py.
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import shutil
@@ -35,22 +36,24 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Artifacts by the tag of their image: good ones, and two that no release may let through."""
     directory = tmp_path_factory.mktemp("images")
     made = {version: directory / version for version in (*GOOD, WRONG_GOLDEN, CRASHING)}
-    for version in GOOD:
+    for version in (*GOOD, CRASHING):
         shutil.copytree(DIABETES, made[version])
         manifest = manifests.read(made[version])
         packed.write(made[version], manifest._replace(version=version))
-    versions.make_crash(DIABETES, made[CRASHING])
     shutil.copytree(DIABETES, made[WRONG_GOLDEN])
     golden = made[WRONG_GOLDEN] / "golden.jsonl"
     lines = [json.loads(line) for line in golden.read_text().splitlines()]
     lines[5]["prediction"]["progression"] += 1
     golden.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for version in (CRASHING, WRONG_GOLDEN):
-        manifest = manifests.read(made[version])._replace(
-            version=version, files=packed.files(made[version])
-        )
-        packed.write(made[version], manifest)
+    manifest = manifests.read(made[WRONG_GOLDEN])
+    files = packed.files(made[WRONG_GOLDEN])
+    packed.write(made[WRONG_GOLDEN], manifest._replace(version=WRONG_GOLDEN, files=files))
     return made
+
+
+@functools.cache
+def crash() -> versions.Fault:
+    return versions.SCENARIOS["crash"](DIABETES)
 
 
 class Play:
@@ -60,6 +63,7 @@ class Play:
 
     def __init__(self, synth: Synth, account: Account, images: dict[str, Path]) -> None:
         self.synth, self.account, self.images = synth, account, images
+        account.faults = {images[CRASHING]: crash()}
         self.output = ""
 
     def _cdk(self, words: Sequence[str]) -> int:

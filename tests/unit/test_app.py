@@ -64,7 +64,7 @@ def test_an_error_is_a_problem_document(
     assert answer["headers"]["content-type"] == "application/problem+json"
     assert problem["type"] == f"urn:answerable:problem:{kind}"
     assert problem["error"].startswith(problem["detail"])
-    assert problem["instance"] in ("rest-1", Context.aws_request_id)
+    assert problem["instance"] in ("rest-1", Context().aws_request_id)
     if status == 405:
         assert answer["headers"]["allow"] == "POST"
 

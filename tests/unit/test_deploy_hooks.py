@@ -306,7 +306,7 @@ def test_no_time_left_says_failed_while_there_is_time_to_say_so(
     hook: Hooks, capsys: Capture, entry: Any
 ) -> None:
     class Running(Context):
-        def get_remaining_time_in_millis(self) -> int:
+        def get_remaining_time_in_millis(self) -> int:  # type: ignore[override]
             self.milliseconds -= 10_000
             return self.milliseconds
 

@@ -783,7 +783,7 @@ def test_a_batch_is_one_record_with_its_metrics(handle: Handle, capsys: Capture)
     first, second = lines[3], lines[7]
     assert (first["messages"], first["level"]) == (3, "INFO")
     assert (first["Jobs"], first["Rows"], first["FailedJobs"], first["Retries"]) == (3, 6, 0, 0)
-    assert first["request_id"] == Context.aws_request_id
+    assert first["request_id"] == Context().aws_request_id
     assert (first.get("cold_start"), second.get("cold_start")) == (True, None)
     (directive,) = first["_aws"]["CloudWatchMetrics"]
     assert directive["Dimensions"] == [["service", "version"]]
