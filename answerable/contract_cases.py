@@ -24,7 +24,6 @@ from answerable.packing import feature_types as packed_types
 from answerable.packing.feature_types import CLIENT_TEXT, NOT_FINITE
 from handler import errors, feature_types
 from handler.errors import MAX_VIOLATIONS, pointer
-from handler.feature_types import FeatureType
 from handler.feedback import MAX_BODY_BYTES
 from handler.http import INFERENCE_HEADER_LENGTH
 from handler.manifest import Manifest, Tensor
@@ -188,18 +187,14 @@ def bad_values(manifest: Manifest, max_features: int | None = None) -> Iterator[
         yield from _bad_tensors(manifest)
 
 
-_MISSING_OR_WRONG = (
-    ("missing", None, "missing"), ("null", "null", "type"), ("wrong type", "{}", "type")
-)  # fmt: skip
-
-
 def _bad_tensors(manifest: Manifest) -> Iterator[BadValue]:
     for tensor in manifest.inputs:
         shape = manifest.row_shape(tensor)
         name, sizes = tensor.name, [n or 1 for n in shape]
         fill = {"bool": "true", "string": '""'}.get(tensor.dtype, "1")
-        for kind, json, code in _MISSING_OR_WRONG:
-            yield BadValue(kind, name, json, code, (name,))
+        yield BadValue("missing", name, None, "missing", (name,))
+        yield BadValue("null", name, "null", "type", (name,))
+        yield BadValue("wrong type", name, "{}", "type", (name,))
         if shape:
             yield BadValue("too shallow", name, "0", "type", (name,))
             longest = manifest.limits.elements if shape[0] is None else shape[0]
@@ -382,7 +377,8 @@ def _infer(manifest: Manifest, i: int = 0, **fields: Any) -> Any:
     types = sorted(feature_types.of(manifest), key=lambda kind: kind.feature.column)
     for tensor in manifest.inputs:
         columns = [kind for kind in types if kind.feature.input == tensor.name]
-        data = [_element(kind, row[kind.feature.name]) for kind in columns] or row[tensor.name]
+        values = [(kind, row[kind.feature.name]) for kind in columns]
+        data = [v if v is None else kind.to_graph(v) for kind, v in values] or row[tensor.name]
         shape = [1, *([len(data)] if columns else np.shape(data))]
         shape = shape[: len(tensor.shape)] if batched else shape[1:]
         flat = np.array(data, object).ravel().tolist()
@@ -390,11 +386,6 @@ def _infer(manifest: Manifest, i: int = 0, **fields: Any) -> Any:
         inputs.append({"name": tensor.name, "datatype": datatype, "shape": shape, "data": flat})
     inputs[i] |= fields
     return {"inputs": inputs}
-
-
-def _element(kind: FeatureType, value: Any) -> Any:
-    """Return a JSON value, or null, as an element of a tensor in JSON."""
-    return None if value is None else kind.to_graph(value)
 
 
 def _bad_infer(manifest: Manifest, path: str) -> Iterator[Case]:

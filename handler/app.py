@@ -28,6 +28,7 @@ from handler.errors import (
     MethodNotAllowed,
     NotFound,
     NotReady,
+    PayloadTooLarge,
     ServerError,
     UnsupportedMediaType,
 )
@@ -157,7 +158,18 @@ def feedback(state: AppState, request: Request, deadline: float | None) -> Handl
 
 def submit_job(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /jobs`: validate the body of a `/predict` and queue it."""
-    body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
+    manifest = state.scorer.manifest
+    limit = manifest.limits.body_bytes
+    if manifest.takes_picture and http_body.content_type(request) in IMAGE_TYPES:
+        from handler.encoders.image import to_json_body
+
+        body: str | bytes = to_json_body(
+            http_body.read_binary(request, limit), manifest.features[0].name
+        )
+        if len(body) > limit:
+            raise PayloadTooLarge.request(limit)
+    else:
+        body = http_body.read_json(request, limit)
     state.scorer.validator.parse(body)
     from handler.jobs import storage
 

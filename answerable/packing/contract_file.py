@@ -84,10 +84,15 @@ def read(path: Path) -> ContractFile:
     except (ValueError, yaml.YAMLError) as error:
         raise PackError(f"{path}: {' '.join(str(error).split())}") from None
 
+    return parse(document, str(path))
+
+
+def parse(document: Any, source: str) -> ContractFile:
+    """Return the content of the file, or else of the `source`. Raise PackError."""
     try:
         return ContractFile(**_checked(document, "", KEYS))
     except PackError as error:
-        raise PackError(f"{path}: {error}") from None
+        raise PackError(f"{source}: {error}") from None
 
 
 def _checked(value: Any, where: str, keys: Fields | None) -> Any:
@@ -115,7 +120,7 @@ def _checked(value: Any, where: str, keys: Fields | None) -> Any:
         raise PackError(f"{where} is a time of day: put it in quotes, as text")
     if isinstance(value, date):  # a datetime is one
         return value.isoformat()
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return tuple(_checked(item, where, None) for item in value)
     return value
 

@@ -117,7 +117,8 @@ class PackedType:
 
     def policy(self) -> str:
         """Return what happens to a value outside of `span`."""
-        return "refused"
+        kind = self.kind
+        return "counted" if kind.counted_range or kind.known_categories else "refused"
 
     # test values --------------------------------------------------------------------------------
 
@@ -211,9 +212,6 @@ class PackedNumber(PackedType):
             for bound in (self.feature.minimum, self.feature.maximum)
         )
         return f"{low} to {high} {self.feature.unit}".rstrip()
-
-    def policy(self) -> str:
-        return "refused" if self.feature.out_of_range == "reject" else "counted"
 
     def accepted(self, baseline: Distribution | None) -> Accepted:
         """Yield values around the stated range, or else around the sample's."""
@@ -358,9 +356,6 @@ class PackedCategory(PackedType):
 
     def span(self) -> str:
         return listed(self.feature.categories, 6)
-
-    def policy(self) -> str:
-        return "refused" if self.kind.closed else "counted"
 
     def accepted(self, baseline: Distribution | None) -> Accepted:
         """Yield the categories, and another value if the contract takes it."""

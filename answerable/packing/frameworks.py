@@ -9,7 +9,7 @@ import io
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,6 @@ from handler.manifest import Tensor
 OPSETS = {"": 18, "ai.onnx.ml": 3}  # of skl2onnx: trees with float64 thresholds need ml 3
 BOOSTER_OPSET = 15  # the newest that onnxmltools' booster converters write
 TORCH_OPSET = 18
-CHUNK_ROWS = 50_000  # that a framework predicts at once
 PICKLES = (".joblib", ".pkl", ".pickle")
 # the converters' names of outputs, and the methods that return the same
 METHODS = {
@@ -48,11 +47,12 @@ class Framework:
     """A fitted model of one framework.
 
     `packages`: the distributions whose versions the lineage names, the framework's first.
-    `takes_double`: the converter makes graphs of float64, too.
+    `takes_double`: the converter makes graphs of float64, too. `chunk_rows`: predicted at once.
     """
 
     packages: ClassVar[tuple[str, ...]]
     takes_double: ClassVar[bool] = False
+    chunk_rows: ClassVar[int] = 50_000
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -95,14 +95,14 @@ class Framework:
     def _convert(self, inputs: dict[str, str], double: bool, options: Any) -> ModelProto:
         raise NotImplementedError
 
-    def predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
+    def predict(self, columns: Mapping[str, Any], tensors: Sequence[str]) -> Arrays:
         """Return the framework's own predictions by tensor, as far as a method returns them."""
         n_rows = len(next(iter(columns.values())))
         chunks = [
             self._predict(
-                {name: values[i : i + CHUNK_ROWS] for name, values in columns.items()}, tensors
+                {name: values[i : i + self.chunk_rows] for name, values in columns.items()}, tensors
             )
-            for i in range(0, n_rows, CHUNK_ROWS)
+            for i in range(0, n_rows, self.chunk_rows)
         ]
         return {tensor: np.concatenate([chunk[tensor] for chunk in chunks]) for tensor in chunks[0]}
 
@@ -154,7 +154,7 @@ class ScikitLearn(Framework):
             graph = _skl2onnx(
                 self.model, columns, {k: options[k] for k in options if k != "zipmap"}
             )
-        _rename_inputs(graph, list(inputs))
+        _rename(graph, [value.name for value in graph.graph.input], list(inputs))
         makers = {name: node.op_type for node in graph.graph.node for name in node.output}
         for value in graph.graph.output:  # declared as float64, which the operator has not
             if makers.get(value.name) == "TreeEnsembleRegressor":
@@ -248,28 +248,40 @@ class CatBoost(Booster):
 
 
 class Torch(Framework):
-    """A torch.nn.Module. Its inputs are the sample's arrays, in the order of `forward`."""
+    """A torch.nn.Module or torch.export.ExportedProgram.
+
+    Its inputs are the sample's arrays, in the order of `forward`, or a table as one array.
+    """
 
     packages = ("torch", "onnxscript")
+    chunk_rows = 1000
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model.eval())
-        self._example: tuple[Any, ...] = ()
+        is_program = not hasattr(model, "eval")
+        super().__init__(model.module() if is_program else model.eval())
+        self._program = model if is_program else None
+        self._example: Arrays = {}
 
     def example(self, arrays: Arrays) -> None:
-        """Set the arrays that the export traces the module with."""
-        torch = importlib.import_module("torch")
-        self._example = tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays.values())
+        """Set the arrays that the module is run with. An array without a name is the only one."""
+        self._example = {name or "input": array for name, array in arrays.items()}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Return the dtypes of the inputs."""
+        return {name: str(array.dtype) for name, array in self._example.items()}
 
     def _convert(self, inputs: dict[str, str], double: bool, options: Any) -> ModelProto:
         torch = _import("torch", "torch")
         rows = torch.export.Dim("batch")
+        # of one row, export would fix the number of rows
+        arrays = {name: np.resize(a, (2, *a.shape[1:])) for name, a in self._example.items()}
         program = torch.onnx.export(
-            self.model,
-            tuple(array[:2] for array in self._example),
+            self._program or self.model,
+            _tensors(arrays),
             **{
                 "input_names": list(inputs),
-                "dynamic_shapes": tuple({0: rows} for _ in inputs),
+                "dynamic_shapes": None if self._program else tuple({0: rows} for _ in inputs),
                 "opset_version": TORCH_OPSET,
                 "dynamo": True,
                 "verbose": False,
@@ -278,15 +290,44 @@ class Torch(Framework):
         )
         file = io.BytesIO()
         program.save(file, external_data=False)
-        return onnx.load_model_from_string(file.getvalue())
+        graph = onnx.load_model_from_string(file.getvalue())
+        taken = {name for node in graph.graph.node for name in node.output}
+        keys = [key for key, _ in self._run(arrays)]
+        tensors = [value.name for value in graph.graph.output]
+        names = [t if k in ("", *taken) else k for k, t in zip(keys, tensors, strict=True)]
+        _rename(graph, tensors, names)
+        return graph
 
-    def predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
-        """Return the module's outputs for the example. `columns` are empty."""
+    def predict(self, columns: Mapping[str, Any], tensors: Sequence[str]) -> Arrays:
+        """Return the module's outputs for the example, whatever the `columns`."""
+        return super().predict(self._example, tensors)
+
+    def _predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
+        results = self._run(columns)
+        return {tensor: result for tensor, (_, result) in zip(tensors, results, strict=True)}
+
+    def _run(self, arrays: Mapping[str, Any]) -> list[tuple[str, Array]]:
+        """Return the outputs and their keys, "" for those of a tuple."""
         torch = importlib.import_module("torch")
         with torch.no_grad():
-            results = self.model(*self._example)
-        results = results if isinstance(results, (tuple, list)) else (results,)
-        return {tensor: result.numpy() for tensor, result in zip(tensors, results, strict=True)}
+            return [(name, tensor.numpy()) for name, tensor in _flat(self.model(*_tensors(arrays)))]
+
+
+def _tensors(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
+    torch = importlib.import_module("torch")
+    return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays.values())
+
+
+def _flat(results: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the tensors in nested tuples, lists and dicts, with the keys of the dicts."""
+    if isinstance(results, Mapping):
+        for key, result in results.items():
+            yield from _flat(result, str(key))
+    elif isinstance(results, (tuple, list)):
+        for result in results:
+            yield from _flat(result)
+    elif results is not None:
+        yield name, results
 
 
 # the first package in the classes of an object; boosters' classes inherit scikit-learn's
@@ -307,9 +348,6 @@ def open_model(model: Any, trust: bool = False) -> Framework | None:
     """
     if isinstance(model, (bytes, ModelProto)):
         return None
-    if isinstance(model, str) and model.startswith("models:/"):
-        artifacts = _import("mlflow.artifacts", "")
-        return open_model(artifacts.download_artifacts(artifact_uri=model), trust)
     if isinstance(model, (str, Path)):
         return _open_file(Path(model), trust)
     packages = [base.__module__.partition(".")[0] for base in type(model).__mro__]
@@ -322,8 +360,15 @@ def open_model(model: Any, trust: bool = False) -> Framework | None:
     )
 
 
-def onnx_file(model: Any) -> Any:
-    """Return the ONNX file of an MLflow folder, and any other model as it is."""
+def locate(model: Any) -> Any:
+    """Return the folder of a model in MLflow's registry, or its ONNX file; any other as it is."""
+    if isinstance(model, str) and model.startswith("models:/"):
+        try:
+            model = _import("mlflow.artifacts", "").download_artifacts(artifact_uri=model)
+        except PackError:
+            raise
+        except Exception as error:  # of MLflow, of its database or of the network
+            raise PackError(f"MLflow cannot read {model}: {' '.join(str(error).split())}") from None
     if isinstance(model, (str, Path)) and Path(model, "MLmodel").is_file():
         flavors = _flavors(Path(model))
         return Path(model, flavors["onnx"]["data"]) if "onnx" in flavors else model
@@ -344,9 +389,13 @@ def convert(
     if data is None:
         raise PackError("a framework's model is converted for a sample of its inputs: give one")
     if isinstance(framework, Torch):
-        framework.example(data.arrays)
-        data = data._replace(columns={})
-        inputs = {name: str(array.dtype) for name, array in data.arrays.items()}
+        try:
+            matrix = [np.asarray(cells, np.float32) for cells in data.columns.values()]
+        except ValueError:
+            raise PackError(f"{data.name} has text, and a torch module takes numbers") from None
+        framework.example(data.arrays or {"": np.stack(matrix, axis=1)})
+        data = data._replace(columns={} if data.arrays else data.columns)
+        inputs = framework.inputs
     else:
         names = framework.feature_names
         width = getattr(framework.model, "n_features_in_", None)
@@ -404,9 +453,13 @@ def _open_mlflow(path: Path, trust: bool) -> Framework | None:
     if not flavor:
         raise PackError(f"{path}: its flavors, {', '.join(flavors)}, cannot be packed")
     if flavor == "pytorch":
-        torch = _import("torch", "torch")
         _check_trust(path, trust)
-        return Torch(torch.load(path / "data" / "model.pth", weights_only=False))
+        torch = _import("torch", "torch")
+        (file,) = (path / "data").glob("model.pt[h2]")
+        is_program = file.suffix == ".pt2"
+        return Torch(
+            torch.export.load(file) if is_program else torch.load(file, weights_only=False)
+        )
     fields = flavors[flavor]
     file = path / (fields.get("data") or fields.get("pickled_model") or "model.pkl")
     if file.suffix in (*PICKLES, ".skops"):
@@ -514,16 +567,16 @@ def _with_integers(add_node: Any) -> Any:
     return add
 
 
-def _rename_inputs(model: ModelProto, names: Sequence[str]) -> None:
-    """Give the inputs the columns' names, which skl2onnx spells otherwise."""
-    if len(model.graph.input) != len(names):
-        return
-    renames = {value.name: name for value, name in zip(model.graph.input, names, strict=True)}
-    for value in model.graph.input:
-        value.name = renames[value.name]
+def _rename(model: ModelProto, tensors: Iterable[str], names: Sequence[str]) -> None:
+    """Give the graph's tensors other names: skl2onnx spells columns otherwise."""
+    old = list(tensors)
+    renames = dict(zip(old, names, strict=True)) if len(old) == len(names) else {}
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = renames.get(value.name, value.name)
     for node in model.graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = renames.get(name, name)
+        for list_of_names in (node.input, node.output):
+            for i, name in enumerate(list_of_names):
+                list_of_names[i] = renames.get(name, name)
 
 
 def _deterministic(model: ModelProto) -> ModelProto:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 import orjson
 
 from answerable.packing import feature_types as packed_types
@@ -72,10 +71,5 @@ def tensors(samples: Samples, origin: str) -> list[Named]:
 
 def dumps(value: Any) -> bytes:
     """Return JSON, with arrays and numbers in the shortest form of their own dtype."""
-
-    def strings(array: Any) -> Any:
-        if isinstance(array, np.ndarray):
-            return array.tolist()
-        raise TypeError
-
-    return orjson.dumps(value, strings, orjson.OPT_SERIALIZE_NUMPY)
+    # orjson has no arrays of strings
+    return orjson.dumps(value, lambda array: array.tolist(), orjson.OPT_SERIALIZE_NUMPY)

@@ -285,7 +285,6 @@ def document(manifest: Manifest) -> Schema:
     loader.values = _values(manifest)
     document: Schema = loader.get_single_data()
     predict = document["paths"]["/predict"]["post"]
-    body = predict["requestBody"]  # that of /jobs, too
     if any(map(has_base64_form, manifest.outputs)):  # the response is that of /invocations, too
         schemas, reference = (
             document["components"]["schemas"],
@@ -297,7 +296,7 @@ def document(manifest: Manifest) -> Schema:
         schemas["Base64Predictions"] = {**plain, "properties": plain["properties"] | predictions}
         content = predict["responses"]["200"]["content"]
         content |= _content({"$ref": f"{reference}s"}, BASE64_JSON)
-    predict["requestBody"] = {**body, "content": body["content"] | _picture(manifest)}
+    predict["requestBody"]["content"] |= _picture(manifest)  # of /jobs, too
     document["paths"] = {
         path: {method: _of_path(path, operation, manifest) for method, operation in item.items()}
         for path, item in document["paths"].items()

@@ -4,7 +4,6 @@ The artifact is put into place only when the handler's own code answers the samp
 rows as plain onnxruntime answers them with the original file.
 """
 
-import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -101,13 +100,18 @@ def pack(
     with tempfile.TemporaryDirectory() as folder:
         progress("Reading the sample")
         data = reference.read(X, ignore)
+        model = frameworks.locate(model)
         framework = frameworks.open_model(model, trust)
         progress("Reading the graph")
         if framework:
             data, model = frameworks.convert(framework, data, double, options or {}, targets)
-        model_file = _model_file(frameworks.onnx_file(model), Path(folder))
+        model_file = _model_file(model, Path(folder))
         source = graph.read(model_file)
-        statement = _statement(contract, Path(folder))
+        statement = (
+            contract_file.read(Path(contract))
+            if isinstance(contract, (Path, str))
+            else contract_file.parse(dict(contract or {}), "contract")
+        )
         encoded = encoders.prepare(source, statement.features, _folder(model))
         original, notes = _original(model_file, source, encoded)
         source, inputs = encoded.source, encoded.inputs
@@ -261,18 +265,6 @@ def _model_file(model: "Path | str | bytes | onnx.ModelProto", folder: Path) -> 
     file = folder / graph.MODEL
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     return file
-
-
-def _statement(
-    contract: Path | str | Mapping[str, Any] | None, folder: Path
-) -> contract_file.ContractFile:
-    if contract is None:
-        return contract_file.ContractFile()
-    if isinstance(contract, (Path, str)):
-        return contract_file.read(Path(contract))
-    file = folder / "contract.yaml"  # JSON is YAML
-    file.write_text(json.dumps(contract), encoding="utf-8")
-    return contract_file.read(file)
 
 
 def _folder(model: Any) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.text import Text
 
 from answerable.packing import feature_types as packed_types
@@ -84,17 +85,10 @@ def _facts(manifest: Manifest, facts: dict[str, str]) -> dict[str, str]:
     limits = manifest.limits
     because = ", because Lambda takes and gives 6 MB" if limits.rows < MAX_ROWS else ""
     return {
-        "files": ", ".join(f"{name} {size(file.bytes)}" for name, file in manifest.files.items()),
-        "limits": f"{limits.rows:,} rows, {size(limits.body_bytes)} in, "
-        f"{size(limits.response_bytes)} out{because}",
+        "files": ", ".join(
+            f"{name} {decimal(file.bytes)}" for name, file in manifest.files.items()
+        ),
+        "limits": f"{limits.rows:,} rows, {decimal(limits.body_bytes)} in, "
+        f"{decimal(limits.response_bytes)} out{because}",
         **facts,
     }
-
-
-def size(number: int) -> str:
-    """Return a number of bytes as people write it."""
-    if number < 1000:
-        return f"{number} B"
-    if number < 999_500:
-        return f"{number / 1000:.3g} kB"
-    return f"{number / 1_000_000:.3g} MB"

@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import orjson
 from PIL import Image, PngImagePlugin
 
 from handler import core_schema as cs
@@ -24,6 +25,12 @@ PNG, START_OF_PIXELS = b"\x89PNG\r\n\x1a\n", b"\xff\xda"
 MAX_SEGMENTS = 5000  # libpng writes 8 kB a chunk
 PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK  # of compressed comments: 1 MB
 Image.MAX_IMAGE_PIXELS = None  # the contract has its own limit
+
+
+def to_json_body(data: bytes, name: str) -> bytes:
+    """Return the JSON of a request of one picture. `name`: of the feature."""
+    text = b2a_base64(data, newline=False).decode()
+    return orjson.dumps({"instances": [{name: text}]})
 
 
 class Picture:

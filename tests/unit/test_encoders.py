@@ -21,9 +21,10 @@ from handler import app, scoring
 from handler.drift.bins import Binner
 from handler.drift.targets import targets
 from handler.errors import ContractViolation
+from handler.jobs import storage
 from handler.release import compatibility
 from handler.settings import Settings
-from tests.fixtures import protocols
+from tests.fixtures import memory_store, protocols
 from tests.fixtures.events import Context
 from tests.zoo import encoded_models
 from tests.zoo.models import ZOO
@@ -285,6 +286,28 @@ def test_a_picture_is_a_whole_body(
     assert (status, document["errors"][0]["code"]) == (422, "picture")
 
 
+def test_a_picture_is_the_body_of_a_job(
+    folder: Path, picture: scoring.Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = memory_store.Memory()
+    store = memory_store.store(memory)
+    monkeypatch.setattr(storage, "connect", lambda config: store)
+    directory = packed(folder, "picture-flat")
+    handler = app.create(Settings(directory, jobs_bucket="bucket", jobs_queue_url="queue"))
+    content = encoded(smooth(30, 20), format="JPEG")
+    headers = {"content-type": "image/jpeg"}
+    status, document = send(handler, base64.b64decode(content), "/jobs", **headers)
+    assert status == 202, document
+    (body,) = [body for key, (body, *_) in memory.objects.items() if key.endswith("request.json")]
+    assert picture.predict(body) == picture.predict(
+        json.dumps({"instances": [{"picture": content}]})
+    )
+    for data, expected in ((b"\xff\xd8", 422), (bytes(picture.manifest.limits.body_bytes), 413)):
+        assert send(handler, data, "/jobs", **headers)[0] == expected
+    text = send(handler, b"x", "/jobs", **{"content-type": "text/plain"})
+    assert text[0] == 415
+
+
 def test_a_picture_is_no_body_of_another_contract(folder: Path) -> None:
     handler = app.create(Settings(packed(folder, "tokens-of-any-length")))
     body = base64.b64decode(encoded(smooth(30, 20)))
@@ -372,7 +395,7 @@ def test_openapi_names_the_media_types_of_a_picture(folder: Path) -> None:
             for path in ("/predict", "/jobs", "/invocations")
         }
         assert contents["/predict"] == {"application/json", *types}
-        assert contents["/jobs"] == {"application/json"}
+        assert contents["/jobs"] == {"application/json", *types}
         assert types <= contents["/invocations"]
 
 

