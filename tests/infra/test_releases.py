@@ -31,10 +31,8 @@ WRONG_GOLDEN, CRASHING = "1.0.8", "1.0.9"
 ALARM = json.loads((ROOT / "tests/fixtures/alarm.json").read_text())
 
 
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def make_artifacts(directory: Path) -> dict[str, Path]:
     """Artifacts by the tag of their image: good ones, and two that no release may let through."""
-    directory = tmp_path_factory.mktemp("images")
     made = {version: directory / version for version in (*GOOD, WRONG_GOLDEN, CRASHING)}
     for version in (*GOOD, CRASHING):
         shutil.copytree(DIABETES, made[version])
@@ -49,6 +47,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     files = packed.files(made[WRONG_GOLDEN])
     packed.write(made[WRONG_GOLDEN], manifest._replace(version=WRONG_GOLDEN, files=files))
     return made
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_artifacts(tmp_path_factory.mktemp("images"))
 
 
 @functools.cache
@@ -152,6 +155,17 @@ def _ok(url: str, headers: Mapping[str, str]) -> int:
     return 200
 
 
+def enter_project(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the project of the commands the current directory."""
+    (directory / "deploy.toml").write_text(
+        '[stage.dev]\nimage_repository = "models"\njobs = true\nbake_minutes = 5\n'
+        'auto_rollback_on = "drift"\n'
+    )
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr(smoke, "sign", lambda url, service: {})
+    monkeypatch.setattr(release, "POLL_SECONDS", 0)
+
+
 @pytest.fixture(params=[False, True], ids=["written-back", "deployed-back"])
 def play(
     request: pytest.FixtureRequest,
@@ -161,13 +175,7 @@ def play(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Play:
     """A new account and a project with jobs; both ways in which CloudFormation may roll back."""
-    (tmp_path / "deploy.toml").write_text(
-        '[stage.dev]\nimage_repository = "models"\njobs = true\nbake_minutes = 5\n'
-        'auto_rollback_on = "drift"\n'
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(smoke, "sign", lambda url, service: {})
-    monkeypatch.setattr(release, "POLL_SECONDS", 0)
+    enter_project(tmp_path, monkeypatch)
     return Play(synth, Account(dict(images), rollback_by_codedeploy=request.param), images)
 
 
