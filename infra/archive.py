@@ -14,7 +14,7 @@ from constructs import Construct
 
 from infra.alarms import MonitoringContext
 from infra.encryption import allow_use, private_bucket
-from infra.function import ModelFunction
+from infra.function import ModelFunction, allow
 from infra.suppress_nag import suppress_nag
 
 PREFIX = (
@@ -42,10 +42,8 @@ class Archive(Construct):
         )
         # an audit is not overwritten
         self.bucket = private_bucket(self, context.settings, rule, versioned=True)
-        suppress_nag(
-            self.bucket,
-            {"AwsSolutions-S1": "An access log of the archive would need an archive too."},
-        )
+        reason = "An access log of the archive would need an archive too."
+        suppress_nag(self.bucket, {"AwsSolutions-S1": reason})
         writer = self._writer()
         allow_use(self, context.settings, writer)
         self.stream = firehose.DeliveryStream(
@@ -79,10 +77,9 @@ class Archive(Construct):
             self,
             "archive-delivery",
             "Records wait for over an hour to be delivered to S3.",
+            # seconds
             self.stream.metric(
-                "DeliveryToS3.DataFreshness",  # seconds
-                statistic="Maximum",
-                period=cdk.Duration.minutes(15),
+                "DeliveryToS3.DataFreshness", statistic="Maximum", period=cdk.Duration.minutes(15)
             ),
             threshold=3600,
         )
@@ -99,18 +96,11 @@ class Archive(Construct):
     def _writer(self) -> iam.Role:
         """Return a role that may write objects to the bucket."""
         role = iam.Role(self, "Writer", assumed_by=iam.ServicePrincipal("firehose.amazonaws.com"))
-        objects = self.bucket.arn_for_objects("*")
-        on_objects = ["s3:PutObject", "s3:AbortMultipartUpload"]
-        on_bucket = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
-        for actions, resource in ((on_objects, objects), (on_bucket, self.bucket.bucket_arn)):
-            role.add_to_policy(iam.PolicyStatement(actions=actions, resources=[resource]))
+        objects = ["s3:PutObject", "s3:AbortMultipartUpload"]
+        bucket = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
+        allow(role, objects, self.bucket.arn_for_objects("*"))
+        allow(role, bucket, self.bucket.bucket_arn)
         name = cdk.Stack.of(self).get_logical_id(self.bucket.node.default_child)  # type: ignore[arg-type]
-        suppress_nag(
-            role,
-            {
-                f"AwsSolutions-IAM5[Resource::<{name}.Arn>/*]": (
-                    "Firehose names the objects itself; the bucket has no others."
-                ),
-            },
-        )
+        reason = "Firehose names the objects itself; the bucket has no others."
+        suppress_nag(role, {f"AwsSolutions-IAM5[Resource::<{name}.Arn>/*]": reason})
         return role

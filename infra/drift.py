@@ -55,6 +55,7 @@ class DriftMonitor(Construct):
         rule.add_target(targets.LambdaFunction(self.function))
         suppress_nag(rule, {"Serverless-EventBusDLQ": "An alarm sees the run that is missing."})
         percent = context.manifest.alarms.unseen_max_percent
+        hour = cdk.Duration.minutes(HOUR_MINUTES)
         self.outputs = self._alarm("outputs", metrics.DRIFTED_OUTPUTS, "Outputs have drifted.")
         self.alarms = [
             self.outputs,
@@ -71,8 +72,11 @@ class DriftMonitor(Construct):
                 f"The drift monitor has not succeeded for {SILENT_HOURS} hours.",
                 cloudwatch.MathExpression(
                     expression="errors - runs",
-                    using_metrics={name: self._lambda(name) for name in ("errors", "runs")},
-                    period=cdk.Duration.minutes(HOUR_MINUTES),
+                    using_metrics={
+                        "errors": self.function.metric_errors(period=hour),
+                        "runs": self.function.metric_invocations(period=hour),
+                    },
+                    period=hour,
                     label="Runs that failed, less all runs",
                 ),
                 threshold=-1,
@@ -92,14 +96,4 @@ class DriftMonitor(Construct):
             ),
             periods=2,  # a run may be some minutes later than the one before
             breaching=1,
-        )
-
-    def _lambda(self, name: str) -> cloudwatch.Metric:
-        """Return a metric that Lambda itself writes, at no cost."""
-        return cloudwatch.Metric(
-            namespace="AWS/Lambda",
-            metric_name={"errors": "Errors", "runs": "Invocations"}[name],
-            dimensions_map={"FunctionName": self.function.function_name},
-            statistic="Sum",
-            period=cdk.Duration.minutes(HOUR_MINUTES),
         )

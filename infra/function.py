@@ -188,9 +188,10 @@ def _image_function(
     )
 
 
-def allow(function: lambda_.IFunction, actions: list[str], *resources: str) -> None:
-    """Allow a function's role actions on resources."""
-    function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=[*resources]))
+def allow(grantee: iam.IGrantable, actions: list[str], *resources: str) -> None:
+    """Allow a role, or that of a function, actions on resources."""
+    statement = iam.PolicyStatement(actions=actions, resources=[*resources])
+    grantee.grant_principal.add_to_principal_policy(statement)
 
 
 def any_version(function: lambda_.IFunction) -> str:

@@ -64,15 +64,12 @@ class Rollout(Construct):
             alias.cfn_options.update_policy = None
         for hook in (before, after):
             hook.may_answer(self.group.deployment_group_arn)
-        suppress_nag(
-            role,
-            {
-                f"AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{POLICY}]": (
-                    "AWS maintains what CodeDeploy needs to shift traffic; the limited policy "
-                    "reaches only hooks named CodeDeployHook_*."
-                ),
-            },
+        rule = f"AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{POLICY}]"
+        reason = (
+            "AWS maintains what CodeDeploy needs to shift traffic; the limited policy reaches only "
+            "hooks named CodeDeployHook_*."
         )
+        suppress_nag(role, {rule: reason})
 
 
 def _routing(settings: Settings) -> codedeploy.TrafficRouting:

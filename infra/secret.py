@@ -15,6 +15,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from infra.encryption import key
+from infra.function import allow
 from infra.logs import log_group
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
@@ -90,11 +91,7 @@ class Secret(Construct):
             arn = cdk.Stack.of(self).format_arn(
                 service="ssm", resource="parameter", resource_name=name
             )
-            statement = iam.PolicyStatement(
-                actions=[f"ssm:{verb}Parameter" for verb in ("Get", "Put", "Delete")],
-                resources=[arn],
-            )
-            role.add_to_policy(statement)
+            allow(role, [f"ssm:{verb}Parameter" for verb in ("Get", "Put", "Delete")], arn)
             resource = cdk.CustomResource(
                 self,
                 f"Key{number}",

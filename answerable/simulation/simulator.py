@@ -5,7 +5,7 @@ little later, and evaluates alarms more often than every STEP_MINUTES after the 
 """
 
 import json
-from collections import Counter, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +91,7 @@ class Simulator:
         self._plan, self._aws, self._rate, self._truth = plan, aws, rate, truth
         self._rng = np.random.default_rng(seed)
         self._states = {alarm.name: cloudwatch.NO_DATA for alarm in plan.alarms}
-        self._outcomes: deque[tuple[int, str, Any]] = deque()  # by the time (ms) they are known
+        self._outcomes: defaultdict[int, list[Any]] = defaultdict(list)  # by minute
         self._sent = 0
 
     def steps(self, bodies: Iterator[bytes], minutes: int, hook: bool) -> Iterator[Step]:
@@ -151,24 +151,21 @@ class Simulator:
         true_values = truth.true_values(body) if version == CANDIDATE else values
         draws = self._rng.random(len(values)).tolist()
         noise = self._rng.normal(0.0, NOISE, len(values)).tolist()
+        outcomes = self._outcomes[sent_at // MINUTE_MS + 1 + OUTCOME_DELAY_MINUTES]
         for prediction, actual, draw, error in zip(
             predictions, true_values, draws, noise, strict=True
         ):
             if draw < OUTCOME_SHARE and actual is not None:
                 actual = actual + error * truth.spread if truth.spread else actual
-                known_at = sent_at + OUTCOME_DELAY_MINUTES * MINUTE_MS
-                self._outcomes.append((known_at, prediction["id"], actual))
+                outcomes.append({"prediction_id": prediction["id"], "actual": actual})
         return sum(map(truth.is_wrong, values, true_values))
 
     def _send_outcomes(self, minute: int, share: int) -> None:
-        """Send the outcomes known by now to a version drawn by weight."""
-        now, outcomes = minute * MINUTE_MS, []
-        while self._outcomes and self._outcomes[0][0] < now:
-            _, id, actual = self._outcomes.popleft()
-            outcomes.append({"prediction_id": id, "actual": actual})
-        if outcomes:
+        """Send the outcomes that became known in a minute to a version drawn by weight."""
+        if outcomes := self._outcomes.pop(minute, []):
             version = CANDIDATE if self._rng.random() * 100 < share else CURRENT
-            self._send(version, "/feedback", json.dumps({"outcomes": outcomes}).encode(), now - 1)
+            body = json.dumps({"outcomes": outcomes}).encode()
+            self._send(version, "/feedback", body, minute * MINUTE_MS - 1)
 
     def _evaluate(self, minute: int) -> dict[str, str]:
         """Evaluate every alarm; return the states of those that went into ALARM or left it."""

@@ -44,13 +44,9 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Entry):
     """An input file. `columns`: its names, of JSON lines none; `delimiter`: of CSV."""
 
-    uri: str
-    size: int
-    etag: str
-    modified: int
     format: str
     is_gzip: bool
     columns: list[str]
@@ -74,10 +70,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run as it was planned. `rows`: how many there are, estimated from a sample.
-
-    `seconds_per_row`: of one worker, measured on the sample.
-    """
+    """A run as it was planned. `rows`: how many there are, estimated from a sample."""
 
     id: str
     started: str
@@ -87,7 +80,6 @@ class Plan:
     sources: list[Source]
     shards: int
     rows: int
-    seconds_per_row: float
 
 
 def model_of(manifest: Manifest) -> dict[str, str]:
@@ -136,7 +128,6 @@ def make_plan(
         sources=sources,
         shards=len(shards),
         rows=round(total / bytes_per_row),
-        seconds_per_row=seconds_per_row,
     )
     storage.put_json(run, SHARDS, shards)
     storage.put_json(run, PLAN, plan)
@@ -182,7 +173,7 @@ def _inspect(scorer: Scorer, entry: Entry, options: Options) -> Source:
         except BatchError as error:
             name = entry.uri.rpartition("/")[2]
             raise BatchError(f"{name}: {error}") from None
-    return Source(**entry._asdict(), format=format, is_gzip=is_gzip, columns=columns,
+    return Source(**vars(entry), format=format, is_gzip=is_gzip, columns=columns,
                   delimiter=delimiter)  # fmt: skip
 
 

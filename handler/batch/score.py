@@ -39,14 +39,10 @@ class ScoredChunk(NamedTuple):
 
 
 class ScoredShard(NamedTuple):
-    """`summary`: its document. `sample`: one of its runs, for drift; None if it was done before.
-
-    `prefix`: the first characters of the first prediction id.
-    """
+    """`summary`: its document. `sample`: one of its runs, for drift; None if it was done before."""
 
     summary: dict[str, Any]
     sample: Scored | None
-    prefix: str
 
 
 def score_chunk(scorer: Scorer, reader: Reader, chunk: Chunk) -> ScoredChunk:
@@ -84,7 +80,7 @@ def score_shard(
 ) -> ScoredShard:
     """Score a part, unless it is done. Raise BatchError or ServerError."""
     if done := run.read(f"{SUMMARIES}/{shard.name}.json"):
-        return ScoredShard(orjson.loads(done), None, "")
+        return ScoredShard(orjson.loads(done), None)
     start, source = time.perf_counter(), plan.sources[shard.source]
     reader = read.reader_class(source.format)(scorer, source, plan.options)
     nonce = crc32(f"{source.etag} {shard.start}".encode())
@@ -138,7 +134,7 @@ def score_shard(
             "gigabyte_seconds": seconds * MEMORY_GB,
         }
         storage.put_json(run, f"{SUMMARIES}/{shard.name}.json", summary)
-    return ScoredShard(summary, sample, prefix)
+    return ScoredShard(summary, sample)
 
 
 def _check_share(plan: Plan, shard: Shard, refused: int, rows: int, *, is_done: bool) -> None:

@@ -7,9 +7,10 @@ its ETag (in a folder: its size and time), so a file that changes ends the run.
 import io
 import os
 import tempfile
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -24,7 +25,8 @@ _EXISTS = {"PreconditionFailed", "ConditionalRequestConflict"}
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """An input file. `etag` changes with its content; `modified`: milliseconds since 1970."""
 
     uri: str
