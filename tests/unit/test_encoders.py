@@ -311,7 +311,8 @@ def test_a_picture_is_the_body_of_a_job(
 def test_a_picture_is_no_body_of_another_contract(folder: Path) -> None:
     handler = app.create(Settings(packed(folder, "tokens-of-any-length")))
     body = base64.b64decode(encoded(smooth(30, 20)))
-    assert send(handler, body, "/predict", **{"content-type": "image/png"})[0] == 415
+    for path in ("/predict", "/invocations"):
+        assert send(handler, body, path, **{"content-type": "image/png"})[0] == 415
 
 
 def test_pictures_are_bytes_of_v2(picture: scoring.Scorer, picture_app: Any) -> None:

@@ -100,3 +100,7 @@ def test_an_answer_over_the_limit_is_refused(echo: Scorer) -> None:
     small = contract(echo, value(), response_bytes=60)
     with pytest.raises(PayloadTooLarge, match="60 bytes"):
         small.render_response([b'{"y":1.0}'] * 5)
+    body = contract(echo, value()).render_response([b'{"y":1.0}'])
+    assert contract(echo, value(), response_bytes=len(body)).render_response([b'{"y":1.0}'])
+    with pytest.raises(PayloadTooLarge):
+        contract(echo, value(), response_bytes=len(body) - 1).render_response([b'{"y":1.0}'])
