@@ -87,7 +87,8 @@ def invocations(data: bytes) -> None:
 def feedback(data: bytes) -> None:
     """Outcomes: a body as it is, or an id that is rightly sealed, whatever it says."""
     if data[:1] != b"\1":
-        return ask(events.rest(data[1:], "/feedback"))
+        ask(events.rest(data[1:], "/feedback"))
+        return
     body = data[1:32].ljust(31, b"\0")
     id = b2a_base64(body + prediction_id.signer(SECRET)(body), newline=False)
     actual = data[32:].decode("utf-8", "replace") or "null"
