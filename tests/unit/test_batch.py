@@ -377,6 +377,19 @@ def test_batch_a_file_that_changes_ends_the_run(small: Scorer, tmp_path: Path) -
         score.score_shard(small, make_ids(small), run, made, shards[1])
 
 
+def test_batch_a_part_has_the_bytes_of_half_a_minute(
+    small: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = write_rows(tmp_path / "in.csv", rows_of(1000))
+    size = inputs.stat().st_size
+    monkeypatch.setattr(plan, "MIN_SHARD_BYTES", 1)
+    # 100 rows of 40 bytes take 30 seconds
+    monkeypatch.setattr(plan, "measure", lambda scorer, source, options: (40.0, 0.3))
+    run = Folder(str(tmp_path / "out"))
+    made = plan.make_plan(small, run, "r1", str(inputs), Options("customer"))
+    assert abs(made.shards - size / 4096) < 2
+
+
 def test_batch_a_file_that_changes_while_it_is_read_ends_the_run(
     small: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

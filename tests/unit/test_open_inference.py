@@ -355,6 +355,13 @@ def test_what_is_not_a_request_is_refused(
         assert "BF16 is not supported" in problem["error"]
 
 
+def test_the_shape_that_is_needed_is_said(matrix: app.Handler) -> None:
+    _, problem, _ = ask(matrix, protocols.event(json.dumps({"inputs": [one(shape=[1, 4])]})))
+    assert problem["errors"][0]["message"] == (
+        "must be [any, 5], and the first axis the same for all inputs"
+    )
+
+
 @pytest.mark.parametrize("made", [as_json, as_binary])
 def test_floats_of_another_width_are_rounded(matrix: app.Handler, made: Any) -> None:
     x = np.array([[1, 0.1, 2, 0, 7.1]])
