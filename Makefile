@@ -14,7 +14,7 @@ CHOSEN = $(if $(MODEL),--model $(MODEL))
 DEPLOY = $(BIN)/python -m answerable $@ $(STAGE) $(CHOSEN) $(ARGS)
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 
-FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback
+FUZZ ?= wire contract event_source oip_json oip_binary invocations feedback jobs batches
 SECONDS ?= 600
 COUNT ?= 200
 SEED ?=

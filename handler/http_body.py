@@ -12,7 +12,6 @@ from handler.http import JSON, OCTET_STREAM, Request, Response
 
 GZIP_MIN_BYTES = 4096  # infra sets the same for the REST API
 ITEM_COUNT_MIN_CHARS = 250_000  # a smaller body cannot have too many items
-FAST_BASE64_MIN_CHARS = 100_000  # from this length on, numpy is faster
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE).search
 
 
@@ -76,7 +75,7 @@ def read(request: Request, limit: int) -> str | bytes:
     if len(text) > (limit + 2) // 3 * 4:
         raise PayloadTooLarge.request(limit)
     try:
-        data = decode_base64(text)
+        data = a2b_base64(text, strict_mode=True)
     except ValueError:
         raise BadRequest("the body is not valid base64") from None
     if coding != "identity":
@@ -96,15 +95,6 @@ def check_size(text: str, limit: int) -> str:
     ):
         raise PayloadTooLarge.request(limit)
     return text
-
-
-def decode_base64(text: str) -> bytes:
-    """Return the bytes of a base64 text. Raise ValueError if it is invalid."""
-    if len(text) < FAST_BASE64_MIN_CHARS:
-        return a2b_base64(text, strict_mode=True)
-    from handler import fast_bytes
-
-    return fast_bytes.decode_base64(text)
 
 
 def _decompress(data: bytes, coding: str, limit: int) -> bytes:

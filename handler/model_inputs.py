@@ -15,7 +15,6 @@ from handler.manifest import Manifest, Tensor
 
 # one sequence of values per feature, or of nested lists or arrays per input of a tensor contract
 Columns = Sequence[Sequence[Any] | Array]
-VECTORIZE_MIN_ROWS = 9  # rows from which on numpy is faster than a loop
 STRING_DTYPE = np.dtype(object)
 
 
@@ -110,17 +109,16 @@ class _Group:
         for k, name, categories in self.open_categories:
             if number := sum(item not in categories for item in values[k]):
                 counts[name] = number
-        if len(values[0]) < VECTORIZE_MIN_ROWS:
-            for k, name, low, high in self.range_counted:
-                for item in values[k]:
-                    if item is not None and not low <= item <= high:
-                        counts[name] = counts.get(name, 0) + 1
         if len(values[0]) == 1:
-            self.row[:, 0] = [item for (item,) in values]
+            row = [item for (item,) in values]
+            for k, name, low, high in self.range_counted:
+                if row[k] is not None and not low <= row[k] <= high:
+                    counts[name] = 1
+            self.row[:, 0] = row
             feeds |= self.row_feeds
             return
         matrix = np.array(values, self.compute_dtype)
-        if self.range_counted and len(values[0]) >= VECTORIZE_MIN_ROWS:
+        if self.range_counted:
             self._count_out_of_range(matrix, counts)
         if self.compute_dtype is not self.dtype:
             matrix = matrix.astype(self.dtype)

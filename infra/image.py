@@ -89,11 +89,18 @@ def code(
     from aws_cdk import aws_lambda as lambda_
 
     if chosen.image_repository:
-        repository = scope.node.try_find_child("Repository") or ecr.Repository.from_repository_name(
-            scope, "Repository", chosen.image_repository
+        arn = Stack.of(scope).format_arn(
+            service="ecr",
+            account=chosen.image_registry or None,
+            resource="repository",
+            resource_name=chosen.image_repository,
+        )
+        repository: Any = scope.node.try_find_child("Repository")
+        repository = repository or ecr.Repository.from_repository_attributes(
+            scope, "Repository", repository_arn=arn, repository_name=chosen.image_repository
         )
         return lambda_.DockerImageCode.from_ecr(
-            repository,  # type: ignore[arg-type]
+            repository,
             tag_or_digest=chosen.image_tag + PARQUET_SUFFIX * parquet,
             cmd=[entry_point],
         )

@@ -149,25 +149,23 @@ class Rollback(Construct):
         for model_function in self._functions:
             arn = model_function.function.function_arn
             allow(function, [f"lambda:{verb}" for verb in verbs], arn, f"{arn}:*")
-        images = cdk.Stack.of(self).format_arn(
-            service="ecr", resource="repository", resource_name="*"
-        )
-        allow(function, ["ecr:DescribeImages"], images)
+        for registry in {"", self._context.settings.image_registry}:
+            images = cdk.Stack.of(self).format_arn(
+                service="ecr", account=registry or None, resource="repository", resource_name="*"
+            )
+            allow(function, ["ecr:DescribeImages"], images)
+            account = registry or "<AWS::AccountId>"
+            arn = f"arn:<AWS::Partition>:ecr:<AWS::Region>:{account}:repository/*"
+            reason = (
+                "An earlier version may have its image in another repository; the function only "
+            )
+            reason += "asks whether the image exists."
+            suppress_nag(scope, {f"AwsSolutions-IAM5[Resource::{arn}]": reason})
         if group:
             actions = ["codedeploy:ListDeployments", "codedeploy:BatchGetDeployments"]
             allow(function, actions, group.deployment_group_arn)
-        arn = "arn:<AWS::Partition>:ecr:<AWS::Region>:<AWS::AccountId>:repository/*"
+        reason = "Any version may be the previous one."
         suppress_nag(
-            scope,
-            {
-                f"AwsSolutions-IAM5[Resource::{arn}]": (
-                    "An earlier version may have its image in another repository; the function "
-                    "only asks whether the image exists."
-                ),
-                **{
-                    any_version(model_function.function): "Any version may be the previous one."
-                    for model_function in self._functions
-                },
-            },
+            scope, dict.fromkeys((any_version(f.function) for f in self._functions), reason)
         )
         return function

@@ -62,6 +62,10 @@ NEEDS = {
     "base_path": ("endpoint", ["rest"]),
     "domain_name": ("endpoint", ["rest", "http"]),
 }
+NEEDS_ANY = {
+    **dict.fromkeys(("hosted_zone_id", "base_path", "truststore_uri"), "domain_name"),
+    "image_registry": "image_repository",
+}
 # settings that go together, or are both left out
 PAIRS = [
     ("image_repository", "image_tag"),
@@ -98,12 +102,16 @@ class Settings(BaseModel):
     # of the account's CDK bootstrap, if it is not CDK's default
     bootstrap_qualifier: Annotated[str, Field(pattern=r"^[a-z0-9]{0,10}$")] = ""
 
+    # of the functions and of the image that the deployment builds
     architecture: Literal["x86_64", "arm64"] = "x86_64"
     # the image to build from; name it by its digest, because a tag moves
     base_image: str = ""
     # an image that is in ECR already, instead of one that the deployment builds
     image_repository: Annotated[str, Field(pattern=r"^([a-z0-9]+([._/-][a-z0-9]+)*)?$")] = ""
-    # the tag or digest of that image
+    # the account of that repository in the same region, if it is a central one; its policy must let
+    # Lambda of this account pull
+    image_registry: Annotated[str, Field(pattern=r"^([0-9]{12})?$")] = ""
+    # the tag or digest of that image; the digest is the same in every stage
     image_tag: Annotated[str, Field(pattern=r"^([\w][\w.-]{0,127}|sha256:[0-9a-f]{64})?$")] = ""
 
     # MB; 1769 is one whole CPU, and less memory is less CPU in proportion
@@ -117,6 +125,7 @@ class Settings(BaseModel):
     ephemeral_storage: Annotated[int, Field(ge=512, le=10240)] = 512
     # of the alias; CodeDeploy moves it, so it needs a rollout
     provisioned_concurrency: Annotated[int, Field(ge=0, le=1000)] = 0
+    # calls of the API's function at the same time; without it, what the account has
     max_concurrency: Annotated[int | None, Field(ge=1, le=10000)] = None
 
     # all-at-once: CloudFormation moves the alias itself, without CodeDeploy and bake time
@@ -126,6 +135,7 @@ class Settings(BaseModel):
     # what happens to a new version that served fewer than `minimum_requests` during the bake: its
     # golden rows are asked again, or the deployment fails and rolls back
     low_traffic_policy: Literal["fail", "replay_golden_rows"] = "replay_golden_rows"
+    # of the new version during the bake, for `low_traffic_policy`
     minimum_requests: Annotated[int, Field(ge=1)] = 20
     # after a rollback: the alias stays at this version, without CodeDeploy, until this is removed
     pinned_version: Annotated[int | None, Field(ge=1)] = None
@@ -143,16 +153,19 @@ class Settings(BaseModel):
     # how callers are authenticated; rest: iam, api-key, cognito, lambda; http: iam, jwt, lambda;
     # url: iam
     auth: Literal["iam", "api-key", "cognito", "jwt", "lambda"] = "iam"
+    # auth=cognito: the user pool whose tokens are accepted
     user_pool_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:cognito-idp:.+:userpool/.+)?$")] = ""
     # with a scope, access tokens are accepted; without one, ID tokens
     user_pool_scope: str = ""
-    # auth=jwt: who issues the tokens, and the audiences of which a token has one
+    # auth=jwt: the URL of who issues the tokens
     jwt_issuer: Annotated[str, Field(pattern=r"^(https://\S+)?$")] = ""
+    # the audiences of which a token must have one
     jwt_audience: tuple[str, ...] = ()
     # auth=lambda: the function that answers an `authorization` header with an IAM policy
     authorizer_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:lambda:.+:function:.+)?$")] = ""
     # requests per second, of all callers together
     rate_limit: Annotated[int, Field(ge=1, le=10000)] = 50
+    # requests at once, at least `rate_limit`
     burst_limit: Annotated[int, Field(ge=1, le=5000)] = 100
     # API Gateway's log role is one per account and region; true in the one stack that makes it
     gateway_log_role: bool = False
@@ -165,9 +178,12 @@ class Settings(BaseModel):
 
     # API keys besides the stack's own, by name, each with its quota; auth=api-key
     clients: dict[Name, Client] = {}
-    # the API's own domain name and the ARN of its certificate; with a zone, its record is added
+    # the API's own domain name, as predict.example.org
     domain_name: Annotated[str, Field(pattern=r"^([a-z0-9*-]+(\.[a-z0-9-]+)+)?$")] = ""
+    # of that name, in the same region
     certificate_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:acm:.+)?$")] = ""
+    # Route 53's zone of that name, where the record is added; without one, the output DomainTarget
+    # says what the record names
     hosted_zone_id: Annotated[str, Field(pattern=r"^[A-Z0-9]*$")] = ""
     # the path of the domain below which the API is, as churn or risk/churn
     base_path: Annotated[str, Field(pattern=r"^([\w.-]+(/[\w.-]+)*)?$")] = ""
@@ -177,8 +193,10 @@ class Settings(BaseModel):
     web_acl_arn: Annotated[str, Field(pattern=r"^(arn:[\w-]+:wafv2:.+)?$")] = ""
     # X-Ray, for the gateway and the functions that serve
     tracing: bool = False
-    # the VPC of the functions that serve; they need endpoints for S3, SQS and logs there
+    # the VPC of the functions that serve; they need its endpoints of S3 with `jobs` or `batch`, of
+    # SQS with `jobs`, and of Step Functions with `batch`
     subnet_ids: tuple[Annotated[str, Field(pattern=r"^subnet-\w+$")], ...] = ()
+    # of these functions; outgoing HTTPS is enough
     security_group_ids: tuple[Annotated[str, Field(pattern=r"^sg-\w+$")], ...] = ()
     # the key that encrypts logs, queues, buckets, topics and environments; its policy must allow
     # CloudWatch Logs, alarms (sns) and this account's roles
@@ -194,8 +212,9 @@ class Settings(BaseModel):
     job_retention_days: Annotated[int, Field(ge=1, le=14)] = 7
     # seconds, for one batch of jobs
     job_timeout: Annotated[int, Field(ge=10, le=900)] = 120
-    # messages in one call of the worker, and seconds to wait for them
+    # messages in one call of the worker
     job_batch_size: Annotated[int, Field(ge=1, le=10000)] = 100
+    # seconds to wait for them
     job_batch_window: Annotated[int, Field(ge=0, le=300)] = 1
     # workers at the same time
     job_concurrency: Annotated[int, Field(ge=2, le=1000)] = 10
@@ -217,8 +236,9 @@ class Settings(BaseModel):
     batch_max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 0
     # of a part's rows, before the run fails
     batch_max_refused_percent: Annotated[float, Field(ge=0, le=100)] = 5
-    # for uploads: the column that the output repeats, and whether unknown columns are skipped
+    # for uploads: the column that the output repeats
     batch_key: str = ""
+    # for uploads: skip columns that are not in the contract
     batch_ignore_unknown: bool = False
     # read Parquet; the batch function then has an image with pyarrow (of an image_tag, the one with
     # `-parquet` behind it)
@@ -243,6 +263,7 @@ class Settings(BaseModel):
     log_retention_days: int = 30
     # of the drift monitor's records, which hold months for `answerable report`
     drift_history_days: int = 400
+    # of what is logged beside the records, which no level silences
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property
@@ -286,9 +307,9 @@ class Settings(BaseModel):
             raise ValueError("provisioned_concurrency is over max_concurrency")
         if self.provisioned_concurrency and (self.pinned_version or self.rollout == "all-at-once"):
             raise ValueError("provisioned_concurrency needs a rollout by CodeDeploy, and no pin")
-        for name in ("hosted_zone_id", "base_path", "truststore_uri"):
-            if getattr(self, name) and not self.domain_name:
-                raise ValueError(f"{name} needs domain_name")
+        for name, other in NEEDS_ANY.items():
+            if getattr(self, name) and not getattr(self, other):
+                raise ValueError(f"{name} needs {other}")
         if self.vpc_endpoint_ids and self.domain_name:
             raise ValueError("a private API has no domain_name")
         if unknown := sorted(self.alarms.keys() - set(Alarms._fields)):

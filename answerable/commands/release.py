@@ -13,14 +13,16 @@ import sys
 import time
 from typing import Any
 
+from botocore.exceptions import ClientError
 from rich.console import Console
 from rich.table import Table
 
-from answerable import prune
+from answerable import cdk, prune
 from answerable.commands import add_model
-from answerable.stack import Client, connect, lookup, policy
+from answerable.stack import Client, connect, find_stack_arn, lookup, policy
 from handler.release import rollback
 from handler.release.rollback import Log, ReleaseError, Service
+from infra import settings
 from infra.project import find_model
 
 POLL_SECONDS, POLLS = 5.0, 120
@@ -40,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "promote: the latest; pin: the live one)",
     )
     add_model(parser)
+    add("-c", dest="overrides", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting, over deploy.toml's; for print-iam-policy")  # fmt: skip
     add("--dry-run", action="store_true", help="check the version and print the plan only")
     add("--keep", type=int, default=5, help="versions that prune leaves (default: %(default)s)")
     add("--deploy", action="store_true", help="also run the deployment that pins the stack")
@@ -49,12 +53,12 @@ def main(args: argparse.Namespace, client: Client = connect) -> int:
     """Do what the action says, and print the deployment that pins the stack."""
     console = Console(soft_wrap=True, highlight=False)
     args.model = find_model(args.model).name
+    if args.action == "print-iam-policy":
+        _print_policy(console, args, client)
+        return 0
     service = lookup(client, args.model, args.stage)
     if args.action == "status":
         _print_status(console, service)
-        return 0
-    if args.action == "print-iam-policy":
-        console.print_json(json.dumps(policy(service)))
         return 0
     if args.action == "prune":
         prune.prune(service, args.keep, console.print, args.dry_run)
@@ -74,6 +78,19 @@ def main(args: argparse.Namespace, client: Client = connect) -> int:
             alias = service.alias()  # CodeDeploy has moved it back
         rollback.move(service, targets, alias, console.print, args.dry_run)
     return _pin(console, args, rollback.pin_settings(service, targets))
+
+
+def _print_policy(console: Console, args: argparse.Namespace, client: Client) -> None:
+    """Print the policy with the names of the deployed stack, if there is one."""
+    chosen, _ = settings.read(cdk.context(args))
+    try:
+        service = lookup(client, args.model, args.stage)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ValidationError":  # "… does not exist"
+            raise
+        console.print_json(json.dumps(policy(chosen, find_stack_arn(client, chosen.stack), None)))
+    else:
+        console.print_json(json.dumps(policy(chosen, service.stack_arn, service)))
 
 
 def choose_version(service: Service, alias: Any, action: str, version: int | None) -> str:

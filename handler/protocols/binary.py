@@ -4,12 +4,12 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 A string is its length in four bytes, then its UTF-8.
 """
 
+from binascii import a2b_base64
 from struct import Struct, error
 from typing import Any
 
 import numpy as np
 
-from handler import http_body
 from handler.errors import BadRequest, pointer
 from handler.model_inputs import Array, dtype
 from handler.protocols.tensor_columns import violation_error
@@ -90,7 +90,7 @@ def parse_base64(data: Any, dtype_name: str, count: int, i: int) -> Array:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise violation_error(where, "type", "must be base64")
     try:
-        chunks = [http_body.decode_base64(text) for text in texts]
+        chunks = [a2b_base64(text, strict_mode=True) for text in texts]
         if dtype_name in STRING_DTYPES:
             as_text = dtype_name == "string"
             strings = np.array([c.decode() if as_text else c for c in chunks], object)

@@ -16,12 +16,15 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from handler import app, prediction_id
 from handler.errors import MAX_VIOLATIONS
 from handler.http import OCTET_STREAM
+from handler.jobs import storage, worker
+from handler.jobs.storage import JobStore
 from handler.settings import Settings
-from tests.fixtures import artifact, events
+from tests.fixtures import artifact, events, memory_store
 from tests.fixtures.protocols import LENGTH
 
 SECRET = "of the fuzzed service"
@@ -84,7 +87,8 @@ def invocations(data: bytes) -> None:
 def feedback(data: bytes) -> None:
     """Outcomes: a body as it is, or an id that is rightly sealed, whatever it says."""
     if data[:1] != b"\1":
-        return ask(events.rest(data[1:], "/feedback"))
+        ask(events.rest(data[1:], "/feedback"))
+        return
     body = data[1:32].ljust(31, b"\0")
     id = b2a_base64(body + prediction_id.signer(SECRET)(body), newline=False)
     actual = data[32:].decode("utf-8", "replace") or "null"
@@ -94,24 +98,93 @@ def feedback(data: bytes) -> None:
     )
 
 
+def jobs(data: bytes) -> None:
+    """A body of /jobs, scored by the worker and read; or the text of a queue's message."""
+    if data[:1] == b"\1":
+        return score(data[1:].decode("utf-8", "replace"))
+    for kept in (memory().objects, memory().sent, memory().groups, memory().written):
+        kept.clear()
+    event = events.rest(data[1:], "/jobs")
+    if data[:1] == b"\2":
+        event["headers"] = {"Idempotency-Key": data[1:9].decode("latin-1")}
+    answer = ask(event)
+    for message in memory().sent:
+        score(message)
+    if answer["statusCode"] == 202:
+        id = json.loads(answer["body"])["job"]["id"]
+        document = json.loads(ask(events.rest(None, f"/jobs/{id}", "GET"))["body"])
+        assert document["job"]["status"] in ("succeeded", "failed"), document
+
+
+def batches(data: bytes) -> None:
+    """A body of /batches."""
+    ask(events.rest(data, "/batches"))
+
+
 HARNESSES: dict[str, Callable[[bytes], None]] = {
     harness.__name__: harness
-    for harness in (wire, contract, event_source, oip_json, oip_binary, invocations, feedback)
+    for harness in (
+        *(wire, contract, event_source, oip_json, oip_binary, invocations, feedback, jobs),
+        batches,
+    )
 }
+BUCKET = "fuzzed"
+SETTINGS = Settings(
+    None,
+    prediction_id_secret=SECRET,
+    log_payloads="full",
+    jobs_bucket=BUCKET,
+    jobs_queue_url="queue",
+    batch_bucket=BUCKET,
+    batch_state_machine="machine",
+)
 
 
 @cache
 def handler() -> app.Handler:
     """The door, of a model that answers within its contract whatever it is asked."""
-    directory = Path(tempfile.mkdtemp()) / "echo"
-    return app.create(
-        Settings(artifact.echo(directory), prediction_id_secret=SECRET, log_payloads="full")
-    )
+    return app.create(SETTINGS._replace(model_dir=echo()))
 
 
-def ask(event: Any) -> None:
-    """Raise AssertionError unless the answer and the record are what every client may rely on."""
+@cache
+def echo() -> Path:
+    return artifact.echo(Path(tempfile.mkdtemp()) / "echo")
+
+
+@cache
+def memory() -> memory_store.Memory:
+    """S3 and SQS of the jobs."""
+    return memory_store.Memory()
+
+
+@cache
+def store() -> JobStore:
+    return JobStore(memory(), memory(), BUCKET, "queue", 86_400)
+
+
+@cache
+def worker_handler() -> app.Handler:
+    return worker.create(SETTINGS._replace(model_dir=echo()), store())
+
+
+def score(message: str) -> None:
+    """Hand a message to the worker; it must have a result, or become a dead letter."""
+    sqs = memory_store.event(memory_store.record(message, "m"))
     with contextlib.redirect_stdout(io.StringIO()) as out:
+        answer = worker_handler()(sqs, events.Context())
+    assert answer["batchItemFailures"] in ([], [{"itemIdentifier": "m"}]), answer
+    for line in out.getvalue().splitlines():
+        assert strict(line)["level"] in ("INFO", "WARNING"), line
+
+
+def ask(event: Any) -> Any:
+    """Return the answer; raise AssertionError unless it and the record are as promised."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        mock.patch.object(storage, "connect", return_value=store()),
+        mock.patch("handler.batch.storage.put_json"),
+        mock.patch("boto3.client"),
+    ):
         answer = handler()(event, events.Context())
     status, headers, body = answer["statusCode"], dict(answer.get("headers") or {}), answer["body"]
     headers |= {name: values[0] for name, values in answer.get("multiValueHeaders", {}).items()}
@@ -124,6 +197,7 @@ def ask(event: Any) -> None:
     for line in out.getvalue().splitlines():  # the request's record, and those of outcomes
         assert strict(line)["level"] == "INFO", line
     assert out.getvalue(), "there is no record"
+    return answer
 
 
 def problem(status: int, kind: str, document: Any) -> None:

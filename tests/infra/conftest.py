@@ -72,7 +72,9 @@ class Synth:
     def app(self, *settings: str, project: Path = PROJECT) -> Any:
         from infra import app
 
-        context = FLAGS | dict(item.split("=", 1) for item in settings)
+        values = dict(item.split("=", 1) for item in settings)
+        lists = {name: json.loads(text) for name, text in values.items() if text[:1] == "["}
+        context = FLAGS | values | lists  # a list is in deploy.toml only
         with contextlib.chdir(project):
             folder = self.directory / str(len(list(self.directory.iterdir())))
             return app.build(str(folder), context)

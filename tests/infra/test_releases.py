@@ -23,7 +23,7 @@ from answerable.simulation import versions
 from handler import manifest as manifests
 from tests import smoke as smoke_steps
 from tests.fixtures.artifact import DIABETES
-from tests.fixtures.emulated_aws import Account
+from tests.fixtures.emulated_aws import ACCOUNT, REGION, Account
 from tests.infra.conftest import ROOT, Synth
 
 GOOD = ("1.0.0", "1.0.1", "1.0.2", "1.0.3")
@@ -505,3 +505,53 @@ def test_a_fault_in_the_template_is_found(play: Play, kind: str, key: str, value
     account.broken = ""
     codes += [play.deploy(image) for image in ("1.0.1", CRASHING, "1.0.2")]
     assert codes != [1, 1, 0, 1, 0]
+
+
+# what the CDK CLI, Docker and a client with the caller's credentials do; no call of boto3
+OTHERS = {"sts:AssumeRole", "execute-api:Invoke", "ecr:GetAuthorizationToken", "ecr:PutImage"}
+OTHERS |= {"ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload"}
+OTHERS |= {"ecr:InitiateLayerUpload", "ecr:UploadLayerPart"}
+
+
+def test_the_printed_policy_allows_what_the_commands_call_and_no_more(play: Play) -> None:
+    account = play.account
+    account.operator = []
+    assert play.deploy("1.0.0") != 0
+    assert "AccessDenied" in play.output
+    account.operator = None
+    assert play.deploy("1.0.0") == 0, play.output
+    assert play.release("print-iam-policy", "-c", "image_tag=v") == 0, play.output
+    account.operator, account.used = json.loads(play.output)["Statement"], set()
+    account.used.add("apigateway:GET")  # of a first deployment alone
+    for image in ("1.0.1", "1.0.2"):
+        assert play.deploy(image) == 0, play.output
+    for words in (["status"], ["rollback"], ["pin"], ["promote"], ["prune", "--keep", "1"]):
+        assert play.release(*words) == 0, play.output
+    allowed = {action for statement in account.operator for action in statement["Action"]}
+    assert account.used - allowed == set()
+    # of a deployment under way, and of a version that was idle for weeks
+    rare = {"codedeploy:StopDeployment", "lambda:GetFunctionConfiguration"}
+    assert allowed - account.used - OTHERS == rare
+
+
+def test_the_policy_of_a_first_deployment_names_what_will_be_there(play: Play) -> None:
+    account = play.account
+    options = (
+        "-c",
+        "image_registry=210987654321",
+        "-c",
+        "bootstrap_qualifier=team",
+        "-c",
+        "image_tag=v",
+    )
+    shutil.copytree(play.images["1.0.0"], "model_artifacts/diabetes")
+    assert play.release("print-iam-policy", *options) == 0, play.output
+    statements = {tuple(s["Action"]): s["Resource"] for s in json.loads(play.output)["Statement"]}
+    (roles,) = [arns for actions, arns in statements.items() if actions == ("sts:AssumeRole",)]
+    assert f"arn:aws:iam::{ACCOUNT}:role/cdk-team-deploy-role-{ACCOUNT}-{REGION}" in roles
+    (push,) = [arns for actions, arns in statements.items() if "ecr:PutImage" in actions]
+    assert push == [f"arn:aws:ecr:{REGION}:210987654321:repository/models"]
+    (functions,) = [arns for actions, arns in statements.items() if "lambda:GetAlias" in actions]
+    name = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:answerable-diabetes-dev*"
+    assert functions == [name, f"{name}:*"]
+    assert account.status == ""

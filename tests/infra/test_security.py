@@ -28,6 +28,18 @@ SETTINGS = {
         "auto_rollback_on=drift",
     ),
     "archive": ("archive=true", "log_payloads=full"),
+    "http": (
+        "endpoint=http",
+        "auth=jwt",
+        "jwt_issuer=https://login.example.org",
+        'jwt_audience=["answerable"]',
+    ),
+    "url": ("endpoint=url",),
+    "batch": ("batch=true",),
+    "vpc": (
+        'subnet_ids=["subnet-0123456789abcdef0"]',
+        'security_group_ids=["sg-0123456789abcdef0"]',
+    ),
 }
 
 # Everything cdk-nag finds with the settings above and that is accepted, with its reason, in the
@@ -106,6 +118,41 @@ MONITOR = {
     ("Drift/Role/DefaultPolicy", SCORING),
 }
 PROBE = rollback("Probe", "Schedule", SCORING) | MONITOR
+REST = {finding for finding in ALWAYS if finding[0].startswith("Api/")}
+OTHER_ENDPOINT = (ALWAYS - REST) | CODEDEPLOY | PROBE
+BUCKET = "AwsSolutions-IAM5[Resource::<BatchBucket7637E275.Arn>"
+EXECUTION = (
+    "AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:states:<AWS::Region>:<AWS::AccountId>:execution:"
+    '{"Fn::Select":[6,{"Fn::Split":[":",{"Ref":"BatchMachineAF41ABEC"}]}]}'
+)
+BATCH_POLICIES = {
+    "Batch/Control/Role/DefaultPolicy": (
+        f"{BUCKET}/runs/*/failed.json]",
+        f"{BUCKET}/runs/*]",
+        SCORING,
+    ),
+    "Batch/Machine/DistributedMapPolicy": (f"{EXECUTION}/Score:*]", f"{EXECUTION}:*]"),
+    "Batch/Machine/Role/DefaultPolicy": (
+        "AwsSolutions-IAM5[Resource::<BatchControlFunctionCE7B616F.Arn>:*]",
+        "AwsSolutions-IAM5[Resource::<BatchPartsFunction47E5E998.Arn>:*]",
+        "AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:s3:::<BatchBucket7637E275>/*]",
+    ),
+    "Batch/Parts/Role/DefaultPolicy": (f"{BUCKET}/input/*]", f"{BUCKET}/runs/*]"),
+    "Scoring/Role/DefaultPolicy": (f"{BUCKET}/input/uploads/*]", f"{BUCKET}/runs/*]"),
+}
+BATCH = {
+    ("Batch/Bucket", "AwsSolutions-S1"),
+    ("Batch/Machine", "AwsSolutions-SF1"),
+    ("Batch/Machine", "AwsSolutions-SF2"),
+    ("Batch/Machine", "Serverless-StepFunctionStateMachineXray"),
+    ("Batch/Uploads", "Serverless-EventBusDLQ"),
+    *(
+        (f"Batch/{function}/Function", f"Serverless-Lambda{rule}")
+        for function in ("Control", "Parts")
+        for rule in ("DLQ", "Tracing")
+    ),
+    *((policy, rule) for policy, rules in BATCH_POLICIES.items() for rule in rules),
+}
 ACCEPTED = {
     "defaults": ALWAYS | METHODS | CODEDEPLOY | PROBE,
     "api-key": ALWAYS
@@ -125,6 +172,15 @@ ACCEPTED = {
     | MONITOR
     | rollback("OnAlarm", "AlarmState", SCORING, WORKER),
     "archive": ALWAYS | METHODS | CODEDEPLOY | ARCHIVE | PROBE,
+    "http": OTHER_ENDPOINT,
+    "url": OTHER_ENDPOINT,
+    "batch": ALWAYS | METHODS | CODEDEPLOY | BATCH | PROBE,
+    # network interfaces have no name before they are made
+    "vpc": ALWAYS
+    | METHODS
+    | CODEDEPLOY
+    | PROBE
+    | {("Scoring/Role/DefaultPolicy", "AwsSolutions-IAM5[Resource::*]")},
 }
 
 

@@ -1,13 +1,15 @@
 """Every setting, and the property of the template that it decides."""
 
 import functools
+import re
 
 import pytest
 
 from infra.settings import Settings
-from tests.infra.conftest import POOL, Synth, Template
+from tests.infra.conftest import POOL, ROOT, Synth, Template
 from tests.infra.test_options import ACL, BOUNDARY, CERTIFICATE, of_deploy_toml
 
+PAGE = ROOT / "docs/reference/settings.md"
 FUNCTION, KEY = "function:authorizer", "key/11111111-2222-3333-4444-555555555555"
 ARN = "arn:aws:{}:eu-west-1:123456789012:{}"
 KMS = ARN.format("kms", KEY)
@@ -17,6 +19,7 @@ STAGES = {
     "rest": f"""
         architecture = "arm64"
         image_repository = "answerable"
+        image_registry = "210987654321"
         image_tag = "v7"
         memory = 3008
         timeout = 9
@@ -63,6 +66,21 @@ STAGES = {
         log_level = "DEBUG"
     """,
     "base": 'base_image = "public.ecr.aws/lambda/python@sha256:1"\nsnapstart = true',
+    "batch": """
+        batch = true
+        batch_input_buckets = ["lake-a", "lake-b"]
+        batch_retention_days = 12
+        batch_memory = 2048
+        batch_concurrency = 33
+        batch_max_failed_percent = 7
+        batch_max_refused_percent = 9
+        batch_key = "customer"
+        batch_ignore_unknown = true
+        batch_parquet = true
+        image_repository = "answerable"
+        image_tag = "v7"
+    """,
+    "batch-bucket": 'batch = true\nbatch_bucket = "the-lake"',
     "pin": "jobs = true\npinned_version = 77\npinned_worker_version = 78",
     "key": 'auth = "api-key"\nclients = { shop = { requests_per_month = 1000 } }',
     "cognito": f'auth = "cognito"\nuser_pool_arn = "{POOL}"\nuser_pool_scope = "churn/predict"',
@@ -92,12 +110,15 @@ HTTP_API, LAMBDA, METHOD = (
     "AWS::Lambda::Function",
     "AWS::ApiGateway::Method",
 )
+MACHINE = "AWS::StepFunctions::StateMachine"
 MAPPING, POLICY = "AWS::Lambda::EventSourceMapping", "AWS::IAM::Policy"
 
 # setting, stage of the table above, type of resource, text of its properties that the default lacks
 TABLE = [
     ("architecture", "rest", LAMBDA, '"Architectures": ["arm64"]'),
     ("image_repository", "rest", LAMBDA, '/answerable:v7"'),
+    ("image_registry", "rest", LAMBDA, '"210987654321.dkr.ecr.'),
+    ("image_registry", "rest", POLICY, ':210987654321:repository/*"'),
     ("image_tag", "rest", LAMBDA, ':v7"'),
     ("memory", "rest", LAMBDA, '"MemorySize": 3008'),
     ("timeout", "rest", LAMBDA, '"Timeout": 9'),
@@ -181,6 +202,17 @@ TABLE = [
     ("job_batch_size", "rest", MAPPING, '"BatchSize": 7'),
     ("job_batch_window", "rest", MAPPING, '"MaximumBatchingWindowInSeconds": 20'),
     ("job_concurrency", "rest", MAPPING, '"MaximumConcurrency": 4'),
+    ("batch", "batch", MACHINE, "DISTRIBUTED"),
+    ("batch_bucket", "batch-bucket", POLICY, ":s3:::the-lake"),
+    ("batch_input_buckets", "batch", POLICY, ":s3:::lake-b/*"),
+    ("batch_retention_days", "batch", "AWS::S3::Bucket", '"ExpirationInDays": 12'),
+    ("batch_memory", "batch", LAMBDA, '"MemorySize": 2048'),
+    ("batch_concurrency", "batch", MACHINE, r"\"MaxConcurrency\":33"),
+    ("batch_max_failed_percent", "batch", MACHINE, r"\"ToleratedFailurePercentage\":7"),
+    ("batch_max_refused_percent", "batch", MACHINE, r"\"max_refused_percent\":9"),
+    ("batch_key", "batch", MACHINE, r"\"key\":\"customer\""),
+    ("batch_ignore_unknown", "batch", MACHINE, r"\"ignore_unknown\":true"),
+    ("batch_parquet", "batch", LAMBDA, ':v7-parquet"'),
     ("prediction_id_key_version", "rest", "Custom::Secret", "prediction-id-secret-3"),
     ("log_payloads", "rest", LAMBDA, '"LOG_PAYLOADS": "outputs"'),
     ("archive", "rest", "AWS::KinesisFirehose::DeliveryStream", "S3"),
@@ -197,9 +229,8 @@ TABLE = [
     ("log_level", "rest", LAMBDA, '"LOG_LEVEL": "DEBUG"'),
 ]
 # test_options.py has bootstrap_qualifier, which is of the template's metadata; test_image.py has
-# base_image, an argument of the image's build; test_batch.py has batches
+# base_image, an argument of the image's build
 ELSEWHERE = {"model", "stage", "base_image", "bootstrap_qualifier"}
-ELSEWHERE |= {name for name in Settings.model_fields if name.startswith("batch")}
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +254,8 @@ def test_setting_decides_property(
 
 def test_every_setting_is_in_the_table() -> None:
     assert {row[0] for row in TABLE} | ELSEWHERE == Settings.model_fields.keys()
+
+
+def test_every_setting_has_a_meaning_in_the_reference() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", PAGE.read_text(), re.MULTILINE)
+    assert {name for name, meaning in rows if meaning} == Settings.model_fields.keys()

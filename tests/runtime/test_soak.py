@@ -43,4 +43,5 @@ def test_a_wrong_answer_is_noticed(answer: dict[str, Any], problem: str) -> None
 def test_growth_is_of_the_memory_between_calls() -> None:
     first = [[100, 50]] * 2 + [[900, 60]] * 8
     last = [[1, 55], *[[104, 55]] * 8, [900, 80]]
-    assert soak.growth([*first, *[[1, 1]] * 20, *last]) == pytest.approx([0.04, 0.1])
+    warm_up, between = [[1, 1]] * 4, [[1, 1]] * 20
+    assert soak.growth([*warm_up, *first, *between, *last]) == pytest.approx([0.04, 0.1])

@@ -5,9 +5,9 @@ serves one call at a time, as in Lambda. In the middle the new version gets a te
 then all of them, and the old environments end. It answers twice the old one's predictions, so an
 answer shows which version made it. Every answer must equal what the version answers in this
 process; outcomes of both versions must be accepted. The memory of each environment must not grow by
-more than 5 % from the first quarter of its life to the last: its own memory between calls, which is
-the lower tenth of the samples. A call with a body of 2 MB takes 20 MB for a moment, and the C
-library gives them back late.
+more than 5 % from the first quarter of its life, after a warm-up, to the last. That is its memory
+between calls, the lower tenth of the samples: a call with a body of 2 MB takes 20 MB for a moment,
+and the C library gives them back late.
 """
 
 import argparse
@@ -179,20 +179,22 @@ class Service:
         return version, told.content if told.what == "response" else {"statusCode": told.what}
 
     def memory(self, version: str) -> list[int]:
-        """Return the resident kB of each environment of a version, without mapped files."""
+        """Return the resident kB of each environment of a version."""
         return [
             int(line.split()[1])
             for environment in self.environments[version]
             for line in Path(f"/proc/{environment.process.pid}/status").read_text().splitlines()
-            if line.startswith("RssAnon")
+            if line.startswith("VmRSS")
         ]
 
 
 def growth(samples: Sequence[Sequence[int]]) -> list[float]:
     """Return by how much each environment's memory grew from its first quarter to its last.
 
-    Of each, the lower tenth counts, because other samples fall into calls with large bodies.
+    The first tenth of the samples is the warm-up. Of a quarter the lower tenth counts, because
+    other samples fall into calls with large bodies.
     """
+    samples = samples[len(samples) // 10 :]
     quarter = max(1, len(samples) // 4)
 
     def low(values: Sequence[int]) -> int:

@@ -125,6 +125,13 @@ def test_a_target_is_met_or_not(seconds: float, met: bool) -> None:
     assert [verdict["met"] for verdict in results.verdicts(figures)] == [met, True]
 
 
+def test_a_target_shows_what_its_steps_alone_take() -> None:
+    figures = {"batch 10": {"worker": [0.5], "batch_processor": [1.0]}}
+    report = {**results.machine(), "quick": False, "targets": results.verdicts(figures)}
+    text = results.markdown({**report, "figures": {}})
+    assert "| batch 10: worker / batch_processor | 0.50 | ≤ 0.45 | **not met** | 0.54 |" in text
+
+
 def test_a_file_gets_its_table_renewed(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text(f"before\n{command.START}\nold\n{command.END}\nafter\n")

@@ -153,3 +153,11 @@ def test_any_bytes_come_back_or_are_refused(data: bytes, packed: bool) -> None:
 def test_any_text_comes_back_or_is_refused(text: str, marked: bool, coding: str) -> None:
     with contextlib.suppress(ApiError):
         http_body.read(request(text, base64=marked, content_encoding=coding), 50)
+
+
+@pytest.mark.parametrize("wrong", ["=", "-", " ", "\n", "é", "\0"])
+@pytest.mark.parametrize("index", [0, 600, 1198])
+def test_a_body_that_is_not_base64(wrong: str, index: int) -> None:
+    text = "A" * 1200
+    with pytest.raises(BadRequest):
+        http_body.read(request(f"{text[:index]}{wrong}{text[index + 1 :]}", base64=True), 1200)

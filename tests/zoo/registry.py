@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime as ort
-import onnxruntime_extensions  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 FILES = Path(__file__).parent / "files"
@@ -240,6 +239,8 @@ def open_session(path: Path) -> Any:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     if any(opset.domain == "ai.onnx.contrib" for opset in model.opset_import):
+        import onnxruntime_extensions  # type: ignore[import-untyped]
+
         options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
     return ort.InferenceSession(model.SerializeToString(), options)
 

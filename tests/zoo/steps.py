@@ -34,7 +34,7 @@ from handler.settings import Settings
 from tests.fixtures import memory_store, protocols, release
 from tests.fixtures.events import Context
 from tests.zoo import registry
-from tests.zoo.models import PACKS, ZooModel
+from tests.zoo.registry import PACKS, ZooModel
 
 NAME = "test"  # of every packed model
 ROWS = 12  # of the sample that are sent
