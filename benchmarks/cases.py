@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,15 @@ CHILD = Path(__file__).with_name("child.py")
 NULL_SHARE = 0.03  # of the values of nullable features
 VCPUS = 0.29  # what 512 MB buy: Lambda has one vCPU at 1,769 MB
 PERIOD_MICROSECONDS = 20_000
+_BUDGET = round(VCPUS * PERIOD_MICROSECONDS)
+# where a cgroup is made, and what limits it
+HIERARCHIES = {
+    "/sys/fs/cgroup/cpu": {
+        "cpu.cfs_period_us": str(PERIOD_MICROSECONDS),
+        "cpu.cfs_quota_us": str(_BUDGET),
+    },
+    "/sys/fs/cgroup": {"cpu.max": f"{_BUDGET} {PERIOD_MICROSECONDS}"},
+}
 
 
 class Case(NamedTuple):
@@ -115,27 +124,20 @@ def ask(*arguments: str, **options: Any) -> str:
 @contextmanager
 def quota() -> Iterator[Path | None]:
     """Yield a cgroup (version 1 or 2) of VCPUS, None where this process may not make one."""
-    budget = round(VCPUS * PERIOD_MICROSECONDS)
-    hierarchies = {
-        "/sys/fs/cgroup/cpu": {
-            "cpu.cfs_period_us": str(PERIOD_MICROSECONDS),
-            "cpu.cfs_quota_us": str(budget),
-        },
-        "/sys/fs/cgroup": {"cpu.max": f"{budget} {PERIOD_MICROSECONDS}"},
-    }
-    parent = next((name for name in hierarchies if Path(name, "cgroup.procs").exists()), "")
+    parent = next((name for name in HIERARCHIES if Path(name, "cgroup.procs").exists()), "")
     cgroup = Path(parent, f"answerable-benchmark-{os.getpid()}")
     try:
         cgroup.mkdir()
-        for name, value in hierarchies[parent].items():
+        for name, value in HIERARCHIES[parent].items():
             (cgroup / name).write_text(value)
+        usable = True
     except (OSError, KeyError):
-        yield None
-        return
+        usable = False
     try:
-        yield cgroup
+        yield cgroup if usable else None
     finally:
-        cgroup.rmdir()
+        with suppress(OSError):  # the figures are worth more than an empty directory
+            cgroup.rmdir()
 
 
 def _join(cgroup: Path) -> None:

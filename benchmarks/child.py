@@ -132,6 +132,7 @@ def load(out: int, kind: str, original: str, packed: str) -> None:
 def refuse(out: int, path: str) -> None:
     """Write the status of the first answer, its seconds, and the MB it took beside the event."""
     os.environ |= {"JOBS_BUCKET": "b", "JOBS_QUEUE_URL": "q"}
+    os.environ |= {"BATCH_BUCKET": "b", "BATCH_STATE_MACHINE": "s"}
     handle, events = case("handler.function", path)
     (event,) = events[0]
     with open("/proc/self/clear_refs", "w") as file:

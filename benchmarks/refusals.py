@@ -4,10 +4,12 @@ The rule is that no request costs more than ten times its body plus 64 MB, nor a
 The body counts without base64 and gzip, which a gateway may remove. Bodies are as large as the
 contract allows, or 6 MB as Lambda does, of every kind that was found to be expensive, and good ones
 of full size. The contracts: the shipped one, the same with all limits raised, a table of 200
-columns, tokens, and an image, the last two without a fixed size. Every call is the first of its
+columns, tokens, and an image, the last two without a fixed size, and a text and a picture, whose
+encoders run before the graph. Every call is the first of its
 process, so that late imports count. Memory is the process's peak beyond what it held before.
 """
 
+import base64
 import gzip
 import json
 import marshal
@@ -20,9 +22,12 @@ import numpy as np
 import orjson
 from onnx import helper
 
+from answerable.packing.feature_types import png
+from answerable.packing.pack import pack
 from benchmarks import cases
 from benchmarks.results import Rounds
 from handler import manifest as manifests
+from handler.batch.api import MAX_BODY_BYTES as MAX_BATCH_BYTES
 from handler.feedback import MAX_BODY_BYTES as MAX_FEEDBACK_BYTES
 from handler.manifest import Manifest
 from handler.model_inputs import dtype
@@ -31,6 +36,7 @@ from handler.prediction_id import MAX_OUTCOMES, make_id_generator, new_request, 
 from handler.validate import example
 from tests.fixtures import artifact, events, protocols
 from tests.fixtures.artifact import FLOAT, INT64
+from tests.zoo.models import ZOO
 
 CARRIED = 6_000_000  # bytes of an event that Lambda carries, and so of any body
 ALLOWED_MB = 64
@@ -131,7 +137,28 @@ def contracts(model_dir: Path, scratch: Path) -> dict[str, Path]:
         "image": image,
         "200 columns": table,
         "tokens": tokens,
+        "text": _packed_model("tokens-of-any-length", scratch),
+        "picture": _packed_model("picture-flat", scratch),
     }
+
+
+def _packed_model(name: str, scratch: Path) -> Path:
+    """Return the artifact of a zoo model, with the limits that pack derives."""
+    folder = scratch / name
+    folder.mkdir()
+    paths = ZOO[name].make(folder)
+    pack(
+        paths.model,
+        paths.sample,
+        name=name,
+        version="1.0.0",
+        owner="benchmarks",
+        reason="to measure its refusals",
+        threads=1,
+        contract=paths.contract,
+        artifacts=folder,
+    )
+    return folder / name
 
 
 def bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
@@ -194,6 +221,13 @@ def bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
     }.items():
         yield name, events.rest(f'{{"outcomes":[{text}]}}', "/feedback")
     yield "feedback as large as a prediction", events.rest("[" * size, "/feedback")
+    for name, text in {
+        "lists": "[" * MAX_BATCH_BYTES,
+        "unknown fields": "{" + _numbered('"%d":1', MAX_BATCH_BYTES - 500) + "}",
+        "a long name": f'{{"input":"{"a" * (MAX_BATCH_BYTES - 500)}"}}',
+        "a body over the limit": "[" * CARRIED,
+    }.items():
+        yield f"a batch of {name}", events.rest(text, "/batches")
     # gateways carry at most 16 kB of a path, and 64 kB of headers
     yield "a long path", events.rest(None, "/v1/models/" + "%41" * 5_000, "GET")
     mapped = {"version": "1.0", "resource": "$default"}
@@ -206,6 +240,25 @@ def full_bodies(manifest: Manifest) -> Iterator[tuple[str, Event]]:
     """Events that must be answered with 2xx, by family: as many rows or elements as may be."""
     size = min(manifest.limits.body_bytes, CARRIED) - 500
     count, arrays = manifest.limits.rows, {}
+    if manifest.takes_picture:
+        (feature,) = manifest.features
+        assert feature.image
+        side = math.isqrt(feature.image.max_pixels)
+        picture = png(side, side, bytes((1 + 3 * side) * side))
+        text = json.dumps({feature.name: base64.b64encode(picture).decode()})
+        count = min(count, size // (len(text) + 1))
+        yield "full picture as body", events.rest(picture, headers={"content-type": "image/png"})
+        yield "full /predict", events.rest(f'{{"instances":[{",".join([text] * count)}]}}')
+        return
+    if any(feature.tokenizer for feature in manifest.features):
+        row = {**example(manifest)}
+        for feature in manifest.features:
+            if feature.tokenizer and feature.max_length:
+                row[feature.name] = ("good film " * feature.max_length)[: feature.max_length]
+        text = json.dumps(row)
+        count = min(count, size // (len(text) + 1))
+        yield "full /predict", events.rest(f'{{"instances":[{",".join([text] * count)}]}}')
+        return
     if manifest.features:
         row = example(manifest)
         names = json.dumps([*row])

@@ -179,6 +179,7 @@ def _unnamed_rows(scorer: Scorer, rows: list[Any], *where: str) -> Columns:
     """Return the columns of rows whose values are in the contract's order."""
     names = [feature.name for feature in scorer.manifest.features]
     if len(names) == 1 and set(map(type, rows)) - {list}:
+        _check_row_count(scorer, [rows], pointer(*where))  # before each row becomes a list
         rows = [[row] for row in rows]
     return _rows_of_columns(scorer, names, rows, *where)
 

@@ -94,6 +94,20 @@ def test_hostile_bodies_are_refused(tmp_path: Path) -> None:
     assert "Over it: shipped 0 of" in text
 
 
+def test_a_cgroup_that_cannot_be_made_or_removed_costs_no_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    monkeypatch.setattr(cases, "HIERARCHIES", {str(tmp_path): {"missing/limit": "1"}})
+    with cases.quota() as cgroup:
+        assert cgroup is None
+    assert [path.name for path in tmp_path.iterdir()] == ["cgroup.procs"]
+    monkeypatch.setattr(cases, "HIERARCHIES", {str(tmp_path): {"limit": "1"}})
+    with cases.quota() as cgroup:  # it holds a file at the end, as a busy one holds a process
+        assert cgroup
+        assert (cgroup / "limit").read_text() == "1"
+
+
 def test_a_report_names_no_path_of_the_machine(tmp_path: Path) -> None:
     report = {**results.machine(), "quick": False, "targets": [], "figures": {}}
     assert str(Path.home()) not in results.markdown(report)

@@ -315,6 +315,23 @@ def test_a_picture_is_no_body_of_another_contract(folder: Path) -> None:
         assert send(handler, body, path, **{"content-type": "image/png"})[0] == 415
 
 
+@pytest.mark.fault(
+    "`inputs` with millions of numbers, to a contract of one column",
+    "The rows are counted before each becomes a list: 283 MB were taken for 6 MB",
+)
+def test_the_rows_of_one_column_are_counted_before_they_are_lists(picture_app: Any) -> None:
+    body = json.dumps({"inputs": [1] * 400_000}).encode()
+    send(picture_app, b"{}", "/invocations")  # loads what is loaded once
+    tracemalloc.start()
+    try:
+        status, document = send(picture_app, body, "/invocations")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (status, document["errors"][0]["code"]) == (422, "wrong_length")
+    assert peak < 20 * len(body)
+
+
 def test_pictures_are_bytes_of_v2(picture: scoring.Scorer, picture_app: Any) -> None:
     texts = [encoded(smooth(30 + i, 20)) for i in range(3)]
     arrays = {"picture": np.array([base64.b64decode(text) for text in texts], object)}
