@@ -111,7 +111,7 @@ class Image(NamedTuple):
     layout: Literal["NCHW", "NHWC", "flat"] = "NCHW"
     input: str = "pixels"
     max_bytes: int = 4_000_000
-    max_pixels: int = 16_777_216
+    max_pixels: int = 8_000_000
 
 
 class Feature(NamedTuple):

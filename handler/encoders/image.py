@@ -123,7 +123,8 @@ class ImageType(FeatureType):
             from PIL import ImageOps
 
             image = ImageOps.exif_transpose(image)
-        image = image.convert(self.encoding.mode)
+        if image.mode != self.encoding.mode:  # or else it would be copied
+            image = image.convert(self.encoding.mode)
         if side is None:
             return image.resize((width, height), self._filter)
         shorter = min(image.size)
