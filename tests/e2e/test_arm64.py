@@ -16,6 +16,7 @@ from tests.e2e.emulator import ROOT, environment
 from tests.fixtures import events
 from tests.fixtures.artifact import DIABETES
 
+NOT_TO_BE_HAD = 75  # of arm64.sh
 MODEL_DIR = "/var/task/model_artifacts/diabetes"
 SCRIPT = """
 import json, os, platform, sys
@@ -40,6 +41,8 @@ def test_the_golden_rows_on_arm64_without_sys_are_as_recorded() -> None:
     home.mkdir(parents=True, exist_ok=True)
     prepare = ["bash", str(ROOT / "tests/e2e/arm64.sh"), str(system)]
     run = subprocess.run(prepare, capture_output=True, text=True, check=False, env=environment())
+    if run.returncode == NOT_TO_BE_HAD:
+        pytest.skip(f"an arm64 Debian cannot be had here: {run.stderr[-300:]}")
     assert run.returncode == 0, run.stderr[-2000:]
     shutil.copytree(DIABETES, system / MODEL_DIR.lstrip("/"))
     rows = golden.read(DIABETES)
