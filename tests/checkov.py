@@ -84,4 +84,4 @@ def find(checkov: str, settings: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(str(Path(sys.argv[1]).absolute()))

@@ -74,7 +74,8 @@ def main(args: argparse.Namespace) -> int:
     try:
         document = run_local(folder, "" if action else subject, args)
     except KeyboardInterrupt:
-        warn(f"interrupted; answerable batch resume {folder} continues")
+        model = f" --model {args.model}" if args.model else ""
+        warn(f"interrupted; answerable batch resume {folder}{model} continues")
         return 130
     print_json({name: document[name] for name in ("rows", "refused", "seconds")})
     return 0

@@ -13,7 +13,8 @@ from answerable.packing.table import Array
 from handler.manifest import BY_CLASS, BatchMode, Output, OutputKind, Tensor, row_shape
 
 TIE = 1e-5  # numbers by class that are nearer are equally likely
-RESERVED = ("id", "prediction_id")  # keys of an answer, in /predict and in /v2
+# keys of an answer, in /predict, in /v2 and in the parts of a batch
+RESERVED = ("id", "prediction_id", "row", "key", "model_version")
 # names of skl2onnx
 NAMES = {
     "variable": "value",
@@ -64,7 +65,7 @@ def describe(
     for output in outputs:
         if output.name in RESERVED:
             raise PackError(
-                f"an answer has an {output.name} that is not the model's, and so has the output "
+                f"an answer has a field {output.name} of its own, and so has the output "
                 f"{output.tensor}; state another name: [outputs.{output.tensor}] name = ..."
             )
     return tuple(outputs)

@@ -141,8 +141,13 @@ def _split(
 ) -> tuple[Targets, dict[str, Fields]]:
     """Return one tensor for each target, and what is stated of each."""
     targets = fields.pop("targets")
-    if len(set(targets)) != width:
-        raise PackError(f"{len(set(targets))} targets are stated, and it has {width} columns")
+    names = targets if isinstance(targets, (list, tuple)) else ()
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise PackError("targets must be a list of names")
+    if len(set(names)) < len(names):
+        raise PackError("two targets have one name")
+    if len(names) != width:
+        raise PackError(f"{len(names)} targets are stated, and it has {width} columns")
     tensors = tuple(_unused(source.model, str(target)) for target in targets)
     new: dict[str, Fields] = {}
     for i, (tensor, target) in enumerate(zip(tensors, targets, strict=True)):

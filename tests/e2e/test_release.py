@@ -146,7 +146,9 @@ def in_alarm(version: str) -> dict[str, Any]:
     event: dict[str, Any] = json.loads((ROOT / "tests/fixtures/alarm.json").read_text())
     for query in event["detail"]["configuration"]["metrics"]:
         if "metricStat" in query:
-            query["metricStat"]["metric"]["dimensions"]["version"] = version
+            dimensions = query["metricStat"]["metric"]["dimensions"]
+            dimensions["service"] = dimensions["service"].replace("-dev", "-test")
+            dimensions["version"] = version
     return event
 
 

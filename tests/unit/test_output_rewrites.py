@@ -106,7 +106,14 @@ def test_target_names_are_stated_for_a_model_without_a_table() -> None:
     assert "2 targets are stated, and it has 3 columns" in refused(
         model, FEATURES.to_numpy(), contract=outputs(variable={"targets": ["a", "b"]})
     )
-    assert "2 targets are stated, and" in refused(
+    for wrong in ("abc", [1, 2, 3], ["a", "", "b"], []):
+        assert "targets must be a list of names" in refused(
+            model, FEATURES.to_numpy(), contract=outputs(variable={"targets": wrong})
+        )
+    assert "an answer has a field key of its own" in refused(
+        model, FEATURES.to_numpy(), targets=["key", "row", "model_version"]
+    )
+    assert "two targets have one name" in refused(
         model, FEATURES.to_numpy(), targets=["a", "a", "b"]
     )
 
