@@ -36,7 +36,6 @@ from handler.gateway_events import Event
 from handler.http import (
     BASE64_JSON,
     IDEMPOTENCY_KEY,
-    IMAGE_TYPES,
     JSON,
     OPENAPI_PATH,
     PROBLEM_JSON,
@@ -87,7 +86,7 @@ def predict(state: AppState, request: Request, deadline: float | None) -> Handle
     try:
         body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
     except UnsupportedMediaType:
-        if state.scorer.manifest.takes_picture and http_body.content_type(request) in IMAGE_TYPES:
+        if http_body.is_picture(request, state.scorer.manifest):
             return invocations(state, request, deadline)
         raise
     return _prediction_result(state, request, state.scorer.score(body, deadline))
@@ -160,7 +159,7 @@ def submit_job(state: AppState, request: Request, deadline: float | None) -> Han
     """`POST /jobs`: validate the body of a `/predict` and queue it."""
     manifest = state.scorer.manifest
     limit = manifest.limits.body_bytes
-    if manifest.takes_picture and http_body.content_type(request) in IMAGE_TYPES:
+    if http_body.is_picture(request, manifest):
         from handler.encoders.image import to_json_body
 
         body: str | bytes = to_json_body(

@@ -8,7 +8,8 @@ import zlib
 from binascii import a2b_base64
 
 from handler.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
-from handler.http import JSON, OCTET_STREAM, Request, Response
+from handler.http import IMAGE_TYPES, JSON, OCTET_STREAM, Request, Response
+from handler.manifest import Manifest
 
 GZIP_MIN_BYTES = 4096  # infra sets the same for the REST API
 ITEM_COUNT_MIN_CHARS = 250_000  # a smaller body cannot have too many items
@@ -51,6 +52,11 @@ def check_item_count(body: str | bytes) -> None:
 def content_type(request: Request) -> str:
     """Return the media type of the body, lower-case. The default is JSON."""
     return request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+
+
+def is_picture(request: Request, manifest: Manifest) -> bool:
+    """Return whether the body is a picture, of a contract that is one."""
+    return manifest.takes_picture and content_type(request) in IMAGE_TYPES
 
 
 def read_binary(request: Request, limit: int) -> bytes:

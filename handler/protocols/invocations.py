@@ -27,7 +27,7 @@ from handler.errors import (
     UnsupportedMediaType,
     pointer,
 )
-from handler.http import CSV, IMAGE_TYPES, NPY, Request
+from handler.http import CSV, NPY, Request
 from handler.manifest import Tensor
 from handler.model_inputs import Array, Columns, dtype, length_problem
 from handler.protocols.tensor_columns import (
@@ -47,7 +47,7 @@ def parse(scorer: Scorer, request: Request) -> tuple[Columns, Callable[[int], st
     Raise an ApiError.
     """
     limit, media_type = scorer.manifest.limits.body_bytes, http_body.content_type(request)
-    if scorer.manifest.takes_picture and media_type in IMAGE_TYPES:
+    if http_body.is_picture(request, scorer.manifest):
         picture = http_body.read_binary(request, limit)
         return scorer.validator.validate_columns([[picture]], lambda k, row: ""), lambda row: ""
     if media_type == CSV:

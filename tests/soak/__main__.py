@@ -11,11 +11,11 @@ and the C library gives them back late.
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import queue
 import random
+import shutil
 import sys
 import threading
 import time
@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
+from answerable.packing import artifact as packed
 from handler import app, manifest
 from handler.settings import Settings
 from handler.validate import example
@@ -67,20 +68,15 @@ class Report(NamedTuple):
 
 def doubled(directory: Path) -> Path:
     """Write the shipped model with twice its predictions, as another version."""
-    directory.mkdir()
-    document = json.loads((DIABETES / manifest.FILE_NAME).read_bytes()) | {"version": "99.0.0"}
-    for name in document["files"]:
-        (directory / name).write_bytes((DIABETES / name).read_bytes())
+    shutil.copytree(DIABETES, directory)
     model = onnx.load(str(directory / "model.onnx"))
     (output,) = model.graph.output
     for node in model.graph.node:
         node.output[:] = ["half" if name == output.name else name for name in node.output]
     model.graph.node.append(onnx.helper.make_node("Add", ["half", "half"], [output.name]))
-    content = model.SerializeToString()
-    (directory / "model.onnx").write_bytes(content)
-    digest = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    document["files"]["model.onnx"] = digest
-    (directory / manifest.FILE_NAME).write_text(json.dumps(document))
+    (directory / "model.onnx").write_bytes(model.SerializeToString())
+    files = packed.files(directory)
+    packed.write(directory, manifest.read(DIABETES)._replace(version="99.0.0", files=files))
     return directory
 
 
