@@ -7,6 +7,7 @@ route answers 503. An exception would make Lambda restart the function in a loop
 import gc
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,30 +53,41 @@ Handler = Callable[[Any, Any], Event]
 JSON_HEADERS = {"content-type": JSON}
 PROBLEM_HEADERS = {"content-type": PROBLEM_JSON}
 READY = {"status": "ready"}
+SERVER_METADATA = {
+    "name": "answerable",
+    "version": __version__,
+    "extensions": ["binary_tensor_data", "classification"],
+}
 
 
 class HandlerResult(NamedTuple):
-    """A response and what the request log says about it.
-
-    `out_of_range_counts`: by feature. `seconds`: by step. `log_fields`: see `request_log`.
-    """
+    """A response, the run that it is of, and further fields of its record: see `request_log`."""
 
     response: Response
-    rows: int = 0
-    out_of_range_counts: dict[str, int] = {}
-    seconds: dict[str, float] = {}
+    scored: Scored | None = None
     log_fields: dict[str, Any] = {}
 
 
-class AppState(NamedTuple):
-    """The state of the routes. The callables import modules that the cold path does not need."""
+class AppState:
+    """The state of the routes."""
 
-    scorer: Scorer
-    artifact: Path
-    make_prediction_ids: prediction_id.IdGenerator
-    record_outcomes: Callable[[str | bytes], Any]
-    connect_job_store: Callable[[], Any]
-    config: settings.Settings
+    def __init__(self, scorer: Scorer, artifact: Path, config: settings.Settings) -> None:
+        self.scorer, self.artifact, self.config = scorer, artifact, config
+        self.manifest = scorer.manifest
+        self._make_ids = prediction_id.make_id_generator(
+            self.manifest, config.function_version, config.prediction_id_secret
+        )
+
+    def make_ids(self, scored: Scored) -> list[bytes]:
+        """Return an id for each row."""
+        return self._make_ids(scored.outputs, [prediction_id.new_request(scored.rows)])
+
+    @cached_property
+    def record_outcomes(self) -> Callable[[str | bytes], Any]:
+        """Return the handler of feedback, which a prediction does without."""
+        from handler.feedback import make_feedback_handler
+
+        return make_feedback_handler(self.manifest, self.config)
 
 
 Route = Callable[[AppState, Request, float | None], HandlerResult]
@@ -84,9 +96,9 @@ Route = Callable[[AppState, Request, float | None], HandlerResult]
 def predict(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /predict`: score instances."""
     try:
-        body = http_body.read_json(request, state.scorer.manifest.limits.body_bytes)
+        body = http_body.read_json(request, state.manifest.limits.body_bytes)
     except UnsupportedMediaType:
-        if http_body.is_picture(request, state.scorer.manifest):
+        if http_body.is_picture(request, state.manifest):
             return invocations(state, request, deadline)
         raise
     return _prediction_result(state, request, state.scorer.score(body, deadline))
@@ -98,52 +110,38 @@ def invocations(state: AppState, request: Request, deadline: float | None) -> Ha
 
     start = time.perf_counter()
     columns, pointer_for_row = invocations.parse(state.scorer, request)
-    validated = time.perf_counter() - start
-    scored = state.scorer.score_columns(columns, deadline, pointer_for_row)
-    scored.seconds["validate"] = validated
+    scored = state.scorer.score_columns(columns, deadline, pointer_for_row, start)
     return _prediction_result(state, request, scored)
 
 
 def _prediction_result(state: AppState, request: Request, scored: Scored) -> HandlerResult:
     start, renderer = time.perf_counter(), state.scorer.renderer
-    rows = len(scored.columns[0])
-    ids = state.make_prediction_ids(scored.outputs, [prediction_id.new_request(rows)])
+    ids = state.make_ids(scored)
     as_base64 = renderer.has_base64 and "tensors=base64" in request.headers.get("accept", "")
     predictions = renderer.render_predictions(scored.runs, ids, as_base64)
     headers = {"content-type": BASE64_JSON} if as_base64 else JSON_HEADERS
     response = Response(200, renderer.render_response(predictions), headers)
     scored.seconds["convert"] += time.perf_counter() - start
-    log_fields = {
-        "scored": scored,
-        "predictions": predictions,
-        "prediction_id_prefix": _id_prefix(ids),
-    }
-    return HandlerResult(response, rows, scored.out_of_range_counts, scored.seconds, log_fields)
-
-
-def _id_prefix(ids: list[bytes]) -> str:
-    return ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
+    return HandlerResult(response, scored, {"predictions": predictions, "ids": ids})
 
 
 def infer(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /v2/models/{name}/infer`: run the graph's tensors."""
     from handler.protocols import open_inference
 
-    scorer = state.scorer
     start = time.perf_counter()
-    inference = open_inference.parse_request(scorer, request)
-    validated = time.perf_counter() - start
-    scored = scorer.score_columns(inference.columns, deadline, open_inference.row_pointer)
-    scored.seconds["validate"] = validated
-    unbatched = not scorer.manifest.has_batch_axis  # the outputs have no axis for rows
+    inference = open_inference.parse_request(state.scorer, request)
+    scored = state.scorer.score_columns(
+        inference.columns, deadline, open_inference.row_pointer, start
+    )
+    unbatched = not state.manifest.has_batch_axis  # the outputs have no axis for rows
     outputs = [output[0, ...] for output in scored.outputs] if unbatched else [*scored.outputs]
-    rows, log_fields = len(inference.columns[0]), dict[str, Any](scored=scored)
+    ids: list[bytes] = []
     if any(requested.output == len(outputs) for requested in inference.outputs):
-        ids = state.make_prediction_ids(scored.outputs, [prediction_id.new_request(rows)])
+        ids = state.make_ids(scored)
         outputs.append(open_inference.string_tensor(ids))
-        log_fields["prediction_id_prefix"] = _id_prefix(ids)
-    response = open_inference.render_response(scorer.manifest, request, inference, outputs)
-    return HandlerResult(response, rows, scored.out_of_range_counts, scored.seconds, log_fields)
+    response = open_inference.render_response(state.manifest, request, inference, outputs)
+    return HandlerResult(response, scored, {"ids": ids})
 
 
 def feedback(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
@@ -157,25 +155,23 @@ def feedback(state: AppState, request: Request, deadline: float | None) -> Handl
 
 def submit_job(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`POST /jobs`: validate the body of a `/predict` and queue it."""
-    manifest = state.scorer.manifest
+    from handler.jobs import storage
+
+    manifest = state.manifest
     limit = manifest.limits.body_bytes
     if http_body.is_picture(request, manifest):
         from handler.encoders.image import to_json_body
 
-        body: str | bytes = to_json_body(
-            http_body.read_binary(request, limit), manifest.features[0].name
-        )
+        picture = http_body.read_binary(request, limit)
+        body: str | bytes = to_json_body(picture, manifest.features[0].name)
         if len(body) > limit:
             raise PayloadTooLarge.request(limit)
     else:
         body = http_body.read_json(request, limit)
     state.scorer.validator.parse(body)
-    from handler.jobs import storage
-
     body = body.encode() if isinstance(body, str) else body
-    job = storage.submit(
-        state.connect_job_store(), body, request.caller, request.headers.get(IDEMPOTENCY_KEY)
-    )
+    store, key = storage.connect(state.config), request.headers.get(IDEMPOTENCY_KEY)
+    job = storage.submit(store, body, request.caller, key)
     # relative, because the path that the client used may begin with a stage
     headers = {**JSON_HEADERS, "location": f"jobs/{job.id}"}
     return HandlerResult(Response(202, job.document, headers))
@@ -185,9 +181,8 @@ def get_job(state: AppState, request: Request, deadline: float | None) -> Handle
     """`GET /jobs/{id}`: queued, succeeded with the result, or failed with the problem."""
     from handler.jobs import storage
 
-    document, finished = storage.get_job(
-        state.connect_job_store(), request.path_params["id"], request.caller
-    )
+    store = storage.connect(state.config)
+    document, finished = storage.get_job(store, request.path_params["id"], request.caller)
     headers = JSON_HEADERS if finished else {**JSON_HEADERS, "retry-after": "2"}
     return HandlerResult(Response(200, document, headers))
 
@@ -212,14 +207,9 @@ def get_batch(state: AppState, request: Request, deadline: float | None) -> Hand
     return _json_result(api.get(state.config, request.path_params["id"], request.caller))
 
 
-def model(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /model`: the manifest without its baseline, which shows the data."""
-    return _json_result(manifests.public_document(state.artifact))
-
-
 def openapi(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
     """`GET /openapi.json`: the packed document with the API's URL and the paths deployed."""
-    if OPENAPI_FILE_NAME not in state.scorer.manifest.files:
+    if OPENAPI_FILE_NAME not in state.manifest.files:
         raise NotFound("the artifact was packed without an OpenAPI document")
     document = orjson.loads((state.artifact / OPENAPI_FILE_NAME).read_bytes())
     paths = document["paths"]
@@ -229,95 +219,59 @@ def openapi(state: AppState, request: Request, deadline: float | None) -> Handle
     return _json_result(document)
 
 
-def root(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /`: the model, and links to the other paths, relative to this one."""
-    manifest = state.scorer.manifest
-    return _json_result(
-        {
-            "model": {"name": manifest.name, "version": manifest.version},
-            "links": {
-                "openapi": "openapi.json",
-                "model": "model",
-                "ready": "ping",
-                "predict": "predict",
-                "feedback": "feedback",
-            },
-        }
-    )
-
-
-def ping(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /ping`: ready; without a model, every route answers 503."""
-    return _json_result(READY)
-
-
-def server_version(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /version`, MLflow's: the version of this server."""
-    return _json_result({"version": __version__})
-
-
-def server_metadata(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /v2`."""
-    extensions = ["binary_tensor_data", "classification"]
-    return _json_result({"name": "answerable", "version": __version__, "extensions": extensions})
-
-
-def server_live(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /v2/health/live`."""
-    return _json_result({"live": True})
-
-
-def server_ready(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /v2/health/ready`."""
-    return _json_result({"ready": True})
-
-
-def model_list(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /v1/models` and `GET /v2/models`: the names of the models."""
-    return _json_result({"models": [state.scorer.manifest.name]})
-
-
-def model_ready(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /v1/models/{name}` and `GET /v2/models/{name}/ready`."""
-    return _json_result({"name": state.scorer.manifest.name, "ready": True})
-
-
-def model_metadata(state: AppState, request: Request, deadline: float | None) -> HandlerResult:
-    """`GET /v2/models/{name}`: the graph's tensors."""
-    from handler.protocols import open_inference
-
-    return _json_result(open_inference.model_metadata(state.scorer.manifest))
-
-
 def _json_result(document: dict[str, Any]) -> HandlerResult:
     return HandlerResult(Response(200, orjson.dumps(document), JSON_HEADERS))
 
 
+def _get(make_document: Callable[[AppState], dict[str, Any]]) -> dict[str, Route]:
+    """Return the methods of a path whose `GET` answers with a document of the model."""
+    return {"GET": lambda state, request, deadline: _json_result(make_document(state))}
+
+
+def root(state: AppState) -> dict[str, Any]:
+    """Return the model, and links to the other paths, relative to the root."""
+    links = {"openapi": "openapi.json", "model": "model", "ready": "ping"}
+    return {
+        "model": {"name": state.manifest.name, "version": state.manifest.version},
+        "links": {**links, "predict": "predict", "feedback": "feedback"},
+    }
+
+
+def model_metadata(state: AppState) -> dict[str, Any]:
+    """Return the graph's tensors."""
+    from handler.protocols import open_inference
+
+    return open_inference.model_metadata(state.manifest)
+
+
+# without a model, each of these answers 503
+_MODELS = _get(lambda state: {"models": [state.manifest.name]})
+_MODEL_READY = _get(lambda state: {"name": state.manifest.name, "ready": True})
 ROUTES: dict[str, dict[str, Route]] = {
-    "/": {"GET": root},
+    "/": _get(root),
     "/predict": {"POST": predict},
     "/feedback": {"POST": feedback},
     "/jobs": {"POST": submit_job},
     "/jobs/{id}": {"GET": get_job},
     "/batches": {"POST": start_batch},
     "/batches/{id}": {"GET": get_batch},
-    "/model": {"GET": model},
+    "/model": _get(lambda state: manifests.public_document(state.artifact)),
     OPENAPI_PATH: {"GET": openapi},
-    "/ping": {"GET": ping},
-    "/version": {"GET": server_version},
+    "/ping": _get(lambda state: READY),
+    "/version": _get(lambda state: {"version": __version__}),
     "/invocations": {"POST": invocations},
     "/v1/models/{name}:predict": {"POST": invocations},  # matched before /v1/models/{name}
-    "/v1/models": {"GET": model_list},
-    "/v1/models/{name}": {"GET": model_ready},
-    "/v2": {"GET": server_metadata},
-    "/v2/health/live": {"GET": server_live},
-    "/v2/health/ready": {"GET": server_ready},
-    "/v2/models": {"GET": model_list},
-    "/v2/models/{name}": {"GET": model_metadata},
-    "/v2/models/{name}/ready": {"GET": model_ready},
+    "/v1/models": _MODELS,
+    "/v1/models/{name}": _MODEL_READY,
+    "/v2": _get(lambda state: SERVER_METADATA),
+    "/v2/health/live": _get(lambda state: {"live": True}),
+    "/v2/health/ready": _get(lambda state: {"ready": True}),
+    "/v2/models": _MODELS,
+    "/v2/models/{name}": _get(model_metadata),
+    "/v2/models/{name}/ready": _MODEL_READY,
     "/v2/models/{name}/infer": {"POST": infer},
-    "/v2/models/{name}/versions/{version}": {"GET": model_metadata},
-    "/v2/models/{name}/versions/{version}/ready": {"GET": model_ready},
+    "/v2/models/{name}/versions/{version}": _get(model_metadata),
+    "/v2/models/{name}/versions/{version}/ready": _MODEL_READY,
     "/v2/models/{name}/versions/{version}/infer": {"POST": infer},
 }
 
@@ -325,7 +279,7 @@ ROUTES: dict[str, dict[str, Route]] = {
 def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
     """Return the Lambda handler that serves a model, which is loaded unless `scorer` has it."""
     state, load_error = _load(config, scorer)
-    record = request_log.make_request_log(config, state.scorer.manifest if state else None)
+    record = request_log.make_request_log(config, state.manifest if state else None)
     is_cold = True
 
     def dispatch(request: Request, route: str, context: "LambdaContext | None") -> HandlerResult:
@@ -357,10 +311,9 @@ def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
             request_id = request.request_id or request_id
             route, path_params = match_route(request)
             is_head = request.method == "HEAD"
-            if is_head:
-                request = request._replace(method="GET")
-            if path_params:
-                request = request._replace(path_params=path_params)
+            if is_head or path_params:
+                method = "GET" if is_head else request.method
+                request = request._replace(method=method, path_params=path_params)
             result = dispatch(request, route, context)
         except ApiError as error:
             problem = error
@@ -376,20 +329,16 @@ def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
         except Exception as error:  # the response is ready: send it as it is
             log_error = type(error).__name__
         record(
+            request=request,
             request_id=request_id,
             route=route_label(request, route),
             status=result.response.status,
-            problem=problem.slug if problem else None,
-            rows=result.rows,
+            problem=problem.slug if problem else "",
             latency_ms=(time.perf_counter() - start) * 1e3,
-            timings_ms={step: seconds * 1e3 for step, seconds in result.seconds.items()},
             cold=is_cold,
-            out_of_range_counts=result.out_of_range_counts,
-            **result.log_fields,
-            caller=request.caller if request else "",
-            trace_id=request_log.trace_id(request.headers) if request else "",
-            synthetic=request is not None and request.synthetic,
+            scored=result.scored,
             log_error=log_error,
+            **result.log_fields,
         )
         is_cold = False
         if is_head:
@@ -417,27 +366,7 @@ def _load(
     except ArtifactError as error:
         request_log.log("ERROR", "the model could not be loaded", reason=str(error))
         return None, error
-    make_prediction_ids = prediction_id.make_id_generator(
-        scorer.manifest, config.function_version, config.prediction_id_secret
-    )
-    feedback_handler: Any = None
-
-    def record_outcomes(body: str | bytes) -> Any:
-        nonlocal feedback_handler
-        if feedback_handler is None:
-            from handler import feedback
-
-            feedback_handler = feedback.make_feedback_handler(scorer.manifest, config)
-        return feedback_handler(body)
-
-    def connect_job_store() -> Any:
-        from handler.jobs import storage
-
-        return storage.connect(config)
-
-    return AppState(
-        scorer, artifact, make_prediction_ids, record_outcomes, connect_job_store, config
-    ), None
+    return AppState(scorer, artifact, config), None
 
 
 def _is_deployed(config: settings.Settings, route: str) -> bool:
@@ -461,7 +390,7 @@ def _check_model(state: AppState, path_params: dict[str, str]) -> None:
     """Raise NotFound if the path names another model or version."""
     from urllib.parse import unquote
 
-    manifest = state.scorer.manifest
+    manifest = state.manifest
     for name, expected in (("name", manifest.name), ("version", manifest.version)):
         if unquote(path_params.get(name, expected)) != expected:
             raise NotFound(f"the model is {manifest.name}, version {manifest.version}")

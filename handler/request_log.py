@@ -20,6 +20,7 @@ from handler import feature_types, metrics, prediction_id, settings
 from handler.drift.bins import Binner
 from handler.drift.targets import fingerprint
 from handler.errors import ApiError
+from handler.http import Request
 from handler.manifest import Feature, Manifest
 from handler.scoring import Scored
 from handler.settings import Settings
@@ -83,23 +84,18 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
 
     def build(
         *,
+        request: Request | None,
         request_id: str,
         route: str,
         status: int,
-        problem: str | None,
-        rows: int,
+        problem: str,
         latency_ms: float,
-        timings_ms: dict[str, float],
         cold: bool,
-        out_of_range_counts: dict[str, int],
-        scored: Scored | None = None,
+        scored: Scored | None,
+        log_error: str,
         predictions: Sequence[bytes] = (),
-        prediction_id_prefix: str = "",
+        ids: Sequence[bytes] = (),
         outcomes: Sequence[dict[str, Any]] = (),
-        caller: str = "",
-        trace_id: str = "",
-        synthetic: bool = False,
-        log_error: str = "",
     ) -> list[bytes | dict[str, Any]]:
         line = metrics.log_line(
             "INFO" if status < 500 else "ERROR",
@@ -113,35 +109,37 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
             line["problem"] = problem
         if cold:
             line["cold_start"] = True
-        if out_of_range_counts:
-            line["out_of_range_counts"] = out_of_range_counts
-        if status >= 500 and caller and secret:
-            line["caller_hash"] = _hash(secret, b"caller", caller)
-        if prediction_id_prefix:
-            line["prediction_id_prefix"] = prediction_id_prefix
-        if trace_id:
-            line["trace_id"] = trace_id
-        if synthetic:
+        if scored and scored.out_of_range_counts:
+            line["out_of_range_counts"] = scored.out_of_range_counts
+        if status >= 500 and request and request.caller and secret:
+            line["caller_hash"] = _hash(secret, b"caller", request.caller)
+        if ids:
+            line["prediction_id_prefix"] = ids[0][: prediction_id.REQUEST_PREFIX_CHARS].decode()
+        if request and (trace := trace_id(request.headers)):
+            line["trace_id"] = trace
+        is_synthetic = request is not None and request.synthetic
+        if is_synthetic:
             line["synthetic"] = True
         elif not route.startswith("GET "):  # GET /ping or /model is not traffic
             line["_aws"] = metrics.emf(line, directives)
             line[metrics.REQUESTS] = 1
-            line[metrics.ROWS] = rows
+            line[metrics.ROWS] = scored.rows if scored else 0
             line[metrics.CLIENT_ERRORS] = int(400 <= status < 500)
             line[metrics.SERVER_ERRORS] = int(status >= 500)
-            line["timings_ms"] = {step: _round_3(value) for step, value in timings_ms.items()}
-            line |= _bins(binner, request_id, scored)
+            seconds = scored.seconds.items() if scored else ()
+            line["timings_ms"] = {step: _round_3(value * 1e3) for step, value in seconds}
         line[metrics.LATENCY] = _round_3(latency_ms)
         if log_error:
             line["log_error"] = log_error
             line[metrics.LOG_ERRORS] = 1
             line["_aws"] = metrics.emf(line, error_directives)
-        if log_payloads and scored is not None and not synthetic:
-            instances = (
-                dict(zip(names, values, strict=True))
-                for values in zip(*scored.columns, strict=True)
-            )
-            line |= log_payloads(instances, predictions or _output_rows(outputs, scored.outputs))
+        elif scored and not is_synthetic:
+            line |= _bins(binner, request_id, scored)
+            if log_payloads:
+                columns = zip(*scored.columns, strict=True)
+                instances = (dict(zip(names, values, strict=True)) for values in columns)
+                rendered = predictions or _output_rows(outputs, scored.outputs)
+                line |= log_payloads(instances, rendered)
         text = orjson.dumps(line)
         if len(text) > MAX_LINE_BYTES:
             text = orjson.dumps(_truncate_record(line, directives))
@@ -153,8 +151,8 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
 
         `route` is a route of the API, or "-". `problem`: the type of problem that was answered.
         `predictions`: the JSON of each row's prediction, empty where the outputs were answered as
-        tensors. `caller`: the authenticated principal, or "". A synthetic request is marked, counts
-        in no metric, and its payload is not logged.
+        tensors. `ids`: of the rows. A synthetic request is marked, counts in no metric, and its
+        payload is not logged.
 
         It raises nothing, because the response is ready: a record that cannot be made is written
         without bins, payload and outcomes, and counts as a log error.
@@ -162,7 +160,7 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
         try:
             metrics.write(*build(**fields))
         except Exception as error:
-            fields |= {"scored": None, "outcomes": (), "log_error": type(error).__name__}
+            fields |= {"outcomes": (), "log_error": type(error).__name__}
             metrics.write(*build(**fields))
 
     return record

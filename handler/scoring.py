@@ -48,6 +48,11 @@ class Scored(NamedTuple):
     out_of_range_counts: dict[str, int]
     seconds: dict[str, float]
 
+    @property
+    def rows(self) -> int:
+        """Return the number of rows."""
+        return len(self.columns[0])
+
 
 def _instance_pointer(row: int) -> str:
     return pointer("instances", row)
@@ -79,27 +84,28 @@ class Scorer:
     def score(self, body: str | bytes, deadline: float | None = None) -> Scored:
         """Score a body `{"instances": […]}`. Raise an ApiError; see handler.errors."""
         start = perf_counter()
-        columns = self.validator.parse(body)
-        validated = perf_counter() - start
-        scored = self.score_columns(columns, deadline)
-        scored.seconds["validate"] = validated
-        return scored
+        return self.score_columns(self.validator.parse(body), deadline, start=start)
 
     def score_columns(
         self,
         columns: Columns,
         deadline: float | None = None,
         pointer_for_row: Callable[[int], str] = _instance_pointer,
+        start: float | None = None,
     ) -> Scored:
-        """Score validated columns, of one request or of many.
+        """Score validated columns, of one request or of many; `start`: of their validation.
 
         Raise ContractViolation for rows that the model alone fails for, ServerError if the model
         also fails on its own example.
         """
+        validated = perf_counter()
         try:
-            return self._run(columns, deadline)
+            scored = self._run(columns, deadline)
         except ServerError as error:
             raise self._attribute(error, columns, deadline, pointer_for_row) from None
+        if start is not None:
+            scored.seconds["validate"] = validated - start
+        return scored
 
     def _run(self, columns: Columns, deadline: float | None) -> Scored:
         start, run_seconds = perf_counter(), 0.0
