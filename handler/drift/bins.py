@@ -66,83 +66,67 @@ class BaselineCdf:
     """
 
     def __init__(self, baseline: Distribution, discrete: bool, dtype: Any = float) -> None:
+        self.discrete = discrete
         self.cuts: list[float] = []
         self.bins = [UNKNOWN_BIN if discrete else 1]
+        self.steps: dict[Any, tuple[float, float]] = {}
         share = 1 - baseline.missing_share
         low = [value * share for value in baseline.cdf_left]
         high = [value * share for value in baseline.cdf_right]
-        steps: dict[Any, tuple[float, float]] = {}
+        values: list[Any] = list(baseline.values)
         if discrete:
-            steps = {
-                value: (start, end - start)
-                for value, start, end in zip(baseline.values, low, high, strict=True)
-            }
+            for value, start, end in zip(values, low, high, strict=True):
+                self.steps[value] = (start, end - start)
         else:
-            values: list[Any] = list(baseline.values)
             for i, value in enumerate(values):
                 if i:
-                    self._between(steps, values[i - 1], value, high[i - 1], low[i])
+                    self._between(values[i - 1], value, high[i - 1], low[i])
                 after = _first(high[i]) if i + 1 < len(values) and low[i + 1] > high[i] else None
-                self._jump(steps, value, low[i], high[i], after or _bin(high[i]))
+                self._jump(value, low[i], high[i], after or _bin(high[i]))
             # the same values as the model's dtype has them: a client may send 0.1 as float32 has it
             rounded = np.array(self.cuts, dtype).astype(float).tolist()
-            steps |= {r: steps[cut] for r, cut in zip(rounded, self.cuts, strict=True)}
+            self.steps |= {r: self.steps[cut] for r, cut in zip(rounded, self.cuts, strict=True)}
         if baseline.missing_share:
-            steps[None] = (share, baseline.missing_share)
-        self.steps = {
-            value: (max(1.0, start * BINS + _ROUND), jump * BINS)
-            for value, (start, jump) in steps.items()
-        }
+            self.steps[None] = (share, baseline.missing_share)
+        for value, (start, jump) in self.steps.items():
+            self.steps[value] = (max(1.0, start * BINS + _ROUND), jump * BINS)
         self.steps.setdefault(None, (UNKNOWN_BIN, 0.0))
 
-    def _between(
-        self, steps: dict[Any, Any], left: float, right: float, start: float, end: float
-    ) -> None:
+    def _between(self, left: float, right: float, start: float, end: float) -> None:
         for number in range(_first(start), _bin(end)):
             fraction = (number / BINS - start) / (end - start)
-            self._cut(steps, left + (right - left) * fraction, (_middle(number), 0.0), number + 1)
+            self._cut(left + (right - left) * fraction, (_middle(number), 0.0), number + 1)
 
-    def _jump(
-        self, steps: dict[Any, Any], value: float, start: float, end: float, after: int
-    ) -> None:
+    def _jump(self, value: float, start: float, end: float, after: int) -> None:
         inside = (start, end - start)
         first, last = _first(start), _bin(end)
         if end <= start or first >= last:  # the jump is within one bin
             inside, first = (_middle(last), 0.0), last
         if not self.bins[-1] == first == last == after:
-            self._cut(steps, value, inside, after)
+            self._cut(value, inside, after)
 
-    def _cut(
-        self, steps: dict[Any, Any], value: float, inside: tuple[float, float], after: int
-    ) -> None:
+    def _cut(self, value: float, inside: tuple[float, float], after: int) -> None:
         self.cuts.append(value)
         self.bins.append(after)
-        steps[value] = inside
+        self.steps[value] = inside
+
+    def bin(self, value: Any, draw: float) -> int:
+        """Return the bin of a value, or UNKNOWN_BIN; `draw` counts modulo 1."""
+        if (step := self.steps.get(value)) is None:
+            return self.bins[bisect_left(self.cuts, value)]
+        return int(step[0] + step[1] * (draw % 1.0))
 
     def edges(self) -> Iterator[tuple[float, int, float, float]]:
         """Yield the values with a step, upwards: the bin of the values before it, and its step.
 
-        The last two are infinity and NaN, in place of a missing value.
+        A category is its number. The last two are infinity and NaN, in place of a missing value.
         """
-        for edge in sorted(value for value in self.steps if value is not None):
-            yield edge, self.bins[bisect_left(self.cuts, edge)], *self.steps[edge]
+        values = [value for value in self.steps if value is not None]
+        for i, value in enumerate(values if self.discrete else sorted(values)):
+            edge = i if self.discrete else value
+            yield edge, self.bins[bisect_left(self.cuts, edge)], *self.steps[value]
         yield np.inf, self.bins[-1], 0.0, 0.0
         yield np.nan, UNKNOWN_BIN, *self.steps[None]
-
-    def assign_bins(
-        self, values: Sequence[Any], draws: Sequence[float], shift: float = 0
-    ) -> list[int]:
-        """Return the bin of each value, or UNKNOWN_BIN.
-
-        `draws` has a number in [0, 1) per value. `shift` is added to each, modulo 1.
-        """
-        find, cuts, bins = self.steps.get, self.cuts, self.bins
-        return [
-            bins[bisect_left(cuts, value)]
-            if (step := find(value)) is None
-            else int(step[0] + step[1] * ((draw + shift) % 1.0))
-            for value, draw in zip(values, draws, strict=True)
-        ]
 
 
 def _shift(seed: str) -> float:
@@ -168,63 +152,42 @@ def _middle(number: int) -> float:
     return (number - 0.5) / BINS
 
 
-class _OrderedTargets:
-    """The targets with ordered values, which are binned together: in a third of the time.
-
-    Each has a row of a table per edge, a value that has a step: the bin of the values between it
-    and the edge before, and its step. Two rows more are for the values above all edges and for
-    missing values.
-    """
-
-    def __init__(self, cdfs: Sequence[BaselineCdf], shifts: Sequence[float]) -> None:
-        tables = [list(cdf.edges()) for cdf in cdfs]
-        self._edges = [np.array([edge for edge, *_ in table]) for table in tables]
-        sizes = [len(table) for table in tables]
-        self._offsets = np.cumsum([0, *sizes])[:-1, None]
-        flat = [row for table in tables for row in table]
-        self._edge, self._before, self._start, self._jump = np.array(flat).reshape(-1, 4).T
-        self._shifts = np.array(shifts)[:, None]
-
-    def bins(self, values: Sequence[Sequence[Any]], draws: Sequence[float]) -> list[list[int]]:
-        """Return the bins of the values [targets, rows], None where missing."""
-        matrix = np.array(values, float).reshape(len(self._edges), len(draws))
-        rows = np.empty(matrix.shape, int)
-        for k, edges in enumerate(self._edges):
-            rows[k] = edges.searchsorted(matrix[k])
-        rows += self._offsets
-        has_step = (self._edge[rows] == matrix) | np.isnan(matrix)
-        stepped = self._start[rows] + self._jump[rows] * ((np.array(draws) + self._shifts) % 1.0)
-        numbers: list[list[int]] = (
-            np.where(has_step, stepped, self._before[rows]).astype(int).tolist()
-        )
-        return numbers
-
-
 class _Source(NamedTuple):
     """The source of a target's values: a column, or an output, by `position`.
 
-    `length`: of its text. `summary`: of its raw tensor. `class_index`: of numbers by class.
+    `numbers`: of its categories. `length`: of its text. `summary`: of its raw tensor.
+    `class_index`: of numbers by class.
     """
 
     name: str
     output: bool
-    ordered: bool
     cdf: BaselineCdf
     shift: float
     position: int
+    numbers: dict[Any, int] | None
     length: bool = False
     summary: str = ""
     class_index: int | None = None
 
 
 class Binner:
-    """The bins of all targets of one model."""
+    """The bins of all targets of one model.
+
+    Many rows are binned by one table of all targets, in a third of the time. Each target has a row
+    per edge, a value that has a step: the bin of the values between it and the edge before, and its
+    step. Two rows more are for the values above all edges and for missing values.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self._sources = list(_sources(manifest))
-        ordered = [source for source in self._sources if source.ordered]
-        self._ordered = _OrderedTargets([s.cdf for s in ordered], [s.shift for s in ordered])
+        self._inputs = [source.name for source in self._sources if not source.output]
         self._max_rows = min(MAX_BINNED_ROWS, MAX_BINNED_VALUES // max(len(self._sources), 1)) or 1
+        tables = [list(source.cdf.edges()) for source in self._sources]
+        self._edges = [np.array([edge for edge, *_ in table]) for table in tables]
+        self._offsets = np.cumsum([0, *map(len, tables)])[:-1, None]
+        flat = [row for table in tables for row in table]
+        self._edge, self._before, self._start, self._jump = np.array(flat).reshape(-1, 4).T
+        self._shifts = np.array([source.shift for source in self._sources])[:, None]
 
     def bin(self, seed: str, columns: Columns, outputs: Sequence[Array]) -> Bins:
         """Return the bins of a scored request.
@@ -236,48 +199,48 @@ class Binner:
         if count == 1:
             return self._bin_one(start, columns, outputs)
         rows = min(count, self._max_rows, max(ALWAYS_BINNED_ROWS, count // 10))
-        taken: Sequence[int] = range(count)
+        taken: Sequence[int] | None = None
         if rows < count:
             step = count / rows
             # one row of each stretch, at a place that changes: rows may repeat with any period
             taken = [int((i + (start + i * PLASTIC) % 1.0) * step) for i in range(rows)]
-        draws = [(start + i * PLASTIC) % 1.0 for i in range(rows)]
-        bins: list[Any] = []
-        missing: dict[str, int] = {}
-        unseen: dict[str, int] = {}
-        unseen_rows: set[int] = set()
-        values_by_target = [
-            _values(source, columns, outputs, taken if rows < count else None)
-            for source in self._sources
+        draws = np.array([(start + i * PLASTIC) % 1.0 for i in range(rows)])
+        by_target = [_values(source, columns, outputs, taken) for source in self._sources]
+        values = np.array([target or [None] * rows for target in by_target], float)
+        numbers = self._assign_bins(values.reshape(-1, rows), draws)
+        unseen = numbers == UNKNOWN_BIN
+        numbers[unseen] = BINS
+        bins = [
+            row if target else [] for row, target in zip(numbers.tolist(), by_target, strict=True)
         ]
-        ordered_values = [
-            values or [None] * rows
-            for source, values in zip(self._sources, values_by_target, strict=True)
-            if source.ordered
-        ]
-        ordered = iter(self._ordered.bins(ordered_values, draws))
-        for source, values in zip(self._sources, values_by_target, strict=True):
-            numbers = next(ordered) if source.ordered else []
-            if not values:
-                numbers = []
-            elif not source.ordered:
-                numbers = source.cdf.assign_bins(values, draws, source.shift)
-            if UNKNOWN_BIN in numbers:
-                if not source.output:
-                    unseen[source.name] = numbers.count(UNKNOWN_BIN)
-                    unseen_rows.update(i for i, n in enumerate(numbers) if n == UNKNOWN_BIN)
-                numbers = [number or BINS for number in numbers]
-            if not source.output and None in values:
-                missing[source.name] = values.count(None)
-            bins.append(numbers)
-        return Bins(bins, rows, missing, unseen, round(len(unseen_rows) * count / rows))
+        unseen_rows = unseen[: len(self._inputs)].any(axis=0).sum()
+        estimate = round(int(unseen_rows) * count / rows)
+        return Bins(bins, rows, self._counts(np.isnan(values)), self._counts(unseen), estimate)
+
+    def _assign_bins(self, values: Array, draws: Array) -> Array:
+        """Return the bins of values [targets, rows], NaN where missing."""
+        rows = np.empty(values.shape, int)
+        for k, edges in enumerate(self._edges):
+            rows[k] = edges.searchsorted(values[k])
+        rows += self._offsets
+        has_step = (self._edge[rows] == values) | np.isnan(values)
+        stepped = self._start[rows] + self._jump[rows] * ((draws + self._shifts) % 1.0)
+        numbers: Array = np.where(has_step, stepped, self._before[rows]).astype(int)
+        return numbers
+
+    def _counts(self, flags: Array) -> dict[str, int]:
+        """Return in how many rows each input has a flag, of [targets, rows], if any."""
+        if not flags.any():
+            return {}
+        numbers = flags.sum(axis=1).tolist()
+        return {name: n for name, n in zip(self._inputs, numbers, strict=False) if n}
 
     def _bin_one(self, draw: float, columns: Columns, outputs: Sequence[Array]) -> Bins:
         """Return the bins of one row, in a quarter of the time."""
         bins: list[Any] = []
         missing: dict[str, int] = {}
         unseen: dict[str, int] = {}
-        for name, output, _, cdf, shift, position, length, summary, class_index in self._sources:
+        for name, output, cdf, shift, position, _, length, summary, class_index in self._sources:
             value: Any
             if summary:
                 value = summarise(summary, (outputs if output else columns)[position][0])
@@ -290,11 +253,7 @@ class Binner:
                     missing[name] = 1
                 elif length:
                     value = len(value)
-            step = cdf.steps.get(value)
-            if step is None:
-                number = cdf.bins[bisect_left(cdf.cuts, value)]
-            else:
-                number = int(step[0] + step[1] * ((draw + shift) % 1.0))
+            number = cdf.bin(value, draw + shift)
             if number == UNKNOWN_BIN:
                 number = BINS
                 if not output:
@@ -319,8 +278,8 @@ def _values(
     elif taken is not None:
         values = itemgetter(*taken)(values)
     if source.length:
-        values = [None if value is None else len(value) for value in values]
-    return values
+        return [None if value is None else len(value) for value in values]
+    return values if source.numbers is None else [source.numbers.get(v, -1) for v in values]
 
 
 def _sources(manifest: Manifest) -> Iterator[_Source]:
@@ -355,6 +314,8 @@ def _sources(manifest: Manifest) -> Iterator[_Source]:
         if summary or not dtype.startswith("float"):
             dtype = "float64"
         cdf = BaselineCdf(target.distribution, not target.ordered, dtype)
-        yield _Source(
-            name, target.output, target.ordered, cdf, shift, index, length, summary, class_index
-        )
+        numbers: Any = None
+        if cdf.discrete:
+            numbers = {value: i for i, value in enumerate(target.distribution.values)}
+            numbers[None] = None
+        yield _Source(name, target.output, cdf, shift, index, numbers, length, summary, class_index)

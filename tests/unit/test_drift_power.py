@@ -21,7 +21,7 @@ def bins_of_values(rng: np.random.Generator, change: Drift) -> list[int]:
     values: list[Any] = (rng.normal(size=rng.poisson(CASE.a_day)) + change.shift).tolist()
     for i in np.flatnonzero(rng.random(len(values)) < change.lost):
         values[i] = None
-    bins = [number or BINS for number in cdf.assign_bins(values, rng.random(len(values)).tolist())]
+    bins = [number or BINS for number in map(cdf.bin, values, rng.random(len(values)).tolist())]
     return [bins.count(i) for i in range(1, BINS + 1)]
 
 
