@@ -11,8 +11,7 @@ null; one picture, where the contract is one.
 
 import csv
 import io
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -29,12 +28,13 @@ from handler.errors import (
 )
 from handler.http import CSV, NPY, Request
 from handler.manifest import Tensor
-from handler.model_inputs import Array, Columns, dtype, length_problem
+from handler.model_inputs import Array, Columns, dtype
 from handler.protocols.tensor_columns import (
-    Values,
-    convert_array,
+    SentTensor,
+    check_row_count,
+    fit_shape,
     flatten,
-    to_array,
+    tensor_columns,
     violation_error,
 )
 from handler.scoring import Scorer
@@ -131,7 +131,7 @@ def _dataframe_split(scorer: Scorer, frame: Any) -> Columns:
         raise violation_error(pointer(*where), "type", "must be an array")
     names = frame.get("columns")
     if _is_matrix(scorer):
-        return [_tensor_rows(scorer, scorer.manifest.inputs[0], frame["data"], *where)]
+        return _tensors(scorer, {scorer.manifest.inputs[0].name: frame["data"]}, *where)
     if names is None:
         return _unnamed_rows(scorer, frame["data"], *where)
     types = set(map(type, names)) if isinstance(names, list) else set()
@@ -151,20 +151,14 @@ def _inputs(scorer: Scorer, data: Any) -> Columns:
         if features:
             return _unnamed_rows(scorer, rows, "inputs")
         tensor = _only_input(scorer, "inputs")
-        return [_tensor_rows(scorer, tensor, rows if tensor.shape else data, "inputs")]
+        return _tensors(scorer, {tensor.name: rows if tensor.shape else data}, "inputs")
     if features:  # numpy users send columns as [rows, 1]
         named = {name: flatten(values, "/inputs")[0] for name, values in data.items()}
         return _named_columns(
             scorer, named, "/inputs", lambda k, row: pointer("inputs", features[k].name, row)
         )
     _check_names(data, [tensor.name for tensor in inputs], "/inputs")
-    tensors = [_tensor_rows(scorer, t, data[t.name], "inputs", t.name) for t in inputs]
-    _check_row_count(scorer, tensors, "/inputs")
-    if problem := length_problem(inputs, [np.shape(rows[0]) for rows in tensors]):
-        raise violation_error(
-            pointer("inputs", inputs[problem[0]].name), "wrong_length", problem[1]
-        )
-    return tensors
+    return _tensors(scorer, data, "inputs", is_named=True)
 
 
 FORMATS: dict[str, Callable[[Scorer, Any], Columns]] = {
@@ -234,13 +228,10 @@ def _check_names(
 
 def _check_row_count(scorer: Scorer, columns: Columns, where: str) -> None:
     """Raise ContractViolation for columns of unequal length, and for no or too many rows."""
-    lengths, limit = set(map(len, columns)), scorer.manifest.limits.rows
+    lengths = set(map(len, columns))
     if len(lengths) != 1:
         raise violation_error(where, "ragged", "the columns differ in length")
-    (rows,) = lengths
-    if not 0 < rows <= limit:
-        code, message = MESSAGES["too_long" if rows else "too_short"]
-        raise violation_error(where, code, message.format(max_length=limit, min_length=1))
+    check_row_count(scorer.manifest, lengths.pop(), where)
 
 
 def _only_input(scorer: Scorer, *where: str) -> Tensor:
@@ -252,57 +243,32 @@ def _only_input(scorer: Scorer, *where: str) -> Tensor:
     return scorer.manifest.inputs[0]
 
 
-def _tensor_rows(scorer: Scorer, tensor: Tensor, data: Any, *where: str) -> Values:
-    """Return all rows of one input of a tensor contract, from nested lists or an array."""
-    if isinstance(data, np.ndarray):
-        kinds = "iu" if data.dtype.kind in "iu" else data.dtype.kind
-        if dtype(tensor.dtype).kind not in kinds:
-            raise violation_error(pointer(*where), "type", f"must be an array of {tensor.dtype}")
-        sent = data
-        data = convert_array(sent, tensor, lambda k: pointer(*where, *_indices(k, sent.shape)))
-        array = data.reshape(_check_shape(scorer, tensor, data.shape, pointer(*where)))
-    else:
-        values, sent_shape = flatten(data, pointer(*where))
-        shape = _check_shape(scorer, tensor, sent_shape, pointer(*where))
-
-        def pointer_for(k: int) -> str:
-            return pointer(*where, *_indices(k, sent_shape))
-
-        array = to_array(values, tensor, pointer_for).reshape(shape)
-    rows: Values = array if scorer.manifest.has_batch_axis else [array]
-    _check_row_count(scorer, [rows], pointer(*where))
-    return rows
-
-
-def _check_shape(
-    scorer: Scorer, tensor: Tensor, shape: tuple[int, ...], where: str
-) -> tuple[int, ...]:
-    """Return the shape of an input, [N] as [N, 1]. Raise ContractViolation if it is another's."""
-    unbatched, limit = not scorer.manifest.has_batch_axis, scorer.manifest.limits.elements
-    axes = tensor.shape if unbatched else (None, *tensor.shape[1:])
-    missing_axes = axes[len(shape) :]
-    if missing_axes and set(missing_axes) == {1}:
-        shape += (1,) * len(missing_axes)
-    if len(shape) != len(axes) or any(
-        size not in (None, n) for size, n in zip(axes, shape, strict=True)
-    ):
-        sizes = ", ".join("any" if size is None else str(size) for size in axes)
-        raise violation_error(where, "shape", f"must be an array of the shape [{sizes}]")
-    if math.prod(shape if unbatched else shape[1:]) > limit:
-        raise violation_error(where, "too_many_elements", f"a tensor has at most {limit} elements")
-    return shape
-
-
-def _indices(k: int, shape: tuple[int, ...]) -> Iterator[int]:
-    """Return the indices of the k-th element in row-major order."""
-    return map(int, np.unravel_index(k, shape))
+def _tensors(
+    scorer: Scorer, data: Mapping[str, Any], *where: str, is_named: bool = False
+) -> Columns:
+    """Return the columns of a tensor contract from nested lists or an array for each input."""
+    tensors: dict[str, SentTensor] = {}
+    rows = None
+    for tensor in scorer.manifest.inputs:
+        tokens = (*where, tensor.name) if is_named else where
+        values = data[tensor.name]
+        is_array = isinstance(values, np.ndarray)
+        values, nested = (values, values.shape) if is_array else flatten(values, pointer(*tokens))
+        shape = fit_shape(scorer.manifest, tensor, nested, pointer(*tokens), rows)
+        rows = shape[0] if scorer.manifest.has_batch_axis else None
+        tensors[tensor.name] = SentTensor(values, shape, tokens, nested)
+    return tensor_columns(scorer.manifest, tensors)
 
 
 def _array_columns(scorer: Scorer, array: Array) -> Columns:
     """Return the columns of a body that is one array of numbers or booleans."""
     features = scorer.manifest.features
     if not features:
-        return [_tensor_rows(scorer, _only_input(scorer), array)]
+        tensor = _only_input(scorer)
+        kinds = "iu" if array.dtype.kind in "iu" else array.dtype.kind
+        if dtype(tensor.dtype).kind not in kinds:
+            raise violation_error("", "type", f"must be an array of {tensor.dtype}")
+        return _tensors(scorer, {tensor.name: array})
     if array.ndim != 2 or array.shape[1] != len(features):
         raise violation_error("", "shape", f"must be an array of the shape [any, {len(features)}]")
     _check_row_count(scorer, [array], "")

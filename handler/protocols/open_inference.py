@@ -5,7 +5,7 @@ The tensors are the ONNX graph's for every contract. A tabular model's features 
 them, and are validated. Tensors are JSON, or bytes that follow the JSON: see binary.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -19,18 +19,19 @@ from handler.duplicate_keys import reject_duplicate_keys
 from handler.errors import BadRequest, ContractViolation, PayloadTooLarge, pointer
 from handler.http import INFERENCE_HEADER_LENGTH, JSON, OCTET_STREAM, Request, Response
 from handler.manifest import Manifest, Tensor, Tokenizer
-from handler.model_inputs import Array, Columns, length_problem
+from handler.model_inputs import Array, Columns
 from handler.protocols import binary
 from handler.protocols.tensor_columns import (
-    Values,
-    convert_array,
+    SentTensor,
+    fit_shape,
     flatten,
+    tensor_columns,
     to_array,
     violation_error,
 )
 from handler.render import shortest
 from handler.scoring import Scorer
-from handler.validate import MESSAGES, violations
+from handler.validate import violations
 
 # the protocol's datatype by the manifest's dtype
 DATATYPES = {
@@ -201,42 +202,22 @@ def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) ->
         message = f"must be the model's inputs, each of them once: {', '.join(expected)}"
         raise violation_error("/inputs", "inputs", message)
     pictures = {feature.input for feature in manifest.features if feature.image}
-    tensors: dict[str, Values] = {}
-    nested_shapes: dict[str, list[int]] = {}
+    tensors: dict[str, SentTensor] = {}
     rows: int | None = None
     for name, i in index.items():
-        _refuse_shared_memory(inputs[i].get("parameters") or {}, "inputs", i)
-        rows = _check_shape(manifest, expected[name], inputs[i], i, rows)
         dtype = "bytes" if name in pictures else expected[name].dtype
-        tensors[name], is_nested = _parse_data(inputs[i], dtype, i, chunks.get(i))
-        if is_nested:
-            nested_shapes[name] = inputs[i]["shape"]
-
-    def pointer_for(name: str, k: int) -> str:
-        """Return the pointer of an input's k-th value in row-major order."""
-        indices: Any = [k]
-        if name in nested_shapes:
-            indices = map(int, np.unravel_index(k, nested_shapes[name]))
-        return pointer("inputs", index[name], "data", *indices)
-
-    shapes = {tensor["name"]: tensor["shape"] for tensor in inputs}
+        tensors[name] = _parse_tensor(manifest, expected[name], dtype, inputs, i, chunks, rows)
+        rows = tensors[name].shape[0] if manifest.has_batch_axis else None
     if not manifest.features:
-        skipped = int(manifest.has_batch_axis)
-        row_shapes = [shapes[tensor.name][skipped:] for tensor in manifest.inputs]
-        if problem := length_problem(manifest.inputs, row_shapes):
-            where = pointer("inputs", index[manifest.inputs[problem[0]].name], "shape")
-            raise violation_error(where, "wrong_length", problem[1])
-        arrays = [
-            _tensor_array(t, tensors[t.name], shapes[t.name], pointer_for) for t in manifest.inputs
-        ]
-        return [[array] for array in arrays] if not manifest.has_batch_axis else arrays
-    widths = {name: prod(shape[1:]) for name, shape in shapes.items()}
+        return tensor_columns(manifest, tensors)
 
-    def pointer_for_feature(k: int, row: int) -> str:
+    def pointer_for(k: int, row: int) -> str:
         feature = manifest.features[k]
-        return pointer_for(feature.input, row * widths[feature.input] + feature.column)
+        tensor = tensors[feature.input]
+        return tensor.pointer(row * prod(tensor.shape[1:]) + feature.column)
 
-    return scorer.tensor_validator.columns(tensors, pointer_for_feature)
+    values = {name: tensor.values for name, tensor in tensors.items()}
+    return scorer.tensor_validator.columns(values, pointer_for)
 
 
 def _parse_tokens(
@@ -254,9 +235,9 @@ def _parse_tokens(
         if name not in names or name in arrays or len(scorer.types) > 1:
             raise violation_error(pointer("inputs", i, "name"), "inputs", "must be the text")
         tensor = Tensor(name, tokenizer.dtype, (None, None))
-        rows = _check_shape(scorer.manifest, tensor, sent, i, rows)
-        values, _ = _parse_data(sent, tensor.dtype, i, chunks.get(i))
-        arrays[name] = _tensor_array(tensor, values, sent["shape"], lambda _, k: "/inputs")
+        tokens = _parse_tensor(scorer.manifest, tensor, tensor.dtype, inputs, i, chunks, rows)
+        arrays[name] = to_array(tokens.values, tensor, tokens.pointer).reshape(tokens.shape)
+        rows = tokens.shape[0]
     ids = arrays[tokenizer.input_ids]
     mask = arrays.get(tokenizer.attention_mask, np.ones_like(ids))
     if mask.shape != ids.shape:
@@ -265,68 +246,42 @@ def _parse_tokens(
     return scorer.validator.validate_columns([texts], lambda k, row: "/inputs")
 
 
-def _check_shape(
-    manifest: Manifest, tensor: Tensor, sent: Any, i: int, rows: int | None
-) -> int | None:
-    """Return the number of rows, None for a graph without; `rows` is that of earlier inputs.
+def _parse_tensor(
+    manifest: Manifest,
+    tensor: Tensor,
+    dtype: str,
+    inputs: list[Any],
+    i: int,
+    chunks: dict[int, memoryview],
+    rows: int | None,
+) -> SentTensor:
+    """Return the i-th input, values of `dtype`; `rows` are those of earlier inputs.
 
-    Raise ContractViolation if datatype or shape are not the model's.
+    Raise ContractViolation if datatype, shape or data are not the model's.
     """
-    if sent["datatype"] not in accepted_datatypes(tensor.dtype):
+    sent, where = inputs[i], ("inputs", i, "data")
+    parameters = sent.get("parameters") or {}
+    _refuse_shared_memory(parameters, "inputs", i)
+    datatypes = accepted_datatypes(dtype)
+    if sent["datatype"] not in datatypes:
         unsupported = "BF16 is not supported: it " if sent["datatype"] == "BF16" else ""
-        message = f"{unsupported}must be {DATATYPES[tensor.dtype]}"
+        message = f"{unsupported}must be {DATATYPES[dtype]}"
         raise violation_error(pointer("inputs", i, "datatype"), "type", message)
-    missing_axes = tensor.shape[len(sent["shape"]) :]
-    if missing_axes and set(missing_axes) == {1}:  # [N] for [N, 1]
-        sent["shape"] = [*sent["shape"], *missing_axes]
-    shape, limits = sent["shape"], manifest.limits
-    where = pointer("inputs", i, "shape")
-    is_batched = manifest.has_batch_axis
-    if (
-        len(shape) != len(tensor.shape)
-        or any(size not in (None, n) for size, n in zip(tensor.shape, shape, strict=True))
-        or (is_batched and rows not in (None, shape[0]))
-    ):
-        sizes = ", ".join("any" if size is None else str(size) for size in tensor.shape)
-        same_rows = ", and the first axis the same for all inputs" if is_batched else ""
-        raise violation_error(where, "shape", f"must be [{sizes}]{same_rows}")
-    if prod(shape[1:] if is_batched else shape) > limits.elements:
-        message = f"a tensor has at most {limits.elements} elements"
-        raise violation_error(where, "too_many_elements", message + " per row" * is_batched)
-    if is_batched and not 0 < shape[0] <= limits.rows:
-        code, message = MESSAGES["too_long" if shape[0] else "too_short"]
-        raise violation_error(where, code, message.format(max_length=limits.rows, min_length=1))
-    return shape[0] if is_batched else None
-
-
-def _parse_data(sent: Any, dtype: str, i: int, chunk: memoryview | None) -> tuple[Values, bool]:
-    """Return an input's values in row-major order, and whether they came as nested lists."""
-    data, shape, where = sent.get("data"), sent["shape"], pointer("inputs", i, "data")
-    is_base64 = (sent.get("parameters") or {}).get("content_type") == "base64"
-    if chunk is not None or is_base64:
-        sent_dtype = accepted_datatypes(dtype)[sent["datatype"]]
-        parse, content = (binary.parse_base64, data) if chunk is None else (binary.parse, chunk)
-        return parse(content, sent_dtype, prod(shape), i), False
+    stated = tuple(sent["shape"])
+    shape = fit_shape(manifest, tensor, stated, pointer("inputs", i, "shape"), rows)
+    data, size, sent_dtype = sent.get("data"), prod(shape), datatypes[sent["datatype"]]
+    if i in chunks:
+        return SentTensor(binary.parse(chunks[i], sent_dtype, size, i), shape, where, (size,))
+    if parameters.get("content_type") == "base64":
+        return SentTensor(binary.parse_base64(data, sent_dtype, size, i), shape, where, (size,))
     if isinstance(data, str) and dtype in binary.STRING_DTYPES:  # a client's tensor of one string
         data = [data]
     if not isinstance(data, list):
-        raise violation_error(where, "type", "must be an array")
-    values, data_shape = flatten(data, where)
-    is_nested = len(data_shape) > 1
-    if len(values) != prod(shape) or (is_nested and list(data_shape) != shape):
-        raise violation_error(where, "wrong_length", "does not have the stated shape")
-    return values, is_nested
-
-
-def _tensor_array(
-    tensor: Tensor, values: Values, shape: list[int], pointer_for: Callable[[str, int], str]
-) -> Array:
-    """Return one input of a tensor contract. Raise ContractViolation for values out of range."""
-    if isinstance(values, list):
-        values = to_array(values, tensor, lambda k: pointer_for(tensor.name, k))
-    else:
-        values = convert_array(values, tensor, lambda k: pointer_for(tensor.name, k))
-    return values.reshape(shape)
+        raise violation_error(pointer(*where), "type", "must be an array")
+    values, nested = flatten(data, pointer(*where))
+    if len(values) != size or (len(nested) > 1 and nested not in (stated, shape)):
+        raise violation_error(pointer(*where), "wrong_length", "does not have the stated shape")
+    return SentTensor(values, shape, where, nested)
 
 
 def row_pointer(row: int) -> str:

@@ -8,17 +8,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
 from struct import error, pack
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from handler import core_schema as cs
 from handler.core_schema import SchemaValidator
-from handler.errors import MAX_VIOLATIONS, ContractViolation, Violation
+from handler.errors import MAX_VIOLATIONS, ContractViolation, Violation, pointer
 from handler.feature_types import EXACT, FeatureType, element_schema, stated_bounds
 from handler.manifest import Manifest, Tensor
-from handler.model_inputs import Array, Columns, dtype
-from handler.validate import PointerFor, RequestValidator, iter_violations
+from handler.model_inputs import Array, Columns, dtype, length_problem
+from handler.validate import MESSAGES, PointerFor, RequestValidator, iter_violations
 
 Values = list[Any] | Array
 DOUBLE = np.dtype(float)
@@ -28,9 +28,9 @@ _STRUCT_CODES = {
 }  # fmt: skip
 
 
-def violation_error(pointer: str, code: str, message: str) -> ContractViolation:
+def violation_error(where: str, code: str, message: str) -> ContractViolation:
     """Return the error for a single violation."""
-    return ContractViolation([Violation(pointer, code, message)])
+    return ContractViolation([Violation(where, code, message)])
 
 
 def flatten(data: Any, where: str) -> tuple[list[Any], tuple[int, ...]]:
@@ -50,31 +50,86 @@ def flatten(data: Any, where: str) -> tuple[list[Any], tuple[int, ...]]:
     return data, tuple(shape)
 
 
-def to_array(values: list[Any], tensor: Tensor, pointer_for: Callable[[int], str]) -> Array:
-    """Return JSON's values as an array [len(values)] of an input of a tensor contract.
+class SentTensor(NamedTuple):
+    """The values of one input of the graph in row-major order, as a client sent them.
 
-    Raise ContractViolation for what the contract does not take.
+    `shape`: as the graph has it. `where` and `nested`: the pointer's tokens, and the shape of what
+    they point at.
+    """
+
+    values: Values
+    shape: tuple[int, ...]
+    where: tuple[str | int, ...]
+    nested: tuple[int, ...]
+
+    def pointer(self, k: int) -> str:
+        """Return the pointer of the k-th value."""
+        indices: Any = np.unravel_index(k, self.nested)
+        return pointer(*self.where, *indices)
+
+
+def fit_shape(
+    manifest: Manifest, tensor: Tensor, shape: tuple[int, ...], where: str, rows: int | None = None
+) -> tuple[int, ...]:
+    """Return the shape of an input, [N] as [N, 1]; `rows`: those of another input.
+
+    Raise ContractViolation if it is not the input's, or over a limit.
+    """
+    is_batched, limit = manifest.has_batch_axis, manifest.limits.elements
+    axes = (rows, *tensor.shape[1:]) if is_batched else tensor.shape
+    missing_axes = axes[len(shape) :]
+    if missing_axes and set(missing_axes) == {1}:
+        shape += (1,) * len(missing_axes)
+    if len(shape) != len(axes) or any(
+        size not in (None, n) for size, n in zip(axes, shape, strict=True)
+    ):
+        sizes = ", ".join("any" if size is None else str(size) for size in tensor.shape)
+        same_rows = ", and the first axis the same for all inputs" if is_batched else ""
+        raise violation_error(where, "shape", f"must be [{sizes}]{same_rows}")
+    if math.prod(shape[1:] if is_batched else shape) > limit:
+        message = f"a tensor has at most {limit} elements"
+        raise violation_error(where, "too_many_elements", message + " per row" * is_batched)
+    if is_batched:
+        check_row_count(manifest, shape[0], where)
+    return shape
+
+
+def check_row_count(manifest: Manifest, rows: int, where: str) -> None:
+    """Raise ContractViolation for no or too many rows."""
+    limit = manifest.limits.rows
+    if not 0 < rows <= limit:
+        code, message = MESSAGES["too_long" if rows else "too_short"]
+        raise violation_error(where, code, message.format(max_length=limit, min_length=1))
+
+
+def tensor_columns(manifest: Manifest, tensors: Mapping[str, SentTensor]) -> Columns:
+    """Return the columns of a tensor contract from its inputs. Raise ContractViolation."""
+    inputs, sent = manifest.inputs, [tensors[tensor.name] for tensor in manifest.inputs]
+    skipped = int(manifest.has_batch_axis)
+    if problem := length_problem(inputs, [tensor.shape[skipped:] for tensor in sent]):
+        raise violation_error(pointer(*sent[problem[0]].where), "wrong_length", problem[1])
+    arrays = [
+        to_array(s.values, tensor, s.pointer).reshape(s.shape)
+        for s, tensor in zip(sent, inputs, strict=True)
+    ]
+    return arrays if manifest.has_batch_axis else [[array] for array in arrays]
+
+
+def to_array(values: Values, tensor: Tensor, pointer_for: Callable[[int], str]) -> Array:
+    """Return an input of a tensor contract in its dtype.
+
+    `values`: flat from JSON, or an array of one kind of values: floats are rounded, integers have
+    to fit. Raise ContractViolation for what the contract does not take.
     """
     is_bounded = (tensor.minimum, tensor.maximum) != (None, None)
     target = dtype(tensor.dtype)
     # bounds are compared before a number is rounded to the tensor's dtype
     exact = DOUBLE if is_bounded and target.kind == "f" else target
-    array = _array(values, exact)
+    array = _array(values, exact) if isinstance(values, list) else values
     if array is None or not (_is_finite(array) and _is_within(array, tensor)):
-        _raise_violations(values, tensor, pointer_for)
-        array = np.array(values, exact)  # 3.0 for an integer
-    return array if exact is target else array.astype(target)
-
-
-def convert_array(array: Array, tensor: Tensor, pointer_for: Callable[[int], str]) -> Array:
-    """Return an array of the same kind of values in the dtype of an input of a tensor contract.
-
-    Floats are rounded, integers have to fit. Raise ContractViolation for what the contract does
-    not take.
-    """
-    target = dtype(tensor.dtype)
-    if not (_is_finite(array) and _is_within(array, tensor)):
-        _raise_violations(array.ravel().tolist(), tensor, pointer_for)
+        elements = values if isinstance(values, list) else values.ravel().tolist()
+        _raise_violations(elements, tensor, pointer_for)
+        array = np.array(elements, exact)  # 3.0 for an integer
     return array.astype(target, copy=False)
 
 
@@ -230,11 +285,10 @@ class _FastCheck:
 
     def _accepts_numbers(self, array: Array) -> bool:
         good = (array >= self.low) & (array <= self.high)  # a NaN is neither
+        if self.any_nullable and array.dtype.kind == "f":
+            good |= np.isnan(array) & self.nullable
         if not good.all():
-            if not (self.any_nullable and array.dtype.kind == "f"):
-                return False
-            if not (good | (np.isnan(array) & self.nullable)).all():
-                return False
+            return False
         for i in self.whole:
             column = array[:, i]
             if not ((np.floor(column) == column) | np.isnan(column)).all():

@@ -300,8 +300,9 @@ def test_what_a_tensor_contract_refuses(
     tensors: tuple[str, app.Handler], body: Any, kind: str, pointer: str, code: str
 ) -> None:
     batch, handler = tensors
-    if batch == "none" and isinstance(body, bytes) and code == "too_many_elements":
-        body = npy(np.zeros((2, 20_000), np.float32))
+    if batch == "none" and isinstance(body, bytes):
+        body = npy(np.load(io.BytesIO(body))[0])
+        pointer = pointer.removeprefix("/0")
     status, problem = post(handler, body, kind)
     assert (status, violations_of(problem)[0]) == (422, (pointer, code))
     assert len(violations_of(problem)) == (6 if pointer == "/0/0/0" else 1)  # one per element
