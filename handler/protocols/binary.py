@@ -58,22 +58,20 @@ def parse(data: memoryview | bytes, dtype_name: str, count: int, i: int) -> Arra
 
 def _parse_strings(data: memoryview | bytes, count: int, i: int, as_text: bool) -> Array:
     raw, end = bytes(data), 0
-    values = np.empty(count if count * 4 <= len(raw) else 0, object)
+    values: list[str | bytes] = []
     try:
-        for k in range(len(values)):
+        while end < len(raw) and len(values) < count:
             (size,) = _LENGTH.unpack_from(raw, end)
             end += 4 + size
-            if end > len(raw):
-                break
             chunk = raw[end - size : end]
-            values[k] = chunk.decode() if as_text else chunk
-    except error:
-        end = -1
+            values.append(chunk.decode() if as_text else chunk)
+    except error:  # fewer than four bytes are left
+        raise _wrong_size() from None
     except UnicodeDecodeError:
         raise violation_error(pointer("inputs", i), "type", "must be strings in UTF-8") from None
     if end != len(raw) or len(values) != count:
         raise _wrong_size()
-    return values
+    return np.array(values, object)
 
 
 def _wrong_size() -> BadRequest:
@@ -85,20 +83,18 @@ def parse_base64(data: Any, dtype_name: str, count: int, i: int) -> Array:
 
     MLServer marks such an input by the parameter `content_type`.
     """
-    where = pointer("inputs", i, "data")
+    where, is_string = pointer("inputs", i, "data"), dtype_name in STRING_DTYPES
     texts = [data] if isinstance(data, str) else data
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise violation_error(where, "type", "must be base64")
     try:
+        if not isinstance(texts, list):
+            raise TypeError
         chunks = [a2b_base64(text, strict_mode=True) for text in texts]
-        if dtype_name in STRING_DTYPES:
-            as_text = dtype_name == "string"
-            strings = np.array([c.decode() if as_text else c for c in chunks], object)
-    except ValueError:
+        strings = [c.decode() if dtype_name == "string" else c for c in chunks * is_string]
+    except (ValueError, TypeError):
         raise violation_error(where, "type", "must be base64") from None
-    if len(chunks) != (count if dtype_name in STRING_DTYPES else 1):
+    if len(chunks) != (count if is_string else 1):
         raise violation_error(where, "wrong_length", "does not have the stated shape")
-    return strings if dtype_name in STRING_DTYPES else parse(chunks[0], dtype_name, count, i)
+    return np.array(strings, object) if is_string else parse(chunks[0], dtype_name, count, i)
 
 
 def dump(values: Array) -> bytes:

@@ -76,25 +76,22 @@ def _instances(format_name: str) -> Callable[[Scorer, Any], Columns]:
     """Return the parser of rows: objects as for `/predict`, or values in the contract's order."""
 
     def parse(scorer: Scorer, rows: Any) -> Columns:
-        features, inputs = scorer.manifest.features, scorer.manifest.inputs
+        inputs = scorer.manifest.inputs
         if isinstance(rows, list):
             _check_row_count(scorer, [rows], pointer(format_name))
-            if format_name == "dataframe_records":
-                rows = _matrix_rows(scorer, rows)
-        if isinstance(rows, list) and not isinstance(rows[0], dict):
-            if features:
-                return _unnamed_rows(scorer, rows, format_name)
-            if len(inputs) == 1:
-                name = _only_input(scorer, format_name).name
-                rows = [{name: row} for row in rows]
+            if format_name == "dataframe_records" and _is_matrix(scorer):
+                rows = _matrix_rows(inputs[0], rows)
+            if not isinstance(rows[0], dict):
+                if scorer.types:
+                    return _unnamed_rows(scorer, rows, format_name)
+                if len(inputs) == 1:
+                    rows = [{inputs[0].name: row} for row in rows]
         try:
             return scorer.validator.validate_rows(rows)
         except ContractViolation as error:
             error.violations = tuple(
-                violation._replace(
-                    pointer=pointer(format_name) + violation.pointer.removeprefix("/instances")
-                )
-                for violation in error.violations
+                v._replace(pointer=pointer(format_name) + v.pointer.removeprefix("/instances"))
+                for v in error.violations
             )
             raise
 
@@ -103,21 +100,14 @@ def _instances(format_name: str) -> Callable[[Scorer, Any], Columns]:
 
 def _is_matrix(scorer: Scorer) -> bool:
     """Return whether the model's only input is a matrix, whose columns have no names."""
-    manifest = scorer.manifest
-    return (
-        not manifest.features
-        and manifest.has_batch_axis
-        and [len(tensor.shape) for tensor in manifest.inputs] == [2]
-    )
+    ranks = [len(tensor.shape) for tensor in scorer.manifest.inputs]
+    return not scorer.types and scorer.manifest.has_batch_axis and ranks == [2]
 
 
-def _matrix_rows(scorer: Scorer, records: list[Any]) -> list[Any]:
-    """Return a pandas frame's records as rows, if the model's only input is a matrix."""
-    tensor = scorer.manifest.inputs[0]
-    if not _is_matrix(scorer) or not isinstance(records[0], dict) or tensor.name in records[0]:
-        return records
-    names = list(records[0])
-    if not names or tensor.shape[1] not in (None, len(names)):
+def _matrix_rows(tensor: Tensor, records: list[Any]) -> list[Any]:
+    """Return a pandas frame's records as rows of a matrix, unless they name the input."""
+    names = list(records[0]) if isinstance(records[0], dict) else []
+    if not names or tensor.name in names or tensor.shape[1] not in (None, len(names)):
         return records
     if any(not isinstance(record, dict) or list(record) != names for record in records):
         raise violation_error("/dataframe_records", "ragged", "the records differ in their names")
@@ -132,13 +122,10 @@ def _dataframe_split(scorer: Scorer, frame: Any) -> Columns:
     names = frame.get("columns")
     if _is_matrix(scorer):
         return _tensors(scorer, {scorer.manifest.inputs[0].name: frame["data"]}, *where)
-    if names is None:
+    positions = list(range(len(scorer.types)))  # pandas' default names
+    if names is None or (names == positions and set(map(type, names)) == {int}):
         return _unnamed_rows(scorer, frame["data"], *where)
-    types = set(map(type, names)) if isinstance(names, list) else set()
-    positions = list(range(len(scorer.manifest.features)))
-    if types == {int} and names == positions:  # pandas' default names
-        return _unnamed_rows(scorer, frame["data"], *where)
-    if types - {str} or not isinstance(names, list):
+    if not isinstance(names, list) or set(map(type, names)) - {str}:
         raise violation_error(pointer(where[0], "columns"), "type", "must be an array of strings")
     return _rows_of_columns(scorer, names, frame["data"], *where)
 
@@ -171,7 +158,7 @@ FORMATS: dict[str, Callable[[Scorer, Any], Columns]] = {
 
 def _unnamed_rows(scorer: Scorer, rows: list[Any], *where: str) -> Columns:
     """Return the columns of rows whose values are in the contract's order."""
-    names = [feature.name for feature in scorer.manifest.features]
+    names = [kind.feature.name for kind in scorer.types]
     if len(names) == 1 and set(map(type, rows)) - {list}:
         _check_row_count(scorer, [rows], pointer(*where))  # before each row becomes a list
         rows = [[row] for row in rows]
@@ -186,14 +173,12 @@ def _rows_of_columns(scorer: Scorer, names: list[str], rows: list[Any], *where: 
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):
         raise violation_error(pointer(*where), "unknown_field", "a column name is duplicated")
-    named = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
-    features = scorer.manifest.features
-    return _named_columns(
-        scorer,
-        named,
-        pointer(*where),
-        lambda k, row: pointer(*where, row, index.get(features[k].name, 0)),
-    )
+    named = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+    def pointer_for(k: int, row: int) -> str:
+        return pointer(*where, row, index.get(scorer.types[k].feature.name, 0))
+
+    return _named_columns(scorer, named, pointer(*where), pointer_for)
 
 
 def _named_columns(

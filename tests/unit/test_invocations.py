@@ -305,7 +305,7 @@ def test_what_a_tensor_contract_refuses(
         pointer = pointer.removeprefix("/0")
     status, problem = post(handler, body, kind)
     assert (status, violations_of(problem)[0]) == (422, (pointer, code))
-    assert len(violations_of(problem)) == (6 if pointer == "/0/0/0" else 1)  # one per element
+    assert len(violations_of(problem)) == (6 if pointer.startswith("/0") else 1)  # one per element
 
 
 @pytest.mark.parametrize("form", ["dataframe_split", "dataframe_records", "instances", "inputs"])
