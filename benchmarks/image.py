@@ -1,8 +1,8 @@
 """`python -m benchmarks.image`: the real cold start, of images under Lambda's emulator.
 
 Beside ours are the same model behind Mangum and FastAPI, a model with a text and one with a
-picture. The peer's image comes from the same Dockerfile: same base, same locked versions, compiled and
-stripped alike. Every round starts each image anew, in turns, with one CPU and 1769 MB as Lambda
+picture. The peer's image comes from the same Dockerfile: same base, same locked versions, compiled
+and stripped alike. Every round starts each image anew, in turns, with one CPU and 1769 MB as Lambda
 gives. The emulator begins the init with the first call, so the first call has both; what the
 emulator itself takes is in it, and in the second call too.
 """
