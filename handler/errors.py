@@ -1,25 +1,10 @@
 """The exceptions that become error responses, each with its status and problem type (RFC 9457).
 
-    ArtifactError             the packed model cannot be used (init, answerable)
-    ApiError
-    ├── BadRequest            400  malformed-body
-    ├── NotFound              404  not-found
-    │   └── JobInputExpired   404  job-input-expired
-    ├── MethodNotAllowed      405  method-not-allowed
-    ├── Conflict              409  conflict
-    ├── PayloadTooLarge       413  payload-too-large
-    ├── UnsupportedMediaType  415  unsupported-media-type
-    ├── ContractViolation     422  contract-violation      with the list of violations
-    └── ServerError           500  server-error
-        ├── BadOutput         500  bad-output
-        ├── NotReady          503  not-ready
-        ├── Unavailable       503  unavailable             with Retry-After
-        └── DeadlineExceeded  504  deadline-exceeded
-
 No message contains a value or a key that the client sent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 MAX_VIOLATIONS = 20
@@ -139,9 +124,10 @@ class ContractViolation(ApiError):
 
     status, slug, title = 422, "contract-violation", "The request violates the model's contract"
 
-    def __init__(self, violations: list[Violation]) -> None:
-        listed = violations[:MAX_VIOLATIONS]
-        more = "; only the first are listed" if len(violations) > len(listed) else ""
+    def __init__(self, violations: Iterable[Violation]) -> None:
+        first = list(islice(violations, MAX_VIOLATIONS + 1))
+        listed = first[:MAX_VIOLATIONS]
+        more = "; only the first are listed" if len(first) > len(listed) else ""
         plural = "violation" if len(listed) == 1 else "violations"
         super().__init__(f"{len(listed)} {plural} of the contract{more}")
         self.violations = tuple(listed)

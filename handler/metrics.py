@@ -45,25 +45,10 @@ ROLLBACK_UNAVAILABLE = "RollbackUnavailable"
 # one value a probe, by service alone: 1 if the alias is not at the stack's version
 ALIAS_MOVED = "AliasMoved"
 
-UNITS = {LATENCY: "Milliseconds"} | dict.fromkeys(
-    (
-        REQUESTS,
-        CLIENT_ERRORS,
-        SERVER_ERRORS,
-        LOG_ERRORS,
-        ROWS,
-        JOBS,
-        FAILED_JOBS,
-        RETRIES,
-        OUTCOMES,
-        ROLLBACK_UNAVAILABLE,
-        ALIAS_MOVED,
-        DRIFTED_OUTPUTS,
-        DRIFTED_INPUTS,
-        UNSEEN_INPUTS,
-    ),
-    "Count",
-)
+UNITS = {LATENCY: "Milliseconds"} | dict.fromkeys((
+    REQUESTS, CLIENT_ERRORS, SERVER_ERRORS, LOG_ERRORS, ROWS, JOBS, FAILED_JOBS, RETRIES, OUTCOMES,
+    ROLLBACK_UNAVAILABLE, ALIAS_MOVED, DRIFTED_OUTPUTS, DRIFTED_INPUTS, UNSEEN_INPUTS,
+), "Count")  # fmt: skip
 # CloudWatch's limits: metrics of one directive, values of one metric in one line
 MAX_METRICS = 100
 MAX_VALUES = 100

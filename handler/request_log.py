@@ -11,7 +11,7 @@ authenticate have none.
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,18 +22,13 @@ from handler.drift.targets import fingerprint
 from handler.errors import ApiError
 from handler.http import Request
 from handler.manifest import Feature, Manifest
+from handler.model_inputs import Columns
 from handler.scoring import Scored
 from handler.settings import Settings
 
-REQUEST_METRICS = (
-    metrics.REQUESTS,
-    metrics.ROWS,
-    metrics.CLIENT_ERRORS,
-    metrics.SERVER_ERRORS,
-    metrics.LATENCY,
-)
-# of all versions together, with which a canary's errors are compared: see infra/alarms.py
+# of all versions together too, with which a canary's errors are compared: see infra/alarms.py
 SERVICE_METRICS = (metrics.REQUESTS, metrics.CLIENT_ERRORS, metrics.SERVER_ERRORS)
+REQUEST_METRICS = (*SERVICE_METRICS, metrics.ROWS, metrics.LATENCY)
 BATCH_METRICS = (metrics.JOBS, metrics.FAILED_JOBS, metrics.RETRIES, metrics.ROWS, metrics.LATENCY)
 # CloudWatch takes 1 MB of one event, but Lambda splits a line at 256 KB
 MAX_LINE_BYTES = 256_000
@@ -42,8 +37,8 @@ Record = Callable[..., None]
 # W3C's traceparent, and the header that API Gateway adds for X-Ray
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 _XRAY = re.compile(r"(?:^|;)Root=1-([0-9a-f]{8})-([0-9a-f]{24})(?:;|$)").search
-# the rows of a request by feature or input name, and its predictions as JSON -> fields of a record
-LogPayloads = Callable[[Iterable[Mapping[str, Any]], Sequence[bytes]], dict[str, Any]]
+# the columns of a request, and its predictions as JSON -> fields of a record
+LogPayloads = Callable[[Columns, Sequence[bytes]], dict[str, Any]]
 
 
 class FinishedJob(NamedTuple):
@@ -72,14 +67,12 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
     binner = Binner(manifest) if manifest and manifest.baseline else None
     directives = _serialized_directives(REQUEST_METRICS, SERVICE_METRICS)
     constants = _constants(config, manifest)
+    error_names = (*REQUEST_METRICS, metrics.LOG_ERRORS)
+    error_directives = _serialized_directives(error_names, SERVICE_METRICS)
     log_payloads = None
     if manifest and config.log_payloads != "off":
         log_payloads = make_payload_logger(config, manifest)
-    error_directives = _serialized_directives(
-        (*REQUEST_METRICS, metrics.LOG_ERRORS), SERVICE_METRICS
-    )
     secret = config.prediction_id_secret
-    names = [field.name for field in manifest.features or manifest.inputs] if manifest else []
     outputs = [output.name for output in manifest.outputs] if manifest else []
 
     def build(
@@ -136,10 +129,8 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
         elif scored and not is_synthetic:
             line |= _bins(binner, request_id, scored)
             if log_payloads:
-                columns = zip(*scored.columns, strict=True)
-                instances = (dict(zip(names, values, strict=True)) for values in columns)
                 rendered = predictions or _output_rows(outputs, scored.outputs)
-                line |= log_payloads(instances, rendered)
+                line |= log_payloads(scored.columns, rendered)
         text = orjson.dumps(line)
         if len(text) > MAX_LINE_BYTES:
             text = orjson.dumps(_truncate_record(line, directives))
@@ -253,14 +244,14 @@ def _bins(binner: Binner | None, request_id: str, scored: Scored | None) -> dict
         binned = binner.bin(request_id, scored.columns, scored.outputs)
     except Exception as error:  # the prediction is good without its bins
         return {"drift_error": type(error).__name__}
-    fields: dict[str, Any] = {"bins": binned.bins}
-    if binned.missing:
-        fields["missing_counts"] = binned.missing
-    if binned.unseen:
-        fields |= {"unseen_counts": binned.unseen, "unseen_rows": binned.unseen_rows}
-    if binned.rows < len(scored.columns[0]):
-        fields["sampled_rows"] = binned.rows
-    return fields
+    fields = {
+        "bins": binned.bins,
+        "missing_counts": binned.missing,
+        "unseen_counts": binned.unseen,
+        "unseen_rows": binned.unseen_rows if binned.unseen else 0,
+        "sampled_rows": binned.rows if binned.rows < scored.rows else 0,
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _truncate_record(line: dict[str, Any], directives: orjson.Fragment) -> dict[str, Any]:
@@ -275,21 +266,19 @@ def _truncate_record(line: dict[str, Any], directives: orjson.Fragment) -> dict[
 def make_payload_logger(config: Settings, manifest: Manifest) -> LogPayloads:
     """Return the function that selects what of a payload its record may hold."""
     if config.log_payloads == "off":
-        return lambda rows, predictions: {}
+        return lambda columns, predictions: {}
+    names = [field.name for field in manifest.features or manifest.inputs]
     full = config.log_payloads == "full"
     redact = redactor(manifest.features, config.prediction_id_secret)
     types = [kind for kind in feature_types.of(manifest) if kind.has_json_form]
 
-    def log_payloads(
-        rows: Iterable[Mapping[str, Any]], predictions: Sequence[bytes]
-    ) -> dict[str, Any]:
+    def log_payloads(columns: Columns, predictions: Sequence[bytes]) -> dict[str, Any]:
         instances: list[orjson.Fragment] = []
         logged: list[orjson.Fragment] = []
         size = 0
-        for row, prediction in zip(rows, predictions, strict=True):
-            if types:
-                names = [kind.feature.name for kind in types]
-                row = {**row, **{n: k.to_json(row[n]) for n, k in zip(names, types, strict=True)}}
+        for values, prediction in zip(zip(*columns, strict=True), predictions, strict=True):
+            row = dict(zip(names, values, strict=True))
+            row |= {k.feature.name: k.to_json(row[k.feature.name]) for k in types}
             instance = _dump(redact(row)) if full else b""
             size += len(prediction) + len(instance) + 2
             if size > MAX_PAYLOAD_BYTES:
@@ -324,15 +313,14 @@ def redactor(
     """
     if all(f.log_policy == "keep" for f in features):
         return lambda row: row
-    hashed = {f.name: f.log_policy == "hash" for f in features if f.log_policy != "drop"}
 
     def redact(row: Mapping[str, Any]) -> dict[str, Any]:
         fields = {}
-        for name, is_hashed in hashed.items():
-            value = row[name]
-            if not is_hashed or value is None:
+        for feature in features:
+            name, value = feature.name, row[feature.name]
+            if feature.log_policy == "keep" or (feature.log_policy == "hash" and value is None):
                 fields[name] = value
-            elif secret:
+            elif feature.log_policy == "hash" and secret:
                 fields[name] = f"hash:{_hash(secret, b'redact', [name, value])}"
         return fields
 

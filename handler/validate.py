@@ -6,7 +6,7 @@ wrong values cost no more than one. The second pass stops after 20 violations.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import orjson
@@ -143,23 +143,17 @@ class RequestValidator:
         Raise BadRequest for what is not JSON, ContractViolation for what is not in the contract.
         """
         if len(body) <= COLUMNAR_MIN_CHARS:
-            return rows_to_columns(self.parse_rows(body))
+            try:
+                validated = self._body.validate_json(body)
+            except ValidationError as error:
+                raise self._error(error, lambda: _from_json(body)) from None
+            return rows_to_columns(self._check_keys(body, validated, None))
         document = self.parse_json(body)
         columns = self._validate_by_column(document)
         if columns is None:
             return rows_to_columns(self._validate_by_row(body, document))
         reject_duplicate_keys(body, document, 1 + sum(map(len, document["instances"])))
         return columns
-
-    def parse_rows(self, body: str | bytes) -> list[Row]:
-        """Return the same as rows, each with every feature in the contract's order."""
-        if len(body) > COLUMNAR_MIN_CHARS:
-            return self._validate_by_row(body, self.parse_json(body))
-        try:
-            document = self._body.validate_json(body)
-        except ValidationError as error:
-            raise self._error(error, lambda: _from_json(body)) from None
-        return self._check_keys(body, document, None)
 
     def parse_json(self, body: str | bytes, lists_per_row: int = 0) -> Any:
         """Return the JSON of a body, whose rows may be in so many lists each. Raise BadRequest.
@@ -197,7 +191,7 @@ class RequestValidator:
         try:
             validated: Columns = self._columns.validate_python(columns)
         except ValidationError:
-            raise ContractViolation(list(self._column_violations(columns, pointer_for))) from None
+            raise ContractViolation(self._column_violations(columns, pointer_for)) from None
         return validated
 
     def _validate_by_column(self, document: Any) -> Columns | None:
@@ -236,7 +230,7 @@ class RequestValidator:
         """Raise for unknown and for duplicate keys; `document` is the body as it was sent."""
         rows: list[Row] = validated["instances"]
         if len(validated) > 1 or sum(map(len, rows)) != len(rows) * len(self._names):
-            raise ContractViolation(list(self._unknown_fields(validated)))
+            raise ContractViolation(self._violations(document or _from_json(body)))
         if document is None:
             has_null = any(None in row.values() for row in rows)
             # a null may be a default, whose key is not in the body
@@ -255,49 +249,34 @@ class RequestValidator:
             if first["type"] == "string_unicode":
                 return BadRequest("the body is not valid UTF-8")
             return ContractViolation([_violation(first)])
-        instances = document()["instances"]
-        if len(instances) > self._max_rows:  # said before anything about the rows
+        parsed = document()
+        if len(parsed["instances"]) > self._max_rows:  # said before anything about the rows
             message = MESSAGES["too_long"][1].format(max_length=self._max_rows)
             return ContractViolation([Violation("/instances", "wrong_length", message)])
-        return ContractViolation(list(self._row_violations(instances)) or [_violation(first)])
+        listed = list(islice(self._violations(parsed), MAX_VIOLATIONS + 1))
+        return ContractViolation(listed or [_violation(first)])
 
-    def _row_violations(self, instances: list[Any]) -> Iterator[Violation]:
-        """Yield violations row by row, until there are more than are reported."""
-        count = 0
-        for i, row in enumerate(instances):
+    def _violations(self, document: Any) -> Iterator[Violation]:
+        """Yield the violations of a document that has instances, row by row."""
+        if len(document) > 1:
+            yield _unknown_field(len(document) - 1)
+        for i, row in enumerate(document["instances"]):
             fields = row
             if isinstance(row, dict):
                 fields = {name: row[name] for name in self._names if name in row}
                 if len(fields) < len(row):
-                    count += 1
                     yield _unknown_field(len(row) - len(fields), "instances", i)
             try:
                 self._row.validate_python(fields)
             except ValidationError as error:
-                row_violations = violations(error, "instances", i)
-                count += len(row_violations)
-                yield from row_violations
-            if count > MAX_VIOLATIONS:
-                return
+                yield from violations(error, "instances", i)
 
     def _column_violations(
         self, columns: Sequence[Sequence[Any]], pointer_for: PointerFor
     ) -> Iterator[Violation]:
-        """Yield violations column by column, until there are more than are reported."""
-        count = 0
         for k, (column, schema) in enumerate(zip(columns, self._column_schemas, strict=True)):
             for i, violation in iter_violations(SchemaValidator(schema), column):
-                count += 1
                 yield violation._replace(pointer=pointer_for(k, i))
-                if count > MAX_VIOLATIONS:
-                    return
-
-    def _unknown_fields(self, document: dict[str, Any]) -> Iterator[Violation]:
-        if len(document) > 1:
-            yield _unknown_field(len(document) - 1)
-        for i, row in enumerate(document["instances"]):
-            if len(row) > len(self._names):
-                yield _unknown_field(len(row) - len(self._names), "instances", i)
 
 
 def rows_to_columns(rows: Iterable[Row]) -> Columns:

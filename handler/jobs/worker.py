@@ -13,11 +13,11 @@ A model that cannot be loaded stops the function at init. Lambda then delivers l
 messages keep their receives.
 """
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,11 +28,11 @@ from handler.errors import ApiError, JobInputExpired, ServerError, Unavailable
 from handler.jobs import storage
 from handler.jobs.messages import Job, parse_sqs_event
 from handler.jobs.storage import JobStore
+from handler.model_inputs import Columns
 from handler.prediction_id import IdGenerator
 from handler.request_log import FinishedJob, LogPayloads
 from handler.scoring import Scored, Scorer
 from handler.settings import RESPONSE_MARGIN_SECONDS
-from handler.validate import Row, rows_to_columns
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -42,22 +42,26 @@ DEFAULT_SECONDS = 60.0  # of the function's time, without a Lambda context
 
 
 class Work(NamedTuple):
-    """A job that was begun, with its validated rows, or with the error that it had instead."""
+    """A job that was begun, with its validated columns, or with the error that it had instead."""
 
     job: Job
-    rows: Sequence[Row]
+    columns: Columns
     error: ApiError | None
     caller: str
     until: int
 
+    @property
+    def rows(self) -> int:
+        """Return the number of rows."""
+        return len(self.columns[0]) if self.columns else 0
+
 
 class Result(NamedTuple):
-    """The result of a job, ready to be written: `problem` or `predictions`, as in its document."""
+    """The result of a job, ready to be written, and what the log holds of it."""
 
     work: Work
-    problem: str
-    predictions: Sequence[bytes]
     document: bytes
+    finished: FinishedJob
 
 
 class SqsBatch:
@@ -95,12 +99,12 @@ class SqsBatch:
             waiting -= 1
             work = self._begin(job, request)
             # a job that failed before runs alone, so that it cannot fail others
-            if self._pending and (len(work.rows) > remaining_rows or job.receives > 1):
+            if self._pending and (work.rows > remaining_rows or job.receives > 1):
                 self._flush(waiting + 1)
             if not self._pending:
                 remaining_rows = self._max_rows()
             self._pending.append(work)
-            remaining_rows = 0 if job.receives > 1 else remaining_rows - len(work.rows)
+            remaining_rows = 0 if job.receives > 1 else remaining_rows - work.rows
         self._flush(0)
 
     def _max_rows(self) -> int:
@@ -128,7 +132,7 @@ class SqsBatch:
     def _begin(self, job: Job, request: Future[Any] | None) -> Work:
         """Validate a job's body, which is read first where it has to be."""
         caller, until = storage.ANONYMOUS, job.sent + self._store.seconds
-        rows: list[Row] = []
+        columns: Columns = []
         error: ApiError | None = job.error
         try:
             if error:
@@ -147,12 +151,12 @@ class SqsBatch:
                 body, until = stored.body, storage.expires(stored.metadata, self._store)
             else:
                 body = http_body.check_size(job.body or "", self._scorer.manifest.limits.body_bytes)
-            rows = self._scorer.validator.parse_rows(body)
+            columns = self._scorer.validator.parse(body)
         except TimeoutError:
             error = Unavailable("the job's request was not read in time")
         except Exception as raised:
             error = _as_api_error(raised)
-        return Work(job, rows, error, caller, until)
+        return Work(job, columns, error, caller, until)
 
     def _is_last_receive(self, job: Job) -> bool:
         return job.receives >= self._max_receive_count
@@ -180,18 +184,7 @@ class SqsBatch:
             if error:
                 self._return(result.work.job, error)
             else:
-                self.finished.append(self._finished(result))
-
-    def _finished(self, result: Result) -> FinishedJob:
-        """Return what the log holds of a result."""
-        predictions = result.predictions
-        return FinishedJob(
-            id=result.work.job.id,
-            problem=result.problem,
-            rows=len(predictions),
-            prediction_id_prefix=prediction_id.prefix_of(predictions[0]) if predictions else "",
-            payload=self._log_payloads(result.work.rows, predictions) if predictions else {},
-        )
+                self.finished.append(result.finished)
 
     def _is_retry(self, work: Work, outcome: ApiError | list[bytes]) -> bool:
         """Return whether a job's messages must be delivered again, or become dead letters."""
@@ -201,16 +194,18 @@ class SqsBatch:
     def _result(self, work: Work, outcome: ApiError | list[bytes]) -> Result:
         """Return the result of a job: its predictions, or the problem."""
         id = work.job.id
-        if not isinstance(outcome, ApiError):
-            try:
-                answer = self._scorer.renderer.render_response(outcome)
-                document = storage.render_job(id, "succeeded", work.until, b',"result":' + answer)
-                return Result(work, "", outcome, document)
-            except ApiError as error:
-                outcome = error
-        problem = orjson.dumps(outcome.problem(id))
-        document = storage.render_job(id, "failed", work.until, b',"problem":' + problem)
-        return Result(work, outcome.slug, (), document)
+        try:
+            if isinstance(outcome, ApiError):
+                raise outcome
+            answer = self._scorer.renderer.render_response(outcome)
+        except ApiError as error:
+            problem = orjson.dumps(error.problem(id))
+            document = storage.render_job(id, "failed", work.until, b',"problem":' + problem)
+            return Result(work, document, FinishedJob(id, error.slug, 0, "", {}))
+        document = storage.render_job(id, "succeeded", work.until, b',"result":' + answer)
+        prefix = prediction_id.prefix_of(outcome[0])
+        payload = self._log_payloads(work.columns, outcome)
+        return Result(work, document, FinishedJob(id, "", work.rows, prefix, payload))
 
     def _return(self, job: Job, outcome: ApiError | list[bytes]) -> None:
         """Have the queue deliver a job's messages again, and what follows them in their group."""
@@ -228,14 +223,13 @@ class SqsBatch:
         left = self._deadline - start
         # half of the time, so that the jobs that wait have some
         until = start + (left if len(works) == 1 and not waiting else left / 2)
-        columns = rows_to_columns(chain.from_iterable([work.rows for work in works]))
+        by_feature = zip(*(work.columns for work in works), strict=True)
+        columns = [list(chain.from_iterable(columns)) for columns in by_feature]
         try:
             scored = self._scorer.score_columns(columns, until)
             # a job's ids are of when it was submitted, so they do not change when it is repeated
             requests = [
-                prediction_id.job_request(
-                    len(work.rows), work.job.id, work.until - self._store.seconds
-                )
+                prediction_id.job_request(work.rows, work.job.id, work.until - self._store.seconds)
                 for work in works
             ]
             ids = self._make_ids(scored.outputs, requests)
@@ -246,12 +240,11 @@ class SqsBatch:
             return [
                 self._score([work], waiting + len(works) - i)[0] for i, work in enumerate(works, 1)
             ]
-        rows = len(scored.columns[0])
-        self.seconds_per_row = (time.monotonic() - start) / rows
-        self.rows += rows
-        if self.scored is None or rows > len(self.scored.columns[0]):
+        self.seconds_per_row = (time.monotonic() - start) / scored.rows
+        self.rows += scored.rows
+        if self.scored is None or scored.rows > self.scored.rows:
             self.scored = scored
-        return [list(islice(predictions, len(work.rows))) for work in works]
+        return [list(islice(predictions, work.rows)) for work in works]
 
     def _write(self, results: list[Result], chains: list[list[int]]) -> list[ApiError | None]:
         """Write results in parallel, those of one chain in order; return the error of each.
@@ -260,32 +253,24 @@ class SqsBatch:
         """
         late: ApiError | None = Unavailable("the result was not written in time")
         errors = [late] * len(results)
-        todo, done, finished = chains[::-1], deque[None](), threading.Event()
 
-        def write(until: float) -> None:
-            if len(todo) > 1 < self._store.threads:  # one more writer for the remaining work
-                self._pool.submit(write, self._end)
-            while todo and time.monotonic() < until:
-                try:
-                    chain = todo.pop()
-                except IndexError:
-                    return
-                for i in chain:
-                    errors[i] = self._write_result(results[i])
-                    if errors[i]:
-                        break
-                done.append(None)
-                if len(done) == len(chains):
-                    finished.set()
+        todo = chains[::-1]
 
-        write(self._deadline)  # not until the end, because a call may take that long to fail
-        if todo:
-            self._pool.submit(write, self._end)
-        finished.wait(max(0.0, self._end - time.monotonic()))
+        def write() -> None:
+            while todo:
+                with suppress(IndexError):  # another thread may have taken the last one
+                    for i in todo.pop():
+                        errors[i] = self._write_result(results[i])
+                        if errors[i]:
+                            break
+
+        threads = range(min(self._store.threads, len(todo)))
+        wait([self._pool.submit(write) for _ in threads], max(0.0, self._end - time.monotonic()))
+        todo.clear()
         return list(errors)
 
     def _write_result(self, result: Result) -> ApiError | None:
-        work, status = result.work, "failed" if result.problem else "succeeded"
+        work, status = result.work, "failed" if result.finished.problem else "succeeded"
         try:
             storage.write_result(
                 self._store, work.job.id, status, result.document, work.caller, work.until

@@ -6,7 +6,7 @@ not pass, its values become lists, and the contract's schemas judge them: same c
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from struct import error, pack
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from handler import core_schema as cs
 from handler.core_schema import SchemaValidator
-from handler.errors import MAX_VIOLATIONS, ContractViolation, Violation, pointer
+from handler.errors import ContractViolation, Violation, pointer
 from handler.feature_types import EXACT, FeatureType, element_schema, stated_bounds
 from handler.manifest import Manifest, Tensor
 from handler.model_inputs import Array, Columns, dtype, length_problem
@@ -148,12 +148,12 @@ def _is_within(array: Array, tensor: Tensor) -> bool:
 def _raise_violations(values: list[Any], tensor: Tensor, pointer_for: Callable[[int], str]) -> None:
     schema = element_schema(tensor.dtype, tensor.minimum, tensor.maximum)
     validator = SchemaValidator(cs.list_schema(schema, fail_fast=True))
-    violations = [
+    error = ContractViolation(
         violation._replace(pointer=pointer_for(i))
-        for i, violation in islice(iter_violations(validator, values), MAX_VIOLATIONS + 1)
-    ]
-    if violations:
-        raise ContractViolation(violations)
+        for i, violation in iter_violations(validator, values)
+    )
+    if error.violations:
+        raise error
 
 
 def _array(values: list[Any], target: np.dtype[Any], nulls: bool = False) -> Array | None:
