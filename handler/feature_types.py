@@ -30,7 +30,7 @@ Fields = dict[str, Any]
 Numeric = int | float
 
 # the largest doubles that round to a finite value of the dtype
-FLOAT_MAX = {"float16": 65519.99999999999, "float32": 3.4028235677973362e38, "float64": None}
+FLOAT_MAX = {"float16": 65519.99999999999, "float32": 3.4028235677973362e38, "float64": math.inf}
 # up to these, a float dtype holds every integer exactly
 EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
 # spellings in CSV; strings have one for missing only, the empty cell
@@ -44,31 +44,29 @@ MAX_INTEGER_CHARS = 20  # of any integer that a tensor holds
 UNION_BRANCHES = "\0int", "\0float"  # in the location of an error; no feature has such a name
 
 
-def number_bounds(dtype: str) -> tuple[Numeric | None, Numeric | None]:
-    """Return the least and the greatest number that a tensor of `dtype` takes; None if unbounded.
+def number_bounds(dtype: str) -> tuple[Numeric, Numeric]:
+    """Return the least and the greatest number that a tensor of `dtype` takes, or infinities.
 
     The bounds apply before a number is rounded to `dtype`.
     """
     if dtype.startswith("float"):
-        limit = FLOAT_MAX[dtype]
-        return (None if limit is None else -limit), limit
+        return -FLOAT_MAX[dtype], FLOAT_MAX[dtype]
     info = np.iinfo(dtype)
     return int(info.min), int(info.max)
 
 
-def float_schema(low: Numeric | None, high: Numeric | None) -> cs.CoreSchema:
+def float_schema(low: Numeric, high: Numeric) -> cs.CoreSchema:
     """Return the schema of a finite JSON number within inclusive bounds."""
     return cs.float_schema(strict=True, allow_inf_nan=False, ge=low, le=high)
 
 
-def integer_schema(low: Numeric | None, high: Numeric | None) -> cs.CoreSchema:
+def integer_schema(low: Numeric, high: Numeric) -> cs.CoreSchema:
     """Return the schema of a whole JSON number, `3.0` included, within inclusive bounds.
 
     Bounds are compared as integers: doubles would take 2^63 for 2^63 - 1. A double over 2^53 may
     have been rounded from another integer (orjson does so from 2^64), so it is refused.
     """
-    minimum = None if low is None else math.ceil(low)
-    maximum = None if high is None else math.floor(high)
+    minimum, maximum = math.ceil(low), math.floor(high)
 
     def whole(value: Any) -> int:
         if type(value) is not float:
@@ -78,9 +76,9 @@ def integer_schema(low: Numeric | None, high: Numeric | None) -> cs.CoreSchema:
         if value != value // 1:
             raise PydanticKnownError("int_from_float")
         number, is_rounded = int(value), abs(value) > EXACT["float64"]
-        if minimum is not None and number < minimum + is_rounded:
+        if number < minimum + is_rounded:
             raise PydanticKnownError("greater_than_equal", {"ge": minimum})
-        if maximum is not None and number > maximum - is_rounded:
+        if number > maximum - is_rounded:
             raise PydanticKnownError("less_than_equal", {"le": maximum})
         if is_rounded:
             raise PydanticKnownError("int_from_float")
@@ -106,7 +104,7 @@ def element_schema(
 
 def stated_bounds(
     dtype: str, minimum: Numeric | None, maximum: Numeric | None
-) -> tuple[Numeric | None, Numeric | None]:
+) -> tuple[Numeric, Numeric]:
     """Return the enforced bounds: the stated ones, within those of the dtype.
 
     A bound also covers its own rounding to a float dtype: a maximum of 0.1 takes float32's
@@ -114,18 +112,15 @@ def stated_bounds(
     """
     low, high = number_bounds(dtype)
     if minimum is not None:
-        minimum = min(minimum, _rounded(minimum, dtype))
-        low = minimum if low is None else max(low, minimum)
+        low = max(low, min(minimum, _rounded(minimum, dtype)))
     if maximum is not None:
-        maximum = max(maximum, _rounded(maximum, dtype))
-        high = maximum if high is None else min(high, maximum)
+        high = min(high, max(maximum, _rounded(maximum, dtype)))
     return low, high
 
 
 def _rounded(value: Numeric, dtype: str) -> Numeric:
     """Return `value` in the precision of a float dtype; unchanged if it does not fit."""
-    limit = FLOAT_MAX.get(dtype)
-    if limit is None or abs(value) > limit:
+    if abs(value) > FLOAT_MAX.get(dtype, 0):
         return value
     return float(np.dtype(dtype).type(value))
 
@@ -175,8 +170,8 @@ class FeatureType:
     """A feature's type, prepared for the feature and for the dtype of its tensor.
 
     All attributes are in the graph's form, and None where there are none. `low` and `high` are the
-    enforced bounds. Values outside of `counted_range` or `known_categories` are accepted and
-    counted. `fill` replaces null; None means NaN.
+    enforced bounds, or infinite. Values outside of `counted_range` or `known_categories` are
+    accepted and counted. `fill` replaces null; None means NaN.
     """
 
     name: ClassVar[str]
@@ -190,8 +185,8 @@ class FeatureType:
     summaries: ClassVar[tuple[str, ...]] = ()  # drift: of these attributes of a validated value
     encoding: Any = None  # the manifest's Tokenizer or Image
     directory: Path | None = None  # of the artifact
-    low: Numeric | None = None
-    high: Numeric | None = None
+    low: Numeric = -math.inf
+    high: Numeric = math.inf
     counted_range: tuple[float, float] | None = None
     known_categories: frozenset[Any] | None = None
     allowed_values: Sequence[Any] | None = None  # the only values, apart from null
@@ -275,7 +270,7 @@ class FeatureType:
 
     # bounds and drift ---------------------------------------------------------------------------
 
-    def stated_bounds(self) -> tuple[Numeric | None, Numeric | None]:
+    def stated_bounds(self) -> tuple[Numeric, Numeric]:
         """Return the enforced bounds as they are stated, without their rounding."""
         return self.low, self.high
 
@@ -307,21 +302,17 @@ class Number(FeatureType):
         bounds = (self.minimum, self.maximum) if enforced else (None, None)
         self.low, self.high = self._enforced(*bounds)
         if not enforced:
-            low, high = stated_bounds(dtype, self.minimum, self.maximum)
-            low, high = -math.inf if low is None else low, math.inf if high is None else high
-            self.counted_range = (low, high)
+            self.counted_range = stated_bounds(dtype, self.minimum, self.maximum)
 
     def _bound(self, bound: Bound) -> Numeric | None:
         """Return a bound of the manifest in the graph's form."""
-        if bound is None:
-            return None
         if isinstance(bound, str):
             raise ValueError
         return bound
 
     def _enforced(
         self, minimum: Numeric | None, maximum: Numeric | None
-    ) -> tuple[Numeric | None, Numeric | None]:
+    ) -> tuple[Numeric, Numeric]:
         return stated_bounds(self.dtype, minimum, maximum)
 
     def schema(self) -> cs.CoreSchema:
@@ -346,7 +337,7 @@ class Number(FeatureType):
                 return values
         return super().parse_cells(cells, max_errors)
 
-    def stated_bounds(self) -> tuple[Numeric | None, Numeric | None]:
+    def stated_bounds(self) -> tuple[Numeric, Numeric]:
         if self.feature.out_of_range == "accept":
             return self.low, self.high
         return (
@@ -362,13 +353,11 @@ class Integer(Number):
 
     def _enforced(
         self, minimum: Numeric | None, maximum: Numeric | None
-    ) -> tuple[Numeric | None, Numeric | None]:
+    ) -> tuple[Numeric, Numeric]:
         low, high = stated_bounds(self.dtype, minimum, maximum)
-        if (exact := EXACT.get(self.dtype)) is None:
-            return low, high
-        low = -exact if minimum is None else low
-        high = exact if maximum is None else high
-        return low, high
+        exact = EXACT.get(self.dtype, math.inf)
+        low = max(low, -exact) if minimum is None else low
+        return low, min(high, exact) if maximum is None else high
 
 
 def nearest_date(days: Numeric, limit: str) -> str:
@@ -407,8 +396,7 @@ class Date(Number):
         return None if value is None else iso_date(value)
 
     def schema(self) -> cs.CoreSchema:
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
+        low, high = self.low, self.high
 
         def days(text: Any) -> Numeric:
             if type(text) is NoDate:
@@ -476,7 +464,9 @@ class Category(FeatureType):
         schema = cs.literal_schema(list(dict.fromkeys(self.allowed_values or ())))
         if self.is_string:
             return schema
-        return cs.chain_schema([float_schema(None, None), schema])  # a literal 1 would take true
+        return cs.chain_schema(
+            [float_schema(-math.inf, math.inf), schema]
+        )  # a literal 1 would take true
 
     def parse_cell(self, cell: str) -> Any:
         return cell if self.is_string else parse_number(cell)

@@ -73,7 +73,7 @@ def _least(tensor: Tensor, shape: Shape) -> Any:
     if tensor.dtype in ("string", "bool"):
         return "" if tensor.dtype == "string" else False
     low, high = feature_types.stated_bounds(tensor.dtype, tensor.minimum, tensor.maximum)
-    return min(max(0, -math.inf if low is None else low), math.inf if high is None else high)
+    return min(max(0, low), high)
 
 
 def accepts_arbitrary_text(types: Sequence[FeatureType]) -> bool:

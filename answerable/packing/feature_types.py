@@ -234,9 +234,7 @@ class PackedNumber(PackedType):
             ("just outside the sample", outside),
         ):
             for value in values:
-                if kind.low is not None and value < kind.low:
-                    continue
-                if kind.high is None or value <= kind.high:
+                if kind.low <= value <= kind.high:
                     yield name, int(value) if kind.whole else value
 
     def _bad(self) -> Iterator[BadValue]:
@@ -299,7 +297,7 @@ class PackedDate(PackedNumber):
         for text in (CLIENT_TEXT, "2024-02-30", "20240101", "2024-01-01T25:00", "", "12-31-2024"):
             yield "no date", f'"{text}"', "type"
         for bound, way in ((self.kind.low, -1), (self.kind.high, 1)):
-            if bound is not None and math.isfinite(bound):
+            if math.isfinite(bound):
                 with contextlib.suppress(ValueError, OverflowError):
                     text = iso_date(_next_integer(bound, way))
                     yield "just outside", f'"{text}"', "out_of_range"
@@ -576,9 +574,7 @@ def _base64(data: bytes) -> str:
 def _checked(value: Numeric, dtype: str, whole: bool) -> Numeric:
     """Return a number that a tensor holds. Raise ValueError for one that it does not."""
     low, high = number_bounds(dtype)
-    if not math.isfinite(value) or (whole and value != value // 1):
-        raise ValueError
-    if (low is not None and value < low) or (high is not None and value > high):
+    if not (math.isfinite(value) and low <= value <= high) or (whole and value != value // 1):
         raise ValueError
     return value
 
@@ -646,7 +642,7 @@ def outside_bounds(
 ) -> Iterator[BadValue]:
     """Yield the next integers, or numbers of a float dtype, below and above the bounds."""
     for bound, way in ((low, -1), (high, 1)):
-        if bound is None:
+        if bound is None or math.isinf(bound):
             continue
         value: Numeric
         if whole:

@@ -4,7 +4,6 @@ A bound is stated in the contract where the graph fails from some value on. Wher
 values that it takes, nothing can be stated, and the summary says so.
 """
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -263,7 +262,7 @@ def features(
         if kind.feature.type in ("number", "integer"):
             name = kind.feature.name
             present = [value for value in sample.columns[name] if value is not None]
-            limits = _or_infinite(kind.stated_bounds())
+            limits = kind.stated_bounds()
             ranges[name] = outwards(min(present), max(present), kind.whole, limits)
     bounds = find_bounds(answers, ranges)
     texts = _unknown_texts(answers, sample.types)
@@ -278,11 +277,6 @@ def features(
         probed.append(feature_types.make(feature, kind.dtype))
         notes += [f"{feature.name}: {note}"] * bool(note)
     return tuple(probed), notes
-
-
-def _or_infinite(bounds: tuple[float | None, float | None]) -> tuple[float, float]:
-    low, high = bounds
-    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _bounded(feature: Feature, bounds: Bounds, stated: Fields) -> tuple[Feature, str]:
@@ -426,7 +420,7 @@ def _element_bounds(
     answers, ranges = _element_answers(prober, base), {}
     for name, array in sample.feeds.items():
         if array.dtype.kind in "iuf" and base[name].size:
-            limits = _or_infinite(number_bounds(array.dtype.name))
+            limits = number_bounds(array.dtype.name)
             low, high, whole = array.min().item(), array.max().item(), array.dtype.kind != "f"
             span = outwards(low, high, whole, limits)
             # a failure between values of the sample is not looked for

@@ -330,7 +330,7 @@ def _read_numbers(cells: Cells, dtype: str, name: str | None) -> tuple[str, Colu
     low, high = feature_types.number_bounds(dtype)
     if not present.size or not np.isfinite(present).all():
         return None
-    if low is not None and high is not None and (present.min() < low or present.max() > high):
+    if present.min() < low or present.max() > high:
         return None
     if name == "integer" and (present != np.floor(present)).any():
         return None

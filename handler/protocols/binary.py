@@ -63,6 +63,8 @@ def _parse_strings(data: memoryview | bytes, count: int, i: int, as_text: bool) 
         while end < len(raw) and len(values) < count:
             (size,) = _LENGTH.unpack_from(raw, end)
             end += 4 + size
+            if end > len(raw):
+                break
             chunk = raw[end - size : end]
             values.append(chunk.decode() if as_text else chunk)
     except error:  # fewer than four bytes are left

@@ -142,7 +142,7 @@ def _is_within(array: Array, tensor: Tensor) -> bool:
     if is_unbounded and (array.dtype == dtype(tensor.dtype) or array.dtype.kind not in "iuf"):
         return True
     low, high = stated_bounds(tensor.dtype, tensor.minimum, tensor.maximum)
-    return bool((low is None or (array >= low).all()) and (high is None or (array <= high).all()))
+    return bool((array >= low).all() and (array <= high).all())
 
 
 def _raise_violations(values: list[Any], tensor: Tensor, pointer_for: Callable[[int], str]) -> None:
@@ -308,17 +308,9 @@ def _array_bounds(kind: FeatureType, target: np.dtype[Any]) -> tuple[float, floa
     low, high = kind.low, kind.high
     if target.kind == "f":
         # a double that is as large may have been rounded, so it gets a closer look
-        exact = EXACT[target.name] if kind.whole else None
-        limit = np.finfo(float).max if exact is None else exact - 1
-        return (
-            -limit if low is None else max(low, -limit),
-            limit if high is None else min(high, limit),
-        )
-    info = np.iinfo(target)
-    return (
-        info.min if low is None else math.ceil(low),
-        info.max if high is None else math.floor(high),
-    )
+        limit = EXACT[target.name] - 1 if kind.whole else np.finfo(float).max
+        return max(low, -limit), min(high, limit)
+    return math.ceil(low), math.floor(high)
 
 
 def _nan_to_none(kind: FeatureType, column: Array) -> Values:

@@ -147,7 +147,7 @@ def _features(manifest: Manifest, categories: frozenset[Any]) -> dict[str, Aspec
 
 def _feature(kind: FeatureType, categories: frozenset[Any]) -> Aspects:
     """Return what a feature accepts; `categories` are those of both versions."""
-    low, high = kind.stated_bounds() if kind.ranged else (None, None)
+    low, high = kind.stated_bounds() if kind.ranged else (-math.inf, math.inf)
     closed = frozenset(kind.feature.categories)
     image = kind.feature.image
     accepted = closed if kind.known_categories is None else categories | {"any other"}
@@ -155,8 +155,8 @@ def _feature(kind: FeatureType, categories: frozenset[Any]) -> Aspects:
         "type": ("number" if kind.is_number else kind.name, stated_once),
         "unit": (kind.feature.unit, stated_once),
         "fractions": (kind.is_number and not kind.whole, at_least),
-        "minimum": (-math.inf if low is None or low < -INFINITE else float(low), at_most),
-        "maximum": (math.inf if high is None or high > INFINITE else float(high), at_least),
+        "minimum": (-math.inf if low < -INFINITE else float(low), at_most),
+        "maximum": (math.inf if high > INFINITE else float(high), at_least),
         "categories": (accepted, at_least),
         "max_length": (kind.max_length or math.inf, at_least),
         "max_bytes": (image.max_bytes if image else math.inf, at_least),
