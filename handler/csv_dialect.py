@@ -55,10 +55,7 @@ def delimiter(text: str) -> str:
 
 
 def is_numeric(names: Sequence[str]) -> bool:
-    """Return whether all names are numbers, so that a header is missing.
-
-    0, 1, 2 … are names: pandas gives them to columns that have none.
-    """
+    """Return whether all names are numbers, but not pandas' 0, 1, 2 …: a header is missing."""
     if list(names) == [str(i) for i in range(len(names))]:
         return False
     try:

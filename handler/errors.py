@@ -1,7 +1,4 @@
-"""The exceptions that become error responses, each with its status and problem type (RFC 9457).
-
-No message contains a value or a key that the client sent.
-"""
+"""The exceptions that become error responses (RFC 9457). None quotes what a client sent."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -41,11 +38,7 @@ class ApiError(Exception):
         self.violations: tuple[Violation, ...] = ()
 
     def problem(self, request_id: str) -> dict[str, Any]:
-        """Return the `application/problem+json` document.
-
-        Clients of the Open Inference Protocol show `error` only. It holds the detail and the first
-        violation.
-        """
+        """Return the problem document; clients of the Open Inference Protocol show `error`."""
         error = self.detail
         for violation in self.violations[:1]:
             error = f"{error}: {f'{violation.pointer} {violation.message}'.strip()}"

@@ -46,10 +46,7 @@ UNION_BRANCHES = "\0int", "\0float"  # in the location of an error; no feature h
 
 
 def number_bounds(dtype: str) -> tuple[Numeric, Numeric]:
-    """Return the least and the greatest number that a tensor of `dtype` takes, or infinities.
-
-    The bounds apply before a number is rounded to `dtype`.
-    """
+    """Return the bounds of a dtype's numbers before they are rounded to it, or infinities."""
     if dtype.startswith("float"):
         return -FLOAT_MAX[dtype], FLOAT_MAX[dtype]
     info = np.iinfo(dtype)
@@ -143,10 +140,7 @@ def parse_number(cell: str) -> Numeric:
 
 
 def days_since_epoch(text: str) -> Numeric:
-    """Return an ISO 8601 date, or date-time, in days since 1970-01-01 UTC.
-
-    A time without an offset is UTC. Raise ValueError for any other text.
-    """
+    """Return an ISO 8601 date or date-time (default UTC) as days from 1970. Raise ValueError."""
     if not (text.isascii() and text[4:5] == text[7:8] == "-" and text[10:11] in ("", "T", " ")):
         raise ValueError
     if len(text) == 10:
@@ -158,10 +152,7 @@ def days_since_epoch(text: str) -> Numeric:
 
 
 def iso_date(days: Numeric) -> str:
-    """Return the ISO 8601 date of days since the epoch, or the date-time (UTC) between two days.
-
-    Raise OverflowError or ValueError outside of the years 1 to 9999.
-    """
+    """Return the date, or date-time (UTC), of days since 1970. Raise OverflowError, ValueError."""
     if days == days // 1:
         return date.fromordinal(EPOCH_DAY + int(days)).isoformat()
     return (EPOCH + timedelta(days=days)).isoformat().replace("+00:00", "Z")
@@ -514,10 +505,7 @@ TYPES: dict[str, type[FeatureType]] = {
 
 
 def make(feature: Feature, dtype: str) -> FeatureType:
-    """Return the type of one feature, whose tensor is of `dtype`.
-
-    Raise ArtifactError where the dtype or the feature's fields are not of its type.
-    """
+    """Return a feature's type for a tensor of `dtype`. Raise ArtifactError if they do not fit."""
     cls, fitting = _class(feature), fitting_types(dtype)
     if cls is not None and cls.is_encoded and dtype == "string":
         fitting = [cls.name]
@@ -552,10 +540,7 @@ def fitting_types(dtype: str) -> list[str]:
 
 
 def of(manifest: Manifest, directory: Path | None = None) -> tuple[FeatureType, ...]:
-    """Return the types of all features, in the contract's order.
-
-    `directory` is the artifact's, which a tokenizer is loaded from.
-    """
+    """Return the types of all features; `directory` is the artifact's, for a tokenizer."""
     dtypes = {tensor.name: tensor.dtype for tensor in manifest.inputs}
     types = tuple(make(feature, dtypes[feature.input]) for feature in manifest.features)
     baseline = manifest.baseline.features if manifest.baseline else {}

@@ -143,10 +143,7 @@ def make_feedback_handler(
 
 
 def _parse(body: str | bytes) -> list[dict[str, Any]]:
-    """Return the outcomes of a body, all of the right form but with any `actual`.
-
-    The parser allocates at most 100 bytes a character, whatever the body nests.
-    """
+    """Return the outcomes of a body, all of the right form but with any `actual`."""
     try:
         document = from_json(body)
     except (ValueError, TypeError):  # a text with half a surrogate pair is a TypeError
@@ -240,10 +237,7 @@ def _make_evaluator(
 
 
 def _make_label_reader(output: Output | None) -> Callable[[Any], Any]:
-    """Return the function from an actual value to the class that it spells.
-
-    It raises _Refused. A label without known classes is read as the output's dtype.
-    """
+    """Return the function from an actual value to the class that it spells, or raise _Refused."""
     classes = output.classes if output else ()
     dtype = output.dtype if output else ""
     by_spelling: dict[str, Any] = {_spelling(label): label for label in classes}

@@ -1,7 +1,4 @@
-"""The Lambda entry point of the API: `handler.function.lambda_handler`.
-
-Importing this module loads the model, in Lambda's init phase. No other import does.
-"""
+"""The Lambda entry point of the API, `lambda_handler`. Importing it loads the model, once."""
 
 import gc
 

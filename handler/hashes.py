@@ -20,10 +20,7 @@ BUFFER_BYTES = 1 << 18
 
 
 def file_sha256(file: IO[bytes]) -> str:
-    """Return the SHA-256 of an open file in hex, read through a small buffer.
-
-    A mapped file would count as resident memory.
-    """
+    """Return the SHA-256 of an open file in hex. A mapped file would count as resident memory."""
     digest = sha256()
     if os.fstat(file.fileno()).st_size > OPENSSL_MIN_BYTES:
         import hashlib

@@ -1,7 +1,4 @@
-"""Request and response bodies: content type, base64, gzip, and the size limit.
-
-The limit holds for the encoded and for the decoded body.
-"""
+"""Bodies: content type, base64, gzip, and the size limit, both encoded and decoded."""
 
 import re
 import zlib
@@ -17,10 +14,7 @@ _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE).search
 
 
 def read_json(request: Request, limit: int) -> str | bytes:
-    """Return the decoded body of a JSON request, at most `limit` bytes; UTF-8 is not yet checked.
-
-    Raise UnsupportedMediaType, PayloadTooLarge or BadRequest.
-    """
+    """Return a JSON body of at most `limit` bytes, UTF-8 not yet checked. Raise 400, 413 or 415."""
     media_type = content_type(request)
     if media_type != JSON and not (
         media_type.startswith("application/") and media_type[-5:] == "+json"
@@ -116,19 +110,13 @@ def _decompress(data: bytes, coding: str, limit: int) -> bytes:
 
 
 def client_accepts_binary(request: Request) -> bool:
-    """Return whether the client gets a response of OCTET_STREAM as bytes.
-
-    A REST API decodes base64 only for clients whose first accepted type is a binary one.
-    """
+    """Return whether bytes arrive: a REST API decodes base64 for a first accepted binary type."""
     accepted = request.headers.get("accept", "").partition(",")[0].partition(";")[0]
     return request.supports_binary_response or accepted.strip().lower() == OCTET_STREAM
 
 
 def maybe_gzip(request: Request | None, response: Response) -> Response:
-    """Return the response, compressed if it is large and the client accepts gzip.
-
-    A REST API compresses by itself.
-    """
+    """Return the response, compressed if large and accepted. A REST API compresses by itself."""
     if (
         request is None
         or not request.supports_binary_response

@@ -1,7 +1,4 @@
-"""Validated columns -> named arrays, in one step per dtype instead of one per feature.
-
-The features of one dtype become one [features, rows] matrix, and its slices the graph's inputs.
-"""
+"""Validated columns -> named arrays: the features of one dtype are one [features, rows] matrix."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,10 +16,7 @@ STRING_DTYPE = np.dtype(object)
 
 
 class ModelRun(NamedTuple):
-    """One run of the graph: the numbers of its rows, and its inputs by name.
-
-    `out_of_range_counts`: by feature, accepted values outside of its range or categories.
-    """
+    """One run of the graph: its rows' numbers, its inputs, and values out of range by feature."""
 
     indices: Sequence[int]
     feeds: dict[str, Array]

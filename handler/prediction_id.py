@@ -94,10 +94,7 @@ class BadId(ValueError):
 
 
 def new_request(rows: int) -> IdRequest:
-    """Return a request of now with a random nonce.
-
-    The kernel draws it: environments that were restored from one snapshot share all other state.
-    """
+    """Return a request of now. The kernel draws its nonce: copies of a snapshot share the rest."""
     return IdRequest(rows, int.from_bytes(os.urandom(4)), time.time_ns() // 1_000_000)
 
 
@@ -117,10 +114,7 @@ def label_checksum(label: object) -> float:
 
 
 def primary_output(manifest: Manifest) -> tuple[int, Output | None]:
-    """Return the output that outcomes are compared with, and its index.
-
-    It is the first value or label, else the first output with a number for each class.
-    """
+    """Return index and output that outcomes are compared with: value or label, else by class."""
     for kinds in (("value", "label"), BY_CLASS):
         for index, output in enumerate(manifest.outputs):
             if output.kind in kinds:
@@ -129,20 +123,14 @@ def primary_output(manifest: Manifest) -> tuple[int, Output | None]:
 
 
 def derive_key(secret: str, purpose: bytes) -> bytes:
-    """Return the key for a purpose of at most 8 bytes, so that no key serves two of them.
-
-    Of several secrets, separated by spaces, it is the first one's.
-    """
+    """Return the key for one purpose of at most 8 bytes, from the first of several secrets."""
     from handler.hashes import blake2s
 
     return blake2s(secret.split()[0].encode(), person=purpose).digest()
 
 
 def signer(secret: str) -> Mac:
-    """Return the function that makes an id's last eight bytes from those before.
-
-    Of several secrets, separated by spaces, the first one signs; the others verify old ids.
-    """
+    """Return the function that makes an id's last eight bytes, with the first of the secrets."""
     if not secret.split():
         return lambda body: crc32(body).to_bytes(8)
     from handler.hashes import blake2s

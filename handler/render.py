@@ -48,10 +48,7 @@ class ResponseRenderer:
         ]
 
     def check_outputs(self, outputs: Sequence[Array], count: int) -> None:
-        """Check the outputs [rows, …] of one run of `count` rows, in the manifest's order.
-
-        Raise BadOutput where one does not match the manifest or is not finite.
-        """
+        """Check the outputs [rows, …] of a run, in the manifest's order. Raise BadOutput."""
         for (output, _), (kind, sizes), values in zip(
             self._outputs, self._expected, outputs, strict=True
         ):
@@ -69,10 +66,7 @@ class ResponseRenderer:
     def render_predictions(
         self, runs: Sequence[Run], ids: Sequence[bytes] | None = None, as_base64: bool = False
     ) -> list[bytes]:
-        """Return one JSON object per row, in the request's order, with its id in front.
-
-        `as_base64`: tensors of float32 or float16 are base64 of little-endian float32.
-        """
+        """Return each row's JSON in order, with its id; `as_base64`: tensors as base64 float32."""
         serializers = self._outputs_as_base64 if as_base64 else self._outputs
         if len(runs) == 1:
             return self._render(serializers, runs[0][1], ids)

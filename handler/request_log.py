@@ -42,10 +42,7 @@ LogPayloads = Callable[[Columns, Sequence[bytes]], dict[str, Any]]
 
 
 class FinishedJob(NamedTuple):
-    """A job with a result: its type of problem, or its number of rows and what they have in common.
-
-    `payload`: the fields that a LogPayloads returned.
-    """
+    """A job with a result: its problem, or its rows, ids' prefix and fields of a LogPayloads."""
 
     id: str
     problem: str
@@ -234,10 +231,7 @@ def _serialized_directives(names: Sequence[str], by_service: Sequence[str] = ())
 
 
 def _bins(binner: Binner | None, request_id: str, scored: Scored | None) -> dict[str, Any]:
-    """Return the drift fields of a record, which the drift monitor adds up.
-
-    `bins` are in the order of the targets. The other fields are left out if they say nothing.
-    """
+    """Return a record's drift fields, `bins` in the order of the targets, without empty ones."""
     if binner is None or scored is None:
         return {}
     try:

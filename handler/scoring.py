@@ -154,10 +154,7 @@ class Scorer:
         return ContractViolation(violations) if violations else error
 
     def _failing_rows(self, columns: Columns, deadline: float | None) -> Sequence[int]:
-        """Return the first rows that the model fails for, by halving a run that failed.
-
-        The result is empty if the rows fail only together.
-        """
+        """Return the first rows that the model fails for alone, by halving a failed run."""
         count = len(columns[0])
         if count == 1:
             return [0]

@@ -85,11 +85,7 @@ class Session:
         self._unfinished: threading.Thread | None = None
 
     def run(self, feeds: Mapping[str, Array], deadline: float | None = None) -> Sequence[Array]:
-        """Return the outputs in the manifest's order, each of shape [rows, …].
-
-        `deadline` is on time.monotonic()'s clock. Raise DeadlineExceeded at the deadline,
-        ServerError if the model failed.
-        """
+        """Return outputs [rows, …] by a time.monotonic(). Raise DeadlineExceeded, ServerError."""
         if self._has_features:  # all inputs have the same rows
             shapes = next(iter(feeds.values())).shape
         else:
@@ -154,10 +150,7 @@ class Session:
 
 
 def _check_external_data(directory: Path, manifest: Manifest) -> None:
-    """Raise ArtifactError for a file that the graph may load and the manifest does not name.
-
-    onnxruntime takes the files from the graph's `location` entries, inside the directory.
-    """
+    """Raise ArtifactError for a file that the graph may load and the manifest does not name."""
     unnamed = set(os.listdir(directory)) - {FILE_NAME, DIGEST_FILE_NAME, *manifest.files}
     for name in sorted(unnamed):
         raise ArtifactError(f"{name}: is not in the manifest")

@@ -138,10 +138,7 @@ class RequestValidator:
         self._max_brackets = _max_brackets_per_row(types)
 
     def parse(self, body: str | bytes) -> Columns:
-        """Return the instances of a body, as one column per feature (per input of a tensor model).
-
-        Raise BadRequest for what is not JSON, ContractViolation for what is not in the contract.
-        """
+        """Return a body's instances as columns, by feature. Raise BadRequest, ContractViolation."""
         if len(body) <= COLUMNAR_MIN_CHARS:
             try:
                 validated = self._body.validate_json(body)

@@ -130,10 +130,7 @@ class BaselineCdf:
 
 
 def _shift(seed: str) -> float:
-    """Return a number in [0, 1) from any text.
-
-    The multiplications spread similar checksums (Knuth's multiplicative hash).
-    """
+    """Return a number in [0, 1) from any text, by Knuth's multiplicative hash of its checksum."""
     mixed = crc32(seed.encode()) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
     return ((mixed ^ mixed >> 29) * 0xBF58476D1CE4E5B9 >> 11 & 0x1FFFFFFFFFFFFF) / 2**53
 

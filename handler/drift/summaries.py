@@ -47,10 +47,7 @@ def names(dtype: str, output: bool) -> tuple[str, ...]:
 
 
 def summarise(name: str, row: Any) -> float | None:
-    """Return a summary of one row, None if it is no number.
-
-    `row`: of a tensor, or the value of an encoded feature.
-    """
+    """Return a summary of a tensor's row, or of an encoded value; None if it is no number."""
     if name in VALUE_SUMMARIES:
         return None if row is None else float(getattr(row, name))
     flat = np.asarray(row).ravel()

@@ -1,7 +1,4 @@
-"""The targets of drift monitoring: the inputs and outputs that have a baseline.
-
-The order of the targets is the order of the bins in a record.
-"""
+"""The inputs and outputs that have a baseline, in the order of the bins in a record."""
 
 from typing import NamedTuple
 
@@ -10,10 +7,7 @@ from handler.manifest import MODEL_FILE_NAME, Distribution, Manifest
 
 
 class Target(NamedTuple):
-    """A monitored input or output.
-
-    `ordered` is false for categories. `baseline_rows` includes rows without a value.
-    """
+    """A monitored input or output, `ordered` unless of categories; `baseline_rows` count nulls."""
 
     name: str
     output: bool
@@ -44,9 +38,6 @@ def targets(manifest: Manifest) -> list[Target]:
 
 
 def fingerprint(manifest: Manifest) -> str:
-    """Return what names the model and its baseline, whatever the deployment.
-
-    Bins of equal fingerprints may be added up.
-    """
+    """Return what names a model and its baseline; bins of equal fingerprints may be added up."""
     data = manifest.lineage.data_sha256 or ""
     return f"{manifest.files[MODEL_FILE_NAME].sha256[:16]}-{data[:8]}"

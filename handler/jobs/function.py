@@ -1,7 +1,4 @@
-"""The Lambda entry point of the SQS worker: `handler.jobs.function.lambda_handler`.
-
-Importing this module loads the model, in Lambda's init phase.
-"""
+"""The Lambda entry point of the SQS worker, `lambda_handler`. Importing it loads the model."""
 
 import gc
 

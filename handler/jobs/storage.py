@@ -38,10 +38,7 @@ _is_idempotency_key = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
 
 
 class JobStore(NamedTuple):
-    """The clients and names of a deployment's storage.
-
-    `seconds`: how long a job is kept. `threads`: how many calls run at once.
-    """
+    """The clients and names of a storage; jobs are kept `seconds`, `threads` calls run at once."""
 
     s3: Any
     sqs: Any
@@ -125,10 +122,7 @@ def claim_check_message(id: str) -> str:
 
 
 def get_job(store: JobStore, id: str, caller: str = "") -> tuple[bytes, bool]:
-    """Return a job's document, and whether it has a result.
-
-    Raises NotFound, also for a job of another caller, or Unavailable.
-    """
+    """Return a job's document, and whether it is finished. Raise NotFound or Unavailable."""
     job = result = None
     if is_job_id(id):
         result = _get_object(store, id, RESULT, store.s3.get_object)
@@ -169,10 +163,7 @@ def render_job(id: str, status: str, until: int, fields: bytes = b"") -> bytes:
 
 
 def _new_id(store: JobStore, owner: str, idempotency_key: str | None) -> str:
-    """Return 192 bits in base64: random, or of owner and key under a secret.
-
-    The secret is needed because a key can be guessed.
-    """
+    """Return 192 bits in base64: random, or of owner, key (which can be guessed) and a secret."""
     if idempotency_key is None:
         bits = os.urandom(24)
     else:
@@ -212,10 +203,7 @@ def may_read(stored_owner: str, id: str, caller: str) -> bool:
 def put_if_absent(
     store: JobStore, id: str, name: str, body: bytes, metadata: dict[str, str]
 ) -> dict[str, str] | None:
-    """Write an object unless it exists; then return its metadata. Raises Unavailable.
-
-    An expired object counts as absent, though the lifecycle has not yet removed it.
-    """
+    """Write an object, or return the metadata of one that has not expired. Raise Unavailable."""
     key = {"Bucket": store.bucket, "Key": f"jobs/{id}/{name}"}
     condition = {"IfNoneMatch": "*"}
     for _ in range(5):
@@ -251,10 +239,7 @@ def _is_expired(metadata: dict[str, str]) -> bool:
 
 
 def _call_aws(call: Callable[..., Any], **parameters: Any) -> dict[str, Any] | None:
-    """Return the response of S3 or SQS with its body read, None for an expected error.
-
-    Raises Unavailable for any other error.
-    """
+    """Return a response with its body read, None for an expected error. Raise Unavailable."""
     try:
         response: dict[str, Any] = call(**parameters)
         return {**response, "Body": response["Body"].read()} if "Body" in response else response

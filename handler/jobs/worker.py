@@ -162,10 +162,7 @@ class SqsBatch:
         return job.receives >= self._max_receive_count
 
     def _flush(self, waiting: int) -> None:
-        """Score the pending jobs in one run and write their results.
-
-        `waiting`: how many jobs come after them.
-        """
+        """Score the pending jobs in one run and write the results; `waiting` jobs come after."""
         pending, self._pending = self._pending, []
         scored = iter(self._score([work for work in pending if not work.error], waiting))
         results: list[Result] = []
@@ -247,10 +244,7 @@ class SqsBatch:
         return [list(islice(predictions, work.rows)) for work in works]
 
     def _write(self, results: list[Result], chains: list[list[int]]) -> list[ApiError | None]:
-        """Write results in parallel, those of one chain in order; return the error of each.
-
-        A result that is not written in time counts as failed, though its write may still succeed.
-        """
+        """Write results in parallel, those of a chain in order; return each one's error."""
         late: ApiError | None = Unavailable("the result was not written in time")
         errors = [late] * len(results)
 

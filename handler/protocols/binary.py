@@ -19,10 +19,7 @@ STRING_DTYPES = ("string", "bytes")  # of bytes, Python's bytes are the values
 
 
 def split(inputs: list[Any], tail: memoryview | None) -> dict[int, memoryview]:
-    """Return the binary data of the inputs that have any, by their index.
-
-    Raise BadRequest unless their sizes add up to the bytes that follow the JSON.
-    """
+    """Return the binary data of inputs, by index. Raise BadRequest unless the sizes add up."""
     chunks: dict[int, memoryview] = {}
     start = 0
     for i, tensor in enumerate(inputs):
@@ -41,10 +38,7 @@ def split(inputs: list[Any], tail: memoryview | None) -> dict[int, memoryview]:
 
 
 def parse(data: memoryview | bytes, dtype_name: str, count: int, i: int) -> Array:
-    """Return an array [count] of the manifest's dtype, a view of `data` if that is aligned.
-
-    Raise BadRequest for a wrong length, ContractViolation for invalid UTF-8 or flags.
-    """
+    """Return an array [count], a view of aligned `data`. Raise BadRequest or ContractViolation."""
     if dtype_name in STRING_DTYPES:
         return _parse_strings(data, count, i, as_text=dtype_name == "string")
     little_endian = dtype(dtype_name).newbyteorder("<")
@@ -81,10 +75,7 @@ def _wrong_size() -> BadRequest:
 
 
 def parse_base64(data: Any, dtype_name: str, count: int, i: int) -> Array:
-    """Return an array [count] from JSON: one base64 text, or one for each string.
-
-    MLServer marks such an input by the parameter `content_type`.
-    """
+    """Return an array [count] of base64 text, which MLServer marks by `content_type`."""
     where, is_string = pointer("inputs", i, "data"), dtype_name in STRING_DTYPES
     texts = [data] if isinstance(data, str) else data
     try:

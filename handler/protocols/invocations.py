@@ -42,10 +42,7 @@ from handler.validate import MESSAGES, PointerFor, accepts_arbitrary_text
 
 
 def parse(scorer: Scorer, request: Request) -> tuple[Columns, Callable[[int], str]]:
-    """Return the validated columns of a body in any of the formats, and the pointers of its rows.
-
-    Raise an ApiError.
-    """
+    """Return the validated columns of a body, and its rows' pointers. Raise an ApiError."""
     limit, media_type = scorer.manifest.limits.body_bytes, http_body.content_type(request)
     if http_body.is_picture(request, scorer.manifest):
         picture = http_body.read_binary(request, limit)
@@ -319,10 +316,7 @@ def _parse_csv(scorer: Scorer, body: bytes) -> Columns:
 def _csv_header(
     scorer: Scorer, first: list[str], rows: list[list[str]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Return the names of the columns, and the lines of values.
-
-    SageMaker's clients send no header. Then the values are in the contract's order.
-    """
+    """Return the columns' names, the contract's without a header (SageMaker), and the values."""
     names = [kind.feature.name for kind in scorer.types]
     if not names or not set(names).isdisjoint(first):
         return first, rows

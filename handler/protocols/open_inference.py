@@ -118,10 +118,7 @@ def model_metadata(manifest: Manifest) -> dict[str, Any]:
 
 
 def accepted_datatypes(dtype: str) -> dict[str, str]:
-    """Return the dtype of each datatype that is accepted for a tensor of the manifest's dtype.
-
-    Floats of another width are rounded, integers of another width have to fit.
-    """
+    """Return the dtypes of accepted datatypes: floats are rounded, integers have to fit."""
     kind = dtype.strip("u0123456789")
     return {name: d for d, name in DATATYPES.items() if d.strip("u0123456789") == kind}
 
@@ -255,10 +252,7 @@ def _parse_tensor(
     chunks: dict[int, memoryview],
     rows: int | None,
 ) -> SentTensor:
-    """Return the i-th input, values of `dtype`; `rows` are those of earlier inputs.
-
-    Raise ContractViolation if datatype, shape or data are not the model's.
-    """
+    """Return the i-th input, of `dtype` and as many `rows` as others. Raise ContractViolation."""
     sent, where = inputs[i], ("inputs", i, "data")
     parameters = sent.get("parameters") or {}
     _refuse_shared_memory(parameters, "inputs", i)

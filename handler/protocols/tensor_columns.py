@@ -34,10 +34,7 @@ def violation_error(where: str, code: str, message: str) -> ContractViolation:
 
 
 def flatten(data: Any, where: str) -> tuple[list[Any], tuple[int, ...]]:
-    """Return nested lists as one list in row-major order, and their shape.
-
-    Raise ContractViolation where they differ in length or depth.
-    """
+    """Return nested lists flat, in row-major order, and their shape. Raise ContractViolation."""
     if type(data) is not list:
         return [data], ()
     shape = [len(data)]
@@ -71,10 +68,7 @@ class SentTensor(NamedTuple):
 def fit_shape(
     manifest: Manifest, tensor: Tensor, shape: tuple[int, ...], where: str, rows: int | None = None
 ) -> tuple[int, ...]:
-    """Return the shape of an input, [N] as [N, 1]; `rows`: those of another input.
-
-    Raise ContractViolation if it is not the input's, or over a limit.
-    """
+    """Return an input's shape, [N] as [N, 1], of others' `rows`. Raise ContractViolation."""
     is_batched, limit = manifest.has_batch_axis, manifest.limits.elements
     axes = (rows, *tensor.shape[1:]) if is_batched else tensor.shape
     missing_axes = axes[len(shape) :]

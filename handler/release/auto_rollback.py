@@ -26,10 +26,7 @@ NOTE = "rolled back automatically at"
 
 
 def on_schedule(event: Any, context: "LambdaContext") -> None:
-    """Check the previous version and the alias, and write the metrics.
-
-    Without a previous version, nothing is wrong.
-    """
+    """Check the previous version, if there is one, and the alias; write the metrics."""
     steps: list[str] = []
     values: dict[str, int] = {}
     reason, facts = _attempt(lambda: _check(_service(context), values, steps.append))

@@ -68,9 +68,7 @@ def after_traffic(event: Any, context: "LambdaContext") -> None:
 
 
 def pre_traffic_checks(run: HookRun) -> None:
-    """Check the artifact, golden rows, refusals, the worker's start, and compatibility with the
-    live version.
-    """
+    """Check artifact, golden rows, refusals, worker, and compatibility with the live version."""
     budget = run.manifest.alarms.latency_ms
     if not _serves_this_artifact(run):
         return
@@ -152,10 +150,7 @@ def post_traffic_checks(run: HookRun) -> None:
 
 
 def _compare_with_old(run: HookRun, number: str | None, rows: int) -> None:
-    """Ask the old version the same: golden rows, and logged instances where there are any.
-
-    The same model must give the same answers.
-    """
+    """Ask the old version the same; the same model must give the same answers."""
     if not number:
         run.note(old="the deployment does not name it")
         return

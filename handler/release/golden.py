@@ -40,10 +40,7 @@ def row(line: bytes | str) -> Row:
 
 
 def read(directory: Path) -> list[Row]:
-    """Return the golden rows of an artifact. Raises ArtifactError if there are none.
-
-    The file's hash is verified where the model is loaded.
-    """
+    """Return an artifact's golden rows; the load verifies their hash. Raise ArtifactError."""
     rows = [row(line) for line in content(directory).splitlines()]
     if not rows:
         raise ArtifactError(f"{FILE_NAME}: there are no golden rows")
