@@ -65,27 +65,15 @@ class Counts:
 
     def decide(self, alarms: Alarms, looks: int) -> Decision:
         """Return what has drifted, by the thresholds of the manifest."""
-        return decide(
-            (
-                TargetCounts(
-                    name=target.name,
-                    output=target.output,
-                    counts=counts,
-                    baseline_rows=target.baseline_rows,
-                    missing=0 if target.output else self.missing[target.name],
-                    unseen=0 if target.output else self.unseen[target.name],
-                    baseline_missing=target.distribution.missing_share,
-                    ordered=target.ordered,
-                )
-                for target, counts in zip(self.targets, self.by_target, strict=True)
-            ),
-            self.rows,
-            self.unseen_rows,
-            threshold=alarms.drift_threshold,
-            min_rows=alarms.drift_min_rows,
-            unseen_max_percent=alarms.unseen_max_percent,
-            looks=looks,
-        )
+        by_target = []
+        for target, counts in zip(self.targets, self.by_target, strict=True):
+            name, output, baseline, ordered, baseline_rows = target
+            numbers = (0, 0) if output else (self.missing[name], self.unseen[name])
+            missing_share = baseline.missing_share
+            by_target.append(
+                TargetCounts(name, output, counts, baseline_rows, *numbers, missing_share, ordered)
+            )
+        return decide(by_target, self.rows, self.unseen_rows, alarms, looks)
 
 
 def _count(value: Any) -> int:

@@ -28,6 +28,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from handler.drift import BINS
+from handler.manifest import Alarms
 
 CENTRE, VARIANCE = (BINS + 1) / 2, (BINS * BINS - 1) / 12  # of uniform bin numbers
 FALSE_ALARMS_A_MONTH = 1 / 2000  # of a model, all targets together
@@ -79,32 +80,24 @@ def decide(
     targets: Iterable[TargetCounts],
     rows: int,
     unseen_rows: int,
-    *,
-    threshold: float = 0.05,
-    min_rows: int = 50,
-    unseen_max_percent: float = 1.0,
+    alarms: Alarms,
     looks: int = LOOKS_A_MONTH,
 ) -> Decision:
-    """Return what has drifted in a window.
+    """Return what has drifted in a window of `rows`, of them `unseen_rows` with an unseen input.
 
-    `rows` are all rows of the window, `unseen_rows` those with an unseen value in any input.
-    A target with fewer than `min_rows` values is ignored. `looks`: windows decided on a month.
+    A target with fewer than `drift_min_rows` values is ignored. `looks`: decisions of a month.
     """
     groups: dict[bool, list[TargetCounts]] = {False: [], True: []}
     unseen: list[TargetCounts] = []
-    too_many = unseen_rows > max(rows * unseen_max_percent / 100, MIN_UNSEEN_ROWS)
+    too_many = unseen_rows > max(rows * alarms.unseen_max_percent / 100, MIN_UNSEEN_ROWS)
     for target in targets:
-        if sum(target.counts) >= max(min_rows, 1):
+        if sum(target.counts) >= max(alarms.drift_min_rows, 1):
             groups[target.output].append(target)
         if too_many and target.unseen and not target.output:
             unseen.append(target)
     unseen.sort(key=lambda target: (-target.unseen, target.name))
-    return Decision(
-        _drifted(groups[False], threshold, looks),
-        _drifted(groups[True], threshold, looks),
-        too_many,
-        tuple(target.name for target in unseen),
-    )
+    inputs, outputs = (_drifted(group, alarms.drift_threshold, looks) for group in groups.values())
+    return Decision(inputs, outputs, too_many, tuple(target.name for target in unseen))
 
 
 def _drifted(group: list[TargetCounts], threshold: float, looks: int) -> tuple[Drifted, ...]:

@@ -30,14 +30,8 @@ def on_schedule(event: Any, context: "LambdaContext") -> None:
     steps: list[str] = []
     values: dict[str, int] = {}
     reason, facts = _attempt(lambda: _check(_service(context), values, steps.append))
-    line = metrics.log_line(
-        "ERROR" if reason else "INFO",
-        "rollback check",
-        service=os.environ["SERVICE_NAME"],
-        steps=steps,
-        reason=reason,
-        **facts,
-    )
+    facts = {"service": os.environ["SERVICE_NAME"], "steps": steps, "reason": reason, **facts}
+    line = metrics.log_line("ERROR" if reason else "INFO", "rollback check", **facts)
     values[metrics.ROLLBACK_UNAVAILABLE] = int(bool(reason))
     line |= values
     by_service = metrics.directives(values, dimensions=metrics.BY_SERVICE)
@@ -126,7 +120,6 @@ def _attempt(action: Callable[[], Any]) -> tuple[str, dict[str, Any]]:
     except ReleaseError as error:
         return str(error), {}
     except Exception as error:
-        return f"it failed: {request_log.error_summary(error)}", {
-            "trace": request_log.stack_trace(error)
-        }
+        trace = request_log.stack_trace(error)
+        return f"it failed: {request_log.error_summary(error)}", {"trace": trace}
     return "", {}

@@ -56,6 +56,14 @@ class HookRun(NamedTuple):
         """Add facts to the log."""
         self.facts.update(facts)
 
+    def check_golden_rows(self) -> int:
+        """Check the version's golden rows. Return their number."""
+        budget = self.manifest.alarms.latency_ms
+        golden = version_client.check_golden_rows(self.target, self.manifest, budget)
+        self.note(golden=golden.rows, slowest_ms=round(golden.slowest_ms, 1))
+        self.reasons.extend(golden.reasons)
+        return golden.rows
+
 
 def before_traffic(event: Any, context: "LambdaContext") -> None:
     """Handle BeforeAllowTraffic: check the version's answers and its contract."""
@@ -69,13 +77,9 @@ def after_traffic(event: Any, context: "LambdaContext") -> None:
 
 def pre_traffic_checks(run: HookRun) -> None:
     """Check artifact, golden rows, refusals, worker, and compatibility with the live version."""
-    budget = run.manifest.alarms.latency_ms
     if not _serves_this_artifact(run):
         return
-    golden = version_client.check_golden_rows(run.target, run.manifest, budget)
-    run.note(golden=golden.rows, slowest_ms=round(golden.slowest_ms, 1))
-    run.reasons.extend(golden.reasons)
-    if golden.rows:
+    if run.check_golden_rows():
         (good,) = version_client.golden_instances(run.target, 1)
         refusals = version_client.check_refusals(run.target, run.manifest, good)
         run.note(bad=refusals.rows)
@@ -99,14 +103,11 @@ def _serves_this_artifact(run: HookRun) -> bool:
     if stated and stated != run.manifest.files["model.onnx"].sha256:
         run.reasons.append("the image has another model than the manifest of the template")
         return False
+    packed = run.manifest
     served, reason = run.target.manifest()
     if served is None:
         run.reasons.append(reason)
-    elif (served.name, served.version, served.files) != (
-        run.manifest.name,
-        run.manifest.version,
-        run.manifest.files,
-    ):
+    elif (served.name, served.version, served.files) != (packed.name, packed.version, packed.files):
         run.reasons.append(f"{served.name} {served.version} answers, or other files of it")
     return not run.reasons
 
@@ -139,14 +140,8 @@ def post_traffic_checks(run: HookRun) -> None:
     if run.environ["LOW_TRAFFIC_POLICY"] == "fail":
         run.reasons.append(f"it served {served} requests; {minimum} are needed to judge it")
         return
-    if not _serves_this_artifact(run):
-        return
-    golden = version_client.check_golden_rows(
-        run.target, run.manifest, run.manifest.alarms.latency_ms
-    )
-    run.note(golden=golden.rows, slowest_ms=round(golden.slowest_ms, 1))
-    run.reasons.extend(golden.reasons)
-    _compare_with_old(run, versions_of_deployment(info)[0], golden.rows)
+    if _serves_this_artifact(run):
+        _compare_with_old(run, versions_of_deployment(info)[0], run.check_golden_rows())
 
 
 def _compare_with_old(run: HookRun, number: str | None, rows: int) -> None:
@@ -162,17 +157,15 @@ def _compare_with_old(run: HookRun, number: str | None, rows: int) -> None:
     run.note(old=number)
     same = old_manifest.files["model.onnx"] == run.manifest.files["model.onnx"]
     sets = {"golden rows": list(version_client.golden_instances(run.target, rows))}
-    group = run.environ.get("PAYLOAD_LOG_GROUP")
-    if group:
+    if group := run.environ.get("PAYLOAD_LOG_GROUP"):
         sets["logged instances"] = logged_instances(run.client("logs"), group, number)
     for name, instances in sets.items():
         differing, largest = version_client.compare_versions(old, run.target, instances)
         counts = {"compared": len(instances), "differing": differing, "largest": largest}
         run.facts.setdefault("replayed", {})[name] = counts
         if differing and same:
-            run.reasons.append(
-                f"the same model answers {differing} of {len(instances)} {name} otherwise"
-            )
+            count = f"{differing} of {len(instances)} {name}"
+            run.reasons.append(f"the same model answers {count} otherwise")
 
 
 def logged_instances(logs: Any, group: str, version: str) -> list[Any]:

@@ -64,10 +64,9 @@ class Service(NamedTuple):
         if not self.group:
             return []
         pages = self.client("codedeploy").get_paginator("list_deployments")
+        application, group = self.group
         listed = pages.paginate(
-            applicationName=self.group[0],
-            deploymentGroupName=self.group[1],
-            includeOnlyStatuses=[*statuses],
+            applicationName=application, deploymentGroupName=group, includeOnlyStatuses=[*statuses]
         ).build_full_result()
         return list(listed.get("deployments", []))
 
@@ -81,14 +80,11 @@ class Service(NamedTuple):
         The deployment that replaced it names it. The highest lower number is only the fallback:
         that version may have failed its deployment, or been rolled back.
         """
-        ids = self.deployments("Succeeded")
-        deployments = [
-            deployment
-            for i in range(0, len(ids), BATCH_SIZE)
-            for deployment in self.client("codedeploy").batch_get_deployments(
-                deploymentIds=ids[i : i + BATCH_SIZE]
-            )["deploymentsInfo"]
-        ]
+        ids, deployments = self.deployments("Succeeded"), []
+        for i in range(0, len(ids), BATCH_SIZE):
+            batch = ids[i : i + BATCH_SIZE]
+            described = self.client("codedeploy").batch_get_deployments(deploymentIds=batch)
+            deployments += described["deploymentsInfo"]
         for deployment in sorted(deployments, key=lambda d: d["createTime"], reverse=True):
             before, after = versions_of_deployment(deployment)
             # a rollback came from a version that was bad
@@ -226,36 +222,30 @@ def move(
     writers. `note` becomes its description. What the API accepts, the worker must know: the API
     moves first to an older version, and last to a newer one.
     """
+    functions = service.client("lambda")
     back = int(targets[service.function]) < int(alias["FunctionVersion"])
     for function in targets if back else reversed(targets):
-        _update_alias(service, function, targets[function], alias, log, dry_run, note)
-
-
-def _update_alias(
-    service: Service, function: str, target: str, alias: Any, log: Log, dry_run: bool, note: str
-) -> None:
-    functions, name = service.client("lambda"), ALIAS
-    if function == service.worker:
-        alias, name, note = service.alias(function), f"the worker's {ALIAS}", ""
-    if alias["FunctionVersion"] == target and not weights(alias):
-        log(f"{name} is at version {target} already")
-        return
-    log(f"move {name} from version {alias['FunctionVersion']} to {target}")
-    if dry_run:
-        return
-    try:
-        functions.update_alias(
-            FunctionName=function,
-            Name=ALIAS,
-            FunctionVersion=target,
-            RoutingConfig={"AdditionalVersionWeights": {}},
-            RevisionId=alias["RevisionId"],
-            **({"Description": note} if note else {}),
-        )
-    except functions.exceptions.PreconditionFailedException:
-        raise ReleaseError(
-            f"somebody else has moved {name} just now; look at `release status` and decide again"
-        ) from None
+        target, current, name, description = targets[function], alias, ALIAS, note
+        if function == service.worker:
+            current, name, description = service.alias(function), f"the worker's {ALIAS}", ""
+        if current["FunctionVersion"] == target and not weights(current):
+            log(f"{name} is at version {target} already")
+            continue
+        log(f"move {name} from version {current['FunctionVersion']} to {target}")
+        if dry_run:
+            continue
+        try:
+            functions.update_alias(
+                FunctionName=function,
+                Name=ALIAS,
+                FunctionVersion=target,
+                RoutingConfig={"AdditionalVersionWeights": {}},
+                RevisionId=current["RevisionId"],
+                **({"Description": description} if description else {}),
+            )
+        except functions.exceptions.PreconditionFailedException:
+            advice = "look at `release status` and decide again"
+            raise ReleaseError(f"somebody else has moved {name} just now; {advice}") from None
 
 
 def pin_settings(service: Service, targets: dict[str, str]) -> dict[str, str]:

@@ -99,11 +99,11 @@ class VersionClient:
     def manifest(self) -> tuple[Manifest | None, str]:
         """Return its manifest, or None and the reason. Raises ArtifactError if malformed."""
         reply = self.call("GET", "/model")
-        if reply.status != 200:
-            problem = reply.json()
-            detail = problem.get("detail", "") if isinstance(problem, dict) else ""
-            return None, f"GET /model: {_status(reply)} {detail}".strip()
-        return manifests.parse(reply.body), ""
+        if reply.status == 200:
+            return manifests.parse(reply.body), ""
+        problem = reply.json()
+        detail = problem.get("detail", "") if isinstance(problem, dict) else ""
+        return None, f"GET /model: {_status(reply)} {detail}".strip()
 
 
 def _status(reply: VersionResponse) -> str:
@@ -140,9 +140,8 @@ def check_golden_rows(version: VersionClient, manifest: Manifest, budget_ms: flo
             continue
         deviation = golden.deviation([row.prediction], answer.get("predictions"))
         if deviation > tolerance:
-            reasons.append(
-                f"{row.name}: {deviation:.2g} from its golden answer, allowed {tolerance:g}"
-            )
+            difference = f"{deviation:.2g} from its golden answer"
+            reasons.append(f"{row.name}: {difference}, allowed {tolerance:g}")
         if answer.get("model") != model:
             reasons.append(f"{row.name}: answered by another model")
     file = manifest.files.get(golden.FILE_NAME)

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from handler.drift import BINS, decision
-from handler.drift.decision import FALSE_ALARMS_A_MONTH, Decision, Drifted, TargetCounts
+from handler.drift.decision import (
+    FALSE_ALARMS_A_MONTH,
+    LOOKS_A_MONTH,
+    Decision,
+    Drifted,
+    TargetCounts,
+)
+from handler.manifest import Alarms
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BASELINE_ROWS = 10_000
@@ -36,7 +43,9 @@ def quiet(number: int, rows: int = 1000) -> list[TargetCounts]:
 
 
 def decide(targets: list[TargetCounts], **limits: Any) -> Decision:
-    return decision.decide(targets, 1000, 0, **limits)
+    looks = limits.pop("looks", LOOKS_A_MONTH)
+    alarms = Alarms(**{f"drift_{name}": limit for name, limit in limits.items()})
+    return decision.decide(targets, 1000, 0, alarms, looks)
 
 
 def names(drifted: tuple[Drifted, ...]) -> list[str]:
@@ -165,7 +174,7 @@ def test_too_few_values_are_ignored() -> None:
 
 
 def test_no_rows_and_no_targets_are_quiet() -> None:
-    assert decision.decide([], 0, 0) == ((), (), False, ())
+    assert decision.decide([], 0, 0, Alarms()) == ((), (), False, ())
     assert decision.score([0] * BINS, 100) == 0
     assert decision.p_values([0] * BINS, 100) == (1, 1)
 
@@ -211,7 +220,7 @@ def test_direction(counts: list[int], fields: dict[str, Any], direction: str) ->
 def test_unseen_values(rows: int, unseen_rows: int, unseen: bool) -> None:
     targets = [target([5] * BINS, "a", unseen=1), target([5] * BINS, "b", unseen=2)]
     targets.append(target([5] * BINS, "seen"))
-    found = decision.decide(targets, rows, unseen_rows)
+    found = decision.decide(targets, rows, unseen_rows, Alarms())
     assert found == ((), (), unseen, ("b", "a") if unseen else ())
 
 
