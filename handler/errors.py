@@ -126,6 +126,11 @@ class ContractViolation(ApiError):
         self.violations = tuple(listed)
 
 
+def violation_error(where: str, code: str, message: str) -> ContractViolation:
+    """Return the error for a single violation."""
+    return ContractViolation([Violation(where, code, message)])
+
+
 class ServerError(ApiError):
     """The server failed. The same request may be sent again."""
 

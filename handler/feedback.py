@@ -39,7 +39,7 @@ from pydantic_core import from_json
 
 from handler import metrics, prediction_id
 from handler.duplicate_keys import reject_duplicate_keys
-from handler.errors import BadRequest, ContractViolation, Violation, pointer
+from handler.errors import BadRequest, ContractViolation, Violation, pointer, violation_error
 from handler.manifest import Manifest, OutcomeValue, Output
 from handler.prediction_id import CLASS, MAX_OUTCOMES, NUMBER, BadId, Prediction
 from handler.settings import Settings
@@ -64,13 +64,9 @@ ACTUAL_MESSAGES = {
     "unknown_label": "must be one of the model's classes",
     "out_of_range": "is too large a number",
 }
-_FIELDS = {"prediction_id", "actual", "value"}
-_REQUIRED = {"prediction_id", "actual"}
+_REQUIRED = ("actual", "prediction_id")
 # by source, the `service` whose versions count from 1; that of the API has no other name
-_SERVICES = {
-    prediction_id.WORKER: metrics.jobs_service,
-    prediction_id.BATCH: metrics.batch_service,
-}
+_SERVICES = {prediction_id.WORKER: metrics.jobs_service, prediction_id.BATCH: metrics.batch_service}
 _is_integer = re.compile(r"-?[0-9]+").fullmatch
 
 
@@ -132,11 +128,9 @@ def make_feedback_handler(
             evaluated.append(evaluation)
         if not evaluated:
             raise ContractViolation(refused)
-        response: dict[str, Any] = {"accepted": len(evaluated)}
-        if corrected:
-            response["corrected"] = corrected
-        if refused:
-            response["refused"] = [violation._asdict() for violation in refused]
+        listed = [violation._asdict() for violation in refused]
+        response = {"accepted": len(evaluated), "corrected": corrected, "refused": listed}
+        response = {name: value for name, value in response.items() if value}
         return FeedbackResult(orjson.dumps(response), _log_lines(service, evaluated))
 
     return accept
@@ -154,10 +148,11 @@ def _parse(body: str | bytes) -> list[dict[str, Any]]:
     if not isinstance(outcomes, list) or not 1 <= len(outcomes) <= MAX_OUTCOMES:
         raise _invalid("outcomes")
     for i, outcome in enumerate(outcomes):
-        if not isinstance(outcome, dict) or not outcome.keys() <= _FIELDS:
+        if not isinstance(outcome, dict) or not outcome.keys() <= {*_REQUIRED, "value"}:
             raise _invalid("outcomes", i)
-        for field in sorted(_REQUIRED - outcome.keys()):
-            raise _invalid("outcomes", i, field)
+        for field in _REQUIRED:
+            if field not in outcome:
+                raise _invalid("outcomes", i, field)
         actual, value = outcome["actual"], outcome.get("value", 0)
         if not isinstance(outcome["prediction_id"], str):
             raise _invalid("outcomes", i, "prediction_id")
@@ -173,7 +168,7 @@ def _parse(body: str | bytes) -> list[dict[str, Any]]:
 
 def _invalid(*path: str | int) -> ContractViolation:
     message = "is not in the form that /openapi.json states"
-    return ContractViolation([Violation(pointer(*path), "invalid", message)])
+    return violation_error(pointer(*path), "invalid", message)
 
 
 def _make_evaluator(
@@ -286,32 +281,28 @@ def _log_lines(service: str, evaluated: Sequence[_Evaluated]) -> list[dict[str, 
         present = tuple(value is not None for value in one[2:])
         key = (p.source, p.function_version, p.version, p.model, present)
         groups.setdefault(key, []).append(one)
-    total = metrics.log_line("INFO", "feedback", service=service)
-    total[metrics.OUTCOMES] = len(evaluated)
+    count = {metrics.OUTCOMES: len(evaluated)}
+    total = metrics.log_line("INFO", "feedback", service=service, **count)
     by_service = metrics.directives([metrics.OUTCOMES], dimensions=metrics.BY_SERVICE)
     lines = [total | {"_aws": metrics.emf(total, by_service)}]
     for (source, function_version, version, model, _), members in groups.items():
         service_of = _SERVICES.get(source, str)
         for start in range(0, len(members), metrics.MAX_VALUES):
             chunk = members[start : start + metrics.MAX_VALUES]
-            line = metrics.log_line(
-                "INFO",
-                "outcomes",
-                service=service_of(service),
-                version=function_version,
-                predicted_by={"version": version, "model": model},
-                prediction_ids=[one.id for one in chunk],
-            )
-            values = {
+            line = metrics.log_line("INFO", "outcomes", service=service_of(service))
+            line["version"] = function_version
+            line["predicted_by"] = {"version": version, "model": model}
+            line["prediction_ids"] = [one.id for one in chunk]
+            now = line["timestamp"]
+            values: dict[str, list[Any]] = {
                 metrics.OUTCOMES: [1] * len(chunk),
                 metrics.OUTCOME_AGE: [
-                    round((line["timestamp"] - one.prediction.milliseconds) / 3.6e6, 3)
-                    for one in chunk
+                    round((now - one.prediction.milliseconds) / 3.6e6, 3) for one in chunk
                 ],
-                metrics.ABSOLUTE_ERROR: [one.error for one in chunk if one.error is not None],
-                metrics.CORRECT: [one.correct for one in chunk if one.correct is not None],
-                metrics.IMPACT: [one.impact for one in chunk if one.impact is not None],
+                metrics.ABSOLUTE_ERROR: [one.error for one in chunk],
+                metrics.CORRECT: [one.correct for one in chunk],
+                metrics.IMPACT: [one.impact for one in chunk],
             }
-            values = {name: numbers for name, numbers in values.items() if numbers}
+            values = {name: numbers for name, numbers in values.items() if numbers[0] is not None}
             lines.append(line | values | {"_aws": metrics.emf(line, metrics.directives([*values]))})
     return lines

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handler.errors import ContractViolation, Violation, pointer
+from handler.errors import pointer, violation_error
 from handler.feature_types import Array as Array  # for those who make arrays
 from handler.feature_types import FeatureType
 from handler.manifest import Manifest, Tensor
@@ -76,15 +76,13 @@ class _Group:
         # inputs of one column each take one step for all
         names = [name for name, _, _, shape in self.slices if shape == (-1, 1)]
         self.one_column_inputs = names if len(names) == len(self.types) else []
+        ranges = [kind.counted_range or (-np.inf, np.inf) for kind in self.types]
+        self.minimum, self.maximum = np.array(ranges, float).T[:, :, None]
         self.range_counted = [
             (k, kind.feature.name, *kind.counted_range)
             for k, kind in enumerate(self.types)
             if kind.counted_range is not None
         ]
-        limits = np.full((2, len(self.types), 1), [[[-np.inf]], [[np.inf]]])
-        for k, _, low, high in self.range_counted:
-            limits[:, k, 0] = low, high
-        self.minimum, self.maximum = limits
         # One row's inputs, made once. A run that was left behind at its deadline may read the next
         # row's values; nobody reads its outputs.
         self.row = np.empty((len(self.types), 1), self.dtype)
@@ -173,18 +171,10 @@ def length_problem(
     lengths: dict[str, tuple[str, int]] = {}
     for i, (tensor, shape) in enumerate(zip(inputs, shapes, strict=True)):
         rank = len(tensor.shape)
-        names = tensor.axes or ("",) * rank
-        unbounded = (None,) * rank
-        axes = zip(
-            names,
-            tensor.shape,
-            tensor.min_shape or unbounded,
-            tensor.max_shape or unbounded,
-            strict=True,
-        )
-        for (name, size, low, high), length in zip(
-            [*axes][rank - len(shape) :], shape, strict=True
-        ):
+        names, unbounded = tensor.axes or ("",) * rank, (None,) * rank
+        lows, highs = tensor.min_shape or unbounded, tensor.max_shape or unbounded
+        axes = [*zip(names, tensor.shape, lows, highs, strict=True)][rank - len(shape) :]
+        for (name, size, low, high), length in zip(axes, shape, strict=True):
             if size is not None:
                 continue
             if low is not None and length < low:
@@ -211,10 +201,11 @@ def _tensor_batcher(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun
             is_ragged = True
         where = pointer("instances", i, tensor.name)
         if is_ragged:
-            raise ContractViolation([Violation(where, "ragged", "the lists differ in length")])
+            raise violation_error(where, "ragged", "the lists differ in length")
         if array.size > limit:
-            message = f"a tensor has at most {limit} elements"
-            raise ContractViolation([Violation(where, "too_many_elements", message)])
+            raise violation_error(
+                where, "too_many_elements", f"a tensor has at most {limit} elements"
+            )
         return array
 
     def batches(columns: Columns) -> Iterator[ModelRun]:
@@ -227,7 +218,7 @@ def _tensor_batcher(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun
             shapes = tuple(column[i].shape for column in arrays)
             if checks_lengths and (problem := length_problem(inputs, shapes)):
                 where = pointer("instances", i, inputs[problem[0]].name)
-                raise ContractViolation([Violation(where, "wrong_length", problem[1])])
+                raise violation_error(where, "wrong_length", problem[1])
             # only rows of the same shapes can be stacked, and only where there is a free axis
             groups.setdefault(shapes if batch == "dynamic" else i, []).append(i)
         for members in groups.values():

@@ -5,76 +5,72 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any
 
 from handler import hashes
 from handler.errors import ArtifactError, DeadlineExceeded, ServerError
-from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, Manifest, open_regular
+from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, MODEL_FILE_NAME, Manifest, open_regular
 from handler.model_inputs import Array
 
 # a shorter run is repeated without a thread, because starting one takes 0.1 ms
 QUICK_SECONDS = 0.1
 MAX_QUICK_SHAPES = 1000
-MODEL = "model.onnx"
 # how long a run may take to stop after its deadline
 STOP_SECONDS = 0.05
 _shape = attrgetter("shape")
 
 
-class _BackgroundHash:
-    """Hash the artifact's files in a thread while the main thread imports onnxruntime.
+def _hash_in_background(directory: Path, manifest: Manifest) -> Callable[[], None]:
+    """Start to hash the artifact's files in a thread. Return the function that verifies the hashes.
 
-    Hashing releases the GIL: 47 MB of weights take 27 ms of another core. The files are opened
-    here, because the thread would wait for the GIL until onnxruntime is imported.
+    Hashing releases the GIL while the main thread imports onnxruntime: 47 MB take 27 ms of another
+    core. The files are opened here, because the thread would wait for the GIL until then.
     """
+    actual: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        files: dict[str, IO[bytes]] = {}
+        for name, expected in manifest.files.items():
+            if os.path.basename(name) != name:
+                raise ArtifactError(f"{name}: is not a file of the artifact")
+            try:
+                files[name] = stack.enter_context(open_regular(directory / name))
+            except OSError as error:
+                reason = type(error).__name__
+                raise ArtifactError(f"{name}: cannot be read ({reason})") from None
+            if os.fstat(files[name].fileno()).st_size != expected.bytes:
+                raise ArtifactError(f"{name}: its size differs from the manifest")
+        open_files = stack.pop_all()
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
-        self._files: dict[str, IO[bytes]] = {}
-        self._expected = {name: file.sha256 for name, file in manifest.files.items()}
-        self._actual: dict[str, str] = {}
-        with contextlib.ExitStack() as stack:
-            for name, expected in manifest.files.items():
-                if os.path.basename(name) != name:
-                    raise ArtifactError(f"{name}: is not a file of the artifact")
-                try:
-                    file = stack.enter_context(open_regular(directory / name))
-                except OSError as error:
-                    reason = type(error).__name__
-                    raise ArtifactError(f"{name}: cannot be read ({reason})") from None
-                if os.fstat(file.fileno()).st_size != expected.bytes:
-                    raise ArtifactError(f"{name}: its size differs from the manifest")
-                self._files[name] = file
-            self._open_files = stack.pop_all()
-        self._thread = threading.Thread(target=self._hash_files)
-        self._thread.start()
+    def hash_files() -> None:
+        with open_files, contextlib.suppress(OSError):  # a file without a hash differs
+            for name, file in files.items():
+                actual[name] = hashes.file_sha256(file)
 
-    def _hash_files(self) -> None:
-        with self._open_files, contextlib.suppress(OSError):  # a file without a hash differs
-            for name, file in self._files.items():
-                self._actual[name] = hashes.file_sha256(file)
-
-    def verify(self) -> None:
-        """Wait for the hashes. Raise ArtifactError if one differs from the manifest."""
-        self._thread.join()
-        for name, expected in self._expected.items():
-            if self._actual.get(name) != expected:
+    def verify() -> None:
+        thread.join()
+        for name, expected in manifest.files.items():
+            if actual.get(name) != expected.sha256:
                 raise ArtifactError(f"{name}: its SHA-256 differs from the manifest")
+
+    thread = threading.Thread(target=hash_files)
+    thread.start()
+    return verify
 
 
 class Session:
     """An ONNX session. It runs one call at a time, as a Lambda environment does."""
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
-        background_hash = _BackgroundHash(directory, manifest)
+        verify_hashes = _hash_in_background(directory, manifest)
         try:
             if manifest.execution.external_data:
                 _check_external_data(directory, manifest)
-            session = _open(directory / MODEL, manifest)
+            session = _open(directory / MODEL_FILE_NAME, manifest)
         finally:
-            background_hash.verify()  # a damaged file's hash, rather than onnxruntime's error
+            verify_hashes()  # a damaged file's hash, rather than onnxruntime's error
         self._session = session
         self._output_names = [output.tensor for output in manifest.outputs]
         self._unbatched = manifest.execution.batch == "none"
@@ -106,8 +102,11 @@ class Session:
             raise ServerError(f"the model failed ({type(error).__name__})") from None
         finally:
             self._watchdog.stop()
-        if not is_quick:
-            self._remember(shapes, time.monotonic() - start)
+        is_short = time.monotonic() - start < QUICK_SECONDS  # too short to miss a deadline by much
+        if not is_quick and is_short and self._may_be_quick:
+            if len(self._quick_shapes) >= MAX_QUICK_SHAPES:
+                self._quick_shapes.clear()
+            self._quick_shapes.add(shapes)
         return [output[None] for output in outputs] if self._unbatched else outputs
 
     def _run_in_thread(self, feeds: Mapping[str, Array], options: Any, deadline: float) -> Any:
@@ -123,13 +122,12 @@ class Session:
                 raise _deadline_exceeded()
             self._unfinished = None
         results: list[Any] = []
-        errors: list[Exception] = []
 
         def run() -> None:
             try:
                 results.append(self._session.run(self._output_names, feeds, options))
             except Exception as error:
-                errors.append(error)
+                results.append(error)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -137,16 +135,9 @@ class Session:
         if thread.is_alive():
             self._unfinished = thread
             raise _deadline_exceeded()
-        if errors:
-            raise errors[0]
+        if isinstance(results[0], Exception):
+            raise results[0]
         return results[0]
-
-    def _remember(self, shapes: tuple[Any, ...], seconds: float) -> None:
-        """Remember input shapes whose run is too short to miss a deadline by much."""
-        if seconds < QUICK_SECONDS and self._may_be_quick:
-            if len(self._quick_shapes) >= MAX_QUICK_SHAPES:
-                self._quick_shapes.clear()
-            self._quick_shapes.add(shapes)
 
 
 def _check_external_data(directory: Path, manifest: Manifest) -> None:

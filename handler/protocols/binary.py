@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from handler.errors import BadRequest, pointer
+from handler.errors import BadRequest, pointer, violation_error
 from handler.model_inputs import Array, dtype
-from handler.protocols.tensor_columns import violation_error
 
 _LENGTH = Struct("<I")
 STRING_DTYPES = ("string", "bytes")  # of bytes, Python's bytes are the values

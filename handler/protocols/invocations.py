@@ -25,6 +25,7 @@ from handler.errors import (
     ContractViolation,
     UnsupportedMediaType,
     pointer,
+    violation_error,
 )
 from handler.http import CSV, NPY, Request
 from handler.manifest import Tensor
@@ -35,7 +36,6 @@ from handler.protocols.tensor_columns import (
     fit_shape,
     flatten,
     tensor_columns,
-    violation_error,
 )
 from handler.scoring import Scorer
 from handler.validate import MESSAGES, PointerFor, accepts_arbitrary_text

@@ -16,7 +16,7 @@ from handler import core_schema as cs
 from handler import http_body
 from handler.core_schema import SchemaValidator, ValidationError
 from handler.duplicate_keys import reject_duplicate_keys
-from handler.errors import BadRequest, ContractViolation, PayloadTooLarge, pointer
+from handler.errors import BadRequest, ContractViolation, PayloadTooLarge, pointer, violation_error
 from handler.http import INFERENCE_HEADER_LENGTH, JSON, OCTET_STREAM, Request, Response
 from handler.manifest import Manifest, Tensor, Tokenizer
 from handler.model_inputs import Array, Columns
@@ -27,7 +27,6 @@ from handler.protocols.tensor_columns import (
     flatten,
     tensor_columns,
     to_array,
-    violation_error,
 )
 from handler.render import shortest
 from handler.scoring import Scorer

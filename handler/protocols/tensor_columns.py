@@ -14,7 +14,7 @@ import numpy as np
 
 from handler import core_schema as cs
 from handler.core_schema import SchemaValidator
-from handler.errors import ContractViolation, Violation, pointer
+from handler.errors import ContractViolation, pointer, violation_error
 from handler.feature_types import EXACT, FeatureType, element_schema, stated_bounds
 from handler.manifest import Manifest, Tensor
 from handler.model_inputs import Array, Columns, dtype, length_problem
@@ -26,11 +26,6 @@ _STRUCT_CODES = {
     "float16": "e", "float32": "f", "float64": "d", "int8": "b", "uint8": "B", "int16": "h",
     "uint16": "H", "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q",
 }  # fmt: skip
-
-
-def violation_error(where: str, code: str, message: str) -> ContractViolation:
-    """Return the error for a single violation."""
-    return ContractViolation([Violation(where, code, message)])
 
 
 def flatten(data: Any, where: str) -> tuple[list[Any], tuple[int, ...]]:
