@@ -327,11 +327,13 @@ def test_written_contract_states_nothing_and_can_be_edited() -> None:
     text = Path("contract.toml").read_text()
     assert '[features."age (years)"]\n# type = "number"' in text
     assert '# categories = ["basic", "plus", "pro"]' in text
-    Path("contract.toml").write_text(re.sub(r"# (?=\w+ = .)|# (?=\[)", "", text))
+    Path("contract.toml").write_text(re.sub(r"# (?=\w+ =|\[)", "", text))
     assert main([*words, "--contract", "contract.toml", "--replace"]) == 0
     edited = answerable.load("model").manifest
     assert edited.outputs[1].decision is not None
     assert edited.features[0].maximum == inferred.features[0].maximum
+    assert edited.features[0].fill_value == inferred.features[0].example
+    assert edited.alarms.min_daily_impact == 0
     assert main([*words, "--write-contract", "contract.toml"]) == 2  # it exists
 
 
