@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from answerable.packing import table
+from answerable.packing import file_formats, table
 from answerable.packing.errors import PackError
 from answerable.packing.table import Array, Cells
 from handler.hashes import path_sha256
@@ -97,6 +97,7 @@ def _without(columns: dict[str, Cells], ignore: Sequence[str], file: str) -> dic
 
 def _read_arrays(path: Path) -> dict[str, Array]:
     try:
+        file_formats.check(path, "an .npz of arrays", file_formats.ZIP)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, OverflowError, zipfile.BadZipFile) as error:
