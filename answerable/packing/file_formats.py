@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes."""
+"""The format of a file, as its first bytes tell."""
 
 from pathlib import Path
 
