@@ -357,6 +357,25 @@ def test_what_is_no_model_is_refused() -> None:
     assert "no column nope" in refused(model, frame, ignore=["nope"])
 
 
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["x0", ""], "column 2 has no name"),
+        (["x0", " \u00a0"], "column 2 has no name"),
+        (["x0", "b\nc"], "the name of column 2 has a line break"),
+        (["x0", "b\r"], "the name of column 2 has a line break"),
+        (["x0", "x0 "], "two columns of one name"),
+    ],
+)
+def test_column_name_that_cannot_be_sent_is_refused(names: list[str], problem: str) -> None:
+    matrix = numbers().iloc[:, :2].to_numpy()
+    model = LinearRegression().fit(matrix, matrix[:, 0])
+    frame = pd.DataFrame(matrix, columns=names)
+    frame.to_parquet("data.parquet")
+    for data in (frame, dict(frame), "data.parquet"):
+        assert problem in refused(model, data)
+
+
 def _touch(name: str) -> str:
     Path(name).write_bytes(b"content")
     return name
