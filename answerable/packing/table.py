@@ -99,7 +99,9 @@ def check_names(file: str, names: Sequence[str]) -> None:
             raise PackError(f"{file}: the name of column {number} has a line break: rename it")
     counts = Counter(map(str.strip, names))
     if repeated := [name for name, count in counts.items() if count > 1]:
-        raise PackError(f"{file} has two columns of one name, but for blanks: {_names(repeated)}")
+        raise PackError(
+            f"{file} has two columns of one name: {_names(repeated)} (blanks around it do not count)"
+        )
 
 
 def check_rows(file: str, n_rows: int) -> None:
