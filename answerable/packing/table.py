@@ -100,7 +100,7 @@ def check_names(file: str, names: Sequence[str]) -> None:
     counts = Counter(map(str.strip, names))
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise PackError(
-            f"{file} has two columns of one name: {_names(repeated)} (blanks around it do not count)"
+            f"{file} has two columns of one name: {_names(repeated)} (blanks around do not count)"
         )
 
 
