@@ -15,9 +15,7 @@ from handler.manifest import Manifest
 GZIP_MIN_BYTES = 4096  # infra sets the same for the REST API
 ITEM_COUNT_MIN_CHARS = 250_000  # a smaller body cannot have too many items
 # "," before an item and ";" before a parameter, the name, the value, which may be quoted
-_ITEM_OR_PARAMETER = re.compile(
-    r'(?:([,;])\s*)?([^\s,;="]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,;"]*))?'
-).findall
+_ITEM_OR_PARAMETER = r'(?:([,;])\s*)?([^\s,;="]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,;"]*))?'
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE).search
 
 
@@ -178,7 +176,7 @@ def parse_accepted(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
     An item whose weight is no number has weight 0. See RFC 9110, sections 5.6.6 and 12.4.2.
     """
     items: list[tuple[str, dict[str, str]]] = []
-    for separator, name, value in _ITEM_OR_PARAMETER(header.lower()):
+    for separator, name, value in re.findall(_ITEM_OR_PARAMETER, header.lower()):
         if separator != ";":
             items.append((name, {}))
         elif items:
