@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -15,8 +15,11 @@ from handler.batch import BatchError, finish, plan, storage
 from handler.batch.storage import Storage
 from handler.release import rollback
 
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
-def on_step(event: Any, context: Any) -> Any:
+
+def on_step(event: Any, context: "LambdaContext") -> Any:
     """Do one step of the state machine (infra/batch.py)."""
     with recorded(event["request"]) as run:
         return {"pin": _pin, "finish": _finish, "fail": _fail}[event["step"]](event, run)

@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -31,6 +31,9 @@ from handler.manifest import Manifest
 from handler.release.deploy_hooks import client
 from handler.release.rollback import ALIAS
 from handler.release.version_client import VersionClient
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
 
 MESSAGE = "drift"
 HOUR_MS, SLICE_MS = 3_600_000, 300_000
@@ -51,7 +54,7 @@ class Live(NamedTuple):
     manifest: Manifest
 
 
-def on_schedule(event: Any, context: Any) -> None:
+def on_schedule(event: Any, context: "LambdaContext") -> None:
     """Lambda entry point. An exception is retried by Lambda, and is what the silence alarm sees."""
     period = period_before(event["time"])
     live = _live(client("lambda"), os.environ["FUNCTION_NAME"])
