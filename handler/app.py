@@ -117,7 +117,7 @@ def invocations(state: AppState, request: Request, deadline: float | None) -> Ha
 def _prediction_result(state: AppState, request: Request, scored: Scored) -> HandlerResult:
     start, renderer = time.perf_counter(), state.scorer.renderer
     ids = state.make_ids(scored)
-    as_base64 = renderer.has_base64 and "tensors=base64" in request.headers.get("accept", "")
+    as_base64 = renderer.has_base64 and http_body.client_prefers_base64(request)
     predictions = renderer.render_predictions(scored.runs, ids, as_base64)
     headers = {"content-type": BASE64_JSON} if as_base64 else JSON_HEADERS
     response = Response(200, renderer.render_response(predictions), headers)
