@@ -5,18 +5,8 @@ evaluates an outcome from its id and the manifest, and files the metrics under t
 predicted: of the API, or of the worker of jobs or batches. Of several outputs, the first value or
 label is compared: an id has room for one.
 
-An outcome is refused with a pointer and one of these codes:
-
-    malformed_id       not a prediction id
-    invalid_signature  not issued by this service, or changed
-    invalid_checksum   damaged; only where no secret is set
-    other_model        another model's prediction
-    in_future          predicted later than now
-    expired            older than the manifest's `outcome_value.max_outcome_age_days`
-    duplicate          the same outcome was accepted before
-    type               the actual value is not a number, though the model predicts one
-    unknown_label      the actual value is not one of the model's classes
-    out_of_range       a number that CloudWatch does not take, above 2^360
+An outcome is refused with a pointer and a code of ID_MESSAGES or ACTUAL_MESSAGES. A refused id is
+`invalid_checksum` only where no secret is set. CloudWatch takes no number above 2^360.
 
 A label may be spelled in JSON as the client's language does: "0", 0 and 0.0 are the class 0, and
 "true" and true are the class "true". `true` and `false` are 1 and 0 of a model with these classes.

@@ -24,18 +24,13 @@ COMMON_HEADERS = {"x-content-type-options": "nosniff"}
 class Request(NamedTuple):
     """A request.
 
-    `headers`: by lower-case name.
-    `body`: as the event has it, base64 if `is_base64`.
-    `request_id`: "" where the event source gives none.
-    `supports_binary_response`: the event source decodes a base64 response whatever the client
-    accepts. A REST API looks at the client's `Accept` first.
-    `path_params`: the values of the route's {parameters}.
-    `caller`: the authenticated principal, or "".
-    `may_have_base_path`: the path may begin with the API mapping of a custom domain.
-    `synthetic`: sent by a release hook or a probe. It is read from `requestContext`, because
-    clients can set headers.
-    `base_url`: of the API, for OPENAPI_PATH alone, "" where the event source does not say.
-    `has_upload_parameter`: of the query, the only parameter that any route reads.
+    `headers`: by lower-case name. `body`: as the event has it, base64 if `is_base64`. `request_id`:
+    "" if unknown. `supports_binary_response`: the event source decodes a base64 response; a REST
+    API looks at the client's `Accept` first. `path_params`: of the route's {parameters}. `caller`:
+    the authenticated principal, or "". `may_have_base_path`: the path may begin with the API
+    mapping of a custom domain. `synthetic`: sent by a release hook or a probe, as `requestContext`
+    says, because clients can set headers. `base_url`: of the API, for OPENAPI_PATH alone, "" where
+    unknown. `has_upload_parameter`: of the query, the only parameter that any route reads.
     """
 
     method: str

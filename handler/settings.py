@@ -3,14 +3,13 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 from handler.errors import ArtifactError
 
 LogPayloads = Literal["off", "outputs", "full"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-LOG_PAYLOADS: tuple[LogPayloads, ...] = ("off", "outputs", "full")
-LOG_LEVELS: tuple[LogLevel, ...] = ("DEBUG", "INFO", "WARNING", "ERROR")
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 # how often the queue of jobs delivers a message before it becomes a dead letter
 MAX_RECEIVE_COUNT = 5
 # kept of a function's time for the response after a run was stopped
@@ -48,9 +47,7 @@ class Settings(NamedTuple):
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings in MODEL_DIR, SERVICE_NAME, LOG_LEVEL, LOG_PAYLOADS, CORS_ORIGINS,
-    PREDICTION_ID_SECRET, JOBS_BUCKET, JOBS_QUEUE_URL, JOB_RETENTION_DAYS, JOBS_MAX_RECEIVE_COUNT,
-    BATCH_BUCKET, BATCH_STATE_MACHINE, BATCH_INPUT_URIS and Lambda's own variables.
+    """Return the settings in the environment, Lambda's own variables included.
 
     An invalid value becomes the default. `model_dir` then raises its reason, so a function answers
     503 with it instead of crashing at import.
@@ -77,7 +74,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         service=environ.get("SERVICE_NAME", ""),
         function=environ.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
         function_version=environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        log_payloads=cast(LogPayloads, choice("LOG_PAYLOADS", LOG_PAYLOADS, "off")),
+        log_payloads=cast(LogPayloads, choice("LOG_PAYLOADS", get_args(LogPayloads), "off")),
         prediction_id_secret=environ.get("PREDICTION_ID_SECRET", "").strip(),
         jobs_bucket=environ.get("JOBS_BUCKET", ""),
         jobs_queue_url=environ.get("JOBS_QUEUE_URL", ""),

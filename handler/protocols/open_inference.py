@@ -44,40 +44,36 @@ DATATYPES = {
 # an extra output of shape [rows], sent only if the request names it
 PREDICTION_ID_OUTPUT = "prediction_id"
 
-_STRING = cs.typed_dict_field(cs.str_schema(strict=True))
-_PARAMETERS = cs.typed_dict_field(
-    cs.nullable_schema(cs.dict_schema(cs.str_schema(strict=True), cs.any_schema())), required=False
-)
-_ANY = cs.typed_dict_field(cs.any_schema(), required=False)
-_SHAPE = cs.typed_dict_field(
-    cs.list_schema(cs.int_schema(strict=True, ge=0), max_length=64, fail_fast=True)
-)
+_TEXT = cs.str_schema(strict=True)
+_REQUIRED_TEXT = cs.typed_dict_field(_TEXT)
+_SIZES = cs.list_schema(cs.int_schema(strict=True, ge=0), max_length=64, fail_fast=True)
+_PARAMETERS = cs.dict_schema(_TEXT, cs.any_schema())
 
 
-def _tensor_list(fields: dict[str, cs.CoreSchema], min_length: int) -> cs.CoreSchema:
-    tensor = cs.typed_dict_schema({**fields, "parameters": _PARAMETERS})
+def _optional(schema: cs.CoreSchema) -> cs.CoreSchema:
+    return cs.typed_dict_field(cs.nullable_schema(schema), required=False)
+
+
+def _tensor_list(min_length: int, **fields: cs.CoreSchema) -> cs.CoreSchema:
+    fields |= {"name": _REQUIRED_TEXT, "parameters": _optional(_PARAMETERS)}
+    tensor = cs.typed_dict_schema(fields)
     return cs.list_schema(tensor, min_length=min_length, max_length=10_000, fail_fast=True)
 
 
-# a request without the tensors' data; unknown fields are extensions of other servers
-_REQUEST = SchemaValidator(
-    cs.typed_dict_schema(
-        {
-            "id": cs.typed_dict_field(
-                cs.nullable_schema(cs.str_schema(strict=True)), required=False
-            ),
-            "parameters": _PARAMETERS,
-            "inputs": cs.typed_dict_field(
-                _tensor_list(
-                    {"name": _STRING, "datatype": _STRING, "shape": _SHAPE, "data": _ANY}, 1
-                )
-            ),
-            "outputs": cs.typed_dict_field(
-                cs.nullable_schema(_tensor_list({"name": _STRING}, 0)), required=False
-            ),
-        }
-    )
+_INPUTS = _tensor_list(
+    1,
+    datatype=_REQUIRED_TEXT,
+    shape=cs.typed_dict_field(_SIZES),
+    data=cs.typed_dict_field(cs.any_schema(), required=False),
 )
+# a request without the tensors' data; unknown fields are extensions of other servers
+_REQUEST_FIELDS = {
+    "id": _optional(_TEXT),
+    "parameters": _optional(_PARAMETERS),
+    "inputs": cs.typed_dict_field(_INPUTS),
+    "outputs": _optional(_tensor_list(0)),
+}
+_REQUEST = SchemaValidator(cs.typed_dict_schema(_REQUEST_FIELDS))
 
 
 class RequestedOutput(NamedTuple):
@@ -277,11 +273,6 @@ def _parse_tensor(
     return SentTensor(values, shape, where, nested)
 
 
-def row_pointer(row: int) -> str:
-    """Return what a violation of a whole row points at: its values are in several inputs."""
-    return "/inputs"
-
-
 def string_tensor(ids: Sequence[bytes]) -> Array:
     """Return ids as a tensor of strings, [rows]."""
     return np.array([id.decode() for id in ids], object)
@@ -294,10 +285,11 @@ def render_response(
     limit, names = manifest.limits.response_bytes, output_names(manifest)
     accepts_binary = http_body.client_accepts_binary(request)
     as_bytes = [requested.as_bytes and accepts_binary for requested in inference.outputs]
-    min_size = 0
-    for requested, is_binary in zip(inference.outputs, as_bytes, strict=True):
-        min_size += _min_bytes(outputs[requested.output], requested.top_k, is_binary)
-    if min_size > limit:
+    sizes = [
+        _min_bytes(outputs[requested.output], requested.top_k, is_binary)
+        for requested, is_binary in zip(inference.outputs, as_bytes, strict=True)
+    ]
+    if sum(sizes) > limit:
         raise PayloadTooLarge.response(limit)
     chunks: list[bytes] = []
     tensors: list[dict[str, Any]] = []

@@ -180,12 +180,10 @@ class TensorValidator:
 
     def __init__(self, manifest: Manifest, validator: RequestValidator) -> None:
         self._validator, self._types = validator, validator.types
-        self._checks = {
-            tensor.name: _FastCheck(
-                tensor.dtype, [k for k in self._types if k.feature.input == tensor.name]
-            )
-            for tensor in manifest.inputs
-        }
+        self._checks = {}
+        for tensor in manifest.inputs:
+            types = [kind for kind in self._types if kind.feature.input == tensor.name]
+            self._checks[tensor.name] = _FastCheck(tensor.dtype, types)
 
     def columns(self, tensors: Mapping[str, Values], pointer_for: PointerFor) -> Columns:
         """Return the columns of the graph's inputs [rows, features], by name.
@@ -203,9 +201,8 @@ class TensorValidator:
                 array = values
             if array is not None:
                 arrays[name] = array.reshape(-1, check.width)
-        if len(arrays) == len(tensors) and all(
-            self._checks[k].accepts(v) for k, v in arrays.items()
-        ):
+        are_plain = len(arrays) == len(tensors)
+        if are_plain and all(self._checks[name].accepts(a) for name, a in arrays.items()):
             return [
                 _nan_to_none(kind, arrays[kind.feature.input][:, kind.feature.column])
                 for kind in self._types
@@ -247,12 +244,8 @@ class _FastCheck:
         for i, kind in enumerate(self.types):
             if kind.allowed_values is not None:
                 nan = [np.nan] * (is_float and kind.feature.nullable)
-                values = (
-                    frozenset(kind.allowed_values)
-                    if kind.is_string
-                    else [*kind.allowed_values, *nan]
-                )
-                self.allowed.append((i, values))
+                values = [*kind.allowed_values, *nan]
+                self.allowed.append((i, frozenset(values) if kind.is_string else values))
         self.nullable = np.array([is_float and kind.feature.nullable for kind in self.types])
         self.any_nullable = bool(self.nullable.any())
         self.is_encoded = any(kind.is_encoded for kind in self.types)
@@ -269,9 +262,9 @@ class _FastCheck:
             return True
         if kind == "O":
             return not self.is_encoded and self._accepts_strings(array)
-        with np.errstate(invalid="ignore"):  # a client's bytes may be a NaN that signals
-            return self._accepts_numbers(array)
+        return self._accepts_numbers(array)
 
+    @np.errstate(invalid="ignore")  # a client's bytes may be a NaN that signals
     def _accepts_numbers(self, array: Array) -> bool:
         good = (array >= self.low) & (array <= self.high)  # a NaN is neither
         if self.any_nullable and array.dtype.kind == "f":

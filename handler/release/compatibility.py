@@ -6,6 +6,7 @@ Before 1.0.0 a minor number may break the contract, and so may the release after
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -27,14 +28,8 @@ class Change(NamedTuple):
     text: str
 
 
-def at_least(old: Any, new: Any) -> bool:
-    """Compare limits: a higher one accepts more. Sets accept more if they contain the old one."""
-    return bool(new >= old)
-
-
-def at_most(old: float, new: float) -> bool:
-    """Compare minimums: a lower one accepts more."""
-    return new <= old
+at_least: Accepts = operator.le  # of limits; of sets, if the new one contains the old one
+at_most: Accepts = operator.ge  # of minimums
 
 
 def stated_once(old: str, new: str) -> bool:
