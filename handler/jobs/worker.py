@@ -29,9 +29,8 @@ from handler.jobs import storage
 from handler.jobs.messages import Job, parse_sqs_event
 from handler.jobs.storage import JobStore
 from handler.model_inputs import Columns
-from handler.prediction_id import IdGenerator
-from handler.request_log import FinishedJob, LogPayloads
-from handler.scoring import Scored, Scorer
+from handler.request_log import FinishedJob
+from handler.scoring import Scored
 from handler.settings import RESPONSE_MARGIN_SECONDS
 
 if TYPE_CHECKING:
@@ -64,25 +63,50 @@ class Result(NamedTuple):
     finished: FinishedJob
 
 
-class SqsBatch:
-    """The state of one invocation. `seconds_per_row`: of the last run, 0 if unknown."""
+class Worker:
+    """The worker of one environment. `seconds_per_row`: of the last run, 0 if unknown."""
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        make_ids: IdGenerator,
-        store: JobStore,
-        pool: ThreadPoolExecutor,
-        log_payloads: LogPayloads,
-        *,
-        max_receive_count: int,
-        seconds: float,
-        seconds_per_row: float,
-    ) -> None:
-        self._scorer, self._make_ids, self._store, self._pool = scorer, make_ids, store, pool
-        self._log_payloads = log_payloads
-        self._max_receive_count = max_receive_count
-        self.seconds_per_row = seconds_per_row
+    def __init__(self, config: settings.Settings, store: JobStore | None) -> None:
+        self.config, self._store = config, store
+        self.scorer = scoring.load(settings.model_dir(config))
+        manifest, version = self.scorer.manifest, config.function_version
+        self.make_ids = prediction_id.make_id_generator(
+            manifest, version, config.prediction_id_secret, prediction_id.WORKER
+        )
+        self.log_payloads = request_log.make_payload_logger(config, manifest)
+        self.pool = ThreadPoolExecutor(storage.THREADS, "storage")
+        self.seconds_per_row = 0.0
+        self._record = request_log.make_batch_log(config, manifest)
+        self._is_cold = True
+
+    def handle(self, event: Any, context: "LambdaContext | None") -> Any:
+        """Score a batch. Return the messages that must be delivered again."""
+        start = time.perf_counter()
+        jobs = parse_sqs_event(event)
+        if not jobs:  # handler/release/rollback.py tests whether this version starts
+            return {"batchItemFailures": []}
+        seconds = context.get_remaining_time_in_millis() / 1e3 if context else DEFAULT_SECONDS
+        batch = SqsBatch(self, self._store or storage.connect(self.config), seconds)
+        batch.run(jobs)
+        self._record(
+            request_id=getattr(context, "aws_request_id", ""),
+            messages=len(event["Records"]),
+            finished=batch.finished,
+            retries=batch.retries,
+            rows=batch.rows,
+            latency_ms=(time.perf_counter() - start) * 1e3,
+            cold=self._is_cold,
+            scored=batch.scored,
+        )
+        self._is_cold = False
+        return {"batchItemFailures": [{"itemIdentifier": message} for message in batch.retries]}
+
+
+class SqsBatch:
+    """The state of one invocation."""
+
+    def __init__(self, worker: Worker, store: JobStore, seconds: float) -> None:
+        self._worker, self._scorer, self._store = worker, worker.scorer, store
         self._end = time.monotonic() + seconds - RESPONSE_MARGIN_SECONDS
         self._deadline = self._end - min(WRITE_SECONDS, seconds / 4)
         self._pending: list[Work] = []
@@ -109,10 +133,10 @@ class SqsBatch:
 
     def _max_rows(self) -> int:
         """Return the rows of the next run: one of unknown duration, later a quarter of the time."""
-        if not self.seconds_per_row:
+        if not self._worker.seconds_per_row:
             return 1
         seconds = (self._deadline - time.monotonic()) / 4
-        return min(self._scorer.manifest.limits.rows, int(seconds / self.seconds_per_row))
+        return min(self._scorer.manifest.limits.rows, int(seconds / self._worker.seconds_per_row))
 
     def _requests(self, jobs: list[Job]) -> Iterator[tuple[Job, Future[Any] | None]]:
         """Yield each job with the read of its request; a few claim checks are read ahead."""
@@ -121,7 +145,7 @@ class SqsBatch:
 
         def start(count: int) -> None:
             for id in islice(claims, count):
-                reads.append(self._pool.submit(storage.get_request, self._store, id))
+                reads.append(self._worker.pool.submit(storage.get_request, self._store, id))
 
         start(self._store.threads)
         for job in jobs:
@@ -159,7 +183,7 @@ class SqsBatch:
         return Work(job, columns, error, caller, until)
 
     def _is_last_receive(self, job: Job) -> bool:
-        return job.receives >= self._max_receive_count
+        return job.receives >= self._worker.config.jobs_max_receive_count
 
     def _flush(self, waiting: int) -> None:
         """Score the pending jobs in one run and write the results; `waiting` jobs come after."""
@@ -201,7 +225,7 @@ class SqsBatch:
             return Result(work, document, FinishedJob(id, error.slug, 0, "", {}))
         document = storage.render_job(id, "succeeded", work.until, b',"result":' + answer)
         prefix = prediction_id.prefix_of(outcome[0])
-        payload = self._log_payloads(work.columns, outcome)
+        payload = self._worker.log_payloads(work.columns, outcome)
         return Result(work, document, FinishedJob(id, "", work.rows, prefix, payload))
 
     def _return(self, job: Job, outcome: ApiError | list[bytes]) -> None:
@@ -229,7 +253,7 @@ class SqsBatch:
                 prediction_id.job_request(work.rows, work.job.id, work.until - self._store.seconds)
                 for work in works
             ]
-            ids = self._make_ids(scored.outputs, requests)
+            ids = self._worker.make_ids(scored.outputs, requests)
             predictions = iter(self._scorer.renderer.render_predictions(scored.runs, ids))
         except Exception as error:
             if len(works) == 1:
@@ -237,7 +261,7 @@ class SqsBatch:
             return [
                 self._score([work], waiting + len(works) - i)[0] for i, work in enumerate(works, 1)
             ]
-        self.seconds_per_row = (time.monotonic() - start) / scored.rows
+        self._worker.seconds_per_row = (time.monotonic() - start) / scored.rows
         self.rows += scored.rows
         if self.scored is None or scored.rows > self.scored.rows:
             self.scored = scored
@@ -259,7 +283,10 @@ class SqsBatch:
                             break
 
         threads = range(min(self._store.threads, len(todo)))
-        wait([self._pool.submit(write) for _ in threads], max(0.0, self._end - time.monotonic()))
+        wait(
+            [self._worker.pool.submit(write) for _ in threads],
+            max(0.0, self._end - time.monotonic()),
+        )
         todo.clear()
         return list(errors)
 
@@ -276,47 +303,7 @@ class SqsBatch:
 
 def create(config: settings.Settings, store: JobStore | None = None) -> Callable[[Any, Any], Any]:
     """Load the model and return the Lambda handler that scores batches with it."""
-    scorer = scoring.load(settings.model_dir(config))
-    make_ids = prediction_id.make_id_generator(
-        scorer.manifest, config.function_version, config.prediction_id_secret, prediction_id.WORKER
-    )
-    record = request_log.make_batch_log(config, scorer.manifest)
-    log_payloads = request_log.make_payload_logger(config, scorer.manifest)
-    pool = ThreadPoolExecutor(storage.THREADS, "storage")
-    seconds_per_row, cold = 0.0, True
-
-    def lambda_handler(event: Any, context: "LambdaContext | None") -> Any:
-        nonlocal seconds_per_row, cold
-        start = time.perf_counter()
-        jobs = parse_sqs_event(event)
-        if not jobs:  # handler/release/rollback.py tests whether this version starts
-            return {"batchItemFailures": []}
-        batch = SqsBatch(
-            scorer,
-            make_ids,
-            store or storage.connect(config),
-            pool,
-            log_payloads,
-            max_receive_count=config.jobs_max_receive_count,
-            seconds=context.get_remaining_time_in_millis() / 1e3 if context else DEFAULT_SECONDS,
-            seconds_per_row=seconds_per_row,
-        )
-        batch.run(jobs)
-        seconds_per_row = batch.seconds_per_row
-        record(
-            request_id=getattr(context, "aws_request_id", ""),
-            messages=len(event["Records"]),
-            finished=batch.finished,
-            retries=batch.retries,
-            rows=batch.rows,
-            latency_ms=(time.perf_counter() - start) * 1e3,
-            cold=cold,
-            scored=batch.scored,
-        )
-        cold = False
-        return {"batchItemFailures": [{"itemIdentifier": message} for message in batch.retries]}
-
-    return lambda_handler
+    return Worker(config, store).handle
 
 
 def _as_api_error(error: Exception) -> ApiError:
