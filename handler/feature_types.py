@@ -362,10 +362,7 @@ class NoDate(float):
 
 
 class Date(Number):
-    """An ISO 8601 date or date-time; days since 1970-01-01 UTC in the graph.
-
-    An integer tensor holds the day, a float tensor the time of day too, in the dtype's precision.
-    """
+    """An ISO 8601 date or date-time; days since 1970-01-01 UTC, whole in an integer tensor."""
 
     name, is_number, has_json_form = "date", False, True
 

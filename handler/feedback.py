@@ -85,11 +85,7 @@ class _Evaluated(NamedTuple):
 def make_feedback_handler(
     manifest: Manifest, settings: Settings
 ) -> Callable[[str | bytes], FeedbackResult]:
-    """Return the function that accepts a body `{"outcomes": [...]}`.
-
-    It raises BadRequest for a body that is not JSON, and ContractViolation for one of another form
-    or if every outcome is refused. If only some are, the response lists them.
-    """
+    """Return the handler of a body. It raises BadRequest, or ContractViolation if it takes none."""
     evaluate = _make_evaluator(manifest, settings)
     output = prediction_id.primary_output(manifest)[1]
     purpose = f", to compare with {output.name}" if output else ""

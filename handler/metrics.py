@@ -92,11 +92,7 @@ def emf(line: Mapping[str, Any], directives: Any) -> dict[str, Any]:
 
 
 def write(*lines: Any) -> None:
-    """Write lines to stdout in one call: objects, or their JSON.
-
-    A line that cannot be written is lost, because the answer matters more. Lambda's own count of
-    invocations shows how many are missing.
-    """
+    """Write lines, objects or JSON, to stdout in one call. One that cannot be written is lost."""
     texts = [text if isinstance(text, bytes) else orjson.dumps(text) for text in lines]
     with suppress(OSError, ValueError, AttributeError):  # full, closed, or never there
         sys.stdout.write(b"\n".join(texts).decode() + "\n")

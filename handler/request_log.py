@@ -137,13 +137,9 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
     def record(**fields: Any) -> None:
         """Write the record of a request, and a line for each of the `outcomes`.
 
-        `route` is a route of the API, or "-". `problem`: the type of problem that was answered.
-        `predictions`: the JSON of each row's prediction, empty where the outputs were answered as
-        tensors. `ids`: of the rows. A synthetic request is marked, counts in no metric, and its
-        payload is not logged.
-
-        It raises nothing, because the response is ready: a record that cannot be made is written
-        without bins, payload and outcomes, and counts as a log error.
+        A synthetic request counts in no metric, and its payload is not logged. It raises nothing:
+        a record that cannot be made is written without bins, payload and outcomes, and counts as a
+        log error.
         """
         try:
             metrics.write(*build(**fields))
@@ -171,11 +167,7 @@ def make_batch_log(config: Settings, manifest: Manifest) -> Record:
         cold: bool,
         scored: Scored | None,
     ) -> None:
-        """Write the record of a batch.
-
-        `finished`: the jobs whose result was written. `retries`: why a message was returned to the
-        queue, by message id. `scored`: the run whose values are binned.
-        """
+        """Write the record of a batch; `retries` are by message id, the run `scored` is binned."""
         shared = {"request_id": request_id, **constants}
         lines: list[Any] = [
             metrics.log_line(

@@ -93,11 +93,7 @@ class Scorer:
         pointer_for_row: Callable[[int], str] = _instance_pointer,
         start: float | None = None,
     ) -> Scored:
-        """Score validated columns, of one request or of many; `start`: of their validation.
-
-        Raise ContractViolation for rows that the model alone fails for, ServerError if the model
-        also fails on its own example.
-        """
+        """Score columns, validated since `start`. Raise ContractViolation or a ServerError."""
         validated = perf_counter()
         try:
             scored = self._run(columns, deadline)

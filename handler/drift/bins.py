@@ -117,10 +117,7 @@ class BaselineCdf:
         return int(step[0] + step[1] * (draw % 1.0))
 
     def edges(self) -> Iterator[tuple[float, int, float, float]]:
-        """Yield the values with a step, upwards: the bin of the values before it, and its step.
-
-        A category is its number. The last two are infinity and NaN, in place of a missing value.
-        """
+        """Yield value, bin before, start and jump of each step, of infinity and of NaN, upwards."""
         values = [value for value in self.steps if value is not None]
         for i, value in enumerate(values if self.discrete else sorted(values)):
             edge = i if self.discrete else value
@@ -187,11 +184,7 @@ class Binner:
         self._shifts = np.array([source.shift for source in self._sources])[:, None]
 
     def bin(self, seed: str, columns: Columns, outputs: Sequence[Array]) -> Bins:
-        """Return the bins of a scored request.
-
-        `columns`: the validated values, None where missing. `outputs`: the model's arrays [rows, …]
-        in the manifest's order; empty if a tensor is not available.
-        """
+        """Return the bins of a request; null is None, and an output without a tensor is empty."""
         count, start = len(columns[0]), _shift(seed)
         if count == 1:
             return self._bin_one(start, columns, outputs)

@@ -153,11 +153,7 @@ def expires(metadata: dict[str, str], store: JobStore) -> int:
 
 
 def render_job(id: str, status: str, until: int, fields: bytes = b"") -> bytes:
-    """Return a job as JSON, with `fields` (that begin with a comma) behind it.
-
-    It is also the content of the result object. It depends on the job alone, so a job that is
-    scored twice gives the same bytes.
-    """
+    """Return a job as JSON with `fields` behind it, as its result is stored: equal if repeated."""
     job = f'{{"job":{{"id":"{id}","status":"{status}","expires_at":"{iso_time(until)}"}}'
     return b"%b%b}" % (job.encode(), fields)
 

@@ -215,10 +215,7 @@ def _parse_inputs(scorer: Scorer, inputs: list[Any], tail: memoryview | None) ->
 def _parse_tokens(
     scorer: Scorer, tokenizer: Tokenizer, inputs: list[Any], chunks: dict[int, memoryview]
 ) -> Columns:
-    """Return the column of token ids of a client that has the tokenizer: the graph's inputs.
-
-    Raise ContractViolation for other inputs. Padding, where the mask is 0, is left out.
-    """
+    """Return the column of token ids of a client with the tokenizer. Raise ContractViolation."""
     names = (tokenizer.input_ids, tokenizer.attention_mask, tokenizer.token_type_ids)
     arrays: dict[str, Array] = {}
     rows: int | None = None

@@ -105,11 +105,7 @@ def tensor_columns(manifest: Manifest, tensors: Mapping[str, SentTensor]) -> Col
 
 
 def to_array(values: Values, tensor: Tensor, pointer_for: Callable[[int], str]) -> Array:
-    """Return an input of a tensor contract in its dtype.
-
-    `values`: flat from JSON, or an array of one kind of values: floats are rounded, integers have
-    to fit. Raise ContractViolation for what the contract does not take.
-    """
+    """Return values, flat from JSON or an array, in an input's dtype. Raise ContractViolation."""
     is_bounded = (tensor.minimum, tensor.maximum) != (None, None)
     target = dtype(tensor.dtype)
     # bounds are compared before a number is rounded to the tensor's dtype
@@ -146,10 +142,7 @@ def _raise_violations(values: list[Any], tensor: Tensor, pointer_for: Callable[[
 
 
 def _array(values: list[Any], target: np.dtype[Any], nulls: bool = False) -> Array | None:
-    """Return JSON's values as an array; None where they need a closer look.
-
-    With `nulls`, null becomes NaN in a float array. NaN itself is no value of JSON.
-    """
+    """Return JSON's values as an array, `nulls` as NaN; None where they need a closer look."""
     if target.kind in "bO":
         is_plain = set(map(type, values)) <= {bool if target.kind == "b" else str}
         return np.array(values, target) if is_plain else None
@@ -186,11 +179,7 @@ class TensorValidator:
             self._checks[tensor.name] = _FastCheck(tensor.dtype, types)
 
     def columns(self, tensors: Mapping[str, Values], pointer_for: PointerFor) -> Columns:
-        """Return the columns of the graph's inputs [rows, features], by name.
-
-        An input is an array, in which NaN is null, or a flat list from JSON. Raise
-        ContractViolation for values that are not in the contract.
-        """
+        """Return columns of arrays (NaN is null) or lists by input. Raise ContractViolation."""
         arrays: dict[str, Array] = {}
         for name, values in tensors.items():
             check = self._checks[name]
