@@ -321,7 +321,10 @@ def create(config: settings.Settings, scorer: Scorer | None = None) -> Handler:
             request_log.log("ERROR", "unexpected", request_id=request_id, **details)
             problem = ServerError("an unexpected error occurred; it has been logged")
         if problem is not None:
-            result = HandlerResult(_problem_response(problem, request_id, request))
+            is_json = request is not None and answers_problems_as_json(request.path)
+            headers = {**(JSON_HEADERS if is_json else PROBLEM_HEADERS), **problem.headers}
+            document = orjson.dumps(problem.problem(request_id))
+            result = HandlerResult(Response(problem.status, document, headers))
         response, log_error = result.response, ""
         try:
             response = http_body.maybe_gzip(request, response)
@@ -446,12 +449,6 @@ def route_label(request: Request | None, route: str) -> str:
     if request is None or request.method not in ROUTES.get(route, ()):
         return "-"
     return f"{request.method} {route}"
-
-
-def _problem_response(problem: ApiError, request_id: str, request: Request | None) -> Response:
-    is_json = request is not None and answers_problems_as_json(request.path)
-    headers = {**(JSON_HEADERS if is_json else PROBLEM_HEADERS), **problem.headers}
-    return Response(problem.status, orjson.dumps(problem.problem(request_id)), headers)
 
 
 def answers_problems_as_json(path: str) -> bool:

@@ -54,11 +54,6 @@ call_schema = _schema_maker("call", "arguments_schema", "function")
 arguments_schema = _schema_maker("arguments", "arguments_schema")
 
 
-def arguments_parameter(name: str, schema: CoreSchema) -> CoreSchema:
-    """Return one parameter of `arguments_schema`."""
-    return {"name": name, "schema": schema}
-
-
 def plain_function_schema(function: Callable[[Any], Any]) -> CoreSchema:
     """Return the schema that `function` alone decides on."""
     return {"type": "function-plain", "function": {"type": "no-info", "function": function}}

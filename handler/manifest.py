@@ -368,14 +368,13 @@ def schema(hint: Any) -> cs.CoreSchema:
     if hint in _SCALARS:
         return _SCALARS[hint]
     defaults = hint._field_defaults
-    fields = [
-        cs.arguments_parameter(
-            name,
-            cs.default_schema(schema(kind), defaults[name]) if name in defaults else schema(kind),
-        )
-        for name, kind in typing.get_type_hints(hint).items()
-    ]
-    return cs.call_schema(cs.arguments_schema(fields), hint)
+    parameters = []
+    for name, kind in typing.get_type_hints(hint).items():
+        field = schema(kind)
+        if name in defaults:
+            field = cs.default_schema(field, defaults[name])
+        parameters.append({"name": name, "schema": field})
+    return cs.call_schema(cs.arguments_schema(parameters), hint)
 
 
 _SCALARS: dict[Any, cs.CoreSchema] = {

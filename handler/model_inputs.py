@@ -111,7 +111,10 @@ class _Group:
             return
         matrix = np.array(values, self.compute_dtype)
         if self.range_counted:
-            self._count_out_of_range(matrix, counts)
+            outside = (matrix < self.minimum) | (matrix > self.maximum)
+            if np.count_nonzero(outside):
+                numbers = outside.sum(axis=1).tolist()
+                counts |= {k.feature.name: n for k, n in zip(self.types, numbers, strict=True) if n}
         if self.compute_dtype is not self.dtype:
             matrix = matrix.astype(self.dtype)
         feeds |= self._slice(matrix)
@@ -123,13 +126,6 @@ class _Group:
         return {
             name: matrix[start:stop].T.reshape(shape) for name, start, stop, shape in self.slices
         }
-
-    def _count_out_of_range(self, matrix: Array, counts: dict[str, int]) -> None:
-        outside = (matrix < self.minimum) | (matrix > self.maximum)
-        if np.count_nonzero(outside):
-            for kind, number in zip(self.types, outside.sum(axis=1), strict=True):
-                if number:
-                    counts[kind.feature.name] = int(number)
 
 
 def _tabular_batcher(
@@ -153,11 +149,6 @@ def _tabular_batcher(
             yield ModelRun((i,), feed, {} if i else counts)
 
     return batches
-
-
-def bounds_lengths(tensor: Tensor) -> bool:
-    """Return whether the contract says something about the lengths of an input's free axes."""
-    return bool(tensor.axes or tensor.min_shape or tensor.max_shape)
 
 
 def length_problem(
@@ -191,7 +182,7 @@ def _tensor_batcher(manifest: Manifest) -> Callable[[Columns], Iterator[ModelRun
     inputs, batch = manifest.inputs, manifest.execution.batch
     ranks = [len(manifest.row_shape(tensor)) for tensor in inputs]
     limit = manifest.limits.elements
-    checks_lengths = any(map(bounds_lengths, inputs))
+    checks_lengths = any(t.axes or t.min_shape or t.max_shape for t in inputs)
 
     def to_array(value: Any, tensor: Tensor, rank: int, i: int) -> Array:
         try:

@@ -54,8 +54,8 @@ class ResponseRenderer:
         ):
             if not isinstance(values, np.ndarray) or values.dtype != kind:  # a map, for example
                 raise BadOutput(f"{output.name} does not have the type of the contract")
-            shape = values.shape
-            if shape != (count, *sizes) and not _fits(shape, (count, *sizes)):
+            shape, expected = values.shape, (count, *sizes)
+            if shape != expected and not _fits(shape, expected):
                 raise BadOutput(f"{output.name} does not have the shape of the contract")
             if kind.kind == "f" and not _is_finite(values):
                 error = BadOutput(f"{output.name} is not finite")

@@ -126,8 +126,9 @@ def make_request_log(config: Settings, manifest: Manifest | None) -> Record:
         elif scored and not is_synthetic:
             line |= _bins(binner, request_id, scored)
             if log_payloads:
-                rendered = predictions or _output_rows(outputs, scored.outputs)
-                line |= log_payloads(scored.columns, rendered)
+                rows = zip(*scored.outputs, strict=True) if not predictions else ()
+                rendered = [_dump(dict(zip(outputs, row, strict=True))) for row in rows]
+                line |= log_payloads(scored.columns, predictions or rendered)
         text = orjson.dumps(line)
         if len(text) > MAX_LINE_BYTES:
             text = orjson.dumps(_truncate_record(line, directives))
@@ -275,11 +276,6 @@ def make_payload_logger(config: Settings, manifest: Manifest) -> LogPayloads:
         return {"instances": instances, **payload} if full else payload
 
     return log_payloads
-
-
-def _output_rows(names: Sequence[str], outputs: Sequence[Any]) -> list[bytes]:
-    """Return the JSON of each row of the model's outputs."""
-    return [_dump(dict(zip(names, row, strict=True))) for row in zip(*outputs, strict=True)]
 
 
 def _dump(value: Any) -> bytes:

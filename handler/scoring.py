@@ -54,10 +54,6 @@ class Scored(NamedTuple):
         return len(self.columns[0])
 
 
-def _instance_pointer(row: int) -> str:
-    return pointer("instances", row)
-
-
 class Scorer:
     """A loaded and warmed model with its contract."""
 
@@ -90,7 +86,7 @@ class Scorer:
         self,
         columns: Columns,
         deadline: float | None = None,
-        pointer_for_row: Callable[[int], str] = _instance_pointer,
+        pointer_for_row: Callable[[int], str] = lambda row: pointer("instances", row),
         start: float | None = None,
     ) -> Scored:
         """Score columns, validated since `start`. Raise ContractViolation or a ServerError."""

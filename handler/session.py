@@ -67,7 +67,10 @@ class Session:
         verify_hashes = _hash_in_background(directory, manifest)
         try:
             if manifest.execution.external_data:
-                _check_external_data(directory, manifest)
+                # onnxruntime loads what the graph's `location` entries name inside the directory
+                packed = {FILE_NAME, DIGEST_FILE_NAME, *manifest.files}
+                for name in sorted(set(os.listdir(directory)) - packed):
+                    raise ArtifactError(f"{name}: is not in the manifest")
             session = _open(directory / MODEL_FILE_NAME, manifest)
         finally:
             verify_hashes()  # a damaged file's hash, rather than onnxruntime's error
@@ -138,13 +141,6 @@ class Session:
         if isinstance(results[0], Exception):
             raise results[0]
         return results[0]
-
-
-def _check_external_data(directory: Path, manifest: Manifest) -> None:
-    """Raise ArtifactError for a file that the graph may load and the manifest does not name."""
-    unnamed = set(os.listdir(directory)) - {FILE_NAME, DIGEST_FILE_NAME, *manifest.files}
-    for name in sorted(unnamed):
-        raise ArtifactError(f"{name}: is not in the manifest")
 
 
 def _deadline_exceeded() -> DeadlineExceeded:

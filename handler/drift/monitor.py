@@ -197,15 +197,14 @@ def metric_fields(line: Record, decision: Decision) -> Record:
 
 def message(live: Live, decision: Decision, history: Mapping[int, Record], period: int) -> str:
     """Return the text for the owner, "" if nothing has drifted that did not in the last day."""
-    recent: set[tuple[str, str]] = set()
-    for start, record in history.items():
-        if start >= period - QUIET_HOURS * HOUR_MS:
-            recent |= _names(record)
+    since = period - QUIET_HOURS * HOUR_MS
+    recent = {name for start in history if start >= since for name in _names(history[start])}
     if _names(_decision_fields(decision)) <= recent:
         return ""
+    hour = datetime.fromtimestamp(period / 1000, UTC).isoformat(timespec="minutes")
     lines = [
         f"{live.manifest.name} {live.manifest.version} (version {live.version}) no longer sees or "
-        f"predicts what its baseline has. Hour of {_iso(period)}:"
+        f"predicts what its baseline has. Hour of {hour}:"
     ]
     for section, title, group in (
         ("drift-outputs", "Outputs", decision.outputs),
@@ -232,10 +231,6 @@ def _names(record: Record) -> set[tuple[str, str]]:
 
 def _runbook(manifest: Manifest, section: str) -> str:
     return f"{manifest.runbook or RUNBOOK}#{section}"
-
-
-def _iso(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="minutes")
 
 
 def latest_version(logs: Any, group: str, now_ms: int) -> str:

@@ -193,7 +193,9 @@ class SqsBatch:
         chains: dict[str, list[int]] = {}  # the results of a FIFO group are written in order
         for work in pending:
             outcome = work.error or next(scored)
-            if work.job.group in self._stopped_groups or self._is_retry(work, outcome):
+            may_retry = work.error or not self._is_last_receive(work.job)
+            is_retry = isinstance(outcome, ServerError) and may_retry
+            if is_retry or work.job.group in self._stopped_groups:
                 self._return(work.job, outcome)
                 continue
             chains.setdefault(work.job.group or work.job.id, []).append(len(results))
@@ -206,11 +208,6 @@ class SqsBatch:
                 self._return(result.work.job, error)
             else:
                 self.finished.append(result.finished)
-
-    def _is_retry(self, work: Work, outcome: ApiError | list[bytes]) -> bool:
-        """Return whether a job's messages must be delivered again, or become dead letters."""
-        began = work.error is None
-        return isinstance(outcome, ServerError) and not (began and self._is_last_receive(work.job))
 
     def _result(self, work: Work, outcome: ApiError | list[bytes]) -> Result:
         """Return the result of a job: its predictions, or the problem."""

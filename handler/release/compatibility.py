@@ -37,11 +37,6 @@ def stated_once(old: str, new: str) -> bool:
     return old in (new, "")
 
 
-def may_change(old: str, new: str) -> bool:
-    """Compare rules that clients do not read: each change is a minor one."""
-    return True
-
-
 def covers(old: tuple[int | None, ...], new: tuple[int | None, ...]) -> bool:
     """Compare shapes: a free axis, None, accepts every size."""
     return len(old) == len(new) and all(n in (None, o) for o, n in zip(old, new, strict=True))
@@ -94,12 +89,18 @@ def _changes(old: Manifest, new: Manifest) -> Iterator[Change]:
     if (old.name, old.contract) != (new.name, new.contract):
         yield Change(MAJOR, f"{old.name}, {old.contract} -> {new.name}, {new.contract}")
         return
-    yield from _compare("limits", _limits(old), _limits(new))
+    before, after = (
+        {name: (limit, at_least) for name, limit in manifest.limits._asdict().items()}
+        for manifest in (old, new)
+    )
+    yield from _compare("limits", before, after)
     categories = frozenset(c for f in (*old.features, *new.features) for c in f.categories)
     optional = {f.name for f in new.features if f.nullable}
-    yield from _compare_all(
-        "feature", _features(old, categories), _features(new, categories), optional
+    accepted, accepts = (
+        {kind.feature.name: _feature(kind, categories) for kind in feature_types.of(manifest)}
+        for manifest in (old, new)
     )
+    yield from _compare_all("feature", accepted, accepts, optional)
     if not old.features:
         yield from _compare_all("input", _inputs(old), _inputs(new), set())
     yield from _compare_all("output", _outputs(old), _outputs(new), {o.name for o in new.outputs})
@@ -130,14 +131,6 @@ def _text(value: Any) -> str:
     if isinstance(value, frozenset):
         return "/".join(sorted(map(str, value)))
     return f"{value:g}" if isinstance(value, float) else str(value) or "unstated"
-
-
-def _limits(manifest: Manifest) -> Aspects:
-    return {name: (limit, at_least) for name, limit in manifest.limits._asdict().items()}
-
-
-def _features(manifest: Manifest, categories: frozenset[Any]) -> dict[str, Aspects]:
-    return {kind.feature.name: _feature(kind, categories) for kind in feature_types.of(manifest)}
 
 
 def _feature(kind: FeatureType, categories: frozenset[Any]) -> Aspects:
@@ -183,7 +176,7 @@ def _outputs(manifest: Manifest) -> dict[str, Aspects]:
                 ("decision", ", ".join(_words(output.decision))),
             )
         }
-        | {"decision rule": (_rule(output.decision), may_change)}
+        | {"decision rule": (_rule(output.decision), lambda old, new: True)}
         for output in manifest.outputs
     }
 

@@ -210,7 +210,18 @@ def _hook(
     reasons: list[str] = []
     facts: Facts = {}
     try:
-        run = _hook_run(fields, context, reasons, facts)
+        target = VersionClient(client("lambda"), os.environ["VERSION_ARN"], deadline_check(context))
+        described = client("codedeploy").get_deployment(deploymentId=fields["DeploymentId"])
+        run = HookRun(
+            client=client,
+            environ=os.environ,
+            manifest=manifests.read(settings.model_dir(settings.read())),
+            deployment=described["deploymentInfo"],
+            target=target,
+            live=target.sibling("live"),
+            reasons=reasons,
+            facts=facts,
+        )
         # CodeDeploy's own rollback must not fail because the failed version does
         if run.deployment.get("creator") == ROLLBACK_CREATOR:
             run.note(rollback=True)
@@ -241,23 +252,6 @@ def _hook(
             seconds=round(time.monotonic() - start, 2),
             **facts,
         )
-
-
-def _hook_run(
-    event: Mapping[str, Any], context: "LambdaContext", reasons: list[str], facts: Facts
-) -> HookRun:
-    target = VersionClient(client("lambda"), os.environ["VERSION_ARN"], deadline_check(context))
-    deployment = client("codedeploy").get_deployment(deploymentId=event["DeploymentId"])
-    return HookRun(
-        client=client,
-        environ=os.environ,
-        manifest=manifests.read(settings.model_dir(settings.read())),
-        deployment=deployment["deploymentInfo"],
-        target=target,
-        live=target.sibling("live"),
-        reasons=reasons,
-        facts=facts,
-    )
 
 
 def deadline_check(context: "LambdaContext") -> Callable[[], None]:

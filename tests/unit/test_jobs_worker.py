@@ -856,14 +856,14 @@ class Dying(memory_store.Folder):
 out = sys.stdout
 sys.stdout = open(os.devnull, "w")
 handle = worker.create(Settings(Path(artifact)), memory_store.store(Dying(Path(root))))
-score_columns = worker.Scorer.score_columns
+score_columns = worker.scoring.Scorer.score_columns
 
 def score(*arguments):
     if chance.random() < 0.02:
         threading.Timer(chance.random() / 1e3, os._exit, [137]).start()
     return score_columns(*arguments)
 
-worker.Scorer.score_columns = score
+worker.scoring.Scorer.score_columns = score
 for line in sys.stdin:
     print(json.dumps(handle(json.loads(line), Context())), file=out, flush=True)
 """
