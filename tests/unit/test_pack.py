@@ -682,13 +682,13 @@ def test_external_data_from_elsewhere(packed: Packer, place: Path) -> None:
     Path("short.bin").write_bytes(weights[:20])
     table: models.Table = {f"f{i}": [0.0, 1.0] for i in range(12)}
     for location, said in (
-        (f"../{outside.name}/w.bin", "outside the model's folder"),
-        (str(outside / "w.bin"), "outside the model's folder"),
+        (f"../{outside.name}/w.bin", "points outside the directory"),
+        (str(outside / "w.bin"), "should be a relative path"),
         ("soft.bin", "symbolic link"),
-        ("folder/w.bin", "symbolic link"),
+        ("folder/w.bin", "resolves outside model directory"),
         ("hard.bin", "hard link"),
         ("short.bin", "cannot be read"),
-        ("none.bin", "is missing"),
+        ("none.bin", "is not regular file"),
         (".", "external data"),
         ("", "external data"),
     ):
