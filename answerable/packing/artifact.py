@@ -14,14 +14,7 @@ from answerable.packing.errors import PackError
 from handler import manifest as manifests
 from handler.errors import ArtifactError
 from handler.hashes import path_sha256
-from handler.manifest import (
-    DIGEST_FILE_NAME,
-    FILE_NAME,
-    OPENAPI_FILE_NAME,
-    File,
-    Manifest,
-    to_plain,
-)
+from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, OPENAPI_FILE_NAME, File, Manifest
 from infra.project import previous_dir
 
 WIDTH = 100
@@ -76,7 +69,7 @@ def packed_version(directory: Path) -> str:
 
 def write(directory: Path, manifest: Manifest) -> None:
     """Write the files that follow from the manifest."""
-    for name, content in contents(to_plain(manifest), openapi.render(manifest)).items():
+    for name, content in contents(manifests.to_plain(manifest), openapi.render(manifest)).items():
         (directory / name).write_bytes(content)
 
 
