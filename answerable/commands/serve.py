@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import io
+import ipaddress
 import os
 import secrets
 import shlex
@@ -21,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import urlsplit
 
 import orjson
 import uvicorn
@@ -36,13 +38,13 @@ from answerable.commands import InputError, add_model, report
 from answerable.local import event_sources, local_sqs
 from answerable.local.event_sources import HttpRequest, HttpResponse
 from answerable.local.local_lambda import LocalLambda, error_response
-from answerable.local.same_origin import refusal
 from handler import manifest as manifests
-from handler.errors import PayloadTooLarge
+from handler.errors import ApiError, BadRequest, PayloadTooLarge
 from infra.project import find_model
 
 PAGES = Path(__file__).parents[1] / "pages"
 PASTE_BYTES = 2_000  # the longest body that is put into a command to paste
+SAME_SITE = ("same-origin", "none")  # of sec-fetch-site; none: the user typed the address
 LOCAL = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104
 JSON = "application/json"
 NOT_EMBEDDED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -101,7 +103,7 @@ def create_app(
 
     async def answer(request: Request) -> Response:
         path, is_read = request.url.path, request.method in ("GET", "HEAD")
-        if problem := refusal(request, host):
+        if problem := _refusal(request, host):
             return _response(error_response(problem, str(uuid.uuid4()), 403))
         if is_read and (path == "/docs" or path.startswith("/docs/")):
             name = "docs.html" if path == "/docs" else path.removeprefix("/docs/")
@@ -153,6 +155,34 @@ def _page(environment: LocalLambda, name: str, query: Mapping[str, str]) -> Resp
         return Response(_example(environment, query), media_type=JSON, headers=SECURITY)
     except (ValueError, IndexError, TypeError):
         return Response("row is a golden row's number, changes a JSON object", 400)
+
+
+def _refusal(request: Request, host: str) -> ApiError | None:
+    """Return the problem of a request of another site's page; None to serve it.
+
+    A browser sends such requests for any page that is open: by DNS rebinding, the page's own name
+    points to this machine; by a form or fetch, the page posts here from elsewhere.
+    """
+    name = request.url.hostname or ""
+    if not _is_local(name, host):
+        return BadRequest("the Host header names neither this machine nor an address")
+    if request.method in ("GET", "HEAD"):
+        return None
+    origin = request.headers.get("origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign or request.headers.get("sec-fetch-site", "none") not in SAME_SITE:
+        return BadRequest("a page of another site must not send requests here")
+    return None
+
+
+def _is_local(name: str, host: str) -> bool:
+    """Return whether a host name cannot be of another site: an address, localhost, this host."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        names = ("localhost", host.lower(), socket.gethostname().lower())
+        return name in names or name.endswith(".localhost")
+    return True
 
 
 def _swagger() -> Path:

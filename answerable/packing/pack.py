@@ -31,8 +31,6 @@ from answerable.packing import (
     provenance,
     reference,
     table,
-    verification,
-    version_check,
 )
 from answerable.packing import sample as samples
 from answerable.packing.errors import PackError
@@ -43,7 +41,6 @@ from handler.errors import ArtifactError
 from handler.manifest import Alarms, Execution, Manifest, OutcomeValue, Output, Tensor
 from infra.project import ARTIFACTS
 
-GOLDEN = "golden.jsonl"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # of stacks, alarms and paths
 # https://semver.org
 VERSION = re.compile(
@@ -203,7 +200,7 @@ def pack(
         )
         # before anything is measured: is what is stated well-formed?
         loaded = _load(directory, draft).manifest
-        version_check.check(target, draft, replace=True)  # its files, its content, come later
+        artifact.check_version(target, draft, replace=True)  # its files, its content, come later
 
         measured = f"{draft.execution.intra_op_threads}, as stated"
         if threads is None:
@@ -216,15 +213,15 @@ def pack(
 
         progress("Writing golden rows")
         rows = golden.choose(sample)
-        verification.write_golden(directory / GOLDEN, _load(directory, draft), rows)
+        golden.write(directory, _load(directory, draft), rows)
         manifest = draft._replace(files=artifact.files(directory))
 
         progress("Comparing with the original")
         scorer = _load(directory, manifest)
-        compared, deviation = verification.verify(
+        compared, deviation = golden.verify(
             scorer, original, rewrites, sample, [row for _, row in rows], tolerance
         )
-        version_check.check(target, manifest, replace)
+        artifact.check_version(target, manifest, replace)
     facts = {
         "threads": measured,
         "golden": _rows(len(rows)),
@@ -280,7 +277,7 @@ def _producer(source: graph.Source) -> str:
 
 def _original(
     path: Path, source: graph.Source, encoded: encoders.Encoders
-) -> tuple[verification.Original, list[str]]:
+) -> tuple[golden.Original, list[str]]:
     """Return the run of the file as it came, and what the summary notes about it."""
     notes = list(source.notes)
     model: Path | bytes = path
@@ -295,14 +292,14 @@ def _original(
         session = graph.session(source.model.SerializeToString(), graph.as_packed())
         notes.append("the original does not load here, so it was compared with the corrected one")
     run = execution.runner(encoded.session(session))
-    return verification.Original(run, source.classes), notes
+    return golden.Original(run, source.classes), notes
 
 
 def _rewrite_outputs(
     source: graph.Source,
     stated: dict[str, contract_file.Fields],
     targets: Sequence[str],
-    original: verification.Original,
+    original: golden.Original,
     sample: samples.Sample,
 ) -> output_rewrites.Rewrites:
     """Split and reduce the graph's outputs where targets or `top_k` are stated."""

@@ -296,8 +296,8 @@ def tensors(
     groups = _joined(prober, _free_axes(inputs, base, offset), base)
     values = {t.name: _element_bounds(prober, sample.feeds[t.name], t.name, base, groups)
               for t in inputs}  # fmt: skip
-    least = _with_least_integers(prober, base)
-    lengths = {name: _length_bounds(prober, axes, least) for name, axes in groups.items()}
+    small = _with_least_integers(prober, base)
+    lengths = {name: _length_bounds(prober, axes, small) for name, axes in groups.items()}
     bounded = tuple(
         _with_lengths(tensor, groups, lengths, offset)._replace(
             minimum=values[tensor.name].minimum, maximum=values[tensor.name].maximum
