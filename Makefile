@@ -101,8 +101,8 @@ build/bench-env/ready: requirements/dev.txt
 	build/bench-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
-bench-image: $(READY) ## cold start of the image under the Lambda emulator, beside Mangum+FastAPI's
-	$(BIN)/python -m benchmarks.image
+bench-image: $(READY) ## cold start of images under the Lambda emulator; writes benchmarks/IMAGE.md
+	$(BIN)/python -m benchmarks.image --markdown benchmarks/IMAGE.md
 
 power: $(READY)  ## the power study of drift; writes docs/drift.md and its plot
 	$(BIN)/python -m benchmarks.drift_power --markdown docs/drift.md --svg docs/drift.svg

@@ -1,9 +1,10 @@
-"""`python -m benchmarks.image`: the real cold start, of the image under Lambda's emulator.
+"""`python -m benchmarks.image`: the real cold start, of images under Lambda's emulator.
 
-Beside it the same model behind Mangum and FastAPI, in an image from the same Dockerfile: same base,
-same locked versions, compiled and stripped alike. Every round starts each image anew, in turns,
-with one CPU and 1769 MB as Lambda gives. The emulator begins the init with the first call, so the
-first call has both; what the emulator itself takes is in it, and in the second call too.
+Beside ours are the same model behind Mangum and FastAPI, a model with a text and one with a
+picture. The peer's image comes from the same Dockerfile: same base, same locked versions, compiled
+and stripped alike. Every round starts each image anew, in turns, with one CPU and 1769 MB as Lambda
+gives. The emulator begins the init with the first call, so the first call has both; what the
+emulator itself takes is in it, and in the second call too.
 """
 
 import argparse
@@ -11,40 +12,64 @@ import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 from handler import manifest as manifests
+from handler.release import golden
+from infra.image import size
 from tests.e2e import emulator
 from tests.e2e.emulator import ROOT, Tools
-from tests.fixtures import expected_answers
-from tests.fixtures.artifact import DIABETES, PROJECT
+from tests.fixtures import events, expected_answers
+from tests.fixtures.artifact import DIABETES
 
-OURS, PEER = "answerable:benchmark", "answerable:benchmark-peer"
-ENTRY = {
-    OURS: "handler.function.lambda_handler",
-    PEER: "benchmarks.peers.mangum_fastapi.lambda_handler",
+PEER = "answerable:benchmark-peer"
+TITLES = {
+    "diabetes": "**Answerable**",
+    "docstrings": "Answerable, a text with a tokenizer of 1,500 tokens",
+    "digits": "Answerable, a picture",
 }
-TITLES = {OURS: "**Answerable**, everything on", PEER: "Mangum + FastAPI, no logs"}
 FIGURES = ("init", "first call", "second call")
 AS_IN_LAMBDA = ["--read-only", "--tmpfs=/tmp", "--user=993:990", "--memory=1769m", "--cpus=1"]
 PEER_NEEDS = {"onnxruntime", "fastapi", "mangum"}
 UNUSED = {"sympy", "protobuf", "flatbuffers"}
 
 
-def build(answerable: Tools, scratch: Path) -> None:
-    """Both images. The peer's code goes where the Dockerfile expects the handler."""
+class Image(NamedTuple):
+    """An image, and the folder of its model, whose first golden row is asked."""
+
+    tag: str
+    title: str
+    model: Path
+
+
+def build(answerable: Tools, project: Path) -> list[Image]:
+    """Build the peer's image, and ours from a copy of the project."""
+    emulator.tree(project)
     environment = emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base)
-    ours = [sys.executable, "-m", "answerable", "image", "--model", "diabetes", "--tag", OURS]
-    environment["PYTHONPATH"] = str(ROOT)
-    subprocess.run(ours, cwd=PROJECT, env=environment, check=True, stdout=sys.stderr)
+    build_peer(answerable, project / "build/peer", environment)
+    images = [Image(PEER, "Mangum + FastAPI, no logs", DIABETES)]
+    for name, title in TITLES.items():
+        if name in emulator.EXAMPLES:
+            emulator.pack_example(project, name)
+        tag = f"answerable:benchmark-{name}"
+        command = [sys.executable, "-m", "answerable", "image", "--model", name, "--tag", tag]
+        subprocess.run(command, cwd=project, env=environment, check=True, stdout=sys.stderr)
+        images.append(Image(tag, title, project / "model_artifacts" / name))
+    return images
+
+
+def build_peer(answerable: Tools, scratch: Path, environment: dict[str, str]) -> None:
+    """Build the peer's image. Its code goes where the Dockerfile expects the handler."""
+    (scratch / "infra").mkdir(parents=True)
     shutil.copy(ROOT / "Dockerfile", scratch)
-    (scratch / "infra").mkdir()
     shutil.copy(ROOT / "infra/strip_packages.py", scratch / "infra")
     shutil.copytree(DIABETES, scratch / "model")
     peers = scratch / "handler/benchmarks/peers"
@@ -55,21 +80,10 @@ def build(answerable: Tools, scratch: Path) -> None:
         shutil.copy(ROOT / "benchmarks/peers" / name, peers)
     (scratch / "requirements").mkdir()
     (scratch / "requirements/function.txt").write_text(locked(PEER_NEEDS))
-    peer = [
-        answerable.docker,
-        "build",
-        "-q",
-        "--build-arg",
-        f"BASE_IMAGE={answerable.base}",
-        "--tag",
-        PEER,
-    ]
-    subprocess.run(
-        [*peer, str(scratch)],
-        env=environment | {"DOCKER_BUILDKIT": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"},
-        check=True,
-        stdout=sys.stderr,
-    )
+    command = [answerable.docker, "build", "-q", "--tag", PEER]
+    command += ["--build-arg", f"BASE_IMAGE={answerable.base}", str(scratch)]
+    environment |= {"DOCKER_BUILDKIT": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
 
 
 def locked(names: set[str]) -> str:
@@ -88,57 +102,68 @@ def locked(names: set[str]) -> str:
     return "\n".join(block for block in blocks if block.partition("==")[0] in needed) + "\n"
 
 
-def start(answerable: Tools, image: str, threads: int) -> dict[str, float]:
-    """One container from nothing: milliseconds of the init, of the first and the second call."""
-    options = (
-        [*AS_IN_LAMBDA, "--env=PYTHONPATH=/var/task/handler"] if image == PEER else AS_IN_LAMBDA
-    )
-    options = [*options, f"--env=INTRA_OP_THREADS={threads}"]
-    name = "good/rest-one-row"
-    with emulator.container(answerable.docker, image, *options, command=ENTRY[image]) as running:
+def start(answerable: Tools, image: Image) -> list[float]:
+    """Start a container; return the milliseconds of FIGURES."""
+    threads = manifests.read(image.model).execution.intra_op_threads
+    options = [*AS_IN_LAMBDA, f"--env=INTRA_OP_THREADS={threads}"]
+    command = "handler.function.lambda_handler"
+    if image.tag == PEER:
+        options.append("--env=PYTHONPATH=/var/task/handler")
+        command = "benchmarks.peers.mangum_fastapi.lambda_handler"
+    row = golden.read(image.model)[0]
+    event = events.rest(json.dumps({"instances": [row.instance]}))
+    with emulator.container(answerable.docker, image.tag, *options, command=command) as running:
         time.sleep(0.3)  # the emulator and the container's own start are over
         calls = []
         for _ in range(2):
             before = time.perf_counter()
-            answer = running.invoke(expected_answers.event(name))
+            answer = running.invoke(event)
             calls.append((time.perf_counter() - before) * 1000)
-            (found,) = json.loads(answer["body"])["predictions"]
-            expected = expected_answers.stated()[name]["body"]["predictions"][0]["progression"]
-            assert expected_answers.close(found["progression"], expected)
+            (prediction,) = json.loads(answer["body"])["predictions"]
+            prediction.pop("id", None)
+            assert expected_answers.close(prediction, row.prediction), prediction
         (init,) = re.findall(r"INIT REPORT\(durationMs: ([\d.]+)\)", running.logs())
-    return dict(zip(FIGURES, [float(init), *calls], strict=True))
+    return [float(init), *calls]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.image", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="every figure, in milliseconds")
+    parser.add_argument("--old", metavar="TAG", help="an older image of the diabetes example")
+    parser.add_argument("--markdown", type=Path, help="write the page here")
     args = parser.parse_args()
     answerable = emulator.prepare()
-    threads = manifests.read(DIABETES).execution.intra_op_threads
     with tempfile.TemporaryDirectory() as scratch:
-        build(answerable, Path(scratch))
-    rounds: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
-    for number in range(-1, args.rounds):  # round -1 reads the images from the disk
-        for image in [OURS, PEER] if number % 2 else [PEER, OURS]:
-            figures = start(answerable, image, threads)
+        images = build(answerable, Path(scratch))
+        if args.old:
+            images.append(Image(args.old, f"Answerable, {args.old}", DIABETES))
+        rounds = []
+        for number in range(-1, args.rounds):  # round -1 reads the images from the disk
+            in_turns = images[:: 1 if number % 2 else -1]
+            figures = {image.tag: start(answerable, image) for image in in_turns}
             if number >= 0:
-                rounds[image].append(figures)
+                rounds.append(figures)
     base = "a stand-in for AWS's base image" if answerable.stand_in else answerable.base
-    print(f"Medians of {args.rounds} rounds in ms, 1 CPU of {os.cpu_count()}, {base}\n")
-    print("| image | init | first call, init included | second call |\n|---|---|---|---|")
-    for image, figures_of in rounds.items():
-        medians = [statistics.median(f[name] for f in figures_of) for name in FIGURES]
-        print(f"| {TITLES[image]} | {medians[0]:.0f} | {medians[1]:.0f} | {medians[2]:.1f} |")
-    ratios = [
-        statistics.median(
-            a[name] / b[name] for a, b in zip(rounds[OURS], rounds[PEER], strict=True)
-        )
-        for name in FIGURES
+    lines = [
+        "# The image's cold start\n\nWritten by `make bench-image`; the method is in the docstring "
+        "of [image.py](image.py). Models without a text or a picture pay nothing for those.\n",
+        f"{datetime.now(UTC):%Y-%m-%d}. Medians of {args.rounds} rounds in ms, one CPU of "
+        f"{os.cpu_count()}, {base}. In brackets: times Mangum + FastAPI, the median of pairs.\n",
+        "| image | init | first call, init included | second call | MB compressed over the base |",
+        "|---|---:|---:|---:|---:|",
     ]
-    print(f"| ratio, median of pairs | {ratios[0]:.2f} | {ratios[1]:.2f} | {ratios[2]:.2f} |")
-    if args.json:
-        args.json.write_text(json.dumps({TITLES[k]: v for k, v in rounds.items()}, indent=1) + "\n")
+    for image in images:
+        cells = []
+        for index in range(len(FIGURES)):
+            times = median(each[image.tag][index] / each[PEER][index] for each in rounds)
+            milliseconds = median(each[image.tag][index] for each in rounds)
+            cells.append(f"{milliseconds:.3g} ({times:.2f})")
+        megabytes = size(answerable.docker, image.tag, answerable.base) / 1e6
+        lines.append(f"| {image.title} | {' | '.join(cells)} | {megabytes:.1f} |")
+    page = "\n".join(lines) + "\n"
+    print(page)
+    if args.markdown:
+        args.markdown.write_text(page)
     return 0
 
 

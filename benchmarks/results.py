@@ -145,8 +145,9 @@ def markdown(report: Report, cases: dict[str, Case] = CASES) -> str:
     parts = [
         "# Benchmark results\n\nWritten by `python -m benchmarks`; the method is in the docstrings "
         "of [cold.py](cold.py), [warm.py](warm.py), [batch.py](batch.py) and [load.py](load.py), "
-        "the peers are in [peers/](peers), earlier runs in [history.svg](history.svg), and hostile "
-        "bodies in [REFUSALS.md](REFUSALS.md).\n\n"
+        "the peers are in [peers/](peers), earlier runs in [history.svg](history.svg). Other "
+        "pages: hostile bodies in [REFUSALS.md](REFUSALS.md), files in [BATCH.md](BATCH.md), "
+        "images in a container, with and without a text or a picture, in [IMAGE.md](IMAGE.md).\n\n"
         f"{report['date']} · {report['commit']} · {report['machine']} · "
         + ", ".join(f"{name} {number}" for name, number in report["versions"].items())
         + ("\n\n**A quick run: too few rounds to be quoted.**" if report["quick"] else ""),

