@@ -3,6 +3,7 @@
 The event source mapping polls the queue all the time: a million requests a month, some cents.
 """
 
+from functools import partial
 from typing import cast
 
 import aws_cdk as cdk
@@ -143,10 +144,8 @@ class JobsAlarms(Construct):
     def __init__(self, scope: Construct, id: str, context: MonitoringContext, jobs: Jobs) -> None:
         super().__init__(scope, id)
         limits, period = context.manifest.alarms, cdk.Duration.minutes(5)
-        failed, every = (
-            context.record(name, minutes=60, dimensions=jobs.worker.dimensions)
-            for name in (metrics.FAILED_JOBS, metrics.JOBS)
-        )
+        hourly = partial(context.record, minutes=60, dimensions=jobs.worker.dimensions)
+        failed = limits.client_error_max_percent / 100
         self.alarms = [
             context.alarm(
                 self,
@@ -171,6 +170,6 @@ class JobsAlarms(Construct):
                 "failed-results",
                 f"Over {limits.client_error_max_percent:g} % of an hour's jobs break the contract: "
                 "producers and contract do not agree.",
-                excess(failed, every, limits.client_error_max_percent / 100, TOLERATED_FAILURES),
+                excess(hourly, metrics.FAILED_JOBS, metrics.JOBS, failed, TOLERATED_FAILURES),
             ),
         ]
