@@ -10,7 +10,7 @@ version, and calls the URL.
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from answerable import cdk, smoke
@@ -97,8 +97,14 @@ def main(
         check_log_role(client, chosen)
     else:
         template = cdk.template(chosen.stack)
-        losses = removals(deployed, template)
-        check_removals([loss for loss in losses if loss.name not in args.yes_remove])
+        losses = [r for r in removals(deployed, template) if r.name not in args.yes_remove]
+        if losses:
+            names = " ".join(dict.fromkeys(loss.name for loss in losses))
+            lines = "\n".join(f"  {loss.name}: {loss.text}" for loss in losses)
+            raise ReleaseError(
+                f"this deployment would remove or change what is in use:\n{lines}\n"
+                f"Correct deploy.toml, or confirm it with --yes-remove {names}"
+            )
         service = lookup(client, chosen.model, chosen.stage)
         moves = deployed["Outputs"].get("LiveVersion") != template["Outputs"]["LiveVersion"]
         if pins := pins_over_rollback(service, chosen, moves, print):
@@ -122,18 +128,6 @@ def check_log_role(client: Client, chosen: Settings) -> None:
         raise ReleaseError(
             "API Gateway has no log role in this account and region, and refuses stages with logs. "
             "Set gateway_log_role = true in one stack, or endpoint = http"
-        )
-
-
-def check_removals(losses: Sequence[Removal]) -> None:
-    """Raise ReleaseError with a line for each loss."""
-    if losses:
-        names = " ".join(dict.fromkeys(loss.name for loss in losses))
-        lines = [f"  {loss.name}: {loss.text}" for loss in losses]
-        raise ReleaseError(
-            "this deployment would remove or change what is in use:\n"
-            + "\n".join(lines)
-            + f"\nCorrect deploy.toml, or confirm it with --yes-remove {names}"
         )
 
 

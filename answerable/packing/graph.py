@@ -10,12 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
-from onnx.external_data_helper import (
-    load_external_data_for_tensor,
-    set_external_data,
-    write_external_data_tensors,
-)
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper, numpy_helper
 
 from answerable.packing import file_formats
 from answerable.packing.errors import PackError
@@ -219,9 +214,11 @@ def save(model: ModelProto, directory: Path) -> None:
                     tensor.CopyFrom(
                         numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
                     )
-                set_external_data(tensor, WEIGHTS, offset, len(tensor.raw_data))
+                external_data_helper.set_external_data(
+                    tensor, WEIGHTS, offset, len(tensor.raw_data)
+                )
                 offset += -(-len(tensor.raw_data) // PAGE) * PAGE
-        model = write_external_data_tensors(copy, str(directory))
+        model = external_data_helper.write_external_data_tensors(copy, str(directory))
     (directory / MODEL).write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -282,7 +279,7 @@ def _internalise(model: ModelProto, folder: Path) -> None:
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         try:
-            load_external_data_for_tensor(tensor, str(folder.resolve()))
+            external_data_helper.load_external_data_for_tensor(tensor, str(folder.resolve()))
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             detail = str(error).split("\n")[0]
             raise PackError(
