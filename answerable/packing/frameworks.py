@@ -203,7 +203,15 @@ class Booster(Framework):
         return self._export(len(inputs), options)
 
     def _export(self, width: int, options: Any) -> ModelProto:
-        raise NotImplementedError
+        convert = getattr(_import("onnxmltools", "boosters"), f"convert_{self.packages[0]}")
+        types = importlib.import_module("onnxmltools.convert.common.data_types")
+        tensor = [("X", types.FloatTensorType([None, width]))]
+        defaults = {"initial_types": tensor, "target_opset": BOOSTER_OPSET}
+        graph: ModelProto = convert(self._exported(), **{**defaults, **options})
+        return graph
+
+    def _exported(self) -> Any:
+        return self.model
 
 
 class XGBoost(Booster):
@@ -225,10 +233,10 @@ class XGBoost(Booster):
         """Return the booster's names of the columns."""
         return tuple(self.model.get_booster().feature_names or ())
 
-    def _export(self, width: int, options: Any) -> ModelProto:
+    def _exported(self) -> Any:
         model = copy.deepcopy(self.model)
         model.get_booster().feature_names = None  # the converter takes f0, f1, … only
-        return _onnxmltools(model, "convert_xgboost", width, options)
+        return model
 
 
 class LightGBM(Booster):
@@ -241,9 +249,6 @@ class LightGBM(Booster):
         """Return the booster's names of the columns; () for the generated ones."""
         names = tuple(getattr(self.model, "booster_", self.model).feature_name())
         return () if names == tuple(f"Column_{i}" for i in range(len(names))) else names
-
-    def _export(self, width: int, options: Any) -> ModelProto:
-        return _onnxmltools(self.model, "convert_lightgbm", width, options)
 
     def _predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
         """Return the predictions; those of a Booster are probabilities if it classifies."""
@@ -536,15 +541,6 @@ def _import(module: str, extra: str) -> Any:
         package = module.partition(".")[0]
         name = f"answerable[{extra}]" if extra else package
         raise PackError(f"{package} is not installed: pip install '{name}'") from None
-
-
-def _onnxmltools(model: Any, converter: str, width: int, options: Options) -> ModelProto:
-    convert = getattr(_import("onnxmltools", "boosters"), converter)
-    types = importlib.import_module("onnxmltools.convert.common.data_types")
-    tensor = [("X", types.FloatTensorType([None, width]))]
-    defaults = {"initial_types": tensor, "target_opset": BOOSTER_OPSET}
-    graph: ModelProto = convert(model, **{**defaults, **options})
-    return graph
 
 
 def _skl2onnx(model: Any, columns: Any, options: Options) -> ModelProto:

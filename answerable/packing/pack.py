@@ -38,7 +38,7 @@ from answerable.terminal import number
 from handler import manifest as manifests
 from handler import scoring
 from handler.errors import ArtifactError
-from handler.manifest import Alarms, Execution, Manifest, OutcomeValue, Output, Tensor
+from handler.manifest import Alarms, Execution, Manifest, OutcomeValue, Output
 from infra.project import ARTIFACTS
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # of stacks, alarms and paths
@@ -109,7 +109,9 @@ def pack(
             if isinstance(contract, (Path, str))
             else contract_file.parse(dict(contract or {}), "contract")
         )
-        encoded = encoders.prepare(source, statement.features, _folder(model))
+        is_file = isinstance(model, (Path, str))
+        model_folder = Path(model).parent if is_file else Path()
+        encoded = encoders.prepare(source, statement.features, model_folder)
         original, notes = _original(model_file, source, encoded)
         source, inputs = encoded.source, encoded.inputs
         data = encoded.name_pictures(data)
@@ -181,7 +183,10 @@ def pack(
             contract="tabular" if sample.features else "tensor",
             files=artifact.files(directory),
             opset={entry.domain or "ai.onnx": entry.version for entry in source.model.opset_import},
-            inputs=tuple(_batched(tensor, batch) for tensor in inputs),
+            inputs=tuple(  # a leading axis of 1 holds one row
+                tensor._replace(shape=(1, *tensor.shape[1:])) if batch == "single" else tensor
+                for tensor in inputs
+            ),
             outputs=outputs,
             limits=limits.default(
                 sample.types, inputs, outputs, (sample.feeds, results), batch, statement.limits
@@ -264,11 +269,6 @@ def _model_file(model: "Path | str | bytes | onnx.ModelProto", folder: Path) -> 
     return file
 
 
-def _folder(model: Any) -> Path:
-    """Return the folder of the model's file; of a model that is no file, the current one."""
-    return Path(model).parent if isinstance(model, (Path, str)) else Path()
-
-
 def _producer(source: graph.Source) -> str:
     """Return the exporter's name and version; some write their whole build log there."""
     text = f"{source.model.producer_name} {source.model.producer_version}".strip()
@@ -312,11 +312,6 @@ def _rewrite_outputs(
     results = original.run(feeds)
     arrays = output_fields.to_arrays(results, tensors, source.classes)
     return output_rewrites.rewrite(source, stated, targets, list(arrays.values()))
-
-
-def _batched(tensor: Tensor, batch: execution.Batch) -> Tensor:
-    """Return the tensor with a leading axis of 1 where it holds only one row."""
-    return tensor._replace(shape=(1, *tensor.shape[1:])) if batch == "single" else tensor
 
 
 def _check_finite(
