@@ -151,13 +151,16 @@ class Reader:
                 pass
         position = file.tell()
         while position < stop and (lines := list(islice(iter(next_line, b""), self.chunk_rows))):
-            if max(map(len, lines)) == MAX_LINE_BYTES:
+            sizes = list(map(len, lines))
+            if max(sizes) == MAX_LINE_BYTES:
                 raise BatchError(f"a line is longer than {MAX_LINE_BYTES} bytes")
-            size = sum(map(len, lines))
-            while position + size - len(lines[-1]) >= stop:
-                size -= len(lines.pop())
-            position += size
-            yield [line for line in lines if line not in (b"\n", b"\r\n")]
+            position += sum(sizes)
+            while position - sizes[-1] >= stop:
+                lines.pop()
+                position -= sizes.pop()
+            if min(sizes) <= len(b"\r\n"):
+                lines = [line for line in lines if line not in (b"\n", b"\r\n")]
+            yield lines
 
     def parse(self, lines: list[bytes]) -> tuple[Any, Any, dict[int, Violation]]:
         """Return the rows without the malformed lines, their keys, and the malformed lines."""
