@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic_core import PydanticCustomError
 
 from answerable.packing.errors import PackError
 from answerable.packing.feature_types import png
@@ -126,6 +127,7 @@ def test_padding_of_a_client_is_left_out(text: scoring.Scorer, folder: Path) -> 
         ("/inputs/1/shape", {"attention_mask": np.ones((1, 3), np.int64)}),
         ("/inputs", {"attention_mask": np.ones((2, 4), np.int64)}),
         ("/inputs", {"input_ids": np.full((2, 3), 999)}),
+        ("/inputs", {"input_ids": np.full((2, 3), encoded_models.tokenizer().get_vocab_size())}),
         ("/inputs", {"attention_mask": np.zeros((2, 3), np.int64)}),
         ("/inputs/2/name", {"review": np.array([["a"], ["b"]], object)}),
         ("/inputs/2/name", {"note": np.ones((2, 3), np.int64)}),
@@ -428,6 +430,23 @@ def test_a_smaller_limit_of_pictures_is_a_major_change(picture: scoring.Scorer) 
         picture.manifest, picture.manifest._replace(features=(smaller,))
     )
     assert [change.level for change in changes] == [compatibility.MAJOR]
+
+
+@pytest.mark.parametrize(("max_pixels", "is_taken"), [(99, False), (100, True)])
+def test_a_picture_may_have_as_many_pixels_as_the_limit(
+    picture: scoring.Scorer, max_pixels: int, is_taken: bool
+) -> None:
+    (feature,) = picture.manifest.features
+    assert feature.image
+    limited = feature._replace(image=feature.image._replace(max_pixels=max_pixels))
+    kind = image.ImageType(limited, picture.manifest.inputs[0].dtype)
+    text = encoded(Image.new("L", (10, 10)))
+    if is_taken:
+        assert kind.parse(text).pixels == 100
+    else:
+        with pytest.raises(PydanticCustomError) as error:
+            kind.parse(text)
+        assert error.value.type == "picture_pixels"
 
 
 @pytest.mark.fault(

@@ -556,7 +556,14 @@ def test_a_binary_body_that_a_front_took_for_text(matrix: app.Handler) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "binary"), [(None, False), ("*/*", False), ("application/octet-stream, */*", True)]
+    ("accept", "binary"),
+    [
+        (None, False),
+        ("*/*", False),
+        ("application/octet-stream, */*", True),
+        ("Application/Octet-Stream;q=0.9", True),
+        ("application/octet-stream;q=0, */*", False),
+    ],
 )
 def test_a_rest_api_hands_on_bytes_to_whom_accepts_them_first(
     matrix: app.Handler, accept: str | None, binary: bool
@@ -576,13 +583,13 @@ def test_large_answers_are_packed_for_those_who_take_it(
     event = event_source(as_json({"x": x})["body"], INFER)
     plain = matrix(event, Context())
     assert "content-encoding" not in plain["headers"]
-    for accepted in ("gzip", "br, GZIP;q=0.5", "*"):
+    for accepted in ("gzip", "br, GZIP;q=0.5", "*", "*;q=0, gzip", "br ; q=1, gzip ; q=0.001"):
         event["headers"]["accept-encoding"] = accepted
         answer = matrix(event, Context())
         assert answer["headers"]["content-encoding"] == "gzip"
         assert answer["headers"]["content-type"] == "application/json"
         assert gzip.decompress(base64.b64decode(answer["body"])).decode() == plain["body"]
-    for refused in ("", "br", "gzip;q=0", "gzip;q=0.0"):
+    for refused in ("", "br", "gzip;q=0", "gzip;q=0.0", "*, gzip;q=0", "gzip;q=x1"):
         event["headers"]["accept-encoding"] = refused
         assert matrix(event, Context()) == plain
     rest = events.rest(event["body"], INFER, headers={"accept-encoding": "gzip"})
