@@ -93,17 +93,17 @@ class JsonLinesWriter:
 
     def __init__(self, scorer: Scorer, path: Path, has_key: bool) -> None:
         self._file, self._has_key = path.open("wb"), has_key
+        self._renderer = scorer.renderer
         version = orjson.dumps(scorer.manifest.version).replace(b"%", b"%%")
         key = b'"key":%b,' if has_key else b""
-        self._template = b'{"row":%d,' + key + b'%b,"model_version":' + version + b"}\n"
-        self._render = scorer.renderer.render_predictions
+        fields = self._renderer.template_with_id[1:-1]
+        self._template = b'{"row":%d,' + key + fields + b',"model_version":' + version + b"}\n"
 
     def write(self, numbers: Sequence[int], keys: Any, ids: list[bytes], scored: Scored) -> None:
         """Add the predictions of a chunk."""
-        fields = [prediction[1:-1] for prediction in self._render(scored.runs, ids)]
-        columns = [map(orjson.dumps, keys)] if self._has_key else []
-        rows = zip(numbers, *columns, fields, strict=True)
-        self._file.write(b"".join(map(self._template.__mod__, rows)))
+        texts = [list(map(orjson.dumps, keys))] if self._has_key else []
+        columns = [numbers, *texts, ids]
+        self._file.write(b"".join(self._renderer.render_rows(self._template, columns, scored.runs)))
 
     def close(self) -> None:
         """Finish the file."""
