@@ -33,7 +33,6 @@ def finish(run: Storage, plan: Plan) -> dict[str, Any]:
     for summary in summaries:
         summary["first_row"] = first_row
         first_row += summary["rows"]
-    finished = iso_time(int(time.time()))
     document = {
         "run": plan.id,
         "model": plan.model,
@@ -41,8 +40,7 @@ def finish(run: Storage, plan: Plan) -> dict[str, Any]:
         "options": plan.options,
         "inputs": plan.sources,
         "started": plan.started,
-        "finished": finished,
-        "seconds": _seconds(finished) - _seconds(plan.started),
+        "finished": iso_time(int(time.time())),
         **_totals(summaries),
         "parts": summaries,
     }

@@ -55,8 +55,6 @@ def detect_format(uri: str, file: BinaryIO) -> tuple[str, bool]:
     """Return the format and whether it is in gzip. Raise BatchError for any other format."""
     start = file.read(4)
     is_gzip = start.startswith(b"\x1f\x8b")
-    if not start:
-        raise BatchError("the file is empty")
     if start == b"PAR1":
         return PARQUET, False
     if uri.lower().removesuffix(".gz").endswith(".parquet"):
@@ -67,6 +65,8 @@ def detect_format(uri: str, file: BinaryIO) -> tuple[str, bool]:
         first = _unpack(file, is_gzip).read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")
     except DAMAGED:
         raise BatchError("the gzip file is damaged") from None
+    if not first:
+        raise BatchError("the file is empty")
     if first.startswith(b"["):
         raise BatchError("the file is a JSON array; write one object per line")
     return JSONL if first.startswith(b"{") else CSV, is_gzip
