@@ -2,7 +2,6 @@
 
 import platform
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -91,13 +90,11 @@ def _read(run: Storage, names: list[str]) -> list[dict[str, Any]]:
         return [orjson.loads(content) for content in pool.map(run.read, names) if content]
 
 
-def _totals(summaries: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    rows, refused, seconds, gigabyte_seconds = 0, 0, 0.0, 0.0
-    for summary in summaries:
-        rows += summary["rows"]
-        refused += summary["refused"]
-        seconds += summary["seconds"]
-        gigabyte_seconds += summary["gigabyte_seconds"]
+def _totals(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    rows, refused, seconds, gigabyte_seconds = (
+        sum(summary[name] for summary in summaries)
+        for name in ("rows", "refused", "seconds", "gigabyte_seconds")
+    )
     return {
         "rows": rows,
         "refused": refused,

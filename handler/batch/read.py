@@ -46,11 +46,6 @@ class Chunk(NamedTuple):
     malformed: dict[int, Violation]
 
 
-def row_pointer(column: str, row: int) -> str:
-    """Return the pointer of a value in a chunk, as in the body of a `/predict`."""
-    return pointer("instances", row, column)
-
-
 def detect_format(uri: str, file: BinaryIO) -> tuple[str, bool]:
     """Return the format and whether it is in gzip. Raise BatchError for any other format."""
     start = file.read(4)
@@ -170,6 +165,12 @@ class Reader:
         """Return the validated columns. Raise ContractViolation, pointing into a `/predict`."""
         raise NotImplementedError
 
+    def validate_columns(self, columns: list[Any]) -> Columns:
+        """Return the validated columns of the features. Raise ContractViolation."""
+        return self.scorer.validator.validate_columns(
+            columns, lambda k, row: pointer("instances", row, self.names[k])
+        )
+
     def select(self, rows: Any, indices: list[int]) -> Any:
         """Return some of the rows."""
         return [rows[i] for i in indices]
@@ -246,9 +247,7 @@ class CsvReader(Reader):
             [None] * count if i is None else kind.parse_cells(rows[i], count)
             for kind, i in self._types
         ]
-        return self.scorer.validator.validate_columns(
-            columns, lambda k, row: row_pointer(self.names[k], row)
-        )
+        return self.validate_columns(columns)
 
     def select(self, rows: Any, indices: list[int]) -> Any:
         return {i: [column[k] for k in indices] for i, column in rows.items()}
