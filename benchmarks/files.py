@@ -64,7 +64,9 @@ def measure(command: list[str]) -> tuple[float, float]:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    ended = subprocess.run(command, capture_output=True, env=environment)
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)}:\n{ended.stderr.decode()}")
     wall = time.perf_counter() - start
     with contextlib.suppress(ChildProcessError):
         while True:
