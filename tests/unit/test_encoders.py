@@ -183,6 +183,10 @@ def test_every_kind_of_jpeg_is_scored(picture: scoring.Scorer, options: Any) -> 
     for mode in ("RGB", "L", "CMYK"):
         image = encoded(smooth(30, 20, mode), format="JPEG", **options)
         assert score(picture, picture=[image])
+        for fill in (1, 2):  # bytes of 0xff before a segment
+            filled = base64.b64decode(image).replace(b"\xff\xdb", b"\xff" * fill + b"\xff\xdb", 1)
+            again = base64.b64encode(filled).decode()
+            assert score(picture, picture=[again]) == score(picture, picture=[image])
 
 
 @pytest.mark.parametrize(
