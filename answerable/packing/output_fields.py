@@ -44,7 +44,8 @@ def describe(
         kind = fields.get("kind") or _kind(tensor.dtype, shape, labels, batch, array)
         if kind in ("label", *BY_CLASS):
             fields = {"classes": labels} | fields
-        if kind == "scores" and name == "probabilities":
+        is_share = kind != "value" or bool(((array >= 0) & (array <= 1)).all())
+        if name == "probabilities" and (kind == "scores" or not is_share):
             name = "scores"  # skl2onnx calls them so, whatever they are
         named: Fields = {"name": name, "tensor": tensor.name, "dtype": tensor.dtype}
         output = Output(**(named | fields | {"shape": shape, "kind": kind}))
