@@ -106,9 +106,7 @@ def test_rankers_are_packed() -> None:
     groups, sizes = np.repeat(range(rows // 2), 2), [2] * (rows // 2)
     for model in (
         xgboost.XGBRanker(n_estimators=5).fit(data, relevance, qid=groups),
-        lightgbm.LGBMRanker(n_estimators=5, verbose=-1).fit(
-            data, relevance, group=[2] * (rows // 2)
-        ),
+        lightgbm.LGBMRanker(n_estimators=5, verbose=-1).fit(data, relevance, group=sizes),
         catboost.CatBoostRanker(iterations=5, **QUIET).fit(data, relevance, group_id=groups),
     ):
         assert pack(model, data, replace=True).rows == rows
