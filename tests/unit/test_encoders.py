@@ -183,6 +183,10 @@ def test_every_kind_of_jpeg_is_scored(picture: scoring.Scorer, options: Any) -> 
     for mode in ("RGB", "L", "CMYK"):
         image = encoded(smooth(30, 20, mode), format="JPEG", **options)
         assert score(picture, picture=[image])
+        for fill in (1, 2):  # bytes of 0xff before a segment
+            filled = base64.b64decode(image).replace(b"\xff\xdb", b"\xff" * fill + b"\xff\xdb", 1)
+            again = base64.b64encode(filled).decode()
+            assert score(picture, picture=[again]) == score(picture, picture=[image])
 
 
 @pytest.mark.parametrize(
@@ -288,6 +292,18 @@ def test_a_picture_is_a_whole_body(
     assert content[:40] not in capsys.readouterr().out  # the log policy of pictures is drop
     status, document = send(picture_app, b"\xff\xd8", path, **{"content-type": "image/png"})
     assert (status, document["errors"][0]["code"]) == (422, "picture")
+
+
+def test_a_picture_is_logged_where_the_contract_says_so(folder: Path, capsys: Any) -> None:
+    image = '[features.picture.image]\nsize = [8, 8]\nmode = "L"\n'
+    directory = packed(folder, "picture-flat", f'[features.picture]\nlog_policy = "keep"\n{image}')
+    handler = app.create(Settings(directory, log_payloads="full"))
+    content = encoded(smooth(30, 20))
+    body = json.dumps({"instances": [{"picture": content}]}).encode()
+    status, document = send(handler, body, "/predict")
+    assert status == 200, document
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["instances"] == [{"picture": content}]
 
 
 def test_a_picture_is_the_body_of_a_job(
