@@ -220,19 +220,20 @@ def test_a_name_that_stands_twice_is_refused(echo: Scorer, data: st.DataObject) 
 def test_brackets_in_names_and_categories_are_no_nesting(tmp_path: Path) -> None:
     node = helper.make_node("Identity", ["c"], ["y"])
     tensors = [[(name, TensorProto.STRING, [None, 1])] for name in ("c", "y")]
+    value = "[[{[{" + "x" * 300
     category = {"name": "c[[", "input": "c", "type": "category", "example": "b"}
     artifact.write(
         tmp_path,
         artifact.graph([node], *tensors),
         inputs=artifact.tensors(tensors[0]),
-        features=[category | {"categories": ["[[{[{", "b"]}],
+        features=[category | {"categories": [value, "b"]}],
         outputs=[
             {"name": "y", "tensor": "y", "dtype": "string", "shape": [None, 1], "kind": "value"}
         ],
     )
-    rows = [{"c[[": "[[{[{"}] * 1000
+    rows = [{"c[[": value}] * 1000
     (column,) = load(tmp_path).validator.parse(json.dumps({"instances": rows}))
-    assert [*column] == ["[[{[{"] * 1000
+    assert [*column] == [value] * 1000
 
 
 @given(st.data())
