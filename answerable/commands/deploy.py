@@ -71,7 +71,8 @@ def check_log_role(client: Client, chosen: Settings) -> None:
     if not client("apigateway").get_account().get("cloudwatchRoleArn"):
         raise ReleaseError(
             "API Gateway has no log role in this account and region, and refuses stages with logs. "
-            "Set gateway_log_role = true in one stack, or endpoint = http"
+            f"Set gateway_log_role = true in [stage.{chosen.stage}.{chosen.model}] of deploy.toml, "
+            'or endpoint = "http"'
         )
 
 
