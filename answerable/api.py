@@ -38,6 +38,6 @@ class Model:
 def load(name: str = "") -> Model:
     """Return the model `name` of the current folder's model_artifacts/, or its only model.
 
-    A name with a slash is the path of a folder. Raise ArtifactError.
+    The name may be the path of a folder, too. Raise ArtifactError.
     """
     return Model(find_model(name))

@@ -108,7 +108,7 @@ def _prediction_result(state: AppState, request: Request, scored: Scored) -> Han
     start, renderer = time.perf_counter(), state.scorer.renderer
     rows = len(scored.columns[0])
     ids = state.make_prediction_ids(scored.outputs, [prediction_id.new_request(rows)])
-    as_base64 = renderer.has_base64 and "tensors=base64" in request.headers.get("accept", "")
+    as_base64 = renderer.has_base64 and http_body.client_prefers_base64(request)
     predictions = renderer.render_predictions(scored.runs, ids, as_base64)
     headers = {"content-type": BASE64_JSON} if as_base64 else JSON_HEADERS
     response = Response(200, renderer.render_response(predictions), headers)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import orjson
 
 from handler import core_schema as cs
 from handler.core_schema import PydanticCustomError, PydanticKnownError
@@ -333,17 +334,14 @@ class Number(FeatureType):
         return None if value != value else value
 
     def parse_cells(self, cells: Sequence[str], max_errors: int) -> list[Any]:
-        text = "".join(cells)
-        # a longer integer is read as a float
-        is_short = not self.whole or max(map(len, cells), default=0) <= MAX_INTEGER_CHARS
-        if text.isascii() and "_" not in text and is_short:
-            convert: Any = int if self.whole else float
-            try:
-                values = [convert(cell) if cell else None for cell in cells]
-            except ValueError:
-                return super().parse_cells(cells, max_errors)
-            if math.isfinite(sum(filter(None, values))):
-                return values
+        # orjson takes half of the time of `float`; a cell is one value if it has no comma
+        text = ",".join([cell or "null" for cell in cells])
+        try:
+            values: list[Any] = orjson.loads(f"[{text}]")
+        except ValueError:
+            values = []
+        if len(values) == len(cells) == text.count(",") + 1:
+            return values
         return super().parse_cells(cells, max_errors)
 
     def stated_bounds(self) -> tuple[Numeric | None, Numeric | None]:

@@ -2,7 +2,8 @@
 
 A prediction id carries the version and the predicted value, so nothing is looked up. Any version
 evaluates an outcome from its id and the manifest, and files the metrics under the version that
-predicted: of the API, or of the worker of jobs or batches.
+predicted: of the API, or of the worker of jobs or batches. Of several outputs, the first value or
+label is compared: an id has room for one.
 
 An outcome is refused with a pointer and one of these codes:
 
@@ -104,6 +105,8 @@ def make_feedback_handler(
     or if every outcome is refused. If only some are, the response lists them.
     """
     evaluate = _make_evaluator(manifest, settings)
+    output = prediction_id.primary_output(manifest)[1]
+    purpose = f", to compare with {output.name}" if output else ""
     service = settings.service or manifest.name
     remembered: dict[str, int] = {}
 
@@ -121,7 +124,7 @@ def make_feedback_handler(
             except _Refused as refusal:
                 code = str(refusal)
                 field = "prediction_id" if code in ID_MESSAGES else "actual"
-                message = (ID_MESSAGES | ACTUAL_MESSAGES)[code]
+                message = ID_MESSAGES.get(code) or ACTUAL_MESSAGES[code] + purpose
                 refused.append(Violation(pointer("outcomes", i, field), code, message))
                 continue
             corrected += id in remembered

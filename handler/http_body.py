@@ -6,6 +6,7 @@ The limit holds for the encoded and for the decoded body.
 import re
 import zlib
 from binascii import a2b_base64
+from collections.abc import Iterator
 
 from handler.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from handler.http import IMAGE_TYPES, JSON, OCTET_STREAM, Request, Response
@@ -13,6 +14,8 @@ from handler.manifest import Manifest
 
 GZIP_MIN_BYTES = 4096  # infra sets the same for the REST API
 ITEM_COUNT_MIN_CHARS = 250_000  # a smaller body cannot have too many items
+# "," before an item and ";" before a parameter, the name, the value, which may be quoted
+_ITEM_OR_PARAMETER = r'(?:([,;])\s*)?([^\s,;="]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,;"]*))?'
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE).search
 
 
@@ -120,8 +123,27 @@ def client_accepts_binary(request: Request) -> bool:
 
     A REST API decodes base64 only for clients whose first accepted type is a binary one.
     """
-    accepted = request.headers.get("accept", "").partition(",")[0].partition(";")[0]
-    return request.supports_binary_response or accepted.strip().lower() == OCTET_STREAM
+    if request.supports_binary_response:
+        return True
+    media_type, _, weight = next(parse_accepted(request.headers.get("accept", "")), ("", {}, 0))
+    return media_type == OCTET_STREAM and weight > 0
+
+
+def client_prefers_base64(request: Request) -> bool:
+    """Return whether the client accepts BASE64_JSON at least as much as JSON with numbers.
+
+    JSON is the answer if the client accepts neither (RFC 9110, section 12.5.1, allows that).
+    """
+    header = request.headers.get("accept", "")
+    if "tensors" not in header.lower():
+        return False
+    weights = {"base64": 0.0}
+    ranges = list(parse_accepted(header))
+    for pattern in ("*/*", "application/*", JSON):  # a more specific range wins
+        for media_range, parameters, weight in ranges:
+            if media_range == pattern:
+                weights[parameters.get("tensors", "")] = weight
+    return 0 < weights["base64"] >= weights.get("", 0)
 
 
 def maybe_gzip(request: Request | None, response: Response) -> Response:
@@ -144,8 +166,23 @@ def maybe_gzip(request: Request | None, response: Response) -> Response:
 
 
 def _accepts_gzip(accept_encoding: str) -> bool:
-    for item in accept_encoding.lower().split(","):
-        coding, _, weight = item.partition(";")
-        if coding.strip() in ("gzip", "*"):
-            return not weight or any(digit in weight for digit in "123456789")
-    return False
+    weights = {coding: weight for coding, _, weight in parse_accepted(accept_encoding)}
+    return weights.get("gzip", weights.get("*", 0)) > 0
+
+
+def parse_accepted(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Yield the items of an `Accept…` header: lower-case, with parameters and weight 0 to 1.
+
+    An item whose weight is no number has weight 0. See RFC 9110, sections 5.6.6 and 12.4.2.
+    """
+    items: list[tuple[str, dict[str, str]]] = []
+    for separator, name, value in re.findall(_ITEM_OR_PARAMETER, header.lower()):
+        if separator != ";":
+            items.append((name, {}))
+        elif items:
+            items[-1][1][name] = value.strip('"').replace("\\", "")
+    for name, parameters in items:
+        try:
+            yield name, parameters, float(parameters.get("q", 1))
+        except ValueError:
+            yield name, parameters, 0

@@ -18,14 +18,14 @@ def model_names(artifacts: Path = ARTIFACTS) -> list[str]:
 def find_model(name: str = "", artifacts: Path = ARTIFACTS) -> Path:
     """Return the folder of the model `name`, or of the only model where `name` is empty.
 
-    NAME@VERSION is a version that `answerable pack` has replaced. A name with a slash is the path
-    of a folder. Raise ArtifactError where there is no such model, or several and no name; the
-    message lists the names.
+    NAME@VERSION is a version that `answerable pack` has replaced. A name with a slash, or of no
+    model, is the path of a folder. Raise ArtifactError where there is no such model, or several and
+    no name; the message lists the names.
     """
-    if "/" in name:
+    names = model_names(artifacts)
+    if "/" in name or (name and name not in names and Path(name, FILE_NAME).is_file()):
         return Path(name)
     name, _, version = name.partition("@")
-    names = model_names(artifacts)
     if version:
         return _previous(artifacts / name, version)
     if name in names or (not name and len(names) == 1):

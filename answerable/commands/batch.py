@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from answerable.commands import InputError, add_model, warn
-from answerable.stack import stack_outputs
 from handler.batch import BatchError, finish
 from handler.batch.plan import MAX_REFUSED_PERCENT, Options, Plan, read_shards
 from handler.batch.storage import Folder, connect
@@ -90,6 +89,7 @@ def _on_stack(args: argparse.Namespace, action: list[str], subject: str) -> int:
     """Start, resume or describe a run of a stack; with `--wait`, until it ends."""
     import boto3
 
+    from answerable.stack import stack_outputs
     from handler.batch import api
     from handler.settings import Settings
 
@@ -188,7 +188,7 @@ class _Pool(ProcessPoolExecutor):
         context: Any = multiprocessing.get_context("forkserver" if format else "spawn")
         if format:
             reader = "handler.batch.parquet" if format == "parquet" else "handler.batch.read"
-            context.set_forkserver_preload(["handler.batch.score", "onnxruntime", reader])
+            context.set_forkserver_preload([__name__, "onnxruntime", reader])
         super().__init__(workers, context, _load, job)
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:

@@ -53,7 +53,7 @@ SECONDS = HOURS * 3600
 # What the stack has; tests/infra/test_cost.py compares it with the template. An alarm is billed by
 # the metrics that it reads.
 SERVICE_ALARMS, CANARY_ALARMS, ROLLBACK_ALARMS, DRIFT_ALARMS = 8, 11, 2, 5
-JOBS_ALARMS, ARCHIVE_ALARMS = 4, 1
+JOBS_ALARMS, ARCHIVE_ALARMS, BATCH_ALARMS = 4, 1, 1
 DASHBOARDS = 1
 REQUEST_METRICS, SERVICE_METRICS, JOBS_METRICS, OUTCOME_METRICS = 5, 3, 5, 6
 PROBES = 60  # of the rollback, a month; each writes a metric in its hour
@@ -94,7 +94,8 @@ class Month(NamedTuple):
     """A deployed model and its traffic in a month. Durations are in milliseconds.
 
     `targets`: inputs and outputs with a baseline. `outcomes`: sent to `/feedback`. `submitted`:
-    jobs. `rows`: of batches, of which a worker scores `row_rate` a second.
+    jobs. `rows`: of batches, of which a worker scores `row_rate` a second. `impact_alarm` and
+    `silence_alarm`: whether the outcomes have them.
     """
 
     requests: int = 0
@@ -108,8 +109,10 @@ class Month(NamedTuple):
     versions: int = 3
     provisioned: int = 0
     targets: int = 0
-    outcome_alarm_metrics: int = 0
+    impact_alarm: bool = False
+    silence_alarm: bool = False
     jobs: bool = False
+    batch: bool = False
     submitted: int = 0
     outcomes: int = 0
     archive: bool = False
@@ -124,7 +127,9 @@ def bill(month: Month) -> list[Item]:
     provisioned = f"Lambda provisioned {month.architecture}, GB-second"
     alarm, metric = "CloudWatch alarm, metric and month", "CloudWatch metric, month"
     logged, kept = "CloudWatch Logs, GB taken in", "CloudWatch Logs, GB-month kept"
-    alarms = SERVICE_ALARMS + CANARY_ALARMS + ROLLBACK_ALARMS + month.outcome_alarm_metrics
+    alarms = SERVICE_ALARMS + CANARY_ALARMS + ROLLBACK_ALARMS + month.silence_alarm
+    # a sum and a count of each service: of the API, of jobs and of batches
+    alarms += month.impact_alarm * 2 * (1 + month.jobs + month.batch)
     price, access_log_bytes = ENDPOINTS[month.endpoint]
     # a metric is billed for the hours in which it is written
     active = month.active_hours / HOURS
@@ -155,6 +160,7 @@ def bill(month: Month) -> list[Item]:
         ("jobs", "alarms", JOBS_ALARMS * month.jobs, alarm),
         ("jobs", "polls of the empty queue", IDLE_POLLS * month.jobs, "SQS, request"),
         ("archive", "alarm", ARCHIVE_ALARMS * month.archive, alarm),
+        ("batch", "alarm", BATCH_ALARMS * month.batch, alarm),
         ("traffic", "requests at the endpoint", month.requests, price),
         ("traffic", "requests at the function", month.requests, "Lambda, request"),
         ("traffic", "compute", month.requests * seconds * gigabytes, compute),
@@ -207,6 +213,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--submitted", type=int, default=0, metavar="N", help="jobs a month")
     add("--outcomes", type=int, default=0, metavar="N", help="outcomes a month")
     add("--archive", action="store_true", help="with the archive")
+    add("--batch", action="store_true", help="with batches")
     add("--rows", type=int, default=0, metavar="N", help="rows of batches a month")
     add("--row-rate", type=float, default=default.row_rate, metavar="N",
         help="rows a second that a worker scores: `rows_per_second` of a run's status, divided by "
@@ -218,6 +225,7 @@ def main(args: argparse.Namespace) -> int:
     """Print the bill and its two sums."""
     model = manifest.read(find_model(args.model))
     settings = {name: getattr(args, name) for name in Month._fields if hasattr(args, name)}
+    settings["batch"] |= args.rows > 0
     month = Month(**settings | of_model(model))
     items = bill(month)
     idle = sum(item.dollars for item in bill(month._replace(requests=0, submitted=0, rows=0)))
@@ -242,8 +250,9 @@ def main(args: argparse.Namespace) -> int:
 
 def of_model(model: Manifest) -> dict[str, int]:
     """Return the fields of a month that the model decides."""
-    impact = model.alarms.min_daily_impact is not None and model.outcome_value is not None
+    limits = model.alarms
     return {
         "targets": len(targets(model)),
-        "outcome_alarm_metrics": 2 * impact + bool(model.alarms.max_days_without_outcomes),
+        "impact_alarm": limits.min_daily_impact is not None and model.outcome_value is not None,
+        "silence_alarm": limits.max_days_without_outcomes > 0,
     }

@@ -126,7 +126,10 @@ def _checked(value: Any, where: str, keys: Fields | None) -> Any:
 
 
 def render(manifest: Manifest) -> str:
-    """Return a contract file that states nothing: inferred values and defaults are comments."""
+    """Return a contract file that states nothing: inferred values and defaults are comments.
+
+    A value that may be stated and has no default is an example.
+    """
     lines = [
         f"# The contract of {manifest.name} {manifest.version}, as inferred from the sample.",
         "# Remove a # to state a line. What is stated is enforced.",
@@ -135,6 +138,8 @@ def render(manifest: Manifest) -> str:
     ]
     for feature in manifest.features:
         keys = [key for key in FEATURE_KEYS if key not in ENCODER_KEYS]
+        if feature.fill_value is None:
+            feature = feature._replace(fill_value=feature.example)
         lines += ["", f"[features.{toml_key(feature.name)}]", *_comments(keys, feature._asdict())]
     for output in manifest.outputs:
         table = f"outputs.{toml_key(output.tensor)}"
@@ -146,7 +151,7 @@ def render(manifest: Manifest) -> str:
             lines += ["", f"# [{table}.decision]", *fields]
     for table, values in (
         ("limits", manifest.limits),
-        ("alarms", Alarms()),
+        ("alarms", Alarms(min_daily_impact=0.0)),
         ("outcome_value", OutcomeValue()),
     ):
         lines += ["", f"[{table}]", *_comments(values._fields, values._asdict())]
@@ -154,9 +159,10 @@ def render(manifest: Manifest) -> str:
 
 
 def _comments(keys: Sequence[str], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each key that the feature, output or table can have."""
     for key in keys:
-        value = to_plain(values[key])
-        yield f"# {key} = " + ("" if value is None else toml_value(value))
+        if values[key] is not None:
+            yield f"# {key} = {toml_value(to_plain(values[key]))}"
 
 
 def toml_key(name: str) -> str:

@@ -7,6 +7,7 @@ import copy
 import importlib
 import io
 import json
+import pickle
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,8 +21,9 @@ import onnx
 import yaml
 from onnx import ModelProto, TensorProto
 
-from answerable.packing import reference, table
+from answerable.packing import file_formats, reference, table
 from answerable.packing.errors import PackError
+from answerable.packing.file_formats import ZIP
 from answerable.packing.reference import Reference
 from answerable.packing.table import Array, Columns
 from handler.manifest import Tensor
@@ -30,6 +32,16 @@ OPSETS = {"": 18, "ai.onnx.ml": 3}  # of skl2onnx: trees with float64 thresholds
 BOOSTER_OPSET = 15  # the newest that onnxmltools' booster converters write
 TORCH_OPSET = 18
 PICKLES = (".joblib", ".pkl", ".pickle")
+NOT_FITTED = "the model is not fitted: call its fit() first"
+# by suffix, the content of a model's file, and the formats that it may begin as
+CONTENTS = {
+    **dict.fromkeys(PICKLES, ("a pickle", "a pickle", "gzip")),
+    ".skops": ("a skops file", ZIP),
+    ".json": ("an XGBoost model", "JSON"),
+    ".ubj": ("an XGBoost model", "JSON"),
+    ".txt": ("a LightGBM model",),
+    ".cbm": ("a CatBoost model",),
+}
 # the converters' names of outputs, and the methods that return the same
 METHODS = {
     "label": ("predict",),
@@ -86,6 +98,8 @@ class Framework:
         except (PackError, MemoryError):
             raise
         except Exception as error:  # converters raise any class
+            if not self._is_fitted():
+                raise PackError(NOT_FITTED) from None
             reason = " ".join(str(error.__cause__ or error).split())[:300]
             if np.asarray(getattr(self.model, "classes_", ())).dtype.kind == "b":
                 reason += "; its classes are booleans: train it on 0 and 1"
@@ -94,6 +108,10 @@ class Framework:
 
     def _convert(self, inputs: dict[str, str], double: bool, options: Any) -> ModelProto:
         raise NotImplementedError
+
+    def _is_fitted(self) -> bool:
+        """Return False if the framework says that the model is not fitted."""
+        return True
 
     def predict(self, columns: Mapping[str, Any], tensors: Sequence[str]) -> Arrays:
         """Return the framework's own predictions by tensor, as far as a method returns them."""
@@ -160,6 +178,14 @@ class ScikitLearn(Framework):
             if makers.get(value.name) == "TreeEnsembleRegressor":
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
         return graph
+
+    def _is_fitted(self) -> bool:
+        validation = importlib.import_module("sklearn.utils.validation")
+        try:
+            validation.check_is_fitted(self.model)
+        except ValueError:
+            return False
+        return True
 
 
 class Booster(Framework):
@@ -397,7 +423,10 @@ def convert(
         data = data._replace(columns={} if data.arrays else data.columns)
         inputs = framework.inputs
     else:
-        names = framework.feature_names
+        try:
+            names = framework.feature_names
+        except AttributeError:  # of XGBoost and LightGBM
+            raise PackError(NOT_FITTED) from None
         width = getattr(framework.model, "n_features_in_", None)
         data = reference.as_table(data, names)
         data = reference.without_targets(data._replace(arrays={}), names, targets)
@@ -415,10 +444,11 @@ def convert(
 
 
 def _open_file(path: Path, trust: bool) -> Framework | None:
-    if path.suffix not in (*PICKLES, ".skops", ".json", ".ubj", ".txt", ".cbm"):
+    if path.suffix not in CONTENTS:
         return _open_mlflow(path, trust) if (path / "MLmodel").is_file() else None
     if not path.is_file():
         raise PackError(f"{path}: no such file")
+    file_formats.check(path, *CONTENTS[path.suffix])
     try:
         if path.suffix in PICKLES:
             return open_model(_unpickle(path, trust))
@@ -427,9 +457,11 @@ def _open_file(path: Path, trust: bool) -> Framework | None:
         return _open_booster(path, {".txt": "lightgbm", ".cbm": "catboost"}.get(path.suffix, ""))
     except PackError:
         raise
+    except (EOFError, LookupError, pickle.UnpicklingError):  # without a readable text
+        reason = "it is damaged, or no pickle; write it again"
     except Exception as error:  # of the framework that reads the file
-        reason = " ".join(str(error).split())[:200]
-        raise PackError(f"{path.name} cannot be read: {reason}") from None
+        reason = " ".join(str(error).partition("Stack trace")[0].split())[:200]
+    raise PackError(f"{path.name} cannot be read: {reason}")
 
 
 def _open_booster(path: Path, package: str) -> Framework:

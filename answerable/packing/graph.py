@@ -14,6 +14,7 @@ import onnxruntime as ort
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
+from answerable.packing import file_formats
 from answerable.packing.errors import PackError
 from handler.encoders import extensions
 from handler.manifest import EXTENSION_DOMAINS, Tensor
@@ -120,8 +121,9 @@ def read(path: Path) -> Source:
     except OSError as error:
         raise PackError(f"{path}: {error.strerror}") from None
     except Exception:  # protobuf's DecodeError: it has no type stubs
-        raise PackError(f"{path.name} is not an ONNX model, or it is truncated") from None
+        model = ModelProto()
     if not model.opset_import or not model.graph.output:
+        file_formats.check(path, "an ONNX model", "an ONNX model")
         raise PackError(f"{path.name} is not an ONNX model, or it is truncated")
     _internalise(model, path.parent)
     _fix_initialised_inputs(model)

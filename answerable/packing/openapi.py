@@ -157,7 +157,7 @@ def _actual_schema(manifest: Manifest) -> Schema:
         schema = {"type": "number"}
     elif output is not None and output.classes:
         schema = choice_json_schema(output.classes)
-    return schema | {"description": "The ground truth."}
+    return schema | {"description": f"The ground truth of {output.name if output else 'any kind'}."}
 
 
 def _outcome_value(manifest: Manifest) -> str:

@@ -88,7 +88,7 @@ class Rewrites(NamedTuple):
             rewrite = self.by_tensor.get(name)
             if not rewrite:
                 arrays[name] = array
-            elif array.ndim > 1:  # a decision function of two classes has one number
+            elif array.ndim > 1 or len(rewrite.tensors) == 1:  # not a score of two classes
                 arrays |= zip(rewrite.tensors, rewrite.arrays(array), strict=True)
         return arrays
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from answerable.packing import table
+from answerable.packing import file_formats, table
 from answerable.packing.errors import PackError
 from answerable.packing.table import Array, Cells
 from handler.hashes import path_sha256
@@ -47,8 +47,7 @@ def read(X: Any, ignore: Sequence[str] = (), name: str = "X") -> Reference | Non
     if isinstance(X, (str, Path)):
         return _read_file(Path(X), ignore)
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):  # pandas, polars
-        if len(set(map(str, X.columns))) < len(X.columns):
-            raise PackError(f"{name} has two columns of one name")
+        table.check_names(name, list(map(str, X.columns)))
         columns = {str(column): table.to_cells(X[column].to_numpy()) for column in X.columns}
         return Reference(name, _digest(columns), _without(columns, ignore, name))
     if isinstance(X, np.ndarray):
@@ -83,6 +82,7 @@ def _of_arrays(
 ) -> Reference:
     columns: dict[str, Cells] = {}
     if {array.ndim for array in arrays.values()} == {1} and len({*map(len, arrays.values())}) == 1:
+        table.check_names(name, list(arrays))
         cells = {column: table.to_cells(array) for column, array in arrays.items()}
         columns = _without(cells, ignore, name)
     return Reference(name, digest, columns, arrays)
@@ -97,6 +97,7 @@ def _without(columns: dict[str, Cells], ignore: Sequence[str], file: str) -> dic
 
 def _read_arrays(path: Path) -> dict[str, Array]:
     try:
+        file_formats.check(path, "an .npz of arrays", file_formats.ZIP)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, OverflowError, zipfile.BadZipFile) as error:
@@ -118,6 +119,7 @@ def _read_parquet(path: Path) -> dict[str, Cells]:
         reason = " ".join(str(error).split())[:200]
         raise PackError(f"{path.name} is not a readable Parquet file: {reason}") from None
     names = [name for name in data.column_names if not name.startswith("__index_level_")]
+    table.check_names(path.name, names)
     return {name: table.to_cells(data.column(name).to_numpy()) for name in names}
 
 

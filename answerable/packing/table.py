@@ -74,11 +74,7 @@ def read(path: Path) -> dict[str, Cells]:
     check_rows(path.name, len(columns[0]) if columns else 0)
     if len(columns) > 1 and names[0] in csv_dialect.INDEX_NAMES and _is_index(columns[0]):
         del columns[0], names[0]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated or "" in names:
-        raise PackError(
-            f"{path.name}: columns without a name, or with one name: {_names(repeated)}"
-        )
+    check_names(path.name, names)
     return dict(zip(names, columns, strict=True))
 
 
@@ -92,6 +88,20 @@ def _unpacked(cells: Cells) -> Cells:
     if isinstance(cells, np.ndarray) and cells.dtype.kind == "T":
         return list(cells.tolist())
     return cells
+
+
+def check_names(file: str, names: Sequence[str]) -> None:
+    """Raise PackError for a column name that is blank, has a line break or is not the only one."""
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise PackError(f"{file}: column {number} has no name: give it one, or drop it")
+        if name.splitlines() != [name]:
+            raise PackError(f"{file}: the name of column {number} has a line break: rename it")
+    counts = Counter(map(str.strip, names))
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise PackError(
+            f"{file} has two columns of one name: {_names(repeated)} (blanks around do not count)"
+        )
 
 
 def check_rows(file: str, n_rows: int) -> None:

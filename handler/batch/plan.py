@@ -25,7 +25,7 @@ MAX_SHARDS = 10_000  # so that the results of a Distributed Map stay under 256 k
 MAX_GZIP_BYTES = 1 << 30  # one part of a quarter of an hour, which is Lambda's limit
 MAX_REFUSED_PERCENT = 5.0
 WHOLE_FILE = 1 << 62
-SAMPLE_SECONDS = 0.3
+SAMPLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)

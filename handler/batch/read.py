@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
-from operator import methodcaller
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -210,13 +209,14 @@ class CsvReader(Reader):
     def parse(self, lines: list[bytes]) -> tuple[Any, Any, dict[int, Violation]]:
         refused: dict[int, Violation] = {}
         width, delimiter = len(self.source.columns), self.source.delimiter
-        content = b"".join(lines)
-        delimiters = set(map(methodcaller("count", delimiter.encode()), lines))
-        if delimiters == {width - 1} and content.isascii() and not {*b'"\r'} & {*content}:
-            # a third of the time of csv.reader
-            text = content.decode().removesuffix("\n")
-            cells = text.replace("\n", delimiter).split(delimiter)
-            columns = {i: cells[i::width] for i in self._numbers}
+        content = b"".join(lines).replace(b"\r\n", b"\n").removesuffix(b"\n")
+        cells: list[str] = []
+        if content.isascii() and b'"' not in content and b"\r" not in content:
+            # a mark after each line; a quarter of the time of csv.reader
+            mark = f"{delimiter}\n{delimiter}"
+            cells = (content.decode().replace("\n", mark) + mark).split(delimiter)
+        if 0 < cells[width :: width + 1].count("\n") == len(lines):
+            columns = {i: cells[i : -1 : width + 1] for i in self._numbers}
         else:
             rows = self._split(lines)
             if rows is None or set(map(len, rows)) != {width}:

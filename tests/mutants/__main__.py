@@ -10,6 +10,7 @@ uses that of the last run, where neither tests nor handler have changed.
 """
 
 import argparse
+import ast
 import json
 import os
 import random
@@ -97,12 +98,21 @@ def read_coverage() -> dict[str, dict[int, list[str]]]:
 def tests_of(module: str, mutation: Mutation, lines: dict[int, list[str]]) -> list[list[str]]:
     """Return the tests that execute a mutated line, first those of the file that is named alike.
 
-    A line that only an import executes has all tests of its module.
+    A line that an import executes, whichever test was the first to import it, has all tests of its
+    module.
     """
+    functions = (
+        node
+        for node in ast.walk(ast.parse((TREE / module).read_bytes()))
+        if isinstance(node, ast.FunctionDef | ast.Lambda)
+    )
+    is_in_function = any(
+        node.lineno <= mutation.line <= (node.end_lineno or 0) for node in functions
+    )
     names: Iterable[str] = [
         name
         for line in range(mutation.line, mutation.last_line + 1)
-        for name in lines.get(line, ())
+        for name in (lines.get(line, ()) if is_in_function else ())
     ]
     tests = [*dict.fromkeys(names or (name for tests in lines.values() for name in tests))]
     files = Counter(test.partition("::")[0] for test in tests)

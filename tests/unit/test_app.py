@@ -224,6 +224,8 @@ def test_a_run_over_the_deadline_is_504_and_the_next_call_works(tmp_path: Path) 
     assert answer["statusCode"] == 504
     good = events.rest('{"instances":[{"x":-1}]}')
     assert endless(good, Context())["statusCode"] == 200
+    # no time would be left to render the response
+    assert endless(good, Context(milliseconds=200))["statusCode"] == 504
 
 
 def test_a_row_without_a_finite_answer_is_a_422_and_strict_json(
@@ -254,7 +256,7 @@ def test_an_unexpected_error_is_answered_and_logged_without_its_text(
     event, record = map(json.loads, printed.splitlines())
     assert event["error"] == "ValueError"
     assert any("explode" in place for place in event["trace"])
-    assert record["ServerErrors"] == 1
+    assert (record["ServerErrors"], record["level"]) == (1, "ERROR")
 
 
 @pytest.mark.fault(

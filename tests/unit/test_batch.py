@@ -529,6 +529,27 @@ def test_batch_any_split_of_a_text_reads_each_line_once(small: Scorer, tmp_path:
         assert keys == [f"c{i}" for i in range(40)], edges
 
 
+def test_batch_lines_without_quotes_are_split_as_the_csv_module_does(
+    small: Scorer, tmp_path: Path
+) -> None:
+    random.seed(SEED)
+    inputs = write_rows(tmp_path / "in.csv", rows_of(2))
+    source = plan._inspect(small, Folder(str(inputs)).inputs()[0], Options("customer"))
+    reader = read.CsvReader(small, source, Options("customer"))
+    good, short = b"c,1,2,red,true,a,", b"c,1,2,red,true,a"
+    cells = [good, short, good + b",", b"c\r" + good[1:], "é".encode() + good, b'"c"' + good[1:]]
+    for _ in range(500):
+        lines = [random.choice(cells) + random.choice([b"\n", b"\n", b"\r\n"]) for _ in range(3)]
+        if random.random() < 0.5:
+            lines[-1] = lines[-1].strip()
+        columns, keys, refused = reader.parse(lines)
+        rows = [reader._split([line]) for line in lines]
+        expected = [row[0] for row in rows if row and len(row) == 1 and len(row[0]) == 7]
+        assert columns == {i: [row[i] for row in expected] for i in range(7)}, lines
+        assert keys == columns[0]
+        assert len(refused) + len(expected) == len(lines)
+
+
 def test_batch_workers_do_not_load_pandas(small: Scorer, tmp_path: Path) -> None:
     inputs = write_rows(tmp_path / "in.parquet", rows_of(60))
     code = (

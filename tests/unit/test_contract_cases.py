@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from answerable import __main__ as answerable
 from answerable import contract_cases
@@ -141,6 +142,22 @@ def test_conformance_finds_an_accepted_value_that_the_graph_cannot_take(tmp_path
     directory = artifact.hungry(tmp_path / "hungry", features=[feature])
     _, wrong = differed(directory)
     assert wrong["accepted: at the sample's bounds"] == {"/predict: 422 instead of 200"}
+
+
+def test_conformance_of_ids_that_no_float_holds_passes(tmp_path: Path) -> None:
+    shape = [None, 1]
+    graph = artifact.graph(
+        [helper.make_node("Identity", ["id"], ["y"])],
+        [("id", artifact.INT64, shape)],
+        [("y", artifact.INT64, shape)],
+    )
+    feature = {"name": "id", "input": "id", "type": "integer", "example": 2**60 + 1}
+    output = {"name": "y", "tensor": "y", "dtype": "int64", "shape": shape, "kind": "value"}
+    inputs = [{"name": "id", "dtype": "int64", "shape": shape}]
+    directory = artifact.write(
+        tmp_path / "ids", graph, inputs=inputs, outputs=[output], features=[feature]
+    )
+    assert differed(directory)[1] == {}
 
 
 def run(*words: str) -> int:

@@ -208,6 +208,9 @@ def test_what_was_never_seen_is_counted(tmp_path: Any) -> None:
         if count <= bins.MAX_BINNED_ROWS:
             assert found.bins[0][0] == found.bins[1][0] == BINS
             assert found.unseen == {"colour": -(-count // 4), "serum": -(-count // 4)}
+    single = binner.bin("r", *score(scorer, rows[:1]))
+    assert (single.unseen, single.unseen_rows) == ({"colour": 1, "serum": 1}, 1)
+    assert single.bins[:2] == [BINS, BINS]
 
 
 def test_probabilities_and_labels_are_ranked() -> None:

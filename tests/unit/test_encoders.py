@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic_core import PydanticCustomError
 
 from answerable.packing.errors import PackError
 from answerable.packing.feature_types import png
@@ -20,6 +21,7 @@ from answerable.simulation import plan
 from handler import app, scoring
 from handler.drift.bins import Binner
 from handler.drift.targets import targets
+from handler.encoders import image
 from handler.errors import ContractViolation
 from handler.jobs import storage
 from handler.release import compatibility
@@ -120,20 +122,22 @@ def test_padding_of_a_client_is_left_out(text: scoring.Scorer, folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("pointer", "change"),
     [
-        {"attention_mask": np.ones((1, 3), np.int64)},
-        {"attention_mask": np.ones((2, 4), np.int64)},
-        {"input_ids": np.full((2, 3), 999)},
-        {"attention_mask": np.zeros((2, 3), np.int64)},
-        {"review": np.array(["a", "b"], object)},
+        ("/inputs/1/shape", {"attention_mask": np.ones((1, 3), np.int64)}),
+        ("/inputs", {"attention_mask": np.ones((2, 4), np.int64)}),
+        ("/inputs", {"input_ids": np.full((2, 3), 999)}),
+        ("/inputs", {"input_ids": np.full((2, 3), encoded_models.tokenizer().get_vocab_size())}),
+        ("/inputs", {"attention_mask": np.zeros((2, 3), np.int64)}),
+        ("/inputs/2/name", {"review": np.array([["a"], ["b"]], object)}),
+        ("/inputs/2/name", {"note": np.ones((2, 3), np.int64)}),
     ],
 )
-def test_wrong_token_tensors_are_refused(folder: Path, change: Any) -> None:
+def test_wrong_token_tensors_are_refused(folder: Path, pointer: str, change: Any) -> None:
     handler = app.create(Settings(packed(folder, "tokens-of-any-length")))
     arrays = {"input_ids": np.full((2, 3), 4), "attention_mask": np.ones((2, 3), np.int64)}
     status, document, _ = protocols.ask(handler, protocols.as_json(arrays | change))
-    assert status == 422, document
+    assert (status, document["errors"][0]["pointer"]) == (422, pointer), document
 
 
 def test_a_text_is_cut_at_its_tokens_and_refused_over_its_characters(folder: Path) -> None:
@@ -179,6 +183,10 @@ def test_every_kind_of_jpeg_is_scored(picture: scoring.Scorer, options: Any) -> 
     for mode in ("RGB", "L", "CMYK"):
         image = encoded(smooth(30, 20, mode), format="JPEG", **options)
         assert score(picture, picture=[image])
+        for fill in (1, 2):  # bytes of 0xff before a segment
+            filled = base64.b64decode(image).replace(b"\xff\xdb", b"\xff" * fill + b"\xff\xdb", 1)
+            again = base64.b64encode(filled).decode()
+            assert score(picture, picture=[again]) == score(picture, picture=[image])
 
 
 @pytest.mark.parametrize(
@@ -347,6 +355,8 @@ def test_the_record_has_bins_of_brightness_contrast_and_size(picture: scoring.Sc
     black = picture.score(json.dumps({"instances": [{"picture": encoded(Image.new("L", (9, 9)))}]}))
     bins = Binner(picture.manifest).bin("1", black.columns, black.outputs).bins
     assert bins[:3] == [1, 1, 1]
+    grey = image.Picture(b"", 2, np.array([[[51], [0]]], np.uint8))
+    assert (grey.brightness, grey.contrast) == pytest.approx((0.1, 0.1))
 
 
 # --- packing ------------------------------------------------------------------------------------
@@ -424,6 +434,23 @@ def test_a_smaller_limit_of_pictures_is_a_major_change(picture: scoring.Scorer) 
         picture.manifest, picture.manifest._replace(features=(smaller,))
     )
     assert [change.level for change in changes] == [compatibility.MAJOR]
+
+
+@pytest.mark.parametrize(("max_pixels", "is_taken"), [(99, False), (100, True)])
+def test_a_picture_may_have_as_many_pixels_as_the_limit(
+    picture: scoring.Scorer, max_pixels: int, is_taken: bool
+) -> None:
+    (feature,) = picture.manifest.features
+    assert feature.image
+    limited = feature._replace(image=feature.image._replace(max_pixels=max_pixels))
+    kind = image.ImageType(limited, picture.manifest.inputs[0].dtype)
+    text = encoded(Image.new("L", (10, 10)))
+    if is_taken:
+        assert kind.parse(text).pixels == 100
+    else:
+        with pytest.raises(PydanticCustomError) as error:
+            kind.parse(text)
+        assert error.value.type == "picture_pixels"
 
 
 @pytest.mark.fault(

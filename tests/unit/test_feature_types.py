@@ -30,8 +30,9 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make(name: str, **fields: Any) -> feature_types.FeatureType:
-    dtype, good = EXAMPLES[name]
+def make(name: str, dtype: str = "", **fields: Any) -> feature_types.FeatureType:
+    usual, good = EXAMPLES[name]
+    dtype = dtype or usual
     return feature_types.make(Feature("x", "x", name, **(good | fields)), dtype)  # type: ignore[arg-type]
 
 
@@ -169,3 +170,40 @@ def test_date_days_that_no_date_has_are_out_of_range(days: int, error: str) -> N
     with pytest.raises(ValidationError) as refused:
         SchemaValidator(kind.schema()).validate_python(kind.from_numbers([days])[0])
     assert refused.value.errors()[0]["type"] == error
+
+
+@pytest.mark.parametrize("name", ["number", "integer"])
+def test_a_column_of_cells_has_the_values_of_its_cells(name: str) -> None:
+    kind = make(name, dtype="float64", minimum=None, maximum=None, nullable=True)
+    schema = SchemaValidator(kind.nullable_schema())
+    good = ["3", "", "-7", "1e3", " 4 ", "3.0", "007", "+1", "nan", "NA", "null", "9" * 15]
+    bad = [
+        "x",
+        "true",
+        "[1]",
+        "1,5",
+        '"3"',
+        "1_0",
+        "\u0661",
+        "1e400",
+        "inf",
+        "9" * 30,
+        "{}",
+        "[[",
+        "-",
+    ]
+    for cells in ([*good], *([cell] for cell in good), *(["1", cell, ""] for cell in bad),
+                  ["[1", "2]"], ["[1", "2]", "3,4"], ['"1', '2"', "1,5"], []):  # fmt: skip
+        values = kind.parse_cells(cells, 20)
+        assert len(values) == len(cells)
+        for value, cell in zip(values, cells, strict=True):
+            alone = feature_types.FeatureType.parse_cells(kind, [cell], 20)[0]
+            assert _outcome(schema, value) == _outcome(schema, alone), cell
+
+
+def _outcome(schema: SchemaValidator, value: Any) -> Any:
+    """Return the validated value, or the types of the errors."""
+    try:
+        return schema.validate_python(value)
+    except ValidationError as error:
+        return {violation["type"] for violation in error.errors(include_url=False)}

@@ -72,6 +72,16 @@ def test_numbers_are_compared_by_their_absolute_error() -> None:
     assert line["prediction_ids"] == ids
 
 
+def test_refusal_names_the_output_that_outcomes_are_compared_with() -> None:
+    second = VALUE._replace(name="demand")
+    model = make_model(VALUE, second)
+    ids = make_ids(model, np.array([[1.0]]), np.array([[2.0]]))
+    with pytest.raises(ContractViolation) as error:
+        send(make_handler(model), (ids[0], "high"))
+    (violation,) = error.value.violations
+    assert violation.message == f"must be a number, to compare with {VALUE.name}"
+
+
 @pytest.mark.parametrize("outputs", [(LABEL,), (CHANCES,)])
 def test_classes_are_right_or_wrong_and_worth_what_the_table_says(outputs: Any) -> None:
     table = {"yes": {"yes": 50.0, "no": -5.0}}

@@ -24,6 +24,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -274,8 +275,17 @@ def test_pickle_is_read_only_with_trust() -> None:
     joblib.dump(LinearRegression().fit(frame, frame["x0"]), "model.joblib")
     assert "runs any code in it: pass --trust" in refused("model.joblib", frame)
     assert pack("model.joblib", frame, trust=True).manifest.lineage.parity
-    Path("damaged.joblib").write_bytes(b"no pickle")
-    assert "damaged.joblib cannot be read" in refused("damaged.joblib", frame, trust=True)
+    for content in (
+        b"no pickle",
+        b"hello world\n",
+        b"a,b\n1,2\n",
+        Path("model.joblib").read_bytes()[:90],
+    ):
+        Path("damaged.joblib").write_bytes(content)
+        message = refused("damaged.joblib", frame, trust=True)
+        assert (
+            message == "damaged.joblib cannot be read: it is damaged, or no pickle; write it again"
+        )
     assert "none.joblib: no such file" in refused("none.joblib", frame)
 
 
@@ -327,11 +337,13 @@ def test_written_contract_states_nothing_and_can_be_edited() -> None:
     text = Path("contract.toml").read_text()
     assert '[features."age (years)"]\n# type = "number"' in text
     assert '# categories = ["basic", "plus", "pro"]' in text
-    Path("contract.toml").write_text(re.sub(r"# (?=\w+ = .)|# (?=\[)", "", text))
+    Path("contract.toml").write_text(re.sub(r"# (?=\w+ =|\[)", "", text))
     assert main([*words, "--contract", "contract.toml", "--replace"]) == 0
     edited = answerable.load("model").manifest
     assert edited.outputs[1].decision is not None
     assert edited.features[0].maximum == inferred.features[0].maximum
+    assert edited.features[0].fill_value == inferred.features[0].example
+    assert edited.alarms.min_daily_impact == 0
     assert main([*words, "--write-contract", "contract.toml"]) == 2  # it exists
 
 
@@ -345,6 +357,80 @@ def test_what_is_no_model_is_refused() -> None:
     assert "no column nope" in refused(model, frame, ignore=["nope"])
 
 
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["x0", ""], "column 2 has no name"),
+        (["x0", " \u00a0"], "column 2 has no name"),
+        (["x0", "b\nc"], "the name of column 2 has a line break"),
+        (["x0", "b\r"], "the name of column 2 has a line break"),
+        (["x0", "x0 "], "two columns of one name"),
+    ],
+)
+def test_column_name_that_cannot_be_sent_is_refused(names: list[str], problem: str) -> None:
+    matrix = numbers().iloc[:, :2].to_numpy()
+    model = LinearRegression().fit(matrix, matrix[:, 0])
+    frame = pd.DataFrame(matrix, columns=names)
+    frame.to_parquet("data.parquet")
+    for data in (frame, dict(frame), "data.parquet"):
+        assert problem in refused(model, data)
+
+
 def _touch(name: str) -> str:
-    Path(name).touch()
+    Path(name).write_bytes(b"content")
     return name
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html>", "a web page or XML"),
+        (b'{"detail":"not found"}', "JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"\x89HDF\r\n", "HDF5"),
+        (b"\x08\x09", "an ONNX model"),
+        (b"\x80\x05", "a pickle"),
+        (b"PK\x03\x04", "a zip archive"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("model.onnx", "an ONNX model"),
+        ("model.pt", "an ONNX model"),
+        ("model.joblib", "a pickle"),
+        ("model.pkl", "a pickle"),
+        ("model.skops", "a skops file"),
+        ("model.json", "an XGBoost model"),
+        ("model.txt", "a LightGBM model"),
+        ("model.cbm", "a CatBoost model"),
+        ("data.npz", "an .npz of arrays"),
+    ],
+)
+def test_file_of_another_format_is_named(
+    file: str, expected: str, content: bytes, name: str
+) -> None:
+    Path(file).write_bytes(content)
+    model, data = (LinearRegression(), file) if file == "data.npz" else (file, numbers())
+    message = refused(model, data, trust=True)
+    is_own = name == expected or (file, name) in (
+        ("model.skops", "a zip archive"), ("data.npz", "a zip archive"), ("model.json", "JSON")
+    )  # fmt: skip
+    assert is_own or (message.startswith(f"{file} is ") and name in message)
+    assert is_own or f", not {expected}: " in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LinearRegression(),
+        LogisticRegression(),
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        GridSearchCV(LinearRegression(), {"fit_intercept": [True]}),
+    ],
+)
+def test_model_that_is_not_fitted_is_called_so(model: Any) -> None:
+    for data in (numbers(), numbers().to_numpy()):
+        assert refused(model, data) == "the model is not fitted: call its fit() first"

@@ -120,5 +120,6 @@ def test_the_root_behind_a_base_path_mapping_is_the_root() -> None:
 
 def test_only_the_default_route_of_an_http_api_may_have_an_api_mapping() -> None:
     assert gateway_events.parse_event(http_1("/ml/predict", "$default")).may_have_base_path
-    for event in (events.rest("{}"), events.http("{}"), events.alb("{}")):
+    proxy = http_1("/ml/predict", "/{proxy+}", pathParameters={"proxy": "predict"})
+    for event in (events.rest("{}"), events.http("{}"), events.alb("{}"), proxy):
         assert not gateway_events.parse_event(event).may_have_base_path

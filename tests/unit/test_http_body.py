@@ -161,3 +161,51 @@ def test_a_body_that_is_not_base64(wrong: str, index: int) -> None:
     text = "A" * 1200
     with pytest.raises(BadRequest):
         http_body.read(request(f"{text[:index]}{wrong}{text[index + 1 :]}", base64=True), 1200)
+
+
+@pytest.mark.parametrize(
+    ("accept", "prefers"),
+    [
+        ("application/json;tensors=base64", True),
+        ("application/json ; tensors=base64 ; q=0.1", True),
+        ("Application/JSON;Tensors=Base64", True),
+        ('application/json;tensors="base64"', True),
+        (r'application/json;tensors="bas\e64"', True),
+        ("application/json;q=0.3;charset=utf-8;tensors=base64", True),
+        ("application/json;;tensors=base64,", True),
+        ("text/html, application/json;tensors=base64", True),
+        ("application/*;tensors=base64", True),
+        ("application/json;tensors=base64, application/json", True),
+        ("application/json;tensors=base64, */*;q=0.9", True),
+        ("application/json;q=0.1, */*, application/json;tensors=base64;q=0.2", True),
+        ("application/json;q=0, application/json;tensors=base64;q=0.001", True),
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("application/json;tensors=base64;q=0", False),
+        ("application/json;tensors=base64;q=0.000, */*", False),
+        ("application/json;q=0;tensors=base64", False),
+        ("application/json;tensors=base64;q=0.5, application/json", False),
+        ("application/json;tensors=base64;q=0.5, */*;q=0.8", False),
+        ("application/*;tensors=base64, application/json;tensors=base64;q=0", False),
+        ("application/json;tensors=foo", False),
+        ("application/json;tensors=base64foo", False),
+        ("application/json;tensors", False),
+        ("application/json;not-tensors=base64", False),
+        ('application/json;profile="tensors=base64"', False),
+        ('application/json;profile=",application/json;tensors=base64"', False),
+        ("text/csv;tensors=base64", False),
+        ("application/json, tensors=base64", False),
+        ("application/json;tensors=base64;q=high", False),
+        ('tensors;";=,', False),
+    ],
+)
+def test_base64_is_negotiated_as_rfc_9110_says(accept: str, prefers: bool) -> None:
+    assert http_body.client_prefers_base64(request("", accept=accept)) is prefers
+
+
+@given(st.text(alphabet='ab*/;=,"\\ q01.tensors', max_size=60))
+def test_any_accept_header_is_parsed(header: str) -> None:
+    items = list(http_body.parse_accepted(header))
+    assert all(name and name in header for name, _, _ in items)
+    assert http_body.client_prefers_base64(request("", accept=header)) in (True, False)

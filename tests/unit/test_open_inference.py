@@ -445,6 +445,15 @@ def test_a_response_over_the_limit_is_refused_before_it_is_made(
         assert (status, problem["type"]) == (413, "urn:answerable:problem:payload-too-large")
 
 
+def test_a_response_below_the_limit_in_base64_is_answered(tmp_path: Path) -> None:
+    limits = {"rows": 1000, "body_bytes": 10**6, "response_bytes": 2000, "elements": 10}
+    handler = app.create(Settings(artifact.classifier(tmp_path, limits=limits)))
+    x = np.array([[0.5, 1, 1, 2.5]] * 76, np.float32)  # 1,216 bytes of output are 1,624 in base64
+    status, problem, arrays = ask(handler, as_binary({"x": x}, outputs=[{"name": "odds"}]))
+    assert status == 200, problem
+    assert arrays["odds"].shape == (76, 4)
+
+
 def test_extensions_of_others_are_let_through(matrix: app.Handler) -> None:
     fields = {"outputs": None, "id": None, "parameters": {"priority": 1}, "sequence_id": 5}
     document = {"inputs": [one(parameters={"content_type": "np"}, tags=[])], **fields}
@@ -547,7 +556,14 @@ def test_a_binary_body_that_a_front_took_for_text(matrix: app.Handler) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "binary"), [(None, False), ("*/*", False), ("application/octet-stream, */*", True)]
+    ("accept", "binary"),
+    [
+        (None, False),
+        ("*/*", False),
+        ("application/octet-stream, */*", True),
+        ("Application/Octet-Stream;q=0.9", True),
+        ("application/octet-stream;q=0, */*", False),
+    ],
 )
 def test_a_rest_api_hands_on_bytes_to_whom_accepts_them_first(
     matrix: app.Handler, accept: str | None, binary: bool
@@ -567,13 +583,13 @@ def test_large_answers_are_packed_for_those_who_take_it(
     event = event_source(as_json({"x": x})["body"], INFER)
     plain = matrix(event, Context())
     assert "content-encoding" not in plain["headers"]
-    for accepted in ("gzip", "br, GZIP;q=0.5", "*"):
+    for accepted in ("gzip", "br, GZIP;q=0.5", "*", "*;q=0, gzip", "br ; q=1, gzip ; q=0.001"):
         event["headers"]["accept-encoding"] = accepted
         answer = matrix(event, Context())
         assert answer["headers"]["content-encoding"] == "gzip"
         assert answer["headers"]["content-type"] == "application/json"
         assert gzip.decompress(base64.b64decode(answer["body"])).decode() == plain["body"]
-    for refused in ("", "br", "gzip;q=0", "gzip;q=0.0"):
+    for refused in ("", "br", "gzip;q=0", "gzip;q=0.0", "*, gzip;q=0", "gzip;q=x1"):
         event["headers"]["accept-encoding"] = refused
         assert matrix(event, Context()) == plain
     rest = events.rest(event["body"], INFER, headers={"accept-encoding": "gzip"})

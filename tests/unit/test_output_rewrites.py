@@ -226,6 +226,19 @@ def test_ties_among_the_best_are_rows_that_rounding_decides() -> None:
     assert output_fields.ties(array, 3).tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_a_single_target_keeps_the_output_s_name_unless_it_is_stated(as_frame: bool) -> None:
+    column = TARGETS[["Pulse"]] if as_frame else TARGETS["Pulse"]
+    model = LinearRegression().fit(FEATURES, column)
+    packed = pack(model, FEATURES.assign(Pulse=column))
+    assert [output.name for output in packed.manifest.outputs] == ["value"]
+    packed = pack(model, FEATURES, targets=["Pulse"])
+    assert [output.name for output in packed.manifest.outputs] == ["Pulse"]
+    parity = packed.manifest.lineage.parity
+    assert parity is not None
+    assert parity.rows == len(FEATURES)
+
+
 def embeddings(kind: int = FLOAT) -> bytes:
     nodes = [
         helper.make_node("Constant", [], ["w"], value_floats=[1.0, 0.5, 1 / 3]),

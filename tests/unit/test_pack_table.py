@@ -168,7 +168,10 @@ def test_feeds_are_in_the_graph_s_order_with_missing_values_filled() -> None:
     [
         (b"a,b\n1,2\n3\n", "row 3 has 1 cells, and the header 2"),
         (b"a,a\n1,2\n3,4\n", "one name: a"),
-        (b"a,\n1,2\n3,4\n", "without a name"),
+        (b"a,\n1,2\n3,4\n", "column 2 has no name"),
+        (b"a,\xc2\xa0 ,b\n1,2,3\n3,4,5\n", "column 2 has no name"),
+        (b'"a\nb",c\n1,2\n3,4\n', "the name of column 1 has a line break"),
+        (b"a, a\n1,2\n3,4\n", "two columns of one name: a (blanks"),
         (b"a\n1\n", "1 rows"),
         (b"", "0 rows"),
         (b"a\n\xff\n1\n", "not UTF-8"),

@@ -28,6 +28,18 @@ def test_find_model_with_a_slash_takes_the_path() -> None:
     assert find_model("elsewhere/churn") == Path("elsewhere/churn")
 
 
+def test_find_model_takes_a_folder_that_is_no_model_s_name() -> None:
+    pack("churn")
+    for folder in ("churn", "before", "before@1.0.0"):
+        Path(folder).mkdir()
+        Path(folder, "manifest.json").touch()
+    assert find_model("churn") == Path("model_artifacts/churn")
+    assert find_model("before") == Path("before")
+    assert find_model("before@1.0.0") == Path("before@1.0.0")
+    Path("manifest.json").touch()
+    assert find_model() == Path("model_artifacts/churn")
+
+
 @pytest.mark.parametrize(
     ("names", "name", "message"),
     [

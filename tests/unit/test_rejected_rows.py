@@ -75,9 +75,14 @@ def test_a_row_that_the_graph_refuses_is_named(lookup: app.Handler, rows: int) -
 
 
 def test_at_most_twenty_rows_are_named(lookup: app.Handler) -> None:
-    status, errors = post(lookup, {"instances": [{"item": 99}] * 500})
-    assert (status, len(errors)) == (422, 20)
-    assert errors[0] == ("/instances/0", "model_rejected")
+    for rows in (20, 21, 500):
+        more = "; only the first are listed" if rows > 20 else ""
+        text = json.dumps({"instances": [{"item": 99}] * rows})
+        answer = lookup(events.rest(text), Context())
+        problem = json.loads(answer["body"])
+        assert problem["detail"] == f"20 violations of the contract{more}"
+        pointers = [error["pointer"] for error in problem["errors"]]
+        assert pointers == [f"/instances/{i}" for i in range(20)]
 
 
 def test_rows_without_a_finite_output_are_named(logarithm: app.Handler) -> None:

@@ -135,6 +135,7 @@ NUMBERS = st.one_of(
 @pytest.mark.parametrize("name", [name for name in FEATURES if name != "day"])
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @example(value=2**53 + 1)
+@example(value=float(2**53))
 @example(value=17.9999999)
 @example(value=10**400)
 @given(value=NUMBERS)
