@@ -2,7 +2,8 @@
 
 It deploys a small model of its own, `smoke`, so no other stack is touched. It plays a deployment, a
 change, a release that fails, a retry, a rollback, the fix, more memory, and the end. Each step must
-have its exit code. `ARGS="-c architecture=arm64"` gives each deployment a setting. tests/infra/test_releases.py plays the same steps against the emulator.
+have its exit code. `ARGS="-c architecture=arm64"` gives each deployment a setting.
+tests/infra/test_releases.py plays the same steps against the emulator.
 """
 
 import argparse
