@@ -213,7 +213,9 @@ def measure(scorer: Scorer, source: Source, options: Options) -> tuple[float, fl
                 break
         if not rows:
             raise BatchError("the input has no rows")
-        return reader.bytes_per_row(file, rows), (time.process_time() - start) / rows
+        # a clock of milliseconds, as under a limit of CPU time, may not have ticked
+        seconds = max(time.process_time() - start, 1e-6)
+        return reader.bytes_per_row(file, rows), seconds / rows
 
 
 def _spans(

@@ -736,6 +736,14 @@ def test_batch_files_of_a_folder_are_one_input(small: Scorer, tmp_path: Path) ->
         run_batch(small, tmp_path / "in", tmp_path / "mixed")
 
 
+def test_batch_a_clock_that_does_not_tick_is_no_error(
+    small: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = write_rows(tmp_path / "in.csv", rows_of(15))
+    monkeypatch.setattr("handler.batch.plan.time.process_time", lambda: 1.0)
+    assert run_batch(small, inputs, tmp_path / "out", Options("customer"))["rows"] == 15
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_batch_a_part_without_predictions_has_no_file(
     small: Scorer, tmp_path: Path, suffix: str

@@ -294,6 +294,18 @@ def test_a_picture_is_a_whole_body(
     assert (status, document["errors"][0]["code"]) == (422, "picture")
 
 
+def test_a_picture_is_logged_where_the_contract_says_so(folder: Path, capsys: Any) -> None:
+    image = '[features.picture.image]\nsize = [8, 8]\nmode = "L"\n'
+    directory = packed(folder, "picture-flat", f'[features.picture]\nlog_policy = "keep"\n{image}')
+    handler = app.create(Settings(directory, log_payloads="full"))
+    content = encoded(smooth(30, 20))
+    body = json.dumps({"instances": [{"picture": content}]}).encode()
+    status, document = send(handler, body, "/predict")
+    assert status == 200, document
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["instances"] == [{"picture": content}]
+
+
 def test_a_picture_is_the_body_of_a_job(
     folder: Path, picture: scoring.Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

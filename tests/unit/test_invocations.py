@@ -385,6 +385,14 @@ def test_any_body_is_answered(handler: app.Handler, kind: str, data: Any) -> Non
     json.loads(answer["body"])
 
 
+def test_a_text_may_have_as_many_commas_as_it_has_characters(handler: app.Handler) -> None:
+    row = f'1,2,red,true,"{"," * 20}",0.5\n'
+    status, document = post(
+        handler, "ratio,count,colour,open,note/~,serum\n" + row * 400, "text/csv"
+    )
+    assert (status, len(document["predictions"])) == (200, 400), document
+
+
 def test_cells_and_lines_without_end_are_refused_unread(shipped: Scorer) -> None:
     handler = app.create(Settings(DIABETES))
     limit = shipped.manifest.limits
