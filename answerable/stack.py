@@ -118,7 +118,7 @@ def policy(
     images = [arn("ecr", f"repository/cdk-{qualifier}-container-assets-{account}-{region}")]
     images += [repository] * bool(chosen.image_repository)
     # the smoke test reads the value of a key: only that of this stack
-    own = {
+    stack_tags = {
         f"aws:ResourceTag/answerable:{name}": getattr(chosen, name) for name in ("model", "stage")
     }
     # the smoke test calls the URL, with the stack's own key if it has one
@@ -153,7 +153,7 @@ def policy(
         "Version": "2012-10-17",
         "Statement": [
             {"Effect": "Allow", "Action": actions, "Resource": resources}
-            | ({"Condition": {"StringEquals": own}} if "/apikeys/*" in resources[0] else {})
+            | ({"Condition": {"StringEquals": stack_tags}} if "/apikeys/*" in resources[0] else {})
             for actions, resources in statements
             if resources
         ],

@@ -326,7 +326,7 @@ def test_batch_command_runs_on_a_stack(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     outputs = {"BatchBucket": BUCKET, "BatchStateMachine": cloud._machine}
-    monkeypatch.setattr(batch, "stack_outputs", lambda stack: outputs)
+    monkeypatch.setattr("answerable.stack.stack_outputs", lambda stack: outputs)
     monkeypatch.setattr(batch, "POLL_SECONDS", 0.05)
     boto3.client("cloudformation").create_stack(StackName="s", TemplateBody='{"Resources": {}}')
     uri = cloud.put(write_rows(tmp_path / "in.csv", rows_of(300)), "elsewhere/in.csv")
