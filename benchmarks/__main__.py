@@ -129,18 +129,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.markdown:
         args.markdown.write_text(text, encoding="utf-8")
     if args.readme:
-        renew(args.readme, results.readme_table(report["figures"]))
+        results.renew(args.readme, START, END, results.readme_table(report["figures"]))
     if args.history:
         history.append(report)
-
-
-def renew(file: Path, table: str) -> None:
-    """Put the table between the two marks of a file."""
-    before, mark, rest = file.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise SystemExit(f"{file}: it lacks the marks {START} and {END}")
-    file.write_text(f"{before}{START}\n{table}{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import results
 from handler.drift import BINS, decision
 from handler.drift.decision import FALSE_ALARMS_A_MONTH, LOOKS_A_MONTH, MIN_UNSEEN_ROWS
 
@@ -629,11 +630,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.svg:
         args.svg.write_text(plot(report))
     if args.markdown:
-        before, mark, rest = args.markdown.read_text().partition(START)
-        _, end, after = rest.partition(END)
-        if not mark or not end:
-            raise SystemExit(f"{args.markdown}: it lacks the marks {START} and {END}")
-        args.markdown.write_text(f"{before}{START}\n{text}{END}{after}")
+        results.renew(args.markdown, START, END, text)
 
 
 START = "<!-- drift study: written by `python -m benchmarks.drift_power` -->"

@@ -325,3 +325,12 @@ def _refusals(seconds: Rounds, memory: Rounds, allowed: Rounds) -> str:
 def _ms(seconds: float) -> str:
     value = seconds * 1e3
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+
+
+def renew(file: Path, start: str, end: str, text: str) -> None:
+    """Put a text between two marks of a file."""
+    before, mark, rest = file.read_text(encoding="utf-8").partition(start)
+    _, last, after = rest.partition(end)
+    if not mark or not last:
+        raise SystemExit(f"{file}: it lacks the marks {start} and {end}")
+    file.write_text(f"{before}{start}\n{text}{end}{after}", encoding="utf-8")

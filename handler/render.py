@@ -35,7 +35,7 @@ class ResponseRenderer:
         keys = [output.name for output in manifest.outputs]
         keys += [f"{output.name}_decision" for output in manifest.outputs if output.decision]
         self._template = _object_template(keys)
-        self._template_with_id = b'{"id":"%b",' + self._template[1:]
+        self.template_with_id = b'{"id":"%b",' + self._template[1:]
         self._suffix = b'],"model":%b}' % orjson.dumps(
             {"name": manifest.name, "version": manifest.version}
         )
@@ -73,30 +73,28 @@ class ResponseRenderer:
 
         `as_base64`: tensors of float32 or float16 are base64 of little-endian float32.
         """
+        if ids is None:
+            return self.render_rows(self._template, [], runs, as_base64)
+        return self.render_rows(self.template_with_id, [ids], runs, as_base64)
+
+    def render_rows(
+        self,
+        template: bytes,
+        columns: Sequence[Sequence[Any]],
+        runs: Sequence[Run],
+        as_base64: bool = False,
+    ) -> list[bytes]:
+        """Return a template per row, filled with its values in `columns` and with its outputs."""
         serializers = self._outputs_as_base64 if as_base64 else self._outputs
         if len(runs) == 1:
-            return self._render(serializers, runs[0][1], ids)
-        predictions = [b""] * sum(len(indices) for indices, _ in runs)
+            return _fill(template, columns, serializers, runs[0][1])
+        rows = [b""] * sum(len(indices) for indices, _ in runs)
         for indices, outputs in runs:
-            texts = self._render(serializers, outputs, ids and [ids[i] for i in indices])
+            members = [[column[i] for i in indices] for column in columns]
+            texts = _fill(template, members, serializers, outputs)
             for i, text in zip(indices, texts, strict=True):
-                predictions[i] = text
-        return predictions
-
-    def _render(
-        self,
-        serializers: Sequence[tuple[Output, Serialize]],
-        outputs: Sequence[Array],
-        ids: Sequence[bytes] | None,
-    ) -> list[bytes]:
-        columns: list[Sequence[bytes]] = [] if ids is None else [ids]
-        decisions: list[Sequence[bytes]] = []
-        for (output, serialize), values in zip(serializers, outputs, strict=True):
-            columns.append(serialize(values))
-            if output.decision:
-                decisions.append(decide(output, output.decision, values))
-        template = self._template if ids is None else self._template_with_id
-        return list(map(template.__mod__, zip(*columns, *decisions, strict=True)))
+                rows[i] = text
+        return rows
 
     def render_response(self, predictions: list[bytes]) -> bytes:
         """Return the whole response. Raise PayloadTooLarge if it is over the contract's limit."""
@@ -104,6 +102,21 @@ class ResponseRenderer:
         if len(body) > self._max_bytes:
             raise PayloadTooLarge.response(self._max_bytes)
         return body
+
+
+def _fill(
+    template: bytes,
+    columns: Sequence[Sequence[Any]],
+    serializers: Sequence[tuple[Output, Serialize]],
+    outputs: Sequence[Array],
+) -> list[bytes]:
+    fields = [*columns]
+    decisions: list[Sequence[bytes]] = []
+    for (output, serialize), values in zip(serializers, outputs, strict=True):
+        fields.append(serialize(values))
+        if output.decision:
+            decisions.append(decide(output, output.decision, values))
+    return list(map(template.__mod__, zip(*fields, *decisions, strict=True)))
 
 
 def _fits(shape: tuple[int, ...], expected: Shape) -> bool:

@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
         model = f" --model {args.model}" if args.model else ""
         warn(f"interrupted; answerable batch resume {folder}{model} continues")
         return 130
-    print_json({name: document[name] for name in ("rows", "refused", "seconds")})
+    print_json({name: document[name] for name in ("rows", "refused", "worker_seconds")})
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import platform
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -33,7 +32,6 @@ def finish(run: Storage, plan: Plan) -> dict[str, Any]:
     for summary in summaries:
         summary["first_row"] = first_row
         first_row += summary["rows"]
-    finished = iso_time(int(time.time()))
     document = {
         "run": plan.id,
         "model": plan.model,
@@ -41,8 +39,7 @@ def finish(run: Storage, plan: Plan) -> dict[str, Any]:
         "options": plan.options,
         "inputs": plan.sources,
         "started": plan.started,
-        "finished": finished,
-        "seconds": _seconds(finished) - _seconds(plan.started),
+        "finished": iso_time(int(time.time())),
         **_totals(summaries),
         "parts": summaries,
     }
@@ -93,13 +90,11 @@ def _read(run: Storage, names: list[str]) -> list[dict[str, Any]]:
         return [orjson.loads(content) for content in pool.map(run.read, names) if content]
 
 
-def _totals(summaries: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    rows, refused, seconds, gigabyte_seconds = 0, 0, 0.0, 0.0
-    for summary in summaries:
-        rows += summary["rows"]
-        refused += summary["refused"]
-        seconds += summary["seconds"]
-        gigabyte_seconds += summary["gigabyte_seconds"]
+def _totals(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    rows, refused, seconds, gigabyte_seconds = (
+        sum(summary[name] for summary in summaries)
+        for name in ("rows", "refused", "seconds", "gigabyte_seconds")
+    )
     return {
         "rows": rows,
         "refused": refused,

@@ -12,7 +12,7 @@ import orjson
 
 from handler.batch import BatchError
 from handler.batch.plan import Options, Source
-from handler.batch.read import Chunk, Reader, row_pointer
+from handler.batch.read import Chunk, Reader
 from handler.feature_types import FeatureType
 from handler.manifest import BY_CLASS, Output
 from handler.model_inputs import Columns
@@ -31,7 +31,7 @@ except ModuleNotFoundError:
 
 GROUP_ROWS = 1 << 14  # of the output
 DECODED_ROWS = 1 << 13  # of the input, at once
-DAY_MICROSECONDS = 86_400_000_000
+DAY = 86_400_000_000  # microseconds
 
 
 def _open(file: BinaryIO) -> Any:
@@ -46,9 +46,7 @@ class ParquetReader(Reader):
 
     def __init__(self, scorer: Scorer, source: Source, options: Options) -> None:
         super().__init__(scorer, source, options)
-        self._types = [k for k in scorer.types if k.feature.name in source.columns]
-        names = {kind.feature.name for kind in self._types} | ({self.key} if self.key else set())
-        self._columns = [name for name in source.columns if name in names]
+        self._columns = [name for name in source.columns if name in {*self.names, self.key}]
 
     @classmethod
     def header(cls, scorer: Scorer, file: BinaryIO, is_gzip: bool) -> tuple[list[str], str]:
@@ -81,31 +79,14 @@ class ParquetReader(Reader):
             raise BatchError("the Parquet file is damaged") from error
 
     def validate(self, rows: Any) -> Columns:
-        columns = {k.feature.name: _values(k, rows.column(k.feature.name)) for k in self._types}
-        types = self.scorer.types
-
-        def pointer_for(column: int, row: int) -> str:
-            return row_pointer(self.names[column], row)
-
-        if len(columns) == len(types) and all(isinstance(v, np.ndarray) for v in columns.values()):
-            tensors = {
-                tensor.name: np.stack(
-                    [
-                        columns[kind.feature.name]
-                        for kind in sorted(types, key=lambda kind: kind.feature.column)
-                        if kind.feature.input == tensor.name
-                    ],
-                    axis=1,
-                )
-                for tensor in self.scorer.manifest.inputs
-            }
-            return self.scorer.tensor_validator.columns(tensors, pointer_for)
-        lists = [
-            kind.from_tensor(values) if isinstance(values, np.ndarray) else values
-            for kind in types
-            for values in [columns.get(kind.feature.name, [None] * rows.num_rows)]
-        ]
-        return self.scorer.validator.validate_columns(lists, pointer_for)
+        return self.validate_columns(
+            [
+                _values(kind, rows.column(kind.feature.name))
+                if kind.feature.name in self.source.columns
+                else [None] * rows.num_rows
+                for kind in self.scorer.types
+            ]
+        )
 
     def select(self, rows: Any, indices: list[int]) -> Any:
         return rows.take(pa.array(indices, pa.int64()))
@@ -139,25 +120,23 @@ def _fits(kind: FeatureType, dtype: Any) -> Any:
     )
 
 
-def _values(kind: FeatureType, column: Any) -> Any:
-    """Return a column as the graph's numbers or strings; of ISO dates the list of texts."""
-    dtype = column.type
-    if pa.types.is_dictionary(dtype):
+def _values(kind: FeatureType, column: Any) -> list[Any]:
+    """Return a column's values in JSON form, None for null."""
+    if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-        dtype = column.type
-    if pa.types.is_null(dtype):
-        return column.to_pylist()
+    dtype = column.type
     if pa.types.is_decimal(dtype):
         column = column.cast(pa.float64())
-    if kind.has_json_form:
-        if not (pa.types.is_date(dtype) or pa.types.is_timestamp(dtype)):
-            return column.to_pylist()
-        column = column.cast(pa.timestamp("us")).cast(pa.int64())
-    values = column.to_numpy(zero_copy_only=False)  # numbers with NaN for null
-    if kind.has_json_form:
-        days = values / DAY_MICROSECONDS
-        return days if kind.is_float else np.floor(days)
-    return values
+    if not kind.has_json_form:
+        if pa.types.is_null(dtype):
+            return [None] * len(column)
+        # numbers with NaN for null
+        return kind.from_tensor(column.to_numpy(zero_copy_only=False))
+    if not (pa.types.is_date(dtype) or pa.types.is_timestamp(dtype)):
+        texts: list[Any] = column.to_pylist()
+        return texts
+    days = column.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(zero_copy_only=False) / DAY
+    return kind.from_tensor(days if kind.is_float else np.floor(days))
 
 
 def row_group_spans(file: BinaryIO, rows: float) -> Iterator[tuple[int, int]]:

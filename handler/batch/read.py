@@ -46,17 +46,10 @@ class Chunk(NamedTuple):
     malformed: dict[int, Violation]
 
 
-def row_pointer(column: str, row: int) -> str:
-    """Return the pointer of a value in a chunk, as in the body of a `/predict`."""
-    return pointer("instances", row, column)
-
-
 def detect_format(uri: str, file: BinaryIO) -> tuple[str, bool]:
     """Return the format and whether it is in gzip. Raise BatchError for any other format."""
     start = file.read(4)
     is_gzip = start.startswith(b"\x1f\x8b")
-    if not start:
-        raise BatchError("the file is empty")
     if start == b"PAR1":
         return PARQUET, False
     if uri.lower().removesuffix(".gz").endswith(".parquet"):
@@ -67,6 +60,8 @@ def detect_format(uri: str, file: BinaryIO) -> tuple[str, bool]:
         first = _unpack(file, is_gzip).read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n")
     except DAMAGED:
         raise BatchError("the gzip file is damaged") from None
+    if not first:
+        raise BatchError("the file is empty")
     if first.startswith(b"["):
         raise BatchError("the file is a JSON array; write one object per line")
     return JSONL if first.startswith(b"{") else CSV, is_gzip
@@ -93,17 +88,17 @@ class JsonLinesWriter:
 
     def __init__(self, scorer: Scorer, path: Path, has_key: bool) -> None:
         self._file, self._has_key = path.open("wb"), has_key
+        self._renderer = scorer.renderer
         version = orjson.dumps(scorer.manifest.version).replace(b"%", b"%%")
         key = b'"key":%b,' if has_key else b""
-        self._template = b'{"row":%d,' + key + b'%b,"model_version":' + version + b"}\n"
-        self._render = scorer.renderer.render_predictions
+        fields = self._renderer.template_with_id[1:-1]
+        self._template = b'{"row":%d,' + key + fields + b',"model_version":' + version + b"}\n"
 
     def write(self, numbers: Sequence[int], keys: Any, ids: list[bytes], scored: Scored) -> None:
         """Add the predictions of a chunk."""
-        fields = [prediction[1:-1] for prediction in self._render(scored.runs, ids)]
-        columns = [map(orjson.dumps, keys)] if self._has_key else []
-        rows = zip(numbers, *columns, fields, strict=True)
-        self._file.write(b"".join(map(self._template.__mod__, rows)))
+        texts = [list(map(orjson.dumps, keys))] if self._has_key else []
+        columns = [numbers, *texts, ids]
+        self._file.write(b"".join(self._renderer.render_rows(self._template, columns, scored.runs)))
 
     def close(self) -> None:
         """Finish the file."""
@@ -151,13 +146,16 @@ class Reader:
                 pass
         position = file.tell()
         while position < stop and (lines := list(islice(iter(next_line, b""), self.chunk_rows))):
-            if max(map(len, lines)) == MAX_LINE_BYTES:
+            sizes = list(map(len, lines))
+            if max(sizes) == MAX_LINE_BYTES:
                 raise BatchError(f"a line is longer than {MAX_LINE_BYTES} bytes")
-            size = sum(map(len, lines))
-            while position + size - len(lines[-1]) >= stop:
-                size -= len(lines.pop())
-            position += size
-            yield [line for line in lines if line not in (b"\n", b"\r\n")]
+            position += sum(sizes)
+            while position - sizes[-1] >= stop:
+                lines.pop()
+                position -= sizes.pop()
+            if min(sizes) <= len(b"\r\n"):
+                lines = [line for line in lines if line not in (b"\n", b"\r\n")]
+            yield lines
 
     def parse(self, lines: list[bytes]) -> tuple[Any, Any, dict[int, Violation]]:
         """Return the rows without the malformed lines, their keys, and the malformed lines."""
@@ -166,6 +164,12 @@ class Reader:
     def validate(self, rows: Any) -> Columns:
         """Return the validated columns. Raise ContractViolation, pointing into a `/predict`."""
         raise NotImplementedError
+
+    def validate_columns(self, columns: list[Any]) -> Columns:
+        """Return the validated columns of the features. Raise ContractViolation."""
+        return self.scorer.validator.validate_columns(
+            columns, lambda k, row: pointer("instances", row, self.names[k])
+        )
 
     def select(self, rows: Any, indices: list[int]) -> Any:
         """Return some of the rows."""
@@ -243,9 +247,7 @@ class CsvReader(Reader):
             [None] * count if i is None else kind.parse_cells(rows[i], count)
             for kind, i in self._types
         ]
-        return self.scorer.validator.validate_columns(
-            columns, lambda k, row: row_pointer(self.names[k], row)
-        )
+        return self.validate_columns(columns)
 
     def select(self, rows: Any, indices: list[int]) -> Any:
         return {i: [column[k] for k in indices] for i, column in rows.items()}

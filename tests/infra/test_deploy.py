@@ -13,7 +13,6 @@ from botocore.exceptions import ClientError
 
 from answerable import commands, smoke
 from answerable.commands import bootstrap, deploy, destroy, synth
-from answerable.removals import removals
 from handler.release.rollback import ReleaseError, Service
 from infra.settings import SETTINGS, Settings
 from tests.fixtures.artifact import DIABETES
@@ -320,7 +319,7 @@ def test_access_and_encryption_are_not_lost_by_a_slip(
     old, new = (
         {"Metadata": {SETTINGS: {setting: value}}, "Resources": {}} for value in (before, after)
     )
-    assert [loss.name for loss in removals(old, new)] == [setting] * stops
+    assert [loss.name for loss in deploy.removals(old, new)] == [setting] * stops
 
 
 @pytest.mark.parametrize(

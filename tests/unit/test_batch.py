@@ -221,6 +221,26 @@ def test_batch_a_malformed_line_is_one_refused_row(
     assert [row["key"] for row in predictions(tmp_path / "out")] == [f"c{i}" for i in range(30)]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "csv.gz"])
+def test_batch_rows_have_the_numbers_that_pandas_gives_them(
+    small: Scorer, tmp_path: Path, suffix: str
+) -> None:
+    import pandas as pd
+
+    rows = rows_of(40)
+    rows[7]["colour"] = rows[33]["colour"] = "green"
+    inputs = write_rows(tmp_path / f"in.{suffix}", rows)
+    data = inputs.read_bytes()
+    text = gzip.decompress(data) if suffix.endswith("gz") else data
+    lines = text.replace(b"\n", b"\n\r\n").replace(b'\n{"', b'\n\n{"')
+    inputs.write_bytes(gzip.compress(lines) if suffix.endswith("gz") else lines)
+    frame = pd.read_csv(inputs) if "csv" in suffix else pd.read_json(inputs, lines=True)
+    options = Options("customer", max_refused_percent=10)
+    assert run_batch(small, inputs, tmp_path / "out", options)["rows"] == len(frame) == 40
+    numbers = [refusal["row"] for refusal in refusals(tmp_path / "out")]
+    assert numbers == frame.index[frame["colour"] == "green"].tolist() == [7, 33]
+
+
 def test_batch_bytes_that_are_no_utf8_are_one_refused_row(small: Scorer, tmp_path: Path) -> None:
     inputs = write_rows(tmp_path / "in.csv", rows_of(30))
     inputs.write_bytes(inputs.read_bytes().replace(b"c7,", b"c\xff,"))
@@ -316,7 +336,7 @@ WRONG_FILES: list[tuple[str, Callable[[Path], Path], str]] = [
     ("no file", lambda d: d / "none.csv", "No such file"),
     ("an empty folder", lambda d: d / "in/a.csv", "no input file"),
     ("UTF-16", lambda d: edit(csv_with()(d), lambda b: b.decode().encode("utf-16")), "in UTF-8"),
-    ("nothing in gzip", holds("a.csv.gz", gzip.compress(b"")), "no header"),
+    ("nothing in gzip", holds("a.csv.gz", gzip.compress(b"")), "is empty"),
     ("header only in gzip", holds("a.csv.gz", gzip.compress(b"customer,ratio,count,colour,open,"
      b"note/~,serum\n")), "no rows"),
     ("one long line", lambda d: edit(csv_with()(d), lambda b: b + b"x" * (1 << 20)),

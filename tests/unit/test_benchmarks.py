@@ -135,7 +135,7 @@ def test_a_target_shows_what_its_steps_alone_take() -> None:
 def test_a_file_gets_its_table_renewed(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text(f"before\n{command.START}\nold\n{command.END}\nafter\n")
-    command.renew(file, "| new |\n")
+    results.renew(file, command.START, command.END, "| new |\n")
     assert file.read_text() == f"before\n{command.START}\n| new |\n{command.END}\nafter\n"
 
 
@@ -143,5 +143,5 @@ def test_a_file_without_marks_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text("no marks")
     with pytest.raises(SystemExit, match="lacks the marks"):
-        command.renew(file, "| new |\n")
+        results.renew(file, command.START, command.END, "| new |\n")
     assert file.read_text() == "no marks"
