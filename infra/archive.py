@@ -29,11 +29,7 @@ class Archive(Construct):
     """The bucket, the delivery stream with its alarm, and the log groups' subscriptions."""
 
     def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        context: MonitoringContext,
-        functions: list[ModelFunction],
+        self, scope: Construct, id: str, context: MonitoringContext, functions: list[ModelFunction]
     ) -> None:
         super().__init__(scope, id)
         rule = s3.LifecycleRule(noncurrent_version_expiration=cdk.Duration.days(90))

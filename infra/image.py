@@ -100,9 +100,7 @@ def code(
             scope, "Repository", repository_arn=arn, repository_name=chosen.image_repository
         )
         return lambda_.DockerImageCode.from_ecr(
-            repository,
-            tag_or_digest=chosen.image_tag + PARQUET_SUFFIX * parquet,
-            cmd=[entry_point],
+            repository, tag_or_digest=chosen.image_tag + PARQUET_SUFFIX * parquet, cmd=[entry_point]
         )
     stack = Stack.of(scope)
     asset: Any = stack.node.try_find_child("ParquetImage" if parquet else "Image")
