@@ -228,7 +228,8 @@ def topic(scope: Construct, id: str, settings: Settings, destination: str) -> sn
         chatbot.SlackChannelConfiguration(
             new,
             "Slack",
-            slack_channel_configuration_name=f"{settings.service}-{id}",
+            # one name space for all regions of an account
+            slack_channel_configuration_name=f"{settings.service}-{id}-{cdk.Aws.REGION}",
             slack_workspace_id=workspace,
             slack_channel_id=channel,
             notification_topics=[new],

@@ -78,7 +78,7 @@ class ModelStack(cdk.Stack):
             endpoint = kind(self, "Api", settings=settings, alias=scoring.alias)
         page = topic(self, "Topic", settings, settings.alarm_destination)
         ticket = page
-        if settings.ticket_destination:
+        if settings.ticket_destination not in ("", settings.alarm_destination):
             ticket = topic(self, "TicketTopic", settings, settings.ticket_destination)
         context = MonitoringContext(settings, manifest, scoring, page, ticket, endpoint.metrics)
         alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]
