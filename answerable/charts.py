@@ -1,4 +1,4 @@
-"""Charts for pages without a script: geometry here, markup in pages/report.html.
+"""Charts for pages without a script: values and labels here, geometry in pages/report.html.
 
 A chart is an SVG that is stretched to its card, with its labels beside it as text. So nothing can
 leave the card, and text keeps its size.
@@ -7,31 +7,6 @@ leave the card, and text keeps its size.
 import datetime
 from collections.abc import Sequence
 from typing import NamedTuple
-
-WIDTH, HEIGHT = 300.0, 60.0
-MIN_BAR = 0.75
-MIN_WIDTH = 3.0
-
-
-class Bar(NamedTuple):
-    """A rectangle, its CSS class, and the text that a pointer over it shows."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    kind: str
-    title: str
-
-
-class Chart(NamedTuple):
-    """Bars over a horizontal axis. `line`: CSS class and height of a dashed line."""
-
-    label: str
-    bars: list[Bar]
-    line: tuple[str, float] | None
-    top_label: str
-    x_labels: Sequence[str]
 
 
 class Value(NamedTuple):
@@ -44,12 +19,26 @@ class Value(NamedTuple):
     kind: str = "bar"
 
 
+class Chart(NamedTuple):
+    """Bars over the `span` of a horizontal axis, `top` is the highest number that fits.
+
+    `line`: CSS class and number of a dashed line.
+    """
+
+    label: str
+    values: Sequence[Value]
+    span: tuple[float, float]
+    top: float
+    line: tuple[str, float] | None
+    top_label: str
+    x_labels: Sequence[str]
+
+
 def histogram(label: str, shares: Sequence[float], expected: float, edges: Sequence[str]) -> Chart:
     """Return the shares by bin, with a line where all of them are without drift."""
     top = max(*shares, expected * 2)
     values = [Value(i, i + 1, share, f"{share:.1%}") for i, share in enumerate(shares)]
-    bars = _bars(values, (0, len(shares)), top)
-    return Chart(label, bars, ("expected", _height(expected, top)), f"{top:.0%}", edges)
+    return Chart(label, values, (0, len(shares)), top, ("expected", expected), f"{top:.0%}", edges)
 
 
 def timeline(
@@ -64,30 +53,11 @@ def timeline(
     top = max([(limit or 0.0) * 1.5, *(value.number for value in values)]) or 1.0
     length = max(span[1] - span[0], 1.0)
     titled = [v._replace(text=f"{time_label(v.start, length)}: {v.text}") for v in values]
-    line = None if limit is None else ("limit", _height(limit, top))
+    line = None if limit is None else ("limit", limit)
     labels = [time_label(moment, length) for moment in (span[0], sum(span) / 2, span[1])]
-    return Chart(label, _bars(titled, span, top), line, f"{short(top)}{unit}", labels)
-
-
-def _bars(values: Sequence[Value], span: tuple[float, float], top: float) -> list[Bar]:
-    """Return the bars of values; each is wide and high enough to be seen, and within the chart."""
-    bars, scale = [], WIDTH / max(span[1] - span[0], 1.0)
-    for value in values:
-        start, end = (
-            min(max((moment - span[0]) * scale, 0.0), WIDTH) for moment in (value.start, value.end)
-        )
-        width = max(end - start - 1, MIN_WIDTH)
-        y = min(max(_height(value.number, top), 0.0), HEIGHT - MIN_BAR)
-        x, y, width, height = (
-            round(number, 1) for number in (min(start, WIDTH - width), y, width, HEIGHT - y)
-        )
-        bars.append(Bar(x, y, width, height, value.kind, value.text))
-    return bars
-
-
-def _height(number: float, top: float) -> float:
-    """Return the y coordinate of a number."""
-    return HEIGHT - number / top * HEIGHT
+    return Chart(
+        label, titled, (span[0], span[0] + length), top, line, f"{short(top)}{unit}", labels
+    )
 
 
 def time_label(milliseconds: float, length: float) -> str:

@@ -9,7 +9,8 @@ errors and grows with traffic, so it works at ten requests a day and at a hundre
 A period without requests has no errors, so missing data is not breaching.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import aws_cdk as cdk
@@ -178,29 +179,31 @@ def _metric(
 
 
 def excess(
-    bad: cloudwatch.Metric,
-    requests: cloudwatch.Metric,
+    metric: Callable[[str], cloudwatch.Metric],
+    bad: str,
+    requests: str,
     allowance: float,
     at_least: int = 0,
-    of_all_versions: Sequence[cloudwatch.Metric] = (),
+    of_all_versions: Callable[[str], cloudwatch.Metric] | None = None,
 ) -> cloudwatch.MathExpression:
     """Return the count of `bad` over the larger of `allowance` x requests and `at_least`.
 
-    `of_all_versions`: `bad` and `requests` of the old version too. Then OLD_FACTOR times what the
-    old version's share predicts is allowed as well.
+    `metric` returns the metric of a name. `of_all_versions`: that of the old version too. Then
+    OLD_FACTOR times what the old version's share predicts is allowed as well.
     """
     allowed = f"requests * {allowance:.6g}"
     expression = f"bad - IF({allowed} > {at_least}, {allowed}, {at_least})"
-    using = {"bad": bad, "requests": requests}
+    counted = metric(bad)
+    using = {"bad": counted, "requests": metric(requests)}
     if of_all_versions:
-        using |= dict(zip(("all_bad", "all_requests"), of_all_versions, strict=True))
+        using |= {"all_bad": of_all_versions(bad), "all_requests": of_all_versions(requests)}
         old_requests = "IF(all_requests > requests, all_requests - requests, 1)"
         expression += f" - {OLD_FACTOR} * (all_bad - bad) * requests / {old_requests}"
     return cloudwatch.MathExpression(
         expression=expression,
         using_metrics=using,
-        period=bad.period,
-        label=f"{bad.metric_name} over what is allowed",
+        period=counted.period,
+        label=f"{counted.metric_name} over what is allowed",
     )
 
 
@@ -252,30 +255,21 @@ class ServiceAlarms(Construct):
     def __init__(self, scope: Construct, id: str, context: MonitoringContext) -> None:
         super().__init__(scope, id)
         limits = context.manifest.alarms
-        budget = 1 - limits.availability / 100
+        budget, refused = 1 - limits.availability / 100, limits.client_error_max_percent / 100
+        slow, hourly = partial(context.gateway, minutes=360), partial(context.record, minutes=60)
         self.alarms = [
             context.alarm(
                 self,
                 "availability",
                 "Clients get 5xx: handled, crashed, timed out, or the gateway's own.",
-                excess(
-                    context.gateway("5XXError"),
-                    context.gateway("Count"),
-                    FAST_BURN * budget,
-                    at_least=1,
-                ),
+                excess(context.gateway, "5XXError", "Count", FAST_BURN * budget, 1),
             ),
             context.alarm(
                 self,
                 "availability-slow",
                 # for little traffic, of which five minutes never have enough
                 "Clients keep getting 5xx, over six hours.",
-                excess(
-                    context.gateway("5XXError", minutes=360),
-                    context.gateway("Count", minutes=360),
-                    SLOW_BURN * budget,
-                    at_least=1,
-                ),
+                excess(slow, "5XXError", "Count", SLOW_BURN * budget, 1),
             ),
             context.alarm(
                 self,
@@ -283,12 +277,7 @@ class ServiceAlarms(Construct):
                 f"Over {limits.client_error_max_percent:g} % of an hour's requests are refused: "
                 "clients and contract do not agree.",
                 # the function's own count: the gateway's 4XX has every scanner without credentials
-                excess(
-                    context.record(metrics.CLIENT_ERRORS, minutes=60),
-                    context.record(metrics.REQUESTS, minutes=60),
-                    limits.client_error_max_percent / 100,
-                    at_least=20,
-                ),
+                excess(hourly, metrics.CLIENT_ERRORS, metrics.REQUESTS, refused, 20),
             ),
             context.alarm(
                 self,
@@ -344,22 +333,18 @@ class CanaryAlarms(Construct):
             return context.alarm(self, f"canary-{name}", text, metric, version=version, **options)
 
         def more_than_old(name: str, share: float, at_least: int) -> cloudwatch.MathExpression:
-            service = {"service": context.settings.service}
-            bad, requests = (context.record(n, minutes=bake) for n in (name, metrics.REQUESTS))
-            both = [context.record(n, "Sum", bake, service) for n in (name, metrics.REQUESTS)]
-            return excess(bad, requests, share, at_least, of_all_versions=both)
+            new = partial(context.record, minutes=bake)
+            both = partial(new, dimensions={"service": context.settings.service})
+            return excess(new, name, metrics.REQUESTS, share, at_least, both)
 
+        calls = partial(context.function, version=version, minutes=1)
         # Crashes and server errors are two alarms, not one sum: metric math has no value where one
         # of its metrics has none, and a version that fails at init never writes a record.
         self.alarms = [
             alarm(
                 "crashes",
                 "The new version crashes, times out or runs out of memory.",
-                excess(
-                    context.function("Errors", version=version, minutes=1),
-                    context.function("Invocations", version=version, minutes=1),
-                    allowance,
-                ),
+                excess(calls, "Errors", "Invocations", allowance),
             ),
             alarm(
                 "server-errors",
@@ -370,9 +355,7 @@ class CanaryAlarms(Construct):
             alarm(
                 "client-errors",
                 "The new version refuses what clients send.",
-                more_than_old(
-                    metrics.CLIENT_ERRORS, limits.client_error_max_percent / 100, at_least=5
-                ),
+                more_than_old(metrics.CLIENT_ERRORS, limits.client_error_max_percent / 100, 5),
                 periods=1,
             ),
             alarm(
@@ -400,7 +383,7 @@ class OutcomeAlarms(Construct):
         self.alarms: list[cloudwatch.Alarm] = []
         self.impact: list[cloudwatch.Alarm] = []
         if limits.min_daily_impact is not None and value:
-            minimum, period = limits.min_daily_impact, cdk.Duration.minutes(DAY_MINUTES)
+            minimum = limits.min_daily_impact
             amount = f"{minimum:g} {value.unit}".strip()
             using = {
                 f"{name}{i}": context.record(
@@ -421,7 +404,7 @@ class OutcomeAlarms(Construct):
                 cloudwatch.MathExpression(
                     expression=f"IF({count} < {MIN_OUTCOMES}, 0, {minimum:g} - {total} / {count})",
                     using_metrics=using,
-                    period=period,
+                    period=cdk.Duration.days(1),
                     label="Impact under its limit",
                 ),
             )

@@ -97,7 +97,13 @@ class Api(Construct):
         proxy = self.api.root.add_proxy()
         if settings.cors_origins:
             for resource in (self.api.root, proxy):
-                self._answer_preflight(resource, settings)
+                # the gateway answers OPTIONS without authentication, which browsers do not send
+                resource.add_cors_preflight(
+                    allow_origins=[*settings.cors_origins],
+                    allow_methods=endpoint.CORS_METHODS,
+                    allow_headers=endpoint.CORS_HEADERS,
+                    max_age=endpoint.CORS_MAX_AGE,
+                )
         gateway_responses.add(self, self.api, cors=bool(settings.cors_origins))
         if settings.auth == "api-key":
             self._usage_plans(settings)
@@ -106,12 +112,8 @@ class Api(Construct):
             assert isinstance(stage, cdk.CfnResource)
             endpoint.add_domain(self, settings, self.api.rest_api_id, stage)
         if settings.web_acl_arn:
-            wafv2.CfnWebACLAssociation(
-                self,
-                "WebAcl",
-                resource_arn=self.stage.stage_arn,
-                web_acl_arn=settings.web_acl_arn,
-            )
+            arns = {"resource_arn": self.stage.stage_arn, "web_acl_arn": settings.web_acl_arn}
+            wafv2.CfnWebACLAssociation(self, "WebAcl", **arns)
         self._suppress_nag(settings)
 
     def _reach(self, settings: Settings) -> apigateway.EndpointConfiguration:
@@ -142,29 +144,11 @@ class Api(Construct):
         if not conditions:
             return None
         allowed = iam.AccountRootPrincipal() if settings.auth == "iam" else iam.AnyPrincipal()
-
-        def statement(**more: Any) -> iam.PolicyStatement:
-            resources = [EVERYTHING]
-            return iam.PolicyStatement(actions=["execute-api:Invoke"], resources=resources, **more)
-
-        return iam.PolicyDocument(
-            statements=[
-                statement(principals=[allowed]),
-                *(
-                    statement(effect=iam.Effect.DENY, principals=[iam.AnyPrincipal()], conditions=c)
-                    for c in conditions
-                ),
-            ]
-        )
-
-    def _answer_preflight(self, resource: apigateway.IResource, settings: Settings) -> None:
-        """Let the gateway answer OPTIONS, without authentication, which browsers do not send."""
-        resource.add_cors_preflight(
-            allow_origins=[*settings.cors_origins],
-            allow_methods=endpoint.CORS_METHODS,
-            allow_headers=endpoint.CORS_HEADERS,
-            max_age=endpoint.CORS_MAX_AGE,
-        )
+        call: Any = {"actions": ["execute-api:Invoke"], "resources": [EVERYTHING]}
+        deny: Any = {**call, "effect": iam.Effect.DENY, "principals": [iam.AnyPrincipal()]}
+        statements = [iam.PolicyStatement(**call, principals=[allowed])]
+        statements += [iam.PolicyStatement(**deny, conditions=c) for c in conditions]
+        return iam.PolicyDocument(statements=statements)
 
     def _authorization(self, settings: Settings) -> apigateway.MethodOptions:
         """Return the authorization of every method."""
@@ -205,16 +189,16 @@ class Api(Construct):
 
     def _key(self, prefix: str, name: str, client: Client) -> apigateway.IApiKey:
         """Return an API key with a usage plan of its own."""
-        quota = client.requests_per_month
+        quota = None
+        if limit := client.requests_per_month:
+            quota = apigateway.QuotaSettings(limit=limit, period=apigateway.Period.MONTH)
         plan = self.api.add_usage_plan(
             f"{prefix}Plan",
             name=name,
             throttle=apigateway.ThrottleSettings(
                 rate_limit=client.rate_limit, burst_limit=client.burst_limit
             ),
-            quota=apigateway.QuotaSettings(limit=quota, period=apigateway.Period.MONTH)
-            if quota
-            else None,
+            quota=quota,
             api_stages=[apigateway.UsagePlanPerApiStage(api=self.api, stage=self.stage)],
         )
         key = self.api.add_api_key(f"{prefix}Key", api_key_name=name)
@@ -222,40 +206,30 @@ class Api(Construct):
         return key
 
     def _suppress_nag(self, settings: Settings) -> None:
-        suppress_nag(
-            self.api,
-            {
-                "AwsSolutions-APIG2": (
-                    "The function validates every body against the model's contract and answers "
-                    "with pointers; the gateway's validator could only say no."
-                ),
-            },
+        reason = (
+            "The function validates every body against the model's contract and answers with "
+            "pointers; the gateway's validator could only say no."
         )
-        of_stage = {}
+        suppress_nag(self.api, {"AwsSolutions-APIG2": reason})
         if not settings.web_acl_arn:
-            of_stage["AwsSolutions-APIG3"] = (
-                "A web ACL costs more than the rest of an idle stack; `web_acl_arn` adds one."
-            )
+            reason = "A web ACL costs more than the rest of an idle stack; `web_acl_arn` adds one."
+            suppress_nag(self.stage, {"AwsSolutions-APIG3": reason})
         if not settings.tracing:
-            of_stage["Serverless-APIGWXrayEnabled"] = (
+            reason = (
                 "Access log and record share a request id and have all timings; `tracing` adds "
                 "X-Ray at a price per request."
             )
-        suppress_nag(self.stage, of_stage)
+            suppress_nag(self.stage, {"Serverless-APIGWXrayEnabled": reason})
+        reason = f"Callers are authenticated as the settings say: auth={settings.auth}."
         if settings.auth != "cognito":
-            chosen = f"Callers are authenticated as the settings say: auth={settings.auth}."
-            rules = {"AwsSolutions-COG4": chosen}
-            if settings.auth == "api-key":
-                rules["AwsSolutions-APIG4"] = chosen
-            suppress_nag(self.api.root, rules)
+            suppress_nag(self.api.root, {"AwsSolutions-COG4": reason})
+        if settings.auth == "api-key":
+            suppress_nag(self.api.root, {"AwsSolutions-APIG4": reason})
         if settings.gateway_log_role:
-            suppress_nag(
-                self.api.node.find_child("CloudWatchRole"),
-                {
-                    "AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/"
-                    "AmazonAPIGatewayPushToCloudWatchLogs]": (
-                        "API Gateway accepts one role for all APIs of an account and region, so "
-                        "it cannot be held to one stack's log groups."
-                    ),
-                },
+            policy = "service-role/AmazonAPIGatewayPushToCloudWatchLogs"
+            rule = f"AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{policy}]"
+            reason = (
+                "API Gateway accepts one role for all APIs of an account and region, so it cannot "
+                "be held to one stack's log groups."
             )
+            suppress_nag(self.api.node.find_child("CloudWatchRole"), {rule: reason})

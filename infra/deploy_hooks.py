@@ -40,9 +40,9 @@ class Hook(Construct):
             more["WORKER_VERSION_ARN"] = worker.version.function_arn
         self.function = ops_function(
             self,
-            settings=settings,
-            manifest=manifest,
-            entry_point=f"handler.release.deploy_hooks.{when}_traffic",
+            settings,
+            manifest,
+            f"handler.release.deploy_hooks.{when}_traffic",
             description=f"checks the new version {when} it gets traffic",
             name=name(settings.service, when),
             environment={
@@ -69,13 +69,10 @@ class Hook(Construct):
         allow(self.function, ["cloudwatch:GetMetricData"], "*")
         if logged:
             allow(self.function, ["logs:FilterLogEvents"], scoring.log_group.log_group_arn)
-        suppress_nag(
-            self,
-            {
-                "AwsSolutions-IAM5[Resource::*]": "CloudWatch's metrics are no resources.",
-                any_version(scoring.function): "Any version may be the one that is replaced.",
-            },
-        )
+        no_resources = "CloudWatch's metrics are no resources."
+        suppress_nag(self, {"AwsSolutions-IAM5[Resource::*]": no_resources})
+        replaced = "Any version may be the one that is replaced."
+        suppress_nag(self, {any_version(scoring.function): replaced})
 
     def may_answer(self, group_arn: str) -> None:
         """Let it read and answer the deployments of one group."""

@@ -31,9 +31,9 @@ class DriftMonitor(Construct):
         records = [scoring.log_group, *(worker.log_group for worker in workers)]
         self.function = ops_function(
             self,
-            settings=context.settings,
-            manifest=context.manifest,
-            entry_point="handler.drift.monitor.on_schedule",
+            context.settings,
+            context.manifest,
+            "handler.drift.monitor.on_schedule",
             description="drift monitor",
             environment={
                 "FUNCTION_NAME": scoring.function.function_name,

@@ -1,6 +1,6 @@
 """The customer's KMS key, if `kms_key_arn` names one; without it, AWS's own keys encrypt."""
 
-from typing import cast
+from typing import Any, cast
 
 import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
@@ -61,6 +61,14 @@ def send_events(bucket: s3.Bucket) -> None:
     )
 
 
-def queue_encryption(settings: Settings) -> sqs.QueueEncryption:
-    """Return how a queue is encrypted."""
-    return sqs.QueueEncryption.KMS if settings.kms_key_arn else sqs.QueueEncryption.SQS_MANAGED
+def private_queue(scope: Construct, id: str, settings: Settings, **options: Any) -> sqs.Queue:
+    """Return an encrypted queue."""
+    kinds = sqs.QueueEncryption
+    return sqs.Queue(
+        scope,
+        id,
+        encryption=kinds.KMS if settings.kms_key_arn else kinds.SQS_MANAGED,
+        encryption_master_key=key(scope, settings),
+        enforce_ssl=True,
+        **options,
+    )

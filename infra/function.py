@@ -109,10 +109,10 @@ class ModelFunction(Construct):
 
 def ops_function(
     scope: Construct,
-    *,
     settings: Settings,
     manifest: Manifest,
     entry_point: str,
+    *,
     description: str,
     environment: dict[str, str],
     name: str | None = None,
@@ -135,13 +135,9 @@ def ops_function(
         memory_size=512,
         timeout=cdk.Duration.seconds(OPS_SECONDS),
     )
-    suppress_nag(
-        function,
-        {
-            "Serverless-LambdaDLQ": "No answer counts as a failure, and the log says why.",
-            "Serverless-LambdaTracing": "It runs rarely, and logs its steps.",
-        },
-    )
+    no_answer = "No answer counts as a failure, and the log says why."
+    suppress_nag(function, {"Serverless-LambdaDLQ": no_answer})
+    suppress_nag(function, {"Serverless-LambdaTracing": "It runs rarely, and logs its steps."})
     return function
 
 

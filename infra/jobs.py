@@ -3,10 +3,10 @@
 The event source mapping polls the queue all the time: a million requests a month, some cents.
 """
 
+from functools import partial
 from typing import cast
 
 import aws_cdk as cdk
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda_event_sources as sources
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
@@ -16,8 +16,8 @@ from handler import metrics
 from handler.manifest import Manifest
 from handler.settings import MAX_RECEIVE_COUNT
 from infra.alarms import MonitoringContext, excess
-from infra.encryption import key, private_bucket, queue_encryption, send_events
-from infra.function import ModelFunction
+from infra.encryption import private_bucket, private_queue, send_events
+from infra.function import ModelFunction, allow
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
 
@@ -38,29 +38,18 @@ class Jobs(Construct):
     ) -> None:
         super().__init__(scope, id)
         self.bucket = self._bucket(settings)
-        timeout = cdk.Duration.seconds(settings.job_timeout)
-        self.dead_letters = sqs.Queue(
-            self,
-            "DeadLetters",
-            encryption=queue_encryption(settings),
-            encryption_master_key=key(self, settings),
-            enforce_ssl=True,
-            retention_period=cdk.Duration.days(14),
+        self.dead_letters = private_queue(
+            self, "DeadLetters", settings, retention_period=cdk.Duration.days(14)
         )
-        suppress_nag(
-            self.dead_letters,
-            {"Serverless-SQSRedrivePolicy": "This is the dead-letter queue."},
-        )
-        self.queue = sqs.Queue(
+        reason = "This is the dead-letter queue."
+        suppress_nag(self.dead_letters, {"Serverless-SQSRedrivePolicy": reason})
+        # AWS's rule for Lambda: six timeouts of the function and the batching window
+        visibility_seconds = 6 * settings.job_timeout + settings.job_batch_window
+        self.queue = private_queue(
             self,
             "Queue",
-            encryption=queue_encryption(settings),
-            encryption_master_key=key(self, settings),
-            enforce_ssl=True,
-            # AWS's rule for Lambda: six timeouts of the function and the batching window
-            visibility_timeout=cdk.Duration.seconds(
-                6 * settings.job_timeout + settings.job_batch_window
-            ),
+            settings,
+            visibility_timeout=cdk.Duration.seconds(visibility_seconds),
             # a message that outlives its job could only fail
             retention_period=cdk.Duration.days(settings.job_retention_days),
             dead_letter_queue=sqs.DeadLetterQueue(
@@ -79,13 +68,14 @@ class Jobs(Construct):
             settings=settings.model_copy(update=changed),
             manifest=manifest,
             entry_point="handler.jobs.function.lambda_handler",
-            timeout=timeout,
+            timeout=cdk.Duration.seconds(settings.job_timeout),
             service=metrics.jobs_service(settings.service),
         )
         # the new worker gets jobs when the API's canary has passed
         self.worker.alias.node.add_dependency(scoring.alias)
-        self._environment(settings, scoring)
-        self._permissions(scoring)
+        self._connect(settings, scoring, {}, "secret")
+        self._connect(settings, self.worker, {"JOBS_MAX_RECEIVE_COUNT": str(MAX_RECEIVE_COUNT)})
+        allow(scoring.role, ["sqs:SendMessage"], self.queue.queue_arn)
         self.worker.alias.add_event_source(
             sources.SqsEventSource(
                 self.queue,
@@ -97,14 +87,8 @@ class Jobs(Construct):
                 max_concurrency=settings.job_concurrency,
             )
         )
-        suppress_nag(
-            self.worker.alias,
-            {
-                "Serverless-LambdaEventSourceMappingDestination": (
-                    "It is for streams; a queue has its own dead-letter queue."
-                ),
-            },
-        )
+        reason = "It is for streams; a queue has its own dead-letter queue."
+        suppress_nag(self.worker.alias, {"Serverless-LambdaEventSourceMappingDestination": reason})
         for name, value in {
             "JobsQueueUrl": self.queue.queue_url,
             "JobsDeadLettersUrl": self.dead_letters.queue_url,
@@ -123,52 +107,35 @@ class Jobs(Construct):
         bucket = private_bucket(self, settings, rule)
         # clients that wait for results make a rule on `jobs/*/result.json`
         send_events(bucket)
-        suppress_nag(
-            bucket,
-            {
-                "AwsSolutions-S1": (
-                    "Only two functions of this stack use it, and each request has a record; "
-                    "CloudTrail's data events are a setting of the account."
-                ),
-            },
+        reason = (
+            "Only two functions of this stack use it, and each request has a record; CloudTrail's "
+            "data events are a setting of the account."
         )
+        suppress_nag(bucket, {"AwsSolutions-S1": reason})
         return bucket
 
-    def _environment(self, settings: Settings, scoring: ModelFunction) -> None:
-        common = {
+    def _connect(
+        self, settings: Settings, function: ModelFunction, variables: dict[str, str], *keys: str
+    ) -> None:
+        """Give a function the names of queue and bucket, and access to jobs/ and other `keys`."""
+        variables = {
             "JOBS_BUCKET": self.bucket.bucket_name,
             "JOBS_QUEUE_URL": self.queue.queue_url,
             "JOB_RETENTION_DAYS": str(settings.job_retention_days),
+            **variables,
         }
-        of_worker = {"JOBS_MAX_RECEIVE_COUNT": str(MAX_RECEIVE_COUNT)}
-        for function, variables in ((scoring, common), (self.worker, common | of_worker)):
-            for name, value in variables.items():
-                function.function.add_environment(name, value)
-
-    def _permissions(self, scoring: ModelFunction) -> None:
-        name = cdk.Stack.of(self).get_logical_id(
-            cast(cdk.CfnElement, self.bucket.node.default_child)
+        for name, value in variables.items():
+            function.function.add_environment(name, value)
+        objects = [self.bucket.arn_for_objects(key) for key in ("jobs/*", *keys)]
+        allow(function.role, ["s3:GetObject", "s3:PutObject"], *objects)
+        # without it S3 answers 403 instead of 404 for a missing object
+        allow(function.role, ["s3:ListBucket"], self.bucket.bucket_arn)
+        bucket = cast(cdk.CfnElement, self.bucket.node.default_child)
+        rule = (
+            f"AwsSolutions-IAM5[Resource::<{cdk.Stack.of(self).get_logical_id(bucket)}.Arn>/jobs/*]"
         )
-        for function, more in ((scoring, ["secret"]), (self.worker, [])):
-            objects = [self.bucket.arn_for_objects(key) for key in ("jobs/*", *more)]
-            function.role.add_to_policy(
-                iam.PolicyStatement(actions=["s3:GetObject", "s3:PutObject"], resources=objects)
-            )
-            # without it S3 answers 403 instead of 404 for a missing object
-            function.role.add_to_policy(
-                iam.PolicyStatement(actions=["s3:ListBucket"], resources=[self.bucket.bucket_arn])
-            )
-            suppress_nag(
-                function.role,
-                {
-                    f"AwsSolutions-IAM5[Resource::<{name}.Arn>/jobs/*]": (
-                        "A job is named when it is submitted; jobs/ has nothing else."
-                    ),
-                },
-            )
-        scoring.role.add_to_policy(
-            iam.PolicyStatement(actions=["sqs:SendMessage"], resources=[self.queue.queue_arn])
-        )
+        reason = "A job is named when it is submitted; jobs/ has nothing else."
+        suppress_nag(function.role, {rule: reason})
 
 
 class JobsAlarms(Construct):
@@ -176,8 +143,9 @@ class JobsAlarms(Construct):
 
     def __init__(self, scope: Construct, id: str, context: MonitoringContext, jobs: Jobs) -> None:
         super().__init__(scope, id)
-        limits = context.manifest.alarms
-        worker = jobs.worker.dimensions
+        limits, period = context.manifest.alarms, cdk.Duration.minutes(5)
+        hourly = partial(context.record, minutes=60, dimensions=jobs.worker.dimensions)
+        failed = limits.client_error_max_percent / 100
         self.alarms = [
             context.alarm(
                 self,
@@ -185,7 +153,7 @@ class JobsAlarms(Construct):
                 f"Messages failed {MAX_RECEIVE_COUNT} times. Their jobs stay queued until "
                 "`answerable redrive` sends them again.",
                 jobs.dead_letters.metric_approximate_number_of_messages_visible(
-                    statistic="Maximum", period=cdk.Duration.minutes(5)
+                    statistic="Maximum", period=period
                 ),
             ),
             context.alarm(
@@ -193,7 +161,7 @@ class JobsAlarms(Construct):
                 "queue-age",
                 f"The oldest message has waited for over {limits.queue_minutes:g} minutes.",
                 jobs.queue.metric_approximate_age_of_oldest_message(
-                    statistic="Maximum", period=cdk.Duration.minutes(5)
+                    statistic="Maximum", period=period
                 ),
                 threshold=limits.queue_minutes * 60,
             ),
@@ -202,11 +170,6 @@ class JobsAlarms(Construct):
                 "failed-results",
                 f"Over {limits.client_error_max_percent:g} % of an hour's jobs break the contract: "
                 "producers and contract do not agree.",
-                excess(
-                    context.record(metrics.FAILED_JOBS, minutes=60, dimensions=worker),
-                    context.record(metrics.JOBS, minutes=60, dimensions=worker),
-                    limits.client_error_max_percent / 100,
-                    at_least=TOLERATED_FAILURES,
-                ),
+                excess(hourly, metrics.FAILED_JOBS, metrics.JOBS, failed, TOLERATED_FAILURES),
             ),
         ]

@@ -135,9 +135,9 @@ class Rollback(Construct):
             variables["DEPLOYMENT_GROUP"] = group.deployment_group_name
         function = ops_function(
             scope,
-            settings=self._context.settings,
-            manifest=self._context.manifest,
-            entry_point=f"handler.release.auto_rollback.{entry_point}",
+            self._context.settings,
+            self._context.manifest,
+            f"handler.release.auto_rollback.{entry_point}",
             description=description,
             environment=variables,
         )
@@ -156,16 +156,13 @@ class Rollback(Construct):
             allow(function, ["ecr:DescribeImages"], images)
             account = registry or "<AWS::AccountId>"
             arn = f"arn:<AWS::Partition>:ecr:<AWS::Region>:{account}:repository/*"
-            reason = (
-                "An earlier version may have its image in another repository; the function only "
-            )
-            reason += "asks whether the image exists."
+            reason = "An earlier version may have its image in another repository; the function "
+            reason += "only asks whether the image exists."
             suppress_nag(scope, {f"AwsSolutions-IAM5[Resource::{arn}]": reason})
         if group:
             actions = ["codedeploy:ListDeployments", "codedeploy:BatchGetDeployments"]
             allow(function, actions, group.deployment_group_arn)
         reason = "Any version may be the previous one."
-        suppress_nag(
-            scope, dict.fromkeys((any_version(f.function) for f in self._functions), reason)
-        )
+        for model_function in self._functions:
+            suppress_nag(scope, {any_version(model_function.function): reason})
         return function

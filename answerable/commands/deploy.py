@@ -10,14 +10,64 @@ version, and calls the URL.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from answerable import cdk, smoke
-from answerable.removals import Removal, removals
 from answerable.stack import Client, connect, deployed_template, lookup
 from handler.release import rollback
 from handler.release.rollback import Log, ReleaseError, Service
-from infra.settings import Settings
+from infra.settings import SETTINGS, Settings
+
+# resources that hold something, or that clients use
+STATEFUL = {
+    "AWS::ApiGateway::ApiKey",
+    "AWS::ApiGateway::RestApi",
+    "AWS::ApiGatewayV2::Api",
+    "AWS::ApiGatewayV2::DomainName",
+    "AWS::Lambda::Url",
+    "AWS::KinesisFirehose::DeliveryStream",
+    "AWS::S3::Bucket",
+    "AWS::SNS::Topic",
+    "AWS::SQS::Queue",
+}
+# settings that, once deployed, are not changed by a slip
+GUARDED = ("endpoint", "auth", "user_pool_arn", "user_pool_scope", "jobs", "archive", "domain_name")
+# the setting that makes a resource, by how its logical id begins
+SETTING_OF = {
+    "ApiDomain": "domain_name",
+    "ApiRestClient": "clients",
+    "ApiRestKey": "auth",
+    "Api": "endpoint",
+    "Archive": "archive",
+    "Jobs": "jobs",
+    "TicketTopic": "ticket_destination",
+    "Topic": "alarm_destination",
+}
+
+
+class Removal(NamedTuple):
+    """One loss; `name` is the setting that `--yes-remove` takes."""
+
+    name: str
+    text: str
+
+
+def removals(deployed: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Removal]:
+    """Yield what the template `new` takes away from the template `deployed`."""
+    before, after = (t.get("Metadata", {}).get(SETTINGS, {}) for t in (deployed, new))
+    for name in GUARDED:
+        old = before.get(name)
+        if old and old != after.get(name):
+            yield Removal(name, f"the setting changes from {old} to {after.get(name)}")
+    key = "prediction_id_key_version"
+    if before.get(key, 1) > after.get(key, 1):
+        yield Removal(key, "the number goes down: ids signed with the newer secret are refused")
+    for logical_id, resource in deployed["Resources"].items():
+        if resource["Type"] in STATEFUL and logical_id not in new["Resources"]:
+            names = (SETTING_OF[begin] for begin in SETTING_OF if logical_id.startswith(begin))
+            stays = " (it stays in the account)" * ("Retain" in resource.get("DeletionPolicy", ""))
+            yield Removal(next(names, logical_id), f"{resource['Type']} {logical_id}{stays}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +97,14 @@ def main(
         check_log_role(client, chosen)
     else:
         template = cdk.template(chosen.stack)
-        losses = removals(deployed, template)
-        check_removals([loss for loss in losses if loss.name not in args.yes_remove])
+        losses = [r for r in removals(deployed, template) if r.name not in args.yes_remove]
+        if losses:
+            names = " ".join(dict.fromkeys(loss.name for loss in losses))
+            lines = "\n".join(f"  {loss.name}: {loss.text}" for loss in losses)
+            raise ReleaseError(
+                f"this deployment would remove or change what is in use:\n{lines}\n"
+                f"Correct deploy.toml, or confirm it with --yes-remove {names}"
+            )
         service = lookup(client, chosen.model, chosen.stage)
         moves = deployed["Outputs"].get("LiveVersion") != template["Outputs"]["LiveVersion"]
         if pins := pins_over_rollback(service, chosen, moves, print):
@@ -72,18 +128,6 @@ def check_log_role(client: Client, chosen: Settings) -> None:
         raise ReleaseError(
             "API Gateway has no log role in this account and region, and refuses stages with logs. "
             "Set gateway_log_role = true in one stack, or endpoint = http"
-        )
-
-
-def check_removals(losses: Sequence[Removal]) -> None:
-    """Raise ReleaseError with a line for each loss."""
-    if losses:
-        names = " ".join(dict.fromkeys(loss.name for loss in losses))
-        lines = [f"  {loss.name}: {loss.text}" for loss in losses]
-        raise ReleaseError(
-            "this deployment would remove or change what is in use:\n"
-            + "\n".join(lines)
-            + f"\nCorrect deploy.toml, or confirm it with --yes-remove {names}"
         )
 
 

@@ -47,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the prediction; return 1 if its model is not found."""
-    prediction = _parse(args.id)
+    try:
+        prediction = prediction_id.parse(args.id)
+    except BadId:
+        raise InputError(f"{args.id[:80]!r} is not a prediction id") from None
     located = find(prediction, args.artifacts)
     record = next(_records(args, prediction), None)
     secret = os.environ.get("PREDICTION_ID_SECRET", "")
@@ -62,13 +65,6 @@ def main(args: argparse.Namespace) -> int:
         warn(f"no artifact here or in git has a model {prediction.model}…")
         return 1
     return 0
-
-
-def _parse(id: str) -> Prediction:
-    try:
-        return prediction_id.parse(id)
-    except BadId:
-        raise InputError(f"{id[:80]!r} is not a prediction id") from None
 
 
 def find(prediction: Prediction, artifacts: Path) -> tuple[Manifest, str] | None:

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import io
+import ipaddress
 import os
 import secrets
 import shlex
@@ -21,28 +22,29 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import urlsplit
 
 import orjson
 import uvicorn
 from rich.console import Console
 from rich.text import Text
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from answerable.commands import InputError, add_model, report
 from answerable.local import event_sources, local_sqs
 from answerable.local.event_sources import HttpRequest, HttpResponse
 from answerable.local.local_lambda import LocalLambda, error_response
-from answerable.local.same_origin import refusal
 from handler import manifest as manifests
-from handler.errors import PayloadTooLarge
+from handler.errors import ApiError, BadRequest, PayloadTooLarge
 from infra.project import find_model
 
 PAGES = Path(__file__).parents[1] / "pages"
 PASTE_BYTES = 2_000  # the longest body that is put into a command to paste
+SAME_SITE = ("same-origin", "none")  # of sec-fetch-site; none: the user typed the address
 LOCAL = ("127.0.0.1", "0.0.0.0", "::1", "::")  # noqa: S104
 JSON = "application/json"
 NOT_EMBEDDED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -93,56 +95,94 @@ def create_app(
         watching.cancel()
         worker.shutdown(wait=False, cancel_futures=True)
 
-    async def forward(scope: Scope, receive: Receive, send: Send) -> None:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        if problem := refusal(request, host):
-            answer = error_response(problem, str(uuid.uuid4()), 403)
-            return await _response(answer)(scope, receive, send)
-        wants_page = "text/html" in request.headers.get("accept", "")
-        if request.method == "GET" and request.url.path == "/" and wants_page:
-            return await _file(PAGES / "start.html")(scope, receive, send)
-        try:
-            body = await _body(request, event_sources.MAX_BODY_BYTES[environment.event_source])
-        except ClientDisconnect:
-            return
-        if body is None:
-            limit = event_sources.MAX_BODY_BYTES[environment.event_source] // event_sources.MEBIBYTE
-            problem = PayloadTooLarge(f"the event source takes bodies of at most {limit} MB")
-            answer = error_response(problem, str(uuid.uuid4()))
-        else:
-            call = HttpRequest(
-                method=request.method,
-                path=scope.get("raw_path", scope["path"].encode()).decode("latin-1"),
-                headers=request.headers.items(),
-                body=body,
-                query=scope["query_string"].decode("latin-1"),
-                client=request.client.host if request.client else "127.0.0.1",
-            )
-            loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(worker, environment.invoke, call)
-        await _response(answer)(scope, receive, send)
+        with contextlib.suppress(ClientDisconnect):
+            response = await answer(request)
+            await response(scope, receive, send)
 
-    def page(request: Request) -> Response:
-        if problem := refusal(request, host):
+    async def answer(request: Request) -> Response:
+        path, is_read = request.url.path, request.method in ("GET", "HEAD")
+        if problem := _refusal(request, host):
             return _response(error_response(problem, str(uuid.uuid4()), 403))
-        name = request.path_params.get("name", "docs.html")
-        if name in FILES:
-            return _file(FILES[name])
-        if name == "report.html":
-            return Response(_report(environment), media_type="text/html", headers=REPORT)
-        if name == "start.json":
-            return Response(_start(environment), media_type=JSON, headers=SECURITY)
-        if name != "example.json":
-            return Response("Not found", 404)
-        try:
-            content = _example(environment, request.query_params)
-        except (ValueError, IndexError, TypeError):
-            return Response("row is a golden row's number, changes a JSON object", 400)
-        return Response(content, media_type=JSON, headers=SECURITY)
+        if is_read and (path == "/docs" or path.startswith("/docs/")):
+            name = "docs.html" if path == "/docs" else path.removeprefix("/docs/")
+            return await run_in_threadpool(_page, environment, name, request.query_params)
+        wants_page = "text/html" in request.headers.get("accept", "")
+        if request.method == "GET" and path == "/" and wants_page:
+            return _file(PAGES / "start.html")
+        limit = event_sources.MAX_BODY_BYTES[environment.event_source]
+        body = await _body(request, limit)
+        if body is None:
+            size = limit // event_sources.MEBIBYTE
+            problem = PayloadTooLarge(f"the event source takes bodies of at most {size} MB")
+            return _response(error_response(problem, str(uuid.uuid4())))
+        call = HttpRequest(
+            method=request.method,
+            path=request.scope.get("raw_path", path.encode()).decode("latin-1"),
+            headers=request.headers.items(),
+            body=body,
+            query=request.scope["query_string"].decode("latin-1"),
+            client=request.client.host if request.client else "127.0.0.1",
+        )
+        loop = asyncio.get_running_loop()
+        return _response(await loop.run_in_executor(worker, environment.invoke, call))
 
-    app = Starlette(routes=[Route("/docs", page), Route("/docs/{name}", page)], lifespan=lifespan)
-    app.router.default = forward
+    app = Starlette(lifespan=lifespan)
+    app.router.default = respond
     return app
+
+
+def _page(environment: LocalLambda, name: str, query: Mapping[str, str]) -> Response:
+    """Return a page below /docs, or a part of one."""
+    if name in FILES:
+        return _file(FILES[name])
+    if name == "report.html":
+        records = list(report.parsed(list(environment.records)))
+        page = report.page(environment.served.manifest, records)
+        return Response(page, media_type="text/html", headers=REPORT)
+    if name == "start.json":
+        served, model = environment.served, manifests.public_document(environment.directory)
+        content = {
+            "model": model,
+            "golden": served.golden,
+            "event_source": environment.event_source,
+        }
+        return Response(orjson.dumps(content), media_type=JSON, headers=SECURITY)
+    if name != "example.json":
+        return Response("Not found", 404)
+    try:
+        return Response(_example(environment, query), media_type=JSON, headers=SECURITY)
+    except (ValueError, IndexError, TypeError):
+        return Response("row is a golden row's number, changes a JSON object", 400)
+
+
+def _refusal(request: Request, host: str) -> ApiError | None:
+    """Return the problem of a request of another site's page; None to serve it.
+
+    A browser sends such requests for any page that is open: by DNS rebinding, the page's own name
+    points to this machine; by a form or fetch, the page posts here from elsewhere.
+    """
+    name = request.url.hostname or ""
+    if not _is_local(name, host):
+        return BadRequest("the Host header names neither this machine nor an address")
+    if request.method in ("GET", "HEAD"):
+        return None
+    origin = request.headers.get("origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign or request.headers.get("sec-fetch-site", "none") not in SAME_SITE:
+        return BadRequest("a page of another site must not send requests here")
+    return None
+
+
+def _is_local(name: str, host: str) -> bool:
+    """Return whether a host name cannot be of another site: an address, localhost, this host."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        names = ("localhost", host.lower(), socket.gethostname().lower())
+        return name in names or name.endswith(".localhost")
+    return True
 
 
 def _swagger() -> Path:
@@ -160,20 +200,6 @@ FILES = {
     "swagger-ui.css": _swagger() / "swagger-ui.css",
     "swagger-ui-bundle.js": _swagger() / "swagger-ui-bundle.js",
 }
-
-
-def _start(environment: LocalLambda) -> bytes:
-    """Return the content of the start page."""
-    served = environment.served
-    model = manifests.public_document(environment.directory)
-    content = {"model": model, "golden": served.golden, "event_source": environment.event_source}
-    return orjson.dumps(content)
-
-
-def _report(environment: LocalLambda) -> str:
-    """Return the report on the records of this run."""
-    records = list(report.parsed(list(environment.records)))
-    return report.page(environment.served.manifest, records)
 
 
 class _Keeper(io.TextIOBase):

@@ -6,9 +6,7 @@ and the owner act on them.
 """
 
 import argparse
-import contextlib
 import itertools
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -76,14 +74,14 @@ def _simulate(
     manifest = manifests.read(current)
     recorded = traffic.read_recorded(args.records, manifest) if args.records else []
     artifacts = {version: folder / version / manifest.name for version in (CURRENT, CANDIDATE)}
-    with _silent_stderr():
-        versions.copy(current, artifacts[CURRENT], measure=not recorded, outcomes=bool(scenario))
-        fault = versions.NO_FAULT
-        if scenario:
-            fault = versions.make_candidate(scenario, artifacts[CURRENT], artifacts[CANDIDATE])
-        else:
-            candidate, measure = find_model(args.candidate), not recorded
-            versions.copy(candidate, artifacts[CANDIDATE], measure=measure, outcomes=False)
+    versions.copy(current, artifacts[CURRENT], measure=not recorded, outcomes=bool(scenario))
+    fault, truth = versions.NO_FAULT, None
+    if scenario:
+        fault = versions.make_candidate(scenario, artifacts[CURRENT], artifacts[CANDIDATE])
+        truth = GroundTruth(artifacts[CURRENT])
+    else:
+        candidate, measure = find_model(args.candidate), not recorded
+        versions.copy(candidate, artifacts[CANDIDATE], measure=measure, outcomes=False)
     if (other := manifests.read(artifacts[CANDIDATE]).name) != manifest.name:
         raise SimulationError(
             f"the candidate is of {other}, the current version of {manifest.name}"
@@ -91,38 +89,19 @@ def _simulate(
     context = dict(pair.partition("=")[::2] for pair in args.context)
     if scenario == "silent-error" and "auto_rollback_on" in Settings.model_fields:
         context = {"auto_rollback_on": "both", **context}
-    template = plans.synthesise(artifacts[CANDIDATE].parent, manifest.name, context)
-    plan = plans.read(template)
-    _print_header(console, plan, artifacts, scenario, _inputs(args, context))
+    plan = plans.read(plans.synthesise(artifacts[CANDIDATE].parent, manifest.name, context))
+    source = f"those of {args.records}" if recorded else "rows drawn from the baseline"
+    inputs = {"requests": f"{args.rate} a minute, {source}"}
+    if context:
+        inputs["settings"] = " ".join(f"{key}={value}" for key, value in context.items())
+    _print_header(console, plan, artifacts, scenario, inputs)
     rows = traffic.draw_rows(manifests.read(artifacts[CURRENT]), np.random.default_rng(args.seed))
     bodies = itertools.cycle(recorded) if recorded else traffic.make_bodies(rows)
-    with _silent_stderr():
-        truth = GroundTruth(artifacts[CURRENT]) if scenario else None
-        simulation = Simulator(plan, FakeAws(plan, artifacts, fault), args.rate, args.seed, truth)
-        steps = simulation.steps(bodies, round(args.hours * 60), not args.skip_hook)
-        _print_steps(console, plan, steps)
+    simulation = Simulator(plan, FakeAws(plan, artifacts, fault), args.rate, args.seed, truth)
+    steps = simulation.steps(bodies, round(args.hours * 60), not args.skip_hook)
+    _print_steps(console, plan, steps)
     console.print(_conclusion(simulation.verdict, plan))
     console.print()
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Drop what onnxruntime writes to stderr for every run that fails."""
-    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(null)
-
-
-def _inputs(args: argparse.Namespace, context: dict[str, str]) -> dict[str, str]:
-    source = f"those of {args.records}" if args.records else "rows drawn from the baseline"
-    pairs = " ".join(f"{key}={value}" for key, value in context.items())
-    requests = {"requests": f"{args.rate} a minute, {source}"}
-    return {**requests, "settings": pairs} if pairs else requests
 
 
 def _print_header(

@@ -1,4 +1,4 @@
-"""An artifact's folder: written aside, then put into place at once."""
+"""An artifact's folder: written aside, then put into place at once, if its version may follow."""
 
 import contextlib
 import hashlib
@@ -9,19 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from answerable.git import ERRORS, git
 from answerable.packing import openapi
 from answerable.packing.errors import PackError
 from handler import manifest as manifests
 from handler.errors import ArtifactError
 from handler.hashes import path_sha256
-from handler.manifest import (
-    DIGEST_FILE_NAME,
-    FILE_NAME,
-    OPENAPI_FILE_NAME,
-    File,
-    Manifest,
-    to_plain,
-)
+from handler.manifest import DIGEST_FILE_NAME, FILE_NAME, OPENAPI_FILE_NAME, File, Manifest
+from handler.release.compatibility import semver_violations
 from infra.project import previous_dir
 
 WIDTH = 100
@@ -76,7 +71,7 @@ def packed_version(directory: Path) -> str:
 
 def write(directory: Path, manifest: Manifest) -> None:
     """Write the files that follow from the manifest."""
-    for name, content in contents(to_plain(manifest), openapi.render(manifest)).items():
+    for name, content in contents(manifests.to_plain(manifest), openapi.render(manifest)).items():
         (directory / name).write_bytes(content)
 
 
@@ -106,3 +101,31 @@ def _render(value: Any, depth: int) -> str:
         f"{json.dumps(k, ensure_ascii=False)}: {_render(v, depth + 1)}" for k, v in value.items()
     ]
     return f"{{{inner}{f',{inner}'.join(pairs)}{outer}}}"
+
+
+def check_version(target: Path, new: Manifest, replace: bool) -> None:
+    """Raise PackError, with the reasons and the least right version, if `new` may not follow.
+
+    A version that is replaced is work in progress; what it follows is then the committed one.
+    """
+    try:
+        old = manifests.read(target) if (target / FILE_NAME).exists() else None
+        if old and replace and old.version == new.version:
+            old = _committed(target)
+            old = None if old and old.version == new.version else old
+        reasons = semver_violations(old, new) if old else []
+    except (ArtifactError, ValueError) as error:
+        raise PackError(
+            f"{target}: what is there cannot be compared ({error}); move it away"
+        ) from None
+    if old and reasons:
+        hint = " (--replace, if nobody has it yet)" if old.version == new.version else ""
+        raise PackError(f"--version {new.version} cannot follow: {'; '.join(reasons)}{hint}")
+
+
+def _committed(directory: Path) -> Manifest | None:
+    """Return the manifest at HEAD; None if there is none, or no repository."""
+    try:
+        return manifests.parse(git("show", f"HEAD:./{FILE_NAME}", cwd=directory))
+    except ERRORS:
+        return None

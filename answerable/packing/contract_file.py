@@ -23,22 +23,15 @@ from typing import Any, NamedTuple
 import yaml
 
 from answerable.packing.errors import PackError
-from handler.manifest import (
-    BY_CLASS,
-    Alarms,
-    Decision,
-    Feature,
-    Image,
-    Limits,
-    Manifest,
-    OutcomeValue,
-    to_plain,
-)
+from handler import manifest as manifests
+from handler.manifest import BY_CLASS, Alarms, Decision, Manifest, OutcomeValue
 
-FEATURE_KEYS = tuple(name for name in Feature._fields if name not in ("name", "input", "column"))
+FEATURE_KEYS = tuple(
+    name for name in manifests.Feature._fields if name not in ("name", "input", "column")
+)
 ENCODER_KEYS = {
     "tokenizer": ("file", "max_tokens"),
-    "image": tuple(name for name in Image._fields if name != "input"),
+    "image": tuple(name for name in manifests.Image._fields if name != "input"),
 }
 OUTPUT_KEYS = ("name", "unit", "description", "kind", "classes", "targets", "top_k", "decision")
 DECISION_KEYS = dict.fromkeys(Decision._fields)
@@ -54,7 +47,7 @@ KEYS: Fields = {
         | {key: dict.fromkeys(names) for key, names in ENCODER_KEYS.items()}
     },
     "outputs": {"*": dict.fromkeys(OUTPUT_KEYS) | {"decision": DECISION_KEYS}},
-    "limits": dict.fromkeys(Limits._fields),
+    "limits": dict.fromkeys(manifests.Limits._fields),
     "alarms": dict.fromkeys(Alarms._fields),
     "outcome_value": dict.fromkeys(OutcomeValue._fields),
 }
@@ -162,7 +155,7 @@ def _comments(keys: Sequence[str], values: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each key that the feature, output or table can have."""
     for key in keys:
         if values[key] is not None:
-            yield f"# {key} = {toml_value(to_plain(values[key]))}"
+            yield f"# {key} = {toml_value(manifests.to_plain(values[key]))}"
 
 
 def toml_key(name: str) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from answerable.packing import graph
@@ -203,31 +202,26 @@ def _preprocessed(model: ModelProto, tensor: Tensor, fields: Image) -> ModelProt
     copy.CopyFrom(model)
     (value,) = [value for value in copy.graph.input if value.name == tensor.name]
     kind, channels = value.type.tensor_type.elem_type, 1 if fields.mode == "L" else 3
-    nodes: list[NodeProto] = []
-    last = fields.input
-
-    def add(operator: str, *constants: onnx.TensorProto, **attributes: Any) -> None:
-        nonlocal last
-        copy.graph.initializer.extend(constants)
-        output = f"{fields.input}.{operator.lower()}{len(nodes)}"
-        names = [last, *(constant.name for constant in constants)]
-        nodes.append(helper.make_node(operator, names, [output], **attributes))
-        last = output
-
-    def constant(name: str, values: Sequence[float], dtype: Any = np.float32) -> TensorProto:
-        return numpy_helper.from_array(np.array(values, dtype), f"{fields.input}.{name}")
-
-    add("Cast", to=TensorProto.FLOAT)
-    add("Mul", constant("scale", [fields.scale]))
+    steps: list[tuple[str, Any, dict[str, Any]]] = [  # operator, constant and attributes
+        ("Cast", None, {"to": TensorProto.FLOAT}),
+        ("Mul", np.array([fields.scale], np.float32), {}),
+    ]
     if fields.mean:
-        add("Sub", constant("mean", fields.mean))
+        steps.append(("Sub", np.array(fields.mean, np.float32), {}))
     if fields.std:
-        add("Div", constant("std", fields.std))
+        steps.append(("Div", np.array(fields.std, np.float32), {}))
     if fields.layout == "NCHW":
-        add("Transpose", perm=[0, 3, 1, 2])
+        steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))
     if fields.layout == "flat":
-        add("Reshape", constant("shape", [0, -1], np.int64))
-    add("Cast", to=kind)
+        steps.append(("Reshape", np.array([0, -1]), {}))
+    steps.append(("Cast", None, {"to": kind}))
+    nodes, last = list[NodeProto](), fields.input
+    for i, (operator, constant, attributes) in enumerate(steps):
+        names, last = [last], f"{fields.input}.{operator.lower()}{i}"
+        if constant is not None:
+            names.append(f"{last}.constant")
+            copy.graph.initializer.append(numpy_helper.from_array(constant, names[1]))
+        nodes.append(helper.make_node(operator, names, [last], **attributes))
     nodes[-1].output[0] = tensor.name
     rows = tensor.shape[0] or "rows"
     value.CopyFrom(

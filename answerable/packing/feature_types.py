@@ -25,7 +25,6 @@ from handler.feature_types import (
     Number,
     Numeric,
     days_since_epoch,
-    fitting_types,
     iso_date,
     number_bounds,
     stated_bounds,
@@ -53,11 +52,6 @@ class PackedType:
         self.kind, self.feature = kind, kind.feature
 
     # the sample ---------------------------------------------------------------------------------
-
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        """Return whether the present cells of a sample look like this type."""
-        return False
 
     def read_cell(self, cell: str) -> Any:
         """Return a cell's value. Raise ValueError also for what the tensor cannot hold."""
@@ -148,10 +142,6 @@ class PackedNumber(PackedType):
 
     kind: Number
 
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        return dtype.startswith("float")
-
     def read_cell(self, cell: str) -> Any:
         value = self.kind.parse_cell(cell)
         if not self.kind.whole:
@@ -217,27 +207,21 @@ class PackedNumber(PackedType):
         """Yield values around the stated range, or else around the sample's."""
         kind = self.kind
         low, high = kind.minimum, kind.maximum
-        if baseline and baseline.values:
-            first, last = float(baseline.values[0]), float(baseline.values[-1])
-            low, high = first if low is None else low, last if high is None else high
+        sample = [float(value) for value in baseline.values] if baseline else []
+        if sample:
+            low, high = sample[0] if low is None else low, sample[-1] if high is None else high
         edges = [edge for edge in (low, high) if edge is not None]
         middle = sum(edges) / (len(edges) or 1)
-        inside = middle // 1 if kind.whole else middle
-        if baseline and baseline.values:
-            inside = float(baseline.values[len(baseline.values) // 2])  # the sample has it
-        outside = [
-            float(text or 0) for _, text, _ in outside_bounds(low, high, kind.whole, kind.dtype)
-        ]
-        for name, values in (
-            ("inside the sample", [inside]),
-            ("at the sample's bounds", edges),
-            ("just outside the sample", outside),
-        ):
-            for value in values:
-                if kind.low is not None and value < kind.low:
-                    continue
-                if kind.high is None or value <= kind.high:
-                    yield name, int(value) if kind.whole else value
+        inside = sample[len(sample) // 2] if sample else middle // 1 if kind.whole else middle
+        outside = outside_bounds(low, high, kind.whole, kind.dtype)
+        named = [("inside the sample", inside)]
+        named += [("at the sample's bounds", edge) for edge in edges]
+        named += [("just outside the sample", float(text or 0)) for _, text, _ in outside]
+        lowest = -math.inf if kind.low is None else kind.low
+        highest = math.inf if kind.high is None else kind.high
+        for name, value in named:
+            if lowest <= value <= highest:
+                yield name, int(value) if kind.whole else value
 
     def _bad(self) -> Iterator[BadValue]:
         kind = self.kind
@@ -249,25 +233,8 @@ class PackedNumber(PackedType):
             yield "fraction", str(example + (-0.5 if example == kind.high else 0.5)), "type"
 
 
-class PackedInteger(PackedNumber):
-    """An integer at pack time."""
-
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        return "int" in dtype
-
-
 class PackedDate(PackedNumber):
     """A date at pack time; an element of a tensor is a number of days."""
-
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        if "int" not in dtype and not dtype.startswith("float"):
-            return False
-        try:
-            return all(days_since_epoch(cell.strip()) is not None for cell in cells)
-        except ValueError:
-            return False
 
     def read_cell(self, cell: str) -> Any:
         text = cell.strip()
@@ -319,11 +286,6 @@ class PackedCategory(PackedType):
         super().__init__(kind)
         if self.kind.closed and kind.is_string:
             self.wrong_type = "unknown_category"
-
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        distinct = len(set(cells))
-        return dtype == "string" and distinct <= min(MAX_CATEGORIES, len(cells) / MIN_REPEATS)
 
     def read_cell(self, cell: str) -> Any:
         value = self.kind.parse_cell(cell)
@@ -382,10 +344,6 @@ class PackedCategory(PackedType):
 class PackedBoolean(PackedType):
     """A flag at pack time; an element of a tensor may be a number."""
 
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        return dtype == "bool" or {cell.strip().lower() for cell in cells} <= {"true", "false"}
-
     def edges(self, values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
         yield from (("false", False), ("true", True))
 
@@ -409,10 +367,6 @@ class PackedBoolean(PackedType):
 
 class PackedText(PackedType):
     """A text at pack time."""
-
-    @classmethod
-    def matches(cls, cells: Sequence[str], dtype: str) -> bool:
-        return dtype == "string"
 
     def inferred(self, values: Sequence[Any], stated: Fields) -> Fields:
         return {"max_length": max(2 * max(map(len, values)), MIN_TEXT_LENGTH)}
@@ -544,7 +498,7 @@ _TYPES: dict[str, type[PackedType]] = {
     "image": PackedImage,
     "date": PackedDate,
     "number": PackedNumber,
-    "integer": PackedInteger,
+    "integer": PackedNumber,
 }
 
 
@@ -555,8 +509,15 @@ def of(kind: FeatureType) -> PackedType:
 
 def infer_name(cells: Sequence[str], dtype: str) -> str:
     """Return the name of the type that the present cells of a sample look like."""
-    names = (name for name in fitting_types(dtype) if _TYPES[name].matches(cells, dtype))
-    return next(names, "integer")
+    if dtype == "string":
+        distinct = len(set(cells))
+        return "category" if distinct <= min(MAX_CATEGORIES, len(cells) / MIN_REPEATS) else "text"
+    if dtype == "bool" or {cell.strip().lower() for cell in cells} <= {"true", "false"}:
+        return "boolean"
+    with contextlib.suppress(ValueError):
+        if all(days_since_epoch(cell.strip()) is not None for cell in cells):
+            return "date"
+    return "number" if dtype.startswith("float") else "integer"
 
 
 def png(width: int, height: int, rows: bytes) -> bytes:

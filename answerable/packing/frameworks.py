@@ -32,6 +32,7 @@ OPSETS = {"": 18, "ai.onnx.ml": 3}  # of skl2onnx: trees with float64 thresholds
 BOOSTER_OPSET = 15  # the newest that onnxmltools' booster converters write
 TORCH_OPSET = 18
 PICKLES = (".joblib", ".pkl", ".pickle")
+BOOSTER_FILES = {".json": "xgboost", ".ubj": "xgboost", ".txt": "lightgbm", ".cbm": "catboost"}
 NOT_FITTED = "the model is not fitted: call its fit() first"
 # by suffix, the content of a model's file, and the formats that it may begin as
 CONTENTS = {
@@ -77,7 +78,7 @@ class Framework:
     @property
     def title(self) -> str:
         """Return the framework's name and version."""
-        return next((f"{name} {version}" for name, version in self.versions().items()), "")
+        return " ".join(next(iter(self.versions().items()), ()))
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -202,7 +203,15 @@ class Booster(Framework):
         return self._export(len(inputs), options)
 
     def _export(self, width: int, options: Any) -> ModelProto:
-        raise NotImplementedError
+        convert = getattr(_import("onnxmltools", "boosters"), f"convert_{self.packages[0]}")
+        types = importlib.import_module("onnxmltools.convert.common.data_types")
+        tensor = [("X", types.FloatTensorType([None, width]))]
+        defaults = {"initial_types": tensor, "target_opset": BOOSTER_OPSET}
+        graph: ModelProto = convert(self._exported(), **{**defaults, **options})
+        return graph
+
+    def _exported(self) -> Any:
+        return self.model
 
 
 class XGBoost(Booster):
@@ -224,10 +233,10 @@ class XGBoost(Booster):
         """Return the booster's names of the columns."""
         return tuple(self.model.get_booster().feature_names or ())
 
-    def _export(self, width: int, options: Any) -> ModelProto:
+    def _exported(self) -> Any:
         model = copy.deepcopy(self.model)
         model.get_booster().feature_names = None  # the converter takes f0, f1, … only
-        return _onnxmltools(model, "convert_xgboost", width, options)
+        return model
 
 
 class LightGBM(Booster):
@@ -240,9 +249,6 @@ class LightGBM(Booster):
         """Return the booster's names of the columns; () for the generated ones."""
         names = tuple(getattr(self.model, "booster_", self.model).feature_name())
         return () if names == tuple(f"Column_{i}" for i in range(len(names))) else names
-
-    def _export(self, width: int, options: Any) -> ModelProto:
-        return _onnxmltools(self.model, "convert_lightgbm", width, options)
 
     def _predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
         """Return the predictions; those of a Booster are probabilities if it classifies."""
@@ -450,11 +456,9 @@ def _open_file(path: Path, trust: bool) -> Framework | None:
         raise PackError(f"{path}: no such file")
     file_formats.check(path, *CONTENTS[path.suffix])
     try:
-        if path.suffix in PICKLES:
-            return open_model(_unpickle(path, trust))
-        if path.suffix == ".skops":
-            return open_model(_read_skops(path, trust))
-        return _open_booster(path, {".txt": "lightgbm", ".cbm": "catboost"}.get(path.suffix, ""))
+        if package := BOOSTER_FILES.get(path.suffix):
+            return _open_booster(path, package)
+        return open_model(_unpickle(path, trust))
     except PackError:
         raise
     except (EOFError, LookupError, pickle.UnpicklingError):  # without a readable text
@@ -466,14 +470,14 @@ def _open_file(path: Path, trust: bool) -> Framework | None:
 
 def _open_booster(path: Path, package: str) -> Framework:
     """Return the model in a booster's own file."""
+    booster = _import(package, "boosters")
     if package == "lightgbm":
-        return LightGBM(_import("lightgbm", "boosters").Booster(model_file=path))
-    if package == "catboost":
-        catboost = _import("catboost", "boosters")
-        model = catboost.CatBoost().load_model(str(path))
-        kind = catboost.CatBoostClassifier if len(model.classes_) else catboost.CatBoostRegressor
-        return CatBoost(kind().load_model(str(path)))
-    return XGBoost(_import("xgboost", "boosters").Booster(model_file=path))
+        return LightGBM(booster.Booster(model_file=path))
+    if package == "xgboost":
+        return XGBoost(booster.Booster(model_file=path))
+    classes = booster.CatBoost().load_model(str(path)).classes_
+    model = booster.CatBoostClassifier() if len(classes) else booster.CatBoostRegressor()
+    return CatBoost(model.load_model(str(path)))
 
 
 def _open_mlflow(path: Path, trust: bool) -> Framework | None:
@@ -516,11 +520,9 @@ def _check_trust(path: Path, trust: bool) -> None:
 
 
 def _unpickle(path: Path, trust: bool) -> Any:
-    _check_trust(path, trust)
-    return _import("joblib", "sklearn").load(path)
-
-
-def _read_skops(path: Path, trust: bool) -> Any:
+    if path.suffix != ".skops":
+        _check_trust(path, trust)
+        return _import("joblib", "sklearn").load(path)
     skops = _import("skops.io", "sklearn")
     unknown = skops.get_untrusted_types(file=path)
     if unknown and not trust:
@@ -541,21 +543,15 @@ def _import(module: str, extra: str) -> Any:
         raise PackError(f"{package} is not installed: pip install '{name}'") from None
 
 
-def _onnxmltools(model: Any, converter: str, width: int, options: Options) -> ModelProto:
-    onnxmltools = _import("onnxmltools", "boosters")
-    types = importlib.import_module("onnxmltools.convert.common.data_types")
-    tensor = [("X", types.FloatTensorType([None, width]))]
-    convert = getattr(onnxmltools, converter)
-    graph: ModelProto = convert(
-        model, **{"initial_types": tensor, "target_opset": BOOSTER_OPSET, **options}
-    )
-    return graph
-
-
 def _skl2onnx(model: Any, columns: Any, options: Options) -> ModelProto:
     trees = importlib.import_module("skl2onnx.common.tree_ensemble")
+    add_node = trees.add_node
+
+    def add_integers(*values: Any, **named: Any) -> None:
+        add_node(*values, **{k: int(v) if isinstance(v, bool) else v for k, v in named.items()})
+
     # protobuf refuses the booleans in HistGradientBoosting's leaves
-    with patch.object(trees, "add_node", _with_integers(trees.add_node)):
+    with patch.object(trees, "add_node", add_integers):
         graph: ModelProto = importlib.import_module("skl2onnx").to_onnx(
             model,
             initial_types=columns,
@@ -571,32 +567,22 @@ def _register_booster(step: Any) -> None:
     if package not in ("xgboost", "lightgbm") or not hasattr(step, "predict"):
         return
     _import("onnxmltools", "boosters")
-    module, name = {
-        "xgboost": ("xgboost.operator_converters.XGBoost", "convert_xgboost"),
-        "lightgbm": ("lightgbm.operator_converters.LightGbm", "convert_lightgbm"),
-    }[package]
-    converters = importlib.import_module(f"onnxmltools.convert.{module}")
+    module = {"xgboost": "XGBoost", "lightgbm": "LightGbm"}[package]
+    converters = importlib.import_module(
+        f"onnxmltools.convert.{package}.operator_converters.{module}"
+    )
     shapes = importlib.import_module("skl2onnx.common.shape_calculator")
-    classifies = hasattr(step, "predict_proba")
+    model_type, options = "regressor", {}
+    if hasattr(step, "predict_proba"):
+        model_type = "classifier"
+        options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
     importlib.import_module("skl2onnx").update_registered_converter(
         type(step),
         f"{package}{kind}",
-        shapes.calculate_linear_classifier_output_shapes
-        if classifies
-        else shapes.calculate_linear_regressor_output_shapes,
-        getattr(converters, name),
-        options={"nocl": [True, False], "zipmap": [True, False, "columns"]} if classifies else {},
+        getattr(shapes, f"calculate_linear_{model_type}_output_shapes"),
+        getattr(converters, f"convert_{package}"),
+        options=options,
     )
-
-
-def _with_integers(add_node: Any) -> Any:
-    """Return skl2onnx's add_node, for which True is 1."""
-
-    def add(*values: Any, **named: Any) -> Any:
-        return add_node(*values, **{k: int(v) if v is True or v is False else v
-                                    for k, v in named.items()})  # fmt: skip
-
-    return add
 
 
 def _rename(model: ModelProto, tensors: Iterable[str], names: Sequence[str]) -> None:
@@ -607,22 +593,17 @@ def _rename(model: ModelProto, tensors: Iterable[str], names: Sequence[str]) -> 
         value.name = renames.get(value.name, value.name)
     for node in model.graph.node:
         for list_of_names in (node.input, node.output):
-            for i, name in enumerate(list_of_names):
-                list_of_names[i] = renames.get(name, name)
+            list_of_names[:] = [renames.get(name, name) for name in list_of_names]
 
 
 def _deterministic(model: ModelProto) -> ModelProto:
     """Return the graph without what differs each time: names drawn at random, dates, paths."""
-    model.graph.name, model.doc_string = "model", ""
+    graph = model.graph
+    graph.name, model.doc_string = "model", ""
     opsets = sorted(model.opset_import, key=lambda opset: str(opset.domain))
     del model.opset_import[:]
     model.opset_import.extend(opsets)
-    for item in _with_metadata(model):
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for item in (model, graph, *graph.node, *values):
         del item.metadata_props[:]
     return model
-
-
-def _with_metadata(model: ModelProto) -> Iterator[Any]:
-    graph = model.graph
-    yield from (model, graph, *graph.node, *graph.input, *graph.output)
-    yield from (*graph.value_info, *graph.initializer)

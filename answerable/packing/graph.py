@@ -1,18 +1,16 @@
 """ONNX graphs: check, make servable, optimise, and write to be memory-mapped."""
 
-import json
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper, numpy_helper
 
 from answerable.packing import file_formats
 from answerable.packing.errors import PackError
@@ -89,13 +87,6 @@ def as_packed() -> ort.SessionOptions:
     return options
 
 
-def optimising(level: str) -> ort.SessionOptions:
-    """Return options that optimise a graph at a level of LEVELS."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = LEVELS[level]
-    return options
-
-
 def reason(error: Exception) -> str:
     """Return the cause in an onnxruntime exception, and the remedy where there is one."""
     text = str(error).strip().split("\n")[0]
@@ -126,7 +117,12 @@ def read(path: Path) -> Source:
         file_formats.check(path, "an ONNX model", "an ONNX model")
         raise PackError(f"{path.name} is not an ONNX model, or it is truncated")
     _internalise(model, path.parent)
-    _fix_initialised_inputs(model)
+    # up to IR version 3 each initialiser had to be an input, too
+    constants = {tensor.name for tensor in model.graph.initializer}
+    fed = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(fed)
+    model.ir_version = max(model.ir_version, 4)
     if not model.graph.input:
         raise PackError("the model has no inputs: its answer is always the same")
     custom = sorted(set(_custom_operators(model)))
@@ -174,11 +170,7 @@ def rows_share_name(model: ModelProto) -> bool:
 
 def quantises_dynamically(model: ModelProto) -> bool:
     """Return whether a node scales its input by the largest value of the run."""
-    return any(
-        node.op_type.startswith("DynamicQuantize")
-        for graph in _graphs(model)
-        for node in graph.node
-    )
+    return any(node.op_type.startswith("DynamicQuantize") for node in _nodes(model))
 
 
 def describe(value: onnx.ValueInfoProto) -> Tensor:
@@ -198,7 +190,8 @@ def optimise(model: ModelProto, level: str) -> ModelProto:
     """Return the graph as onnxruntime runs it at `level`: loading it optimises nothing."""
     if model.ByteSize() >= 2**31:
         raise PackError("the model is over 2 GB, which is more than a function can load in time")
-    options = optimising(level)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder, MODEL))
         session(model.SerializeToString(), options)
@@ -212,31 +205,27 @@ def optimise(model: ModelProto, level: str) -> ModelProto:
 
 def save(model: ModelProto, directory: Path) -> None:
     """Write model.onnx and, where the weights are large, weights.bin."""
-    weights = [tensor for tensor in model.graph.initializer if _bytes(tensor) >= PAGE]
-    if sum(map(_bytes, weights)) > LARGE:
-        copy = ModelProto()
+    if sum(map(_bytes, model.graph.initializer)) > LARGE:
+        copy, offset = ModelProto(), 0
         copy.CopyFrom(model)
-        model, weights = copy, [t for t in copy.graph.initializer if _bytes(t) >= PAGE]
-        with open(directory / WEIGHTS, "wb") as file:
-            for tensor in weights:
-                file.write(b"\0" * (-file.tell() % PAGE))
-                data = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
-                location = {"location": WEIGHTS, "offset": file.tell(), "length": len(data)}
-                file.write(data)
-                name, dtype, dims = tensor.name, tensor.data_type, list(tensor.dims)
-                tensor.Clear()
-                tensor.name, tensor.data_type = name, dtype
-                tensor.dims.extend(dims)
-                tensor.data_location = TensorProto.EXTERNAL
-                for key, value in location.items():
-                    tensor.external_data.add(key=key, value=str(value))
+        for tensor in copy.graph.initializer:
+            if _bytes(tensor) >= PAGE:
+                if not tensor.raw_data:
+                    tensor.CopyFrom(
+                        numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
+                    )
+                external_data_helper.set_external_data(
+                    tensor, WEIGHTS, offset, len(tensor.raw_data)
+                )
+                offset += -(-len(tensor.raw_data) // PAGE) * PAGE
+        model = external_data_helper.write_external_data_tensors(copy, str(directory))
     (directory / MODEL).write_bytes(model.SerializeToString(deterministic=True))
 
 
 def traits(directory: Path) -> dict[str, bool]:
     """Return what the manifest's `execution` says of a saved graph."""
     model = onnx.load_model(directory / MODEL, load_external_data=False)
-    operators = {node.op_type for graph in _graphs(model) for node in graph.node}
+    operators = {node.op_type for node in _nodes(model)}
     return {
         "external_data": (directory / WEIGHTS).exists(),
         "value_dependent_shapes": not operators.isdisjoint(VALUE_DEPENDENT_SHAPES),
@@ -251,93 +240,71 @@ def _bytes(tensor: TensorProto) -> int:
     return int(itemsize * math.prod(tensor.dims))
 
 
-def _fix_initialised_inputs(model: ModelProto) -> None:
-    """Make the initialisers constants: up to IR version 3 each had to be an input, too."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    fed = [value for value in model.graph.input if value.name not in constants]
-    del model.graph.input[:]
-    model.graph.input.extend(fed)
-    model.ir_version = max(model.ir_version, 4)
-
-
-def _attributes(nodes: Sequence[NodeProto]) -> Iterator[AttributeProto]:
-    for node in nodes:
-        yield from node.attribute
-
-
 def _graphs(model: ModelProto) -> Iterator[Any]:
     """Yield the main graph, the model's functions, and every graph inside them."""
     todo: list[Any] = [model.graph, *model.functions]
     while todo:
         graph = todo.pop()
         yield graph
-        for attribute in _attributes(graph.node):
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
             todo += [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
 
 
+def _nodes(model: ModelProto) -> Iterator[NodeProto]:
+    for graph in _graphs(model):
+        yield from graph.node
+
+
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    sparse: list[onnx.SparseTensorProto] = []
     for graph in _graphs(model):
         if isinstance(graph, GraphProto):
             yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-        for attribute in _attributes(graph.node):
-            yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
-            sparse_tensors = [attribute.sparse_tensor] * attribute.HasField("sparse_tensor")
-            for sparse in (*sparse_tensors, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
+            sparse += graph.sparse_initializer
+    for attribute in (attribute for node in _nodes(model) for attribute in node.attribute):
+        yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
+        sparse += [attribute.sparse_tensor] * attribute.HasField("sparse_tensor")
+        sparse += attribute.sparse_tensors
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
 
 
 def _internalise(model: ModelProto, folder: Path) -> None:
-    """Load external weights into the model. Raise PackError for paths outside of its folder.
+    """Load external weights into the model. Raise PackError.
 
-    The model's author chose the paths, so one might name /etc/passwd.
+    The model's author chose the paths, so one might name /etc/passwd: onnx refuses those outside of
+    the folder, and links.
     """
     for tensor in _tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
-        shown = f"of {tensor.name}"
         try:
-            location = ExternalDataInfo(tensor).location
-            shown = json.dumps(location)
-            path = folder / location
-            if not location or Path(location).is_absolute() or ".." in Path(location).parts:
-                raise PackError(f"external data outside the model's folder: {shown}")
-            below = [path, *path.parents][: len(Path(location).parts)]
-            if any(step.is_symlink() for step in below):
-                raise PackError(f"external data behind a symbolic link: {shown}")
-            if path.stat().st_nlink > 1:
-                raise PackError(f"external data is a hard link: {shown}")
-            load_external_data_for_tensor(tensor, str(folder.resolve()))
-        except FileNotFoundError:
-            raise PackError(f"the external data {shown} is missing") from None
+            external_data_helper.load_external_data_for_tensor(tensor, str(folder.resolve()))
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             detail = str(error).split("\n")[0]
-            raise PackError(f"the external data {shown} cannot be read: {detail}") from None
+            raise PackError(
+                f"the external data of {tensor.name} cannot be read: {detail}"
+            ) from None
         if len(tensor.raw_data) != _bytes(tensor):
-            raise PackError(f"the external data {shown} is truncated")
+            raise PackError(f"the external data of {tensor.name} is truncated")
 
 
 def _custom_operators(model: ModelProto) -> Iterator[str]:
     functions = {(function.domain, function.name) for function in model.functions}
-    for graph in _graphs(model):
-        for node in graph.node:
-            domain = node.domain or "ai.onnx"
-            if (node.domain, node.op_type) in functions or domain in RUNTIME_DOMAINS:
-                continue
-            schema = "" if domain == "ai.onnx" else domain
-            if domain not in KNOWN_DOMAINS or not onnx.defs.has(node.op_type, schema):
-                yield f"{domain}.{node.op_type}"
+    for node in _nodes(model):
+        domain = node.domain or "ai.onnx"
+        if (node.domain, node.op_type) in functions or domain in RUNTIME_DOMAINS:
+            continue
+        schema = "" if domain == "ai.onnx" else domain
+        if domain not in KNOWN_DOMAINS or not onnx.defs.has(node.op_type, schema):
+            yield f"{domain}.{node.op_type}"
 
 
 def _attribute(node: NodeProto, *names: str) -> Classes:
     """Return the first of the named attributes that has values, with strings decoded."""
-    values = {
-        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
-    }
-    for name in names:
-        if len(values.get(name, ())):
-            return tuple(v.decode() if isinstance(v, bytes) else int(v) for v in values[name])
+    for attribute in node.attribute:
+        if attribute.name in names and (values := onnx.helper.get_attribute_value(attribute)):
+            return tuple(v.decode() if isinstance(v, bytes) else int(v) for v in values)
     return ()
 
 
@@ -369,10 +336,7 @@ def _flatten_sequences(model: ModelProto) -> tuple[str, ...]:
     del graph.output[:]
     for value in outputs:
         node = makers.get(value.name)
-        if not value.type.HasField("sequence_type") or not node:
-            graph.output.append(value)
-            continue
-        if node.op_type != "SequenceConstruct":
+        if not node or node.op_type != "SequenceConstruct":
             graph.output.append(value)
             continue
         kind = value.type.sequence_type.elem_type
@@ -391,17 +355,16 @@ def _set_locale(graph: GraphProto) -> tuple[str, ...]:
 
     Lambda's image has no en_US.UTF-8, onnxruntime's default. Return the notes.
     """
-    changed = False
+    notes: tuple[str, ...] = ()
     for node in graph.node:
-        if node.op_type != "StringNormalizer":
-            continue
         named = [attribute for attribute in node.attribute if attribute.name == "locale"]
-        if not named or named[0].s in (b"", b"en_US", b"en_US.UTF-8"):
+        default = not named or named[0].s in (b"", b"en_US", b"en_US.UTF-8")
+        if node.op_type == "StringNormalizer" and default:
             for attribute in named:
                 node.attribute.remove(attribute)
             node.attribute.append(onnx.helper.make_attribute("locale", "C.UTF-8"))
-            changed = True
-    return ("StringNormalizer's locale is now C.UTF-8: Lambda has no en_US.UTF-8",) * changed
+            notes = ("StringNormalizer's locale is now C.UTF-8: Lambda has no en_US.UTF-8",)
+    return notes
 
 
 def _all_classes(graph: GraphProto, zipmaps: dict[str, Classes]) -> dict[str, Classes]:

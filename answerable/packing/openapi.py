@@ -12,23 +12,8 @@ import yaml
 
 from answerable.packing import feature_types as packed_types
 from answerable.packing.feature_types import choice_json_schema, element_json_schema
-from handler import app, feature_types, prediction_id
-from handler.errors import (
-    MAX_VIOLATIONS,
-    ApiError,
-    BadRequest,
-    Conflict,
-    ContractViolation,
-    DeadlineExceeded,
-    MethodNotAllowed,
-    NotFound,
-    NotReady,
-    PayloadTooLarge,
-    ServerError,
-    UnsupportedMediaType,
-    Violation,
-    pointer,
-)
+from handler import app, errors, feature_types, prediction_id
+from handler.errors import ApiError, pointer
 from handler.http import BASE64_JSON, CSV, IMAGE_TYPES, JSON, NPY, PROBLEM_JSON
 from handler.manifest import BY_CLASS, Manifest, Output, Shape
 from handler.protocols.open_inference import DATATYPES, accepted_datatypes, output_names
@@ -80,22 +65,11 @@ def _closed(properties: Schema, optional: tuple[str, ...] = ()) -> Schema:
 
 def instance_schema(manifest: Manifest) -> Schema:
     """Return the JSON Schema of one instance."""
-    if not manifest.features:
-        return _closed(
-            {
-                t.name: tensor_schema(
-                    element_json_schema(t.dtype, t.minimum, t.maximum), manifest.row_shape(t)
-                )
-                for t in manifest.inputs
-            }
-        )
-    return _closed(
-        {
-            kind.feature.name: packed_types.of(kind).json_schema()
-            for kind in feature_types.of(manifest)
-        },
-        optional=tuple(f.name for f in manifest.features if f.nullable),
-    )
+    schemas = {k.feature.name: packed_types.of(k).json_schema() for k in feature_types.of(manifest)}
+    for tensor in () if manifest.features else manifest.inputs:
+        element = element_json_schema(tensor.dtype, tensor.minimum, tensor.maximum)
+        schemas[tensor.name] = tensor_schema(element, manifest.row_shape(tensor))
+    return _closed(schemas, optional=tuple(f.name for f in manifest.features if f.nullable))
 
 
 def prediction_schema(manifest: Manifest, as_base64: bool = False) -> Schema:
@@ -125,15 +99,16 @@ def prediction_schema(manifest: Manifest, as_base64: bool = False) -> Schema:
 def _values(manifest: Manifest) -> Schema:
     """Return what openapi.yaml takes from the manifest, and from the handler's constants."""
     problem_examples = _problem_examples(manifest)
+    unit = manifest.outcome_value.unit if manifest.outcome_value else ""
     return {
         **manifest._asdict(),
         "predict_summary": f"Score up to {manifest.limits.rows} instances",
         "rows": manifest.limits.rows,
         "example": example(manifest),
         "actual": _actual_schema(manifest),
-        "outcome_value": _outcome_value(manifest),
+        "outcome_value": f"Value of the outcome in {unit}" if unit else "Value of the outcome",
         "max_outcomes": prediction_id.MAX_OUTCOMES,
-        "max_violations": MAX_VIOLATIONS,
+        "max_violations": errors.MAX_VIOLATIONS,
         "invocation_content": _invocation_content(manifest),
         "problem_examples": problem_examples,
         "problem_responses": _problem_responses(problem_examples),
@@ -160,11 +135,6 @@ def _actual_schema(manifest: Manifest) -> Schema:
     return schema | {"description": f"The ground truth of {output.name if output else 'any kind'}."}
 
 
-def _outcome_value(manifest: Manifest) -> str:
-    unit = manifest.outcome_value.unit if manifest.outcome_value else ""
-    return f"Value of the outcome in {unit}" if unit else "Value of the outcome"
-
-
 def _invocation_content(manifest: Manifest) -> Schema:
     """Return the media types that `/invocations` takes."""
     content = _content({"$ref": "#/components/schemas/Invocation"})
@@ -187,12 +157,13 @@ def _content(schema: Schema, media_type: str = JSON) -> Schema:
     return {media_type: {"schema": schema}}
 
 
-def _titles_by_status(error: type[ApiError] = ApiError) -> dict[int, list[str]]:
+def _titles_by_status() -> dict[int, list[str]]:
     """Return the titles of all problems with a status."""
-    titles: dict[int, list[str]] = {error.status: [error.title]} if error is not ApiError else {}
-    for child in error.__subclasses__():
-        for status, child_titles in _titles_by_status(child).items():
-            titles.setdefault(status, []).extend(child_titles)
+    titles: dict[int, list[str]] = {}
+    kinds = ApiError.__subclasses__()
+    for error in kinds:
+        kinds += error.__subclasses__()
+        titles.setdefault(error.status, []).append(error.title)
     return titles
 
 
@@ -200,16 +171,18 @@ def _problem_examples(manifest: Manifest) -> Schema:
     """Return an example of each problem, as the function sends it."""
     name = (manifest.features or manifest.inputs)[0].name
     examples: list[ApiError] = [
-        BadRequest("the body is not valid JSON (line 1 column 15)"),
-        NotFound("there is no such path"),
-        MethodNotAllowed("send POST"),
-        Conflict("the Idempotency-Key was used with another body"),
-        PayloadTooLarge.request(manifest.limits.body_bytes),
-        UnsupportedMediaType(f"send {JSON}"),
-        ContractViolation([Violation(pointer("instances", 0, name), "missing", "is required")]),
-        ServerError("the request failed"),
-        NotReady("the model is not loaded"),
-        DeadlineExceeded("the model did not finish in time"),
+        errors.BadRequest("the body is not valid JSON (line 1 column 15)"),
+        errors.NotFound("there is no such path"),
+        errors.MethodNotAllowed("send POST"),
+        errors.Conflict("the Idempotency-Key was used with another body"),
+        errors.PayloadTooLarge.request(manifest.limits.body_bytes),
+        errors.UnsupportedMediaType(f"send {JSON}"),
+        errors.ContractViolation(
+            [errors.Violation(pointer("instances", 0, name), "missing", "is required")]
+        ),
+        errors.ServerError("the request failed"),
+        errors.NotReady("the model is not loaded"),
+        errors.DeadlineExceeded("the model did not finish in time"),
     ]
     bodies = [error.problem("5f0c1f3e-6c0b-4a57-9d5c-2b7d3f6a1e90") for error in examples]
     return {f"Problem{body['status']}": {"value": body} for body in bodies}
@@ -286,12 +259,9 @@ def document(manifest: Manifest) -> Schema:
     document: Schema = loader.get_single_data()
     predict = document["paths"]["/predict"]["post"]
     if any(map(has_base64_form, manifest.outputs)):  # the response is that of /invocations, too
-        schemas, reference = (
-            document["components"]["schemas"],
-            "#/components/schemas/Base64Prediction",
-        )
+        schemas = document["components"]["schemas"]
+        plain, reference = schemas["Predictions"], "#/components/schemas/Base64Prediction"
         predictions = {"predictions": {"type": "array", "items": {"$ref": reference}}}
-        plain = schemas["Predictions"]
         schemas["Base64Prediction"] = prediction_schema(manifest, True)
         schemas["Base64Predictions"] = {**plain, "properties": plain["properties"] | predictions}
         content = predict["responses"]["200"]["content"]

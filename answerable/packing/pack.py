@@ -31,8 +31,6 @@ from answerable.packing import (
     provenance,
     reference,
     table,
-    verification,
-    version_check,
 )
 from answerable.packing import sample as samples
 from answerable.packing.errors import PackError
@@ -40,10 +38,9 @@ from answerable.terminal import number
 from handler import manifest as manifests
 from handler import scoring
 from handler.errors import ArtifactError
-from handler.manifest import Alarms, Execution, Manifest, OutcomeValue, Output, Tensor
+from handler.manifest import Alarms, Execution, Manifest, OutcomeValue, Output
 from infra.project import ARTIFACTS
 
-GOLDEN = "golden.jsonl"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # of stacks, alarms and paths
 # https://semver.org
 VERSION = re.compile(
@@ -112,7 +109,9 @@ def pack(
             if isinstance(contract, (Path, str))
             else contract_file.parse(dict(contract or {}), "contract")
         )
-        encoded = encoders.prepare(source, statement.features, _folder(model))
+        is_file = isinstance(model, (Path, str))
+        model_folder = Path(model).parent if is_file else Path()
+        encoded = encoders.prepare(source, statement.features, model_folder)
         original, notes = _original(model_file, source, encoded)
         source, inputs = encoded.source, encoded.inputs
         data = encoded.name_pictures(data)
@@ -184,7 +183,10 @@ def pack(
             contract="tabular" if sample.features else "tensor",
             files=artifact.files(directory),
             opset={entry.domain or "ai.onnx": entry.version for entry in source.model.opset_import},
-            inputs=tuple(_batched(tensor, batch) for tensor in inputs),
+            inputs=tuple(  # a leading axis of 1 holds one row
+                tensor._replace(shape=(1, *tensor.shape[1:])) if batch == "single" else tensor
+                for tensor in inputs
+            ),
             outputs=outputs,
             limits=limits.default(
                 sample.types, inputs, outputs, (sample.feeds, results), batch, statement.limits
@@ -203,7 +205,7 @@ def pack(
         )
         # before anything is measured: is what is stated well-formed?
         loaded = _load(directory, draft).manifest
-        version_check.check(target, draft, replace=True)  # its files, its content, come later
+        artifact.check_version(target, draft, replace=True)  # its files, its content, come later
 
         measured = f"{draft.execution.intra_op_threads}, as stated"
         if threads is None:
@@ -216,15 +218,15 @@ def pack(
 
         progress("Writing golden rows")
         rows = golden.choose(sample)
-        verification.write_golden(directory / GOLDEN, _load(directory, draft), rows)
+        golden.write(directory, _load(directory, draft), rows)
         manifest = draft._replace(files=artifact.files(directory))
 
         progress("Comparing with the original")
         scorer = _load(directory, manifest)
-        compared, deviation = verification.verify(
+        compared, deviation = golden.verify(
             scorer, original, rewrites, sample, [row for _, row in rows], tolerance
         )
-        version_check.check(target, manifest, replace)
+        artifact.check_version(target, manifest, replace)
     facts = {
         "threads": measured,
         "golden": _rows(len(rows)),
@@ -267,11 +269,6 @@ def _model_file(model: "Path | str | bytes | onnx.ModelProto", folder: Path) -> 
     return file
 
 
-def _folder(model: Any) -> Path:
-    """Return the folder of the model's file; of a model that is no file, the current one."""
-    return Path(model).parent if isinstance(model, (Path, str)) else Path()
-
-
 def _producer(source: graph.Source) -> str:
     """Return the exporter's name and version; some write their whole build log there."""
     text = f"{source.model.producer_name} {source.model.producer_version}".strip()
@@ -280,7 +277,7 @@ def _producer(source: graph.Source) -> str:
 
 def _original(
     path: Path, source: graph.Source, encoded: encoders.Encoders
-) -> tuple[verification.Original, list[str]]:
+) -> tuple[golden.Original, list[str]]:
     """Return the run of the file as it came, and what the summary notes about it."""
     notes = list(source.notes)
     model: Path | bytes = path
@@ -295,14 +292,14 @@ def _original(
         session = graph.session(source.model.SerializeToString(), graph.as_packed())
         notes.append("the original does not load here, so it was compared with the corrected one")
     run = execution.runner(encoded.session(session))
-    return verification.Original(run, source.classes), notes
+    return golden.Original(run, source.classes), notes
 
 
 def _rewrite_outputs(
     source: graph.Source,
     stated: dict[str, contract_file.Fields],
     targets: Sequence[str],
-    original: verification.Original,
+    original: golden.Original,
     sample: samples.Sample,
 ) -> output_rewrites.Rewrites:
     """Split and reduce the graph's outputs where targets or `top_k` are stated."""
@@ -315,11 +312,6 @@ def _rewrite_outputs(
     results = original.run(feeds)
     arrays = output_fields.to_arrays(results, tensors, source.classes)
     return output_rewrites.rewrite(source, stated, targets, list(arrays.values()))
-
-
-def _batched(tensor: Tensor, batch: execution.Batch) -> Tensor:
-    """Return the tensor with a leading axis of 1 where it holds only one row."""
-    return tensor._replace(shape=(1, *tensor.shape[1:])) if batch == "single" else tensor
 
 
 def _check_finite(

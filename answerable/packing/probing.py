@@ -4,12 +4,12 @@ A bound is stated in the contract where the graph fails from some value on. Wher
 values that it takes, nothing can be stated, and the summary says so.
 """
 
-import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +36,9 @@ MEMORY = 10**9  # bytes for one run
 UNKNOWN_TEXTS = ("unknown value", "", "É 很 👍")
 
 Answer = tuple[Array, ...] | None  # an instance's outputs, None where the graph fails
-Probe = tuple[str, Any]  # what is varied, and its value
-Answers = Callable[[Sequence[Probe]], list[Answer]]
+Ask = Callable[[Sequence[Any]], list[Answer]]  # the answers to values in one place
 Axes = dict[str, list[tuple[str, int]]]  # by name of a free length: input and axis in the feeds
+ALL, FIRST = slice(None), slice(0, 1)  # elements of an instance's array
 
 
 class Range(NamedTuple):
@@ -65,10 +65,10 @@ class Bounds(NamedTuple):
             return f"at least {_text(self.minimum)}"
         return f"{_text(self.minimum)} to {_text(self.maximum)}"
 
-    def fails_at(self) -> str:
-        """Return the failures in words; "" without any."""
+    def fails_at(self, subject: str) -> str:
+        """Return the failures of a `subject` in words; "" without any."""
         failures = ", ".join(map(_text, self.failures[:3]))
-        return f"fails at {failures}, which nothing can state" if failures else ""
+        return failures and f"fails at {failures}, which nothing can state: such {subject} get 422"
 
 
 def _text(number: float) -> str:
@@ -107,6 +107,17 @@ class Prober:
         """Return whether the graph answers one instance."""
         return self.answers(instance)[0] is not None
 
+    def vary(
+        self, instance: Samples, name: str, elements: slice, values: Sequence[Any]
+    ) -> list[Answer]:
+        """Return the answers to an instance with each of the values in `elements` of an input."""
+        if not values:
+            return []
+        feeds = {key: np.repeat(array, len(values), axis=0) for key, array in instance.items()}
+        array = feeds[name].reshape(len(values), -1)
+        array[:, elements] = np.array(values, array.dtype)[:, None]
+        return self.answers(feeds)
+
 
 @contextmanager
 def _bounded_memory() -> Iterator[None]:
@@ -133,70 +144,35 @@ def _finite(outputs: tuple[Array, ...]) -> Answer:
 
 # --- search -----------------------------------------------------------------------------------
 
-# a search yields values and is sent their answers
-Search = Generator[Sequence[float], list[Answer], Any]
 
-
-def find_bounds(answers: Answers, ranges: Mapping[str, Range]) -> dict[str, Bounds]:
-    """Return for each range the bounds from which on the graph fails.
-
-    All searches run side by side, so that each step of them is one run.
-    """
-    searches = {name: _search(span) for name, span in ranges.items()}
-    requests = {name: next(search) for name, search in searches.items()}
-    bounds: dict[str, Bounds] = {}
-    while requests:
-        probes = [(name, value) for name, values in requests.items() for value in values]
-        replies = iter(answers(probes) if probes else ())
-        for name, values in list(requests.items()):
-            try:
-                requests[name] = searches[name].send([next(replies) for _ in values])
-            except StopIteration as result:
-                bounds[name] = result.value
-                del requests[name]
-    return {name: bounds[name] for name in ranges}
-
-
-def _search(span: Range) -> Search:
-    """Return the Bounds of one range."""
-    answers = yield span.values
-    failed = [value for value, answer in zip(span.values, answers, strict=True) if answer is None]
+def find_bounds(ask: Ask, span: Range) -> Bounds:
+    """Return the bounds of a range from which on the graph fails."""
+    answers = zip(span.values, ask(span.values), strict=True)
+    failed = [value for value, answer in answers if answer is None]
     ends: list[Any] = []
     for side, start in ((-1, span.low), (1, span.high)):
         outer = sorted((v for v in span.values if v * side > start * side), key=lambda v: v * side)
         good = [start, *(value for value in outer if value not in failed)][-1]
         bad = next((value for value in outer if value * side > good * side), None)
-        bisect = _bisect_integers if span.whole else _bisect_floats
-        ends.append(None if bad is None else (yield from bisect(good, bad)))
+        ends.append(None if bad is None else _bisect(ask, good, bad, span.whole))
     low, high = ends
     if span.whole and low is not None and high is not None:
-        low = yield from _without_negative_indices(span, low, high)
+        low = _without_negative_indices(ask, span, low, high)
     failures = [v for v in failed if (low is None or v >= low) and (high is None or v <= high)]
     return Bounds(low, high, tuple(failures))
 
 
-def _bisect_integers(good: float, bad: float) -> Search:
-    """Return the last integer from `good` towards `bad` that the graph takes."""
-    while abs(bad - good) > 1:
-        middle = (good + bad) // 2
-        (answer,) = yield [middle]
-        good, bad = (middle, bad) if answer else (good, middle)
-    return good
-
-
-def _bisect_floats(good: float, bad: float) -> Search:
-    """Return the last number from `good` towards `bad` that the graph takes, rounded inwards."""
+def _bisect(ask: Ask, good: float, bad: float, whole: bool) -> float:
+    """Return the last number from `good` towards `bad` that the graph takes; a float is rounded."""
     start, side = good, 1 if bad > good else -1
-    while abs(bad - good) > max(TINY, 1e-4 * abs(good)):
-        middle = (good + bad) / 2
-        (answer,) = yield [middle]
-        good, bad = (middle, bad) if answer else (good, middle)
-    if good == start:
+    while abs(bad - good) > (1 if whole else max(TINY, 1e-4 * abs(good))):
+        middle = (good + bad) // 2 if whole else (good + bad) / 2
+        good, bad = (middle, bad) if ask([middle])[0] else (good, middle)
+    if whole or good == start:
         return good
     is_tiny = abs(good) < 1e-6
     rounded = _round_inwards(good, side, 1) if is_tiny else float(f"{good:.3g}")
-    (answer,) = yield [rounded]
-    return rounded if answer else _round_inwards(good, side, 1 if is_tiny else 5)
+    return rounded if ask([rounded])[0] else _round_inwards(good, side, 1 if is_tiny else 5)
 
 
 def _round_inwards(value: float, side: int, digits: int) -> float:
@@ -206,7 +182,7 @@ def _round_inwards(value: float, side: int, digits: int) -> float:
     return float(number.quantize(step, ROUND_FLOOR if side > 0 else ROUND_CEILING))
 
 
-def _without_negative_indices(span: Range, low: float, high: float) -> Search:
+def _without_negative_indices(ask: Ask, span: Range, low: float, high: float) -> float:
     """Return the lower bound of an integer: a lookup's negative indices count from its end.
 
     Gather takes -s to s - 1 for s rows, so the lower half has the answers of the upper.
@@ -214,7 +190,7 @@ def _without_negative_indices(span: Range, low: float, high: float) -> Search:
     size, odd = divmod(high - low + 1, 2)
     if odd or span.low < low + size:
         return low
-    first, last, other_first, other_last = yield [low, low + size - 1, low + size, high]
+    first, last, other_first, other_last = ask([low, low + size - 1, low + size, high])
     are_same = _same(first, other_first) and _same(last, other_last)
     return low + size if are_same else low
 
@@ -225,13 +201,14 @@ def _same(one: Answer, other: Answer) -> bool:
     return all(np.array_equal(left, right) for left, right in zip(one, other, strict=True))
 
 
-def outwards(low: float, high: float, whole: bool, limits: tuple[float, float]) -> Range:
+def outwards(low: float, high: float, whole: bool, limits: Sequence[float | None]) -> Range:
     """Return what to probe around a sample's range, within what the contract takes."""
     scale = max(abs(low), abs(high), 1)
     step, leap, far = (high - low) / 10 or scale, 1000 * scale, FAR * scale
     if whole:
         step, leap, far = 1, 1000, FAR_INTEGER
-    lowest, highest = max(limits[0], -far), min(limits[1], far)
+    lowest = -far if limits[0] is None else max(limits[0], -far)
+    highest = far if limits[1] is None else min(limits[1], far)
     around = (low - step, low - leap, lowest, -1, 0, 1, high + step, high + leap, highest)
     values = {min(max(value, lowest), highest) for value in around} - {low, high}
     if whole and high - low <= INSIDE:
@@ -250,39 +227,23 @@ def features(
 
     Raise PackError where the graph fails inside of what the contract file states.
     """
-    typical = {kind.feature.name: kind.feature.example for kind in sample.types}
-
-    def answers(probes: Sequence[Probe]) -> list[Answer]:
-        columns = {name: [value] * len(probes) for name, value in typical.items()}
-        for i, (name, value) in enumerate(probes):
-            columns[name][i] = value
-        return prober.answers(table.feeds(sample.types, inputs, columns))
-
-    ranges = {}
-    for kind in sample.types:
-        if kind.feature.type in ("number", "integer"):
-            name = kind.feature.name
-            present = [value for value in sample.columns[name] if value is not None]
-            limits = _or_infinite(kind.stated_bounds())
-            ranges[name] = outwards(min(present), max(present), kind.whole, limits)
-    bounds = find_bounds(answers, ranges)
-    texts = _unknown_texts(answers, sample.types)
+    typical = {kind.feature.name: [kind.feature.example] for kind in sample.types}
+    row = table.feeds(sample.types, inputs, typical)
     probed, notes = [], []
     for kind in sample.types:
         feature, note = kind.feature, ""
-        fields = stated.get(feature.name, {})
-        if feature.name in bounds:
-            feature, note = _bounded(feature, bounds[feature.name], fields)
-        elif feature.name in texts:
-            feature, note = _opened(feature, texts[feature.name], fields)
+        fields, element = stated.get(feature.name, {}), slice(feature.column, feature.column + 1)
+        ask = partial(prober.vary, row, feature.input, element)
+        if feature.type in ("number", "integer"):
+            present = [value for value in sample.columns[feature.name] if value is not None]
+            span = outwards(min(present), max(present), kind.whole, kind.stated_bounds())
+            feature, note = _bounded(feature, find_bounds(ask, span), fields)
+        elif kind.is_string and not feature.image:
+            texts = [text for text in UNKNOWN_TEXTS if text not in feature.categories]
+            feature, note = _opened(feature, None not in ask(texts), fields)
         probed.append(feature_types.make(feature, kind.dtype))
         notes += [f"{feature.name}: {note}"] * bool(note)
     return tuple(probed), notes
-
-
-def _or_infinite(bounds: tuple[float | None, float | None]) -> tuple[float, float]:
-    low, high = bounds
-    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _bounded(feature: Feature, bounds: Bounds, stated: Fields) -> tuple[Feature, str]:
@@ -295,8 +256,7 @@ def _bounded(feature: Feature, bounds: Bounds, stated: Fields) -> tuple[Feature,
                 f"{'below' if side == 'minimum' else 'above'} {_text(bound)}, and the graph fails "
                 f"for them; state {side} = {_text(bound)}"
             )
-    fails_at = bounds.fails_at() and f"{bounds.fails_at()}: such rows get 422"
-    note = "; ".join(filter(None, [str(bounds), fails_at]))
+    note = "; ".join(filter(None, [str(bounds), bounds.fails_at("rows")]))
     if (bounds.minimum, bounds.maximum) == (None, None):
         return feature, note
     number = int if feature.type == "integer" else float
@@ -307,21 +267,6 @@ def _bounded(feature: Feature, bounds: Bounds, stated: Fields) -> tuple[Feature,
         maximum=None if high is None else number(high),
         out_of_range="reject",
     ), note
-
-
-def _unknown_texts(answers: Answers, types: Sequence[FeatureType]) -> dict[str, bool]:
-    """Return for each text and category whether the graph takes texts that it does not know."""
-    probes = [
-        (kind.feature.name, text)
-        for kind in types
-        if kind.is_string and not kind.feature.image
-        for text in UNKNOWN_TEXTS
-        if text not in kind.feature.categories
-    ]
-    taken: dict[str, bool] = {}
-    for (name, _), answer in zip(probes, answers(probes) if probes else (), strict=True):
-        taken[name] = taken.get(name, True) and answer is not None
-    return taken
 
 
 def _opened(feature: Feature, taken: bool, stated: Fields) -> tuple[Feature, str]:
@@ -349,8 +294,10 @@ def tensors(
     base = execution.slice_rows(sample.feeds, 0, 1)
     offset = int(batch == "none")  # of an axis in the feeds, where the instances lead
     groups = _joined(prober, _free_axes(inputs, base, offset), base)
-    values = _element_bounds(prober, sample, base, groups)
-    lengths = _length_bounds(prober, groups, _with_least_integers(prober, base))
+    values = {t.name: _element_bounds(prober, sample.feeds[t.name], t.name, base, groups)
+              for t in inputs}  # fmt: skip
+    small = _with_least_integers(prober, base)
+    lengths = {name: _length_bounds(prober, axes, small) for name, axes in groups.items()}
     bounded = tuple(
         _with_lengths(tensor, groups, lengths, offset)._replace(
             minimum=values[tensor.name].minimum, maximum=values[tensor.name].maximum
@@ -359,8 +306,7 @@ def tensors(
     )
     notes = [f"{name}: {bounds}" for name, bounds in values.items() if str(bounds)]
     for name, bounds in lengths.items():
-        fails_at = bounds.fails_at() and f"{bounds.fails_at()}: such instances get 422"
-        if note := fails_at or str(bounds):
+        if note := bounds.fails_at("instances") or str(bounds):
             notes.append(f"length of {name}: {note}")
     return bounded, notes
 
@@ -419,77 +365,35 @@ def _joined(prober: Prober, groups: Axes, base: Samples) -> Axes:
     return {name: axes, **_joined(prober, dict(rest), base)}
 
 
-def _element_bounds(
-    prober: Prober, sample: Sample, base: Samples, groups: Axes
-) -> dict[str, Bounds]:
-    """Return the bounds of each input's elements; none for texts and flags."""
-    answers, ranges = _element_answers(prober, base), {}
-    for name, array in sample.feeds.items():
-        if array.dtype.kind in "iuf" and base[name].size:
-            limits = _or_infinite(number_bounds(array.dtype.name))
-            low, high, whole = array.min().item(), array.max().item(), array.dtype.kind != "f"
-            span = outwards(low, high, whole, limits)
-            # a failure between values of the sample is not looked for
-            outer = [value for value in span.values if not low <= value <= high]
-            ranges[name] = span._replace(values=outer)
-    sizes = _sizes(answers, ranges)
-    bounds = find_bounds(answers, ranges | sizes)
-    for name, span in sizes.items():  # a client's value must not be the size of any tensor
-        if bounds[name].maximum is None:
-            bounds[name] = bounds[name]._replace(maximum=span.values[-1])
-    for name, span in ranges.items():
-        low, high, _ = bounds[name]
-        if span.whole and low and _moves(prober, base, groups, (name, low - 1)):
-            bounds[name] = bounds[name]._replace(minimum=None)
-        if span.whole and high and _moves(prober, base, groups, (name, high + 1)):
-            bounds[name] = bounds[name]._replace(maximum=None)
-    return defaultdict(Bounds, bounds)
-
-
-def _sizes(answers: Answers, ranges: dict[str, Range]) -> dict[str, Range]:
-    """Return the ranges of integers that set the shape of an answer, up to twice the sample's."""
-    whole = {
-        name: span
-        for name, span in ranges.items()
-        if span.whole and any(value > span.high for value in span.values)
-    }
-    present = answers([(name, span.high) for name, span in whole.items()])
-    larger = answers([(name, span.high + 1) for name, span in whole.items()])
-    sizes = {}
-    for (name, span), one, other in zip(whole.items(), present, larger, strict=True):
+def _element_bounds(prober: Prober, array: Array, name: str, base: Samples, groups: Axes) -> Bounds:
+    """Return the bounds of an input's elements; none for texts and flags."""
+    if array.dtype.kind not in "iuf" or not base[name].size:
+        return Bounds()
+    low, high, whole = array.min().item(), array.max().item(), array.dtype.kind != "f"
+    # A lookup fails for any index, so all integers are replaced; of floats only the first, so that
+    # a bound is not the sum's.
+    ask = partial(prober.vary, base, name, ALL if whole else FIRST)
+    span = outwards(low, high, whole, number_bounds(array.dtype.name))
+    # a failure between values of the sample is not looked for
+    values, limit = [value for value in span.values if not low <= value <= high], None
+    if whole and values and values[-1] > high:
+        one, other = ask([high, high + 1])
         if one and other and [a.shape for a in one] != [a.shape for a in other]:
-            above = (span.high + 1, max(2 * span.high, span.high + 2))
-            below = (value for value in span.values if value < span.low)
-            sizes[name] = span._replace(values=(*below, *above))
-    return sizes
+            limit = max(2 * high, high + 2)  # a client's value must not be the size of any tensor
+            values = [*(value for value in values if value < low), high + 1, limit]
+    bounds = find_bounds(ask, span._replace(values=values))
+    minimum, maximum = bounds.minimum, limit if bounds.maximum is None else bounds.maximum
+    if whole and minimum and _moves(prober, base, groups, name, minimum - 1):
+        minimum = None
+    if whole and maximum and _moves(prober, base, groups, name, maximum + 1):
+        maximum = None
+    return Bounds(minimum, maximum)
 
 
-def _element_answers(prober: Prober, base: Samples) -> Answers:
-    """Return the function that answers the instance with other elements.
-
-    A lookup fails for any index, so all integers are replaced; of floats only the first, so that a
-    bound is not the sum's.
-    """
-
-    def answers(probes: Sequence[Probe]) -> list[Answer]:
-        if not probes:
-            return []
-        feeds = {name: np.repeat(array, len(probes), axis=0) for name, array in base.items()}
-        for i, (name, value) in enumerate(probes):
-            array = feeds[name]
-            if array.dtype.kind == "f":
-                array.reshape(len(probes), -1)[i, 0] = value
-            else:
-                array[i] = value
-        return prober.answers(feeds)
-
-    return answers
-
-
-def _moves(prober: Prober, base: Samples, groups: Axes, probe: Probe) -> bool:
+def _moves(prober: Prober, base: Samples, groups: Axes, name: str, value: float) -> bool:
     """Return whether the graph takes a value outside of its bound if an axis is twice as long."""
     instances = (_resized(base, axes, 2 * _size(base, axes)) for axes in groups.values())
-    return any(_element_answers(prober, longer)([probe])[0] is not None for longer in instances)
+    return any(prober.vary(longer, name, ALL, [value])[0] is not None for longer in instances)
 
 
 def _with_least_integers(prober: Prober, base: Samples) -> Samples:
@@ -501,18 +405,15 @@ def _with_least_integers(prober: Prober, base: Samples) -> Samples:
     return feeds if prober.takes(feeds) else base
 
 
-def _length_bounds(prober: Prober, groups: Axes, base: Samples) -> dict[str, Bounds]:
-    """Return the bounds of the lengths of free axes, and lengths between them that fail."""
-    ranges = {}
-    for name, axes in groups.items():
-        size = _size(base, axes)
-        values = {size - 1, 1, size + 1, 2 * size, MIN_FREE_LENGTH} - {0, size}
-        ranges[name] = Range(size, size, sorted(values), True)
+def _length_bounds(prober: Prober, axes: list[tuple[str, int]], base: Samples) -> Bounds:
+    """Return the bounds of the length of free axes, and lengths between them that fail."""
+    size = _size(base, axes)
+    values = {size - 1, 1, size + 1, 2 * size, MIN_FREE_LENGTH} - {0, size}
 
-    def answers(probes: Sequence[Probe]) -> list[Answer]:
-        return [prober.answers(_resized(base, groups[name], int(n)))[0] for name, n in probes]
+    def ask(lengths: Sequence[int]) -> list[Answer]:
+        return [prober.answers(_resized(base, axes, length))[0] for length in lengths]
 
-    return find_bounds(answers, ranges)
+    return find_bounds(ask, Range(size, size, sorted(values), True))
 
 
 def _with_lengths(

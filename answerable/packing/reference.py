@@ -98,7 +98,7 @@ def _without(columns: dict[str, Cells], ignore: Sequence[str], file: str) -> dic
 def _read_arrays(path: Path) -> dict[str, Array]:
     try:
         file_formats.check(path, "an .npz of arrays", file_formats.ZIP)
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, OverflowError, zipfile.BadZipFile) as error:
         raise PackError(f"{path}: not a readable .npz ({error})") from None

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +19,14 @@ from answerable.local import event_sources
 from answerable.local.event_sources import HttpRequest
 from answerable.local.local_lambda import Context
 from answerable.simulation import cloudwatch
-from answerable.simulation.drift import SimulatedMonitor
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
 from answerable.simulation.versions import NO_FAULT, Fault
 from handler import app, scoring
 from handler import manifest as manifests
+from handler.drift import monitor
+from handler.drift.counts import Counts
+from handler.drift.monitor import HOUR_MS
+from handler.drift.targets import fingerprint, targets
 from handler.release import version_client
 from handler.release.deploy_hooks import HookRun
 from handler.settings import Settings
@@ -44,12 +48,13 @@ class FakeAws:
             with contextlib.redirect_stdout(self._out), patch.object(scoring, "Session", session):
                 self.handlers[version] = app.create(settings)
         self.metrics = cloudwatch.Metrics()
-        self.monitor = SimulatedMonitor(
-            plan.service, {v: manifests.read(folder) for v, folder in artifacts.items()}
-        )
+        self._manifests = {v: manifests.read(folder) for v, folder in artifacts.items()}
+        self._by_fingerprint = {fingerprint(m): m for m in self._manifests.values()}
+        self._counts: dict[tuple[str, int], Counts] = {}  # by fingerprint and hour
+        self._history: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
         keys = {key for alarm in plan.alarms for key in cloudwatch.keys(alarm.properties)}
         self._keys = {key: dict(key[2]) for key in keys if key[0].startswith("AWS/")}
-        self._plan, self._candidate = plan, artifacts[CANDIDATE]
+        self._plan = plan
 
     def send(
         self, version: str, path: str, body: bytes, request_id: str, sent_at: int
@@ -70,7 +75,11 @@ class FakeAws:
         for record in report.parsed([self._out.getvalue()]):
             if "_aws" in record:
                 self.metrics.add(record, sent_at)
-            self.monitor.add(record, sent_at)
+            if "bins" in record:
+                mark = record["model"]["fingerprint"]
+                counts = Counts(targets(self._by_fingerprint[mark]))
+                hour = mark, sent_at // HOUR_MS * HOUR_MS
+                self._counts.setdefault(hour, counts).add_bins(record)
         aws = {
             "Invocations": 1, "Errors": int(status == 502), "Throttles": 0,
             "Count": 1, "4XXError": int(400 <= status < 500), "5XXError": int(status >= 500),
@@ -91,6 +100,17 @@ class FakeAws:
         with contextlib.redirect_stdout(self._out):
             return self.handlers[version](event, Context(30.0))
 
+    def run_monitor(self, live: str, now: int) -> None:
+        """Run the drift monitor about the last full hour of the live version; keep its metrics."""
+        manifest, period = self._manifests[live], (now // HOUR_MS - 1) * HOUR_MS
+        mark = fingerprint(manifest)
+        history = self._history[mark]
+        counts = self._counts.pop((mark, period), Counts(targets(manifest)))
+        history[period] = {**counts.as_fields(), "period": period}
+        line = {"service": self._plan.service, "timestamp": now}
+        if fields := monitor.metric_fields(line, monitor.decide(manifest, history, period)):
+            self.metrics.add(line | fields, now)
+
     def run_hook(self, checks: Callable[[HookRun], None]) -> list[str]:
         """Return the reasons of a hook's checks against the candidate."""
         target = version_client.VersionClient(self, f"{FUNCTION}:{CANDIDATE}")
@@ -98,7 +118,7 @@ class FakeAws:
         hook = HookRun(
             client=lambda service: self,
             environ=self._plan.environ,
-            manifest=manifests.read(self._candidate),
+            manifest=self._manifests[CANDIDATE],
             deployment={"startTime": datetime.now(UTC), "revision": revision},
             target=target,
             live=target.sibling(CURRENT),

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from answerable.simulation import cloudwatch
-from answerable.simulation.drift import RUN_MINUTE
 from answerable.simulation.fake_aws import FakeAws
 from answerable.simulation.plan import CANDIDATE, CURRENT, Plan
 from answerable.simulation.versions import NOISE, spread
@@ -21,6 +20,7 @@ from handler import prediction_id, scoring
 from handler.release.deploy_hooks import HookRun, post_traffic_checks, pre_traffic_checks
 
 MINUTE_MS = 60_000
+RUN_MINUTE = 10  # of an hour, in which infra/drift.py runs the monitor
 STEP_MINUTES = 5  # between two evaluations after the shift
 OUTCOME_SHARE, OUTCOME_DELAY_MINUTES = 0.3, 60  # of the predictions that get an outcome
 WRONG_SPREADS = 0.1  # from the true value, in spreads of the output
@@ -69,10 +69,10 @@ class GroundTruth:
 
     def value(self, prediction: dict[str, Any]) -> Any:
         """Return what outcomes are compared with, None if nothing is."""
-        value = prediction.get(self._name)
-        return (
-            self._classes[max(value, key=value.__getitem__)] if isinstance(value, dict) else value
-        )
+        value: Any = prediction.get(self._name)
+        if isinstance(value, dict):
+            return self._classes[max(value, key=value.__getitem__)]
+        return value
 
     def is_wrong(self, value: Any, true_value: Any) -> bool:
         """Return whether a value is too far from the truth."""
@@ -108,7 +108,7 @@ class Simulator:
             self._send_outcomes(minute, share)
             if minute > 60 and minute % 60 == RUN_MINUTE:
                 live = CANDIDATE if minute > plan.bake_minutes else CURRENT
-                self._aws.monitor.run(live, minute * MINUTE_MS - 1, self._aws.metrics)
+                self._aws.run_monitor(live, minute * MINUTE_MS - 1)
             if minute > plan.bake_minutes and (minute - plan.bake_minutes) % STEP_MINUTES:
                 continue
             self.verdict = self.verdict._replace(

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from answerable.packing import artifact, baseline, verification
+from answerable.packing import artifact, baseline
+from answerable.packing.golden import predict as predict_rows
 from answerable.simulation import traffic
 from answerable.simulation.plan import SimulationError
 from handler import manifest as manifests
@@ -157,7 +158,7 @@ def _most_effective_number(current: Path) -> tuple[Feature, Distribution]:
 
     def predict(scaled: str = "") -> list[Any]:
         instances = [_scale(row, scaled, UNIT_FACTOR) for row in rows]
-        return [orjson.loads(text) for text in verification.predict(scorer, instances)]
+        return [orjson.loads(text) for text in predict_rows(scorer, instances)]
 
     predictions = predict()
     effects = {

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from answerable.__main__ import main
 from answerable.commands import pack as command
-from answerable.packing import execution, graph, verification
+from answerable.packing import execution, golden, graph
 from answerable.packing import pack as pack_module
 from answerable.packing.errors import PackError
 from answerable.packing.pack import pack
@@ -78,7 +78,7 @@ def original(feeds: dict[str, Any]) -> list[Any]:
     return list(ort.InferenceSession("model.onnx").run(None, feeds))
 
 
-def golden() -> list[Any]:
+def golden_lines() -> list[Any]:
     lines = Path("model_artifacts/model/golden.jsonl").read_bytes().splitlines()
     return [json.loads(line) for line in lines]
 
@@ -163,7 +163,7 @@ def test_pack_difference_by_optimisation_is_refused_with_the_remedy(
 ) -> None:
     read = pack_module._original
 
-    def shifted(*args: Any) -> tuple[verification.Original, list[str]]:
+    def shifted(*args: Any) -> tuple[golden.Original, list[str]]:
         original, notes = read(*args)
         run = original.run
         return original._replace(run=lambda feeds: [y + 0.001 for y in run(feeds)]), notes
@@ -221,7 +221,7 @@ def test_one_input_per_feature_of_every_type(packed: Packer) -> None:
         p + 10 * c + 100 * f + 1000 * (k == "b") for p, c, f, k in zip(*table.values(), strict=True)
     ]
     assert found == pytest.approx(expected)
-    names = [line["name"] for line in golden()]
+    names = [line["name"] for line in golden_lines()]
     for edge in ("minimum of price", "maximum of count", "true of flag", "category 3 of kind"):
         assert edge in names
 
@@ -260,7 +260,7 @@ def test_tokens_of_any_length(packed: Packer) -> None:
     manifest = packed(models.token_model())
     assert manifest.inputs[0].shape == (None, None)
     assert manifest.outputs[0].shape == (None, None, 4)
-    assert [line["name"] for line in golden()][:1] == ["drawn instance 1"]
+    assert [line["name"] for line in golden_lines()][:1] == ["drawn instance 1"]
     short, long = ask([{"tokens": [3]}, {"tokens": [1, 2, 31, 7]}])
     for row, tokens in ((short, [3]), (long, [1, 2, 31, 7])):
         scores, mean = original({"tokens": np.array([tokens])})
@@ -356,7 +356,7 @@ def test_golden_rows_cover_every_edge_even_of_many_features(packed: Packer) -> N
     )
     table: models.Table = {f"f{i}": [float(i), float(2 * i), 0.5] for i in range(width)}
     packed(model, table)
-    lines = golden()
+    lines = golden_lines()
     assert len(lines) == 64
     for name, column in table.items():
         seen = {line["instance"][name] for line in lines}
@@ -682,13 +682,13 @@ def test_external_data_from_elsewhere(packed: Packer, place: Path) -> None:
     Path("short.bin").write_bytes(weights[:20])
     table: models.Table = {f"f{i}": [0.0, 1.0] for i in range(12)}
     for location, said in (
-        (f"../{outside.name}/w.bin", "outside the model's folder"),
-        (str(outside / "w.bin"), "outside the model's folder"),
+        (f"../{outside.name}/w.bin", "points outside the directory"),
+        (str(outside / "w.bin"), "should be a relative path"),
         ("soft.bin", "symbolic link"),
-        ("folder/w.bin", "symbolic link"),
+        ("folder/w.bin", "resolves outside model directory"),
         ("hard.bin", "hard link"),
         ("short.bin", "cannot be read"),
-        ("none.bin", "is missing"),
+        ("none.bin", "is not regular file"),
         (".", "external data"),
         ("", "external data"),
     ):
