@@ -16,11 +16,7 @@ TIE = 1e-5  # numbers by class that are nearer are equally likely
 # keys of an answer, in /predict, in /v2 and in the parts of a batch
 RESERVED = ("id", "prediction_id", "row", "key", "model_version")
 # names of skl2onnx
-NAMES = {
-    "variable": "value",
-    "output_label": "label",
-    "output_probability": "probabilities",
-}
+NAMES = {"variable": "value", "output_label": "label", "output_probability": "probabilities"}
 
 
 def describe(
