@@ -13,9 +13,7 @@ KEPT = {
     ".gitignore": TEMPLATE / "gitignore",
     ".github/workflows/release.yml": TEMPLATE / "release.yml",
 }
-EDITED = {
-    name: TEMPLATE / name for name in (PIN, "deploy.toml", "README.md")
-}  # fmt: skip
+EDITED = {name: TEMPLATE / name for name in (PIN, "deploy.toml", "README.md")}
 
 
 def render(file: Path, model: str) -> str:

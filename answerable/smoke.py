@@ -68,11 +68,16 @@ def check_url(service: Service, settings: Settings, get: Get, log: Log) -> None:
         host, _, path = url.removeprefix("https://").partition("/")
         api, _, region, *_ = host.split(".")
         stage = path.removesuffix("ping").rstrip("/") or "$default"
-        action, arn = "execute-api:Invoke", f"arn:aws:execute-api:{region}:*:{api}/{stage}/*"
+        arn = f"arn:aws:execute-api:{region}:*:{api}/{stage}/*"
+        needed: list[Any] = [{"Effect": "Allow", "Action": "execute-api:Invoke", "Resource": arn}]
         if settings.endpoint == "url":
-            action, arn = "lambda:InvokeFunctionUrl", service.alias()["AliasArn"]
-        allow = {"Effect": "Allow", "Action": action, "Resource": arn}
-        raise ReleaseError(f"{url} answers 403. A client needs the permission {json.dumps(allow)}")
+            # with the second alone a client could invoke the function with any event
+            # https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html
+            on_alias = needed[0] | {"Resource": service.alias()["AliasArn"]}
+            actions = ("lambda:InvokeFunctionUrl", "lambda:InvokeFunction")
+            needed = [on_alias | {"Action": action} for action in actions]
+            needed[1]["Condition"] = {"Bool": {"lambda:InvokedViaFunctionUrl": "true"}}
+        raise ReleaseError(f"{url} answers 403. A client needs the policy {json.dumps(needed)}")
     elif status != 200:
         raise ReleaseError(f"{url} answers {status}")
     else:

@@ -13,6 +13,10 @@ QUALIFIER = "hnb659fds"  # of CDK's bootstrap
 Client = Callable[[str], Any]
 
 
+class NotDeployed(ReleaseError):
+    """The stack is missing, or has no function."""
+
+
 def connect(service: str) -> Any:
     """Return the client of an AWS service."""
     import boto3
@@ -27,12 +31,16 @@ def stack_name(model: str, stage: str) -> str:
 
 
 def lookup(client: Client, model: str, stage: str) -> Service:
-    """Return the deployed model. Raises ReleaseError if its stack has no function yet."""
+    """Return the deployed model. Raises NotDeployed."""
     name = stack_name(model, stage)
-    stack = client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
+    cloudformation = client("cloudformation")
+    stack = describe(cloudformation, name)
+    if stack is None:
+        region = cloudformation.meta.region_name
+        raise NotDeployed(f"there is no stack {name} in {region}: answerable deploy makes it")
     outputs = stack_outputs(stack)
     if "FunctionName" not in outputs:
-        raise ReleaseError(f"the stack {name} is not deployed: {stack['StackStatus']}")
+        raise NotDeployed(f"the stack {name} is not deployed: {stack['StackStatus']}")
     application, group = outputs.get("Application"), outputs.get("DeploymentGroup")
     return Service(
         client,
@@ -46,6 +54,16 @@ def lookup(client: Client, model: str, stage: str) -> Service:
     )
 
 
+def describe(cloudformation: Any, stack: str) -> Any:
+    """Return the description of a stack, None if there is none."""
+    try:
+        return cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ValidationError":  # "… does not exist"
+            return None
+        raise
+
+
 def stack_outputs(stack: Any) -> dict[str, str]:
     """Return the outputs of a described stack."""
     return {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
@@ -54,13 +72,9 @@ def stack_outputs(stack: Any) -> dict[str, str]:
 def deployed_template(client: Client, stack: str) -> dict[str, Any] | None:
     """Return the stack's template, None if no stack is there or its creation failed."""
     cloudformation = client("cloudformation")
-    try:
-        described = cloudformation.describe_stacks(StackName=stack)["Stacks"][0]
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "ValidationError":  # "… does not exist"
-            return None
-        raise
-    if described["StackStatus"] in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED"):
+    described = describe(cloudformation, stack)
+    failed = ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
+    if described is None or described["StackStatus"] in failed:
         return None
     body = cloudformation.get_template(StackName=stack)["TemplateBody"]
     template: dict[str, Any] = json.loads(body) if isinstance(body, str) else body
@@ -75,9 +89,12 @@ def find_stack_arn(client: Client, stack: str) -> str:
     return f"arn:{partition}:cloudformation:{region}:{identity['Account']}:stack/{stack}/*"
 
 
-def policy(chosen: Settings, stack_arn: str, service: Service | None) -> dict[str, Any]:
+def policy(
+    chosen: Settings, stack_arn: str, service: Service | None, prune: bool = False
+) -> dict[str, Any]:
     """Return the IAM policy for `answerable deploy` and `answerable release`, of people and CI.
 
+    With `prune` it allows `release prune` too, which reads every function of the account.
     `service` is None before the first deployment: names then begin with the stack's, of which
     CloudFormation keeps 24 characters. CDK's roles, which may be assumed, do the deployment.
     """
@@ -98,7 +115,12 @@ def policy(chosen: Settings, stack_arn: str, service: Service | None) -> dict[st
     repository = arn("ecr", f"repository/{chosen.image_repository}", registry)
     push = ["BatchCheckLayerAvailability", "BatchGetImage", "InitiateLayerUpload",
             "UploadLayerPart", "CompleteLayerUpload", "PutImage"]  # fmt: skip
-    repositories = [arn("ecr", "repository/*", of) for of in dict.fromkeys((account, registry))]
+    images = [arn("ecr", f"repository/cdk-{qualifier}-container-assets-{account}-{region}")]
+    images += [repository] * bool(chosen.image_repository)
+    # the smoke test reads the value of a key: only that of this stack
+    stack_tags = {
+        f"aws:ResourceTag/answerable:{name}": getattr(chosen, name) for name in ("model", "stage")
+    }
     # the smoke test calls the URL, with the stack's own key if it has one
     calls: dict[str, tuple[str, list[str]]] = {
         "iam": ("execute-api:Invoke", [arn("execute-api", "*/*/GET/ping")]),
@@ -115,11 +137,13 @@ def policy(chosen: Settings, stack_arn: str, service: Service | None) -> dict[st
         ([call[0]], call[1]) if call else ([], []),
         (["lambda:GetAlias", "lambda:ListAliases", "lambda:UpdateAlias", "lambda:InvokeFunction",
           "lambda:ListVersionsByFunction", "lambda:GetFunctionConfiguration"], functions),
-        (["lambda:DeleteFunction"], functions[1::2]),  # versions, never the function
-        # prune asks every function of the account which image it runs
-        (["lambda:ListFunctions"], ["*"]),
-        (["lambda:GetFunction"], [arn("lambda", "function:*")]),
-        (["ecr:DescribeImages", "ecr:BatchDeleteImage"], repositories),
+        (["lambda:GetFunction"], [arn("lambda", "function:*")] if prune else functions),
+        # an earlier version may have its image in another repository
+        (["ecr:DescribeImages"],
+         [arn("ecr", "repository/*", of) for of in dict.fromkeys((account, registry))]),
+        (["lambda:DeleteFunction"], functions[1::2] * prune),  # versions, never the function
+        (["lambda:ListFunctions"], ["*"] * prune),
+        (["ecr:BatchDeleteImage"], images * prune),
         ([f"codedeploy:{verb}" for verb in
           ("ListDeployments", "BatchGetDeployments", "StopDeployment")], groups),
         (["ecr:GetAuthorizationToken"], ["*"] * bool(chosen.image_repository)),
@@ -129,6 +153,7 @@ def policy(chosen: Settings, stack_arn: str, service: Service | None) -> dict[st
         "Version": "2012-10-17",
         "Statement": [
             {"Effect": "Allow", "Action": actions, "Resource": resources}
+            | ({"Condition": {"StringEquals": stack_tags}} if "/apikeys/*" in resources[0] else {})
             for actions, resources in statements
             if resources
         ],

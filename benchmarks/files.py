@@ -120,7 +120,7 @@ def main() -> None:
     args = parser.parse_args()
     model = find_model("diabetes")
     text = (
-        f"{args.rows:,} rows, medians of {args.rounds} rounds, {date.today()}, load "
+        f"{args.rows:,} rows, rounds: {args.rounds} (medians), {date.today()}, load "
         f"{os.getloadavg()[0]:.1f} before the start.\n\n"
         "| format | by | rows per CPU second | rows per second | x by hand, CPU | x by hand, clock "
         "|\n|---|---|---:|---:|---:|---:|\n"

@@ -212,11 +212,7 @@ def topic(scope: Construct, id: str, settings: Settings, destination: str) -> sn
     if destination.startswith("arn:"):
         return sns.Topic.from_topic_arn(scope, id, destination)
     new = sns.Topic(
-        scope,
-        id,
-        display_name=settings.service,
-        enforce_ssl=True,
-        master_key=key(scope, settings),
+        scope, id, display_name=settings.service, enforce_ssl=True, master_key=key(scope, settings)
     )
     # With a policy of its own a topic loses the default one, which lets the account's alarms in.
     new.add_to_resource_policy(
@@ -232,7 +228,8 @@ def topic(scope: Construct, id: str, settings: Settings, destination: str) -> sn
         chatbot.SlackChannelConfiguration(
             new,
             "Slack",
-            slack_channel_configuration_name=f"{settings.service}-{id}",
+            # one name space for all regions of an account
+            slack_channel_configuration_name=f"{settings.service}-{id}-{cdk.Aws.REGION}",
             slack_workspace_id=workspace,
             slack_channel_id=channel,
             notification_topics=[new],

@@ -29,17 +29,10 @@ class Archive(Construct):
     """The bucket, the delivery stream with its alarm, and the log groups' subscriptions."""
 
     def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        context: MonitoringContext,
-        functions: list[ModelFunction],
+        self, scope: Construct, id: str, context: MonitoringContext, functions: list[ModelFunction]
     ) -> None:
         super().__init__(scope, id)
-        rule = s3.LifecycleRule(
-            abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
-            noncurrent_version_expiration=cdk.Duration.days(90),
-        )
+        rule = s3.LifecycleRule(noncurrent_version_expiration=cdk.Duration.days(90))
         # an audit is not overwritten
         self.bucket = private_bucket(self, context.settings, rule, versioned=True)
         reason = "An access log of the archive would need an archive too."

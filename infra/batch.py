@@ -19,7 +19,7 @@ from constructs import Construct
 from handler import metrics
 from handler.manifest import Manifest
 from infra.alarms import MonitoringContext
-from infra.encryption import private_bucket, send_events
+from infra.encryption import allow_use, private_bucket, send_events
 from infra.function import ModelFunction, allow, ops_function
 from infra.settings import Settings
 from infra.suppress_nag import suppress_nag
@@ -227,6 +227,7 @@ class Batch(Construct):
         )
         self.worker.function.grant_invoke(machine)
         self.control.grant_invoke(machine)
+        allow_use(self, settings, machine)  # it reads the list of parts
         reason = "Each run and part leaves a manifest and a record; Step Functions has the history."
         rules = ("AwsSolutions-SF1", "AwsSolutions-SF2", "Serverless-StepFunctionStateMachineXray")
         suppress_nag(machine, dict.fromkeys(rules, reason))

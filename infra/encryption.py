@@ -33,8 +33,12 @@ def allow_use(scope: Construct, settings: Settings, role: iam.IGrantable) -> Non
 def private_bucket(
     scope: Construct, settings: Settings, rule: s3.LifecycleRule, *, versioned: bool = False
 ) -> s3.Bucket:
-    """Return the encrypted bucket of a construct, which outlives the stack."""
+    """Return the encrypted bucket of a construct, which outlives the stack.
+
+    Parts of an upload that was never completed are deleted after a day.
+    """
     encryption = s3.BucketEncryption
+    incomplete = s3.LifecycleRule(abort_incomplete_multipart_upload_after=cdk.Duration.days(1))
     return s3.Bucket(
         scope,
         "Bucket",
@@ -43,7 +47,7 @@ def private_bucket(
         block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
         enforce_ssl=True,
         versioned=versioned,
-        lifecycle_rules=[rule],
+        lifecycle_rules=[rule, incomplete],
         removal_policy=cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
     )
 

@@ -102,7 +102,18 @@ class ModelFunction(Construct):
         )
         verbs = ["CreateNetworkInterface", "DescribeNetworkInterfaces", "DeleteNetworkInterface"]
         verbs += ["AssignPrivateIpAddresses", "UnassignPrivateIpAddresses", "DescribeSubnets"]
-        allow(self.function, [f"ec2:{verb}" for verb in verbs], "*")
+        actions = [f"ec2:{verb}" for verb in verbs]
+        allow(self.function, actions, "*")
+        # Lambda itself needs them, the function's code does not
+        # https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html
+        self.role.add_to_policy(
+            iam.PolicyStatement(
+                effect=iam.Effect.DENY,
+                actions=actions,
+                resources=["*"],
+                conditions={"Null": {"lambda:SourceFunctionArn": "false"}},
+            )
+        )
         reason = "Lambda requires these actions on all interfaces."
         suppress_nag(self.role, {"AwsSolutions-IAM5[Resource::*]": reason})
 

@@ -57,10 +57,7 @@ GATEWAY_RESPONSES: dict[str, tuple[Problem, str]] = {
     "AUTHORIZER_FAILURE": (SERVER_ERROR, "the credentials cannot be checked"),
     "INTEGRATION_FAILURE": (SERVER_ERROR._replace(status=504), "the function did not respond"),
     "INTEGRATION_TIMEOUT": (TIMEOUT, "no response in 29 seconds"),
-    "DEFAULT_4XX": (
-        Problem(None, "refused", "Request refused"),
-        "the gateway refused the request",
-    ),
+    "DEFAULT_4XX": (Problem(None, "refused", "Request refused"), "the gateway refused the request"),
     "DEFAULT_5XX": (SERVER_ERROR._replace(status=None), "the gateway failed"),
 }
 

@@ -26,7 +26,7 @@ FILES = ("Dockerfile", "requirements/function.txt", "infra/strip_packages.py")
 PARQUET = "requirements/parquet.txt"  # in the image of the batch function, with `batch_parquet`
 PARQUET_SUFFIX = "-parquet"  # of the tag of that image, where `image_tag` names the other
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"  # the Dockerfile's default
-MOVES = "{} is a tag, which moves: pin the base image by its digest, …/python@sha256:…"
+MOVES = "{} is a tag, which moves: set base_image to its digest, …/python@sha256:…"
 # Lambda refuses the manifest lists that BuildKit makes to attach its provenance
 ENVIRONMENT = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "DOCKER_BUILDKIT": "1"}
 
@@ -100,9 +100,7 @@ def code(
             scope, "Repository", repository_arn=arn, repository_name=chosen.image_repository
         )
         return lambda_.DockerImageCode.from_ecr(
-            repository,
-            tag_or_digest=chosen.image_tag + PARQUET_SUFFIX * parquet,
-            cmd=[entry_point],
+            repository, tag_or_digest=chosen.image_tag + PARQUET_SUFFIX * parquet, cmd=[entry_point]
         )
     stack = Stack.of(scope)
     asset: Any = stack.node.try_find_child("ParquetImage" if parquet else "Image")

@@ -102,7 +102,6 @@ class Jobs(Construct):
         rule = s3.LifecycleRule(
             prefix="jobs/",  # not the secret of job ids
             expiration=cdk.Duration.days(settings.job_retention_days),
-            abort_incomplete_multipart_upload_after=cdk.Duration.days(1),
         )
         bucket = private_bucket(self, settings, rule)
         # clients that wait for results make a rule on `jobs/*/result.json`

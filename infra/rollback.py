@@ -53,13 +53,9 @@ class Rollback(Construct):
                 },
             ),
         )
-        probe = self._ops_function(
-            "Probe",
-            "on_schedule",
-            "whether the previous version still works",
-            schedule,
-            {"STACK_LIVE_VERSION": alias.version.version},
-        )
+        text = "whether the previous version still works"
+        variables = {"STACK_LIVE_VERSION": alias.version.version}
+        probe = self._ops_function("Probe", "on_schedule", text, schedule, variables)
         # it states the new version when the alias is there
         probe.node.add_dependency(alias)
         by_service = {"service": context.settings.service}
@@ -99,17 +95,13 @@ class Rollback(Construct):
                 detail={"state": {"value": ["ALARM"]}},
             ),
         )
-        function = self._ops_function(
-            "OnAlarm",
-            "on_alarm",
-            "rolls back on an alarm",
-            state,
-            {
-                "TOPIC_ARN": self._context.ticket.topic_arn,
-                "COOLDOWN_HOURS": str(settings.rollback_cooldown_hours),
-                "MONITOR_LOG_GROUP": drift.log_group.log_group_name,
-            },
-        )
+        variables = {
+            "TOPIC_ARN": self._context.ticket.topic_arn,
+            "COOLDOWN_HOURS": str(settings.rollback_cooldown_hours),
+            "MONITOR_LOG_GROUP": drift.log_group.log_group_name,
+        }
+        text = "rolls back on an alarm"
+        function = self._ops_function("OnAlarm", "on_alarm", text, state, variables)
         allow(function, ["logs:FilterLogEvents"], drift.log_group.log_group_arn)
         for model_function in self._functions:
             arn = model_function.function.function_arn

@@ -253,7 +253,8 @@ class Settings(BaseModel):
     archive: bool = False
 
     # who is notified of alarms: an e-mail address, an https URL, the ARN of an SNS topic, or
-    # slack:WORKSPACE/CHANNEL, both ids, of a workspace that the account is connected to
+    # slack:WORKSPACE/CHANNEL, both ids, of a workspace that the account is connected to. A channel
+    # can be named by one stack of the account: others name the ARN of a topic.
     alarm_destination: Destination = ""
     # the same for alarms that can wait until morning, if they are to go elsewhere
     ticket_destination: Destination = ""

@@ -37,13 +37,9 @@ class ModelStack(cdk.Stack):
             f"ONNX inference, owned by {manifest.owner}"[:1024],
         )
         owner = re.sub(r"[^\w .:/=+@-]", " ", manifest.owner)[:256]  # the alphabet of tags
-        for key, value in {
-            "model": settings.model,
-            "stage": settings.stage,
-            "owner": owner,
-        }.items():
-            cdk.Tags.of(self).add(f"answerable:{key}", value)
-        for key, value in settings.tags.items():
+        tags = {"model": settings.model, "stage": settings.stage, "owner": owner}
+        tags = {f"answerable:{key}": value for key, value in tags.items()} | settings.tags
+        for key, value in tags.items():
             cdk.Tags.of(self).add(key, value)
         if settings.permissions_boundary:
             boundary = iam.ManagedPolicy.from_managed_policy_arn(
@@ -82,7 +78,7 @@ class ModelStack(cdk.Stack):
             endpoint = kind(self, "Api", settings=settings, alias=scoring.alias)
         page = topic(self, "Topic", settings, settings.alarm_destination)
         ticket = page
-        if settings.ticket_destination:
+        if settings.ticket_destination not in ("", settings.alarm_destination):
             ticket = topic(self, "TicketTopic", settings, settings.ticket_destination)
         context = MonitoringContext(settings, manifest, scoring, page, ticket, endpoint.metrics)
         alarms: list[cloudwatch.IAlarm] = [*ServiceAlarms(self, "Alarms", context).alarms]

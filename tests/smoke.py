@@ -2,7 +2,8 @@
 
 It deploys a small model of its own, `smoke`, so no other stack is touched. It plays a deployment, a
 change, a release that fails, a retry, a rollback, the fix, more memory, and the end. Each step must
-have its exit code. tests/infra/test_releases.py plays the same steps against the emulator.
+have its exit code. `ARGS="-c architecture=arm64"` gives each deployment a setting.
+tests/infra/test_releases.py plays the same steps against the emulator.
 """
 
 import argparse
@@ -34,9 +35,10 @@ class Step(NamedTuple):
     code: int = 0
 
 
-def steps(stage: str) -> list[Step]:
-    """Return the steps in their order."""
-    deploy = ("deploy", stage, "--model", MODEL)
+def steps(stage: str, settings: Sequence[str] = ()) -> list[Step]:
+    """Return the steps in their order. `settings`: NAME=VALUE, of every deployment."""
+    options = tuple(word for setting in settings for word in ("-c", setting))
+    deploy = ("deploy", stage, "--model", MODEL, *options)
     return [
         Step("deploy", deploy, "1.0.0"),
         Step("change", deploy, "1.0.1"),
@@ -47,7 +49,7 @@ def steps(stage: str) -> list[Step]:
         Step("deploy the fix over the rollback", deploy, "1.0.3"),
         Step("more memory", (*deploy, "-c", "memory=2048")),
         Step("which version is live", ("release", "status", stage, "--model", MODEL)),
-        Step("destroy", ("destroy", stage, "--model", MODEL, "--yes")),
+        Step("destroy", ("destroy", stage, "--model", MODEL, *options, "--yes")),
     ]
 
 
@@ -65,10 +67,15 @@ def write_version(project: Path, version: str) -> None:
     artifact.write(folder, packed._replace(files=artifact.files(folder)))
 
 
-def play(project: Path, stage: str, run: Callable[[Sequence[str]], int]) -> str:
+def play(
+    project: Path,
+    stage: str,
+    run: Callable[[Sequence[str]], int],
+    settings: Sequence[str] = (),
+) -> str:
     """Run the steps in the project's folder; return the name of the one that went wrong, or ""."""
     (project / "deploy.toml").write_text(f"[stage.{stage}]\n{SETTINGS}")
-    for step in steps(stage):
+    for step in steps(stage, settings):
         print(f"\n=== {step.name}: answerable {' '.join(step.words)} {step.version}", flush=True)
         if step.version:
             write_version(project, step.version)
@@ -84,9 +91,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage")
     parser.add_argument("--dry-run", action="store_true", help="print the steps only")
+    parser.add_argument("-c", dest="settings", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting of every deployment")  # fmt: skip
     args = parser.parse_args()
     if args.dry_run:
-        for step in steps(args.stage):
+        for step in steps(args.stage, args.settings):
             print(f"{step.name}: answerable {' '.join(step.words)} {step.version}".rstrip())
         return 0
     with tempfile.TemporaryDirectory(prefix="answerable-smoke-") as folder:
@@ -98,7 +107,7 @@ def main() -> int:
             command = [sys.executable, "-m", "answerable", *words]
             return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
-        failed = play(Path(folder), args.stage, run)
+        failed = play(Path(folder), args.stage, run, args.settings)
     if failed:
         print(
             f"\nsmoke: {failed} went wrong; `answerable destroy` removes the stack", file=sys.stderr

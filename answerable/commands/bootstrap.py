@@ -1,7 +1,7 @@
 """`answerable bootstrap`: prepare an AWS account and region for CDK, once.
 
 It needs an administrator's permissions and writes the stack CDKToolkit. An account that a platform
-team has bootstrapped needs no other: `@aws-cdk/core:bootstrapQualifier` in cdk.json names theirs.
+team has bootstrapped needs no other: the setting `bootstrap_qualifier` names theirs.
 """
 
 import argparse

@@ -32,7 +32,11 @@ STATEFUL = {
     "AWS::SQS::Queue",
 }
 # settings that, once deployed, are not changed by a slip
-GUARDED = ("endpoint", "auth", "user_pool_arn", "user_pool_scope", "jobs", "archive", "domain_name")
+GUARDED = ("endpoint", "auth", "user_pool_arn", "user_pool_scope", "jwt_issuer", "authorizer_arn",
+    "vpc_endpoint_ids", "truststore_uri", "domain_name", "base_path", "jobs", "batch",
+    "archive")  # fmt: skip
+# settings that may change, and are not left out by a slip
+KEPT = ("allowed_ips", "web_acl_arn", "kms_key_arn")
 # the setting that makes a resource, by how its logical id begins
 SETTING_OF = {
     "ApiDomain": "domain_name",
@@ -40,6 +44,7 @@ SETTING_OF = {
     "ApiRestKey": "auth",
     "Api": "endpoint",
     "Archive": "archive",
+    "Batch": "batch",
     "Jobs": "jobs",
     "TicketTopic": "ticket_destination",
     "Topic": "alarm_destination",
@@ -56,10 +61,11 @@ class Removal(NamedTuple):
 def removals(deployed: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Removal]:
     """Yield what the template `new` takes away from the template `deployed`."""
     before, after = (t.get("Metadata", {}).get(SETTINGS, {}) for t in (deployed, new))
-    for name in GUARDED:
-        old = before.get(name)
-        if old and old != after.get(name):
-            yield Removal(name, f"the setting changes from {old} to {after.get(name)}")
+    for name in GUARDED + KEPT:
+        old, value = before.get(name), after.get(name)
+        if old and (not value if name in KEPT else old != value):
+            text = "nothing" if value in ("", [], None) else value
+            yield Removal(name, f"the setting changes from {old} to {text}")
     key = "prediction_id_key_version"
     if before.get(key, 1) > after.get(key, 1):
         yield Removal(key, "the number goes down: ids signed with the newer secret are refused")
@@ -127,7 +133,8 @@ def check_log_role(client: Client, chosen: Settings) -> None:
     if not client("apigateway").get_account().get("cloudwatchRoleArn"):
         raise ReleaseError(
             "API Gateway has no log role in this account and region, and refuses stages with logs. "
-            "Set gateway_log_role = true in one stack, or endpoint = http"
+            f"Set gateway_log_role = true in [stage.{chosen.stage}.{chosen.model}] of deploy.toml, "
+            'or endpoint = "http"'
         )
 
 

@@ -1,7 +1,6 @@
 """`answerable destroy STAGE`: delete the stack.
 
-Deleting a function deletes its versions. Log groups, buckets and the secret's log stay, as their
-DeletionPolicy says; docs/runbook.md names them.
+Deleting a function deletes its versions. Log groups and buckets stay, as their DeletionPolicy says.
 """
 
 import argparse

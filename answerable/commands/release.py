@@ -13,13 +13,12 @@ import sys
 import time
 from typing import Any
 
-from botocore.exceptions import ClientError
 from rich.console import Console
 from rich.table import Table
 
 from answerable import cdk
 from answerable.commands import add_model
-from answerable.stack import Client, connect, find_stack_arn, lookup, policy
+from answerable.stack import Client, NotDeployed, connect, find_stack_arn, lookup, policy
 from handler.release import rollback
 from handler.release.rollback import Image, Log, ReleaseError, Service
 from infra import settings
@@ -46,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a setting, over deploy.toml's; for print-iam-policy")  # fmt: skip
     add("--dry-run", action="store_true", help="check the version and print the plan only")
     add("--keep", type=int, default=5, help="versions that prune leaves (default: %(default)s)")
+    add("--prune", action="store_true", help="of print-iam-policy: also what prune needs, which "
+        "reads every function of the account")  # fmt: skip
     add("--deploy", action="store_true", help="also run the deployment that pins the stack")
 
 
@@ -83,14 +84,13 @@ def main(args: argparse.Namespace, client: Client = connect) -> int:
 def _print_policy(console: Console, args: argparse.Namespace, client: Client) -> None:
     """Print the policy with the names of the deployed stack, if there is one."""
     chosen, _ = settings.read(cdk.context(args))
+    service = None
     try:
         service = lookup(client, args.model, args.stage)
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "ValidationError":  # "… does not exist"
-            raise
-        console.print_json(json.dumps(policy(chosen, find_stack_arn(client, chosen.stack), None)))
-    else:
-        console.print_json(json.dumps(policy(chosen, service.stack_arn, service)))
+        arn = service.stack_arn
+    except NotDeployed:
+        arn = find_stack_arn(client, chosen.stack)
+    console.print_json(json.dumps(policy(chosen, arn, service, args.prune)))
 
 
 def choose_version(service: Service, alias: Any, action: str, version: int | None) -> str:

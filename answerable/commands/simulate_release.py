@@ -40,11 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a healthy model, one that crashes, and one that is silently wrong."
     )
     add = parser.add_argument
-    add(
-        "--current",
-        metavar="NAME",
-        help="the live version, as churn@1.0.0 (default: the one model)",
-    )
+    add("--current", metavar="NAME",
+        help="the live version, as churn@1.0.0 (default: the one model)")  # fmt: skip
     add("--candidate", metavar="NAME", help="the version to release, as churn")
     add("--scenario", choices=list(versions.SCENARIOS), action="append", help="repeatable")
     add("--records", type=Path, metavar="FILE", help="recorded requests, from payload logging")

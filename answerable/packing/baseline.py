@@ -97,11 +97,7 @@ def categories(values: Sequence[Any]) -> Distribution:
 
 
 def _distribution(
-    n_values: int,
-    n_present: int,
-    kept: list[Any],
-    cdf_left: list[float],
-    cdf_right: list[float],
+    n_values: int, n_present: int, kept: list[Any], cdf_left: list[float], cdf_right: list[float]
 ) -> Distribution:
     return Distribution(
         rows=n_present,

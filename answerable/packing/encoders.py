@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,13 @@ class Encoders(NamedTuple):
 
     def session(self, session: Any) -> Any:
         """Return a session that takes the tensors of a request."""
-        return _EncodingSession(session, self) if self.types else session
+        if not self.types:
+            return session
+
+        def run(names: Any, feeds: Samples, options: Any = None) -> Any:
+            return session.run(names, self.encode(feeds), options)
+
+        return SimpleNamespace(run=run)
 
     def encode(self, feeds: Samples) -> Samples:
         """Return the graph's inputs."""
@@ -66,14 +73,6 @@ class Encoders(NamedTuple):
                 shutil.copyfile(file, directory / TOKENIZER)
         for kind in types:
             kind.directory = directory
-
-
-class _EncodingSession:
-    def __init__(self, session: Any, encoders: Encoders) -> None:
-        self._session, self._encoders = session, encoders
-
-    def run(self, names: Any, feeds: Samples, options: Any = None) -> Any:
-        return self._session.run(names, self._encoders.encode(feeds), options)
 
 
 def prepare(source: Source, stated: dict[str, Fields], folder: Path) -> Encoders:

@@ -117,12 +117,14 @@ class Framework:
     def predict(self, columns: Mapping[str, Any], tensors: Sequence[str]) -> Arrays:
         """Return the framework's own predictions by tensor, as far as a method returns them."""
         n_rows = len(next(iter(columns.values())))
-        chunks = [
-            self._predict(
-                {name: values[i : i + self.chunk_rows] for name, values in columns.items()}, tensors
-            )
-            for i in range(0, n_rows, self.chunk_rows)
-        ]
+        try:
+            chunks = [
+                self._predict({k: v[i : i + self.chunk_rows] for k, v in columns.items()}, tensors)
+                for i in range(0, n_rows, self.chunk_rows)
+            ]
+        except Exception as error:  # of the framework, or of a custom step
+            reason = " ".join(str(error).split())[:300]
+            raise PackError(f"the model cannot predict the reference: {reason}") from None
         return {tensor: np.concatenate([chunk[tensor] for chunk in chunks]) for tensor in chunks[0]}
 
     def _predict(self, columns: Columns, tensors: Sequence[str]) -> Arrays:
@@ -143,6 +145,8 @@ class Framework:
         if self.feature_names:
             return importlib.import_module("pandas").DataFrame(columns)
         has_text = any(isinstance(v, str) for values in columns.values() for v in values)
+        if has_text and not hasattr(self.model, "n_features_in_"):  # a vectoriser of texts
+            return next(iter(columns.values()))
         return np.array(list(columns.values()), object if has_text else float).T
 
 
@@ -235,6 +239,8 @@ class XGBoost(Booster):
 
     def _exported(self) -> Any:
         model = copy.deepcopy(self.model)
+        if type(model).__name__ == "XGBRanker":  # the converter does not take it
+            model = XGBoost(model.get_booster()).model
         model.get_booster().feature_names = None  # the converter takes f0, f1, … only
         return model
 
@@ -545,6 +551,8 @@ def _import(module: str, extra: str) -> Any:
 
 def _skl2onnx(model: Any, columns: Any, options: Options) -> ModelProto:
     trees = importlib.import_module("skl2onnx.common.tree_ensemble")
+    # without options, skl2onnx gives a pipeline's LinearSVC one that its converter refuses
+    by_step: dict[Any, Options] = {type(step): {} for step in model.get_params().values()}
     add_node = trees.add_node
 
     def add_integers(*values: Any, **named: Any) -> None:
@@ -556,7 +564,7 @@ def _skl2onnx(model: Any, columns: Any, options: Options) -> ModelProto:
             model,
             initial_types=columns,
             target_opset=OPSETS,
-            options={id(model): options} if options else None,
+            options={id(model): options} if options else by_step,
         )
     return graph
 

@@ -16,11 +16,7 @@ TIE = 1e-5  # numbers by class that are nearer are equally likely
 # keys of an answer, in /predict, in /v2 and in the parts of a batch
 RESERVED = ("id", "prediction_id", "row", "key", "model_version")
 # names of skl2onnx
-NAMES = {
-    "variable": "value",
-    "output_label": "label",
-    "output_probability": "probabilities",
-}
+NAMES = {"variable": "value", "output_label": "label", "output_probability": "probabilities"}
 
 
 def describe(
@@ -44,7 +40,8 @@ def describe(
         kind = fields.get("kind") or _kind(tensor.dtype, shape, labels, batch, array)
         if kind in ("label", *BY_CLASS):
             fields = {"classes": labels} | fields
-        if kind == "scores" and name == "probabilities":
+        is_share = kind != "value" or bool(((array >= 0) & (array <= 1)).all())
+        if name == "probabilities" and (kind == "scores" or not is_share):
             name = "scores"  # skl2onnx calls them so, whatever they are
         named: Fields = {"name": name, "tensor": tensor.name, "dtype": tensor.dtype}
         output = Output(**(named | fields | {"shape": shape, "kind": kind}))

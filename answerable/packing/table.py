@@ -254,16 +254,13 @@ def feeds(
 ) -> dict[str, Array]:
     """Return the graph's inputs by name, shape [rows, columns] or [rows].
 
+    The `types` of one tensor are in the order of its columns.
     Made without the handler's code, which is checked against the result.
     """
     arrays = {}
     for tensor in inputs:
-        held = sorted(
-            (kind for kind in types if kind.feature.input == tensor.name),
-            key=lambda kind: kind.feature.column,
-        )
         rows = []
-        for kind in held:
+        for kind in (kind for kind in types if kind.feature.input == tensor.name):
             fill, values = math.nan if kind.fill is None else kind.fill, columns[kind.feature.name]
             if kind.has_json_form:
                 values = [None if value is None else kind.to_graph(value) for value in values]

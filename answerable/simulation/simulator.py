@@ -196,10 +196,8 @@ class Simulator:
         if cause:
             self.verdict = self.verdict._replace(result="rolled back", minute=minute, cause=cause)
             return f"{actor} rolls back to version {CURRENT}"
-        notifying = [alarm.name for alarm in alarming if alarm.notifies]
-        if notifying and self.verdict.result == "live":
-            self.verdict = self.verdict._replace(
-                result="notified", minute=minute, cause=notifying[0]
-            )
+        cause = next((alarm.name for alarm in alarming if alarm.notifies), "")
+        if cause and self.verdict.result == "live":
+            self.verdict = self.verdict._replace(result="notified", minute=minute, cause=cause)
             return "the owner is notified"
         return ""

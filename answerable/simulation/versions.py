@@ -46,10 +46,8 @@ def copy(source: Path, target: Path, *, measure: bool, outcomes: bool) -> None:
 
 
 def _measure_outputs(directory: Path, manifest: Manifest) -> Manifest:
-    rows, step = (
-        traffic.draw_rows(manifest, np.random.default_rng(0)),
-        min(100, manifest.limits.rows),
-    )
+    rows = traffic.draw_rows(manifest, np.random.default_rng(0))
+    step = min(100, manifest.limits.rows)
     try:
         scorer = scoring.load(directory)
         chunks = [

@@ -100,10 +100,23 @@ def test_frameworks_own_files_are_read() -> None:
         assert f"{file} cannot be read" in refused(file, X)
 
 
+def test_rankers_are_packed() -> None:
+    rows = len(X) // 2 * 2
+    data, relevance = X[:rows], y[:rows]
+    groups, sizes = np.repeat(range(rows // 2), 2), [2] * (rows // 2)
+    for model in (
+        xgboost.XGBRanker(n_estimators=5).fit(data, relevance, qid=groups),
+        lightgbm.LGBMRanker(n_estimators=5, verbose=-1).fit(data, relevance, group=sizes),
+        catboost.CatBoostRanker(iterations=5, **QUIET).fit(data, relevance, group_id=groups),
+    ):
+        assert pack(model, data, replace=True).rows == rows
+
+
 @pytest.mark.parametrize(
     "model",
     [
         xgboost.XGBRegressor(),
+        xgboost.XGBRanker(),
         xgboost.XGBClassifier(),
         lightgbm.LGBMRegressor(),
         make_pipeline(StandardScaler(), xgboost.XGBRegressor()),

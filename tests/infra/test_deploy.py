@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from answerable import commands, smoke
 from answerable.commands import bootstrap, deploy, destroy, synth
 from handler.release.rollback import ReleaseError, Service
-from infra.settings import Settings
+from infra.settings import SETTINGS, Settings
 from tests.fixtures.artifact import DIABETES
 from tests.fixtures.release import FUNCTION, NAME, STACK, Account
 from tests.infra.conftest import POOL, Synth, Template
@@ -251,7 +251,7 @@ def test_an_account_without_a_log_role_stops_a_first_deployment(
     made.error("cloudformation", "describe_stacks", "ValidationError")
     made.answer("apigateway", "get_account", {})
     assert run(deploy, cli, "dev", client=made.clients.__getitem__) == 1
-    assert "Set gateway_log_role = true in one stack" in capsys.readouterr().err
+    assert "Set gateway_log_role = true in [stage.dev.diabetes]" in capsys.readouterr().err
     assert not [words for words in cli.calls if words[0] == "deploy"]
 
 
@@ -275,6 +275,51 @@ def test_a_403_names_the_missing_permission(
     message = capsys.readouterr().err
     assert '"Action": "execute-api:Invoke"' in message
     assert "arn:aws:execute-api:eu-west-1:*:abc/dev/*" in message
+
+
+def test_a_403_of_a_function_url_names_both_permissions(
+    account: Callable[..., Account], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smoke, "sign", lambda url, service: {})
+    made = account(stack=False)
+    made.outputs["Url"] = "https://abc.lambda-url.eu-west-1.on.aws/"
+    made.stack()
+    made.answer("lambda", "get_alias", {"AliasArn": f"{FUNCTION}:live"})
+    service = Service(made.clients.__getitem__, NAME, stack=STACK)
+    settings = Settings(model="diabetes", endpoint="url")
+    with pytest.raises(ReleaseError) as caught:
+        smoke.check_url(service, settings, Url(403), print)
+    first, second = json.loads(str(caught.value).partition("the policy ")[2])
+    assert first["Action"] == "lambda:InvokeFunctionUrl"
+    assert "Condition" not in first
+    # without the condition a client could invoke the function with any event
+    assert second["Action"] == "lambda:InvokeFunction"
+    assert second["Condition"] == {"Bool": {"lambda:InvokedViaFunctionUrl": "true"}}
+    assert first["Resource"] == second["Resource"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "before", "after", "stops"),
+    [
+        ("batch", True, False, True),
+        ("truststore_uri", "s3://b/clients.pem", "", True),
+        ("vpc_endpoint_ids", ["vpce-1"], [], True),
+        ("jwt_issuer", "https://a.example", "https://b.example", True),
+        ("authorizer_arn", "arn:1", "arn:2", True),
+        ("base_path", "churn", "risk", True),
+        ("allowed_ips", ["192.0.2.0/24"], [], True),
+        ("allowed_ips", ["192.0.2.0/24"], ["198.51.100.0/24"], False),
+        ("web_acl_arn", "arn:1", "", True),
+        ("kms_key_arn", "arn:1", "", True),
+    ],
+)
+def test_access_and_encryption_are_not_lost_by_a_slip(
+    setting: str, before: Any, after: Any, stops: bool
+) -> None:
+    old, new = (
+        {"Metadata": {SETTINGS: {setting: value}}, "Resources": {}} for value in (before, after)
+    )
+    assert [loss.name for loss in deploy.removals(old, new)] == [setting] * stops
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def test_the_bucket_is_encrypted_private_and_forgets(template: Template) -> None
     bucket = body["Properties"]
     assert "SSEAlgorithm" in json.dumps(bucket["BucketEncryption"])
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
-    (rule,) = bucket["LifecycleConfiguration"]["Rules"]
+    rule, incomplete = bucket["LifecycleConfiguration"]["Rules"]
+    assert incomplete.keys() == {"AbortIncompleteMultipartUpload", "Status"}
     assert (rule["Prefix"], rule["ExpirationInDays"], rule["Status"]) == ("jobs/", 7, "Enabled")
     assert bucket["NotificationConfiguration"] == {
         "EventBridgeConfiguration": {"EventBridgeEnabled": True}

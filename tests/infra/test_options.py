@@ -57,7 +57,17 @@ def test_the_functions_that_serve_join_the_vpc(synth: Synth, tmp_path: Path) -> 
     ]
     serving = ["handler.function.lambda_handler"], ["handler.jobs.function.lambda_handler"]
     assert sorted(inside) == sorted(serving)
-    assert json.dumps(template.body).count("ec2:CreateNetworkInterface") == 2
+    statements = [
+        statement
+        for policy in template.all("AWS::IAM::Policy").values()
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if "ec2:CreateNetworkInterface" in statement["Action"]
+    ]
+    assert [s["Effect"] for s in statements] == ["Allow", "Deny"] * 2
+    for allowed, denied in (statements[:2], statements[2:]):
+        # Lambda may manage the interfaces, the function's code may not
+        assert allowed["Action"] == denied["Action"]
+        assert denied["Condition"] == {"Null": {"lambda:SourceFunctionArn": "false"}}
 
 
 def test_each_client_has_a_key_and_a_quota(synth: Synth, tmp_path: Path) -> None:
@@ -146,3 +156,41 @@ def test_options_that_do_not_fit_are_one_line(chosen: dict[str, Any], line: str)
 def test_the_qualifier_of_a_company_s_bootstrap_is_a_setting(synth: Synth) -> None:
     body = synth.template("bootstrap_qualifier=team").body
     assert body["Parameters"]["BootstrapVersion"]["Default"] == "/cdk-bootstrap/team/version"
+
+
+def test_uploads_that_were_never_completed_expire(synth: Synth) -> None:
+    buckets = synth.template("jobs=true", "batch=true", "archive=true").all("AWS::S3::Bucket")
+    assert len(buckets) == 3
+    for bucket in buckets.values():
+        rules = bucket["Properties"]["LifecycleConfiguration"]["Rules"]
+        days = {"DaysAfterInitiation": 1}
+        assert [r.get("Prefix", "") for r in rules if r.get("AbortIncompleteMultipartUpload")] == [
+            ""
+        ]
+        assert rules[-1]["AbortIncompleteMultipartUpload"] == days
+
+
+def test_whoever_reads_the_bucket_of_batches_may_use_its_key(synth: Synth) -> None:
+    key = "arn:aws:kms:eu-west-1:123456789012:key/1"
+    template = synth.template("batch=true", f"kms_key_arn={key}")
+    readers = {
+        role["Ref"]: json.dumps(policy["Properties"])
+        for policy in template.all("AWS::IAM::Policy").values()
+        for role in policy["Properties"]["Roles"]
+        if "s3:GetObject" in json.dumps(policy["Properties"])
+    }
+    assert {name[:-8] for name in readers} == {
+        "ScoringRole", "BatchPartsRole", "BatchControlRole", "BatchMachineRole",
+    }  # fmt: skip
+    for text in readers.values():
+        assert "kms:Decrypt" in text
+
+
+def test_the_slack_configuration_has_another_name_in_another_region(synth: Synth) -> None:
+    # and one for both destinations, because a channel has one configuration
+    slack = "slack:T0/C0"
+    template = synth.template(f"alarm_destination={slack}", f"ticket_destination={slack}")
+    slack = template.one("AWS::Chatbot::SlackChannelConfiguration")["Properties"]
+    assert slack["ConfigurationName"] == {
+        "Fn::Join": ["", ["diabetes-dev-Topic-", {"Ref": "AWS::Region"}]]
+    }

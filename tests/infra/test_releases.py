@@ -439,6 +439,12 @@ def test_other_rollouts(play: Play, rollout: str) -> None:
     play.agrees()
 
 
+def test_every_deployment_of_the_smoke_test_has_its_settings() -> None:
+    for step in smoke_steps.steps("dev", ["architecture=arm64"]):
+        has_setting = "architecture=arm64" in step.words
+        assert has_setting == (step.words[0] in ("deploy", "destroy")), step
+
+
 def test_the_smoke_test_s_steps(
     synth: Synth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: dict[str, Path]
 ) -> None:
@@ -525,8 +531,15 @@ def test_the_printed_policy_allows_what_the_commands_call_and_no_more(play: Play
     account.used.add("apigateway:GET")  # of a first deployment alone
     for image in ("1.0.1", "1.0.2"):
         assert play.deploy(image) == 0, play.output
-    for words in (["status"], ["rollback"], ["pin"], ["promote"], ["prune", "--keep", "1"]):
+    for words in (["status"], ["rollback"], ["pin"], ["promote"]):
         assert play.release(*words) == 0, play.output
+    # prune reads every function of the account, so its permissions are asked for
+    assert play.release("prune", "--keep", "1") == 1, play.output
+    assert "AccessDenied" in play.output
+    account.operator = None
+    assert play.release("print-iam-policy", "--prune", "-c", "image_tag=v") == 0, play.output
+    account.operator = json.loads(play.output)["Statement"]
+    assert play.release("prune", "--keep", "1") == 0, play.output
     allowed = {action for statement in account.operator for action in statement["Action"]}
     assert account.used - allowed == set()
     # of a deployment under way, and of a version that was idle for weeks

@@ -478,6 +478,29 @@ def test_batch_a_classifier_writes_a_column_per_class(tmp_path: Path) -> None:
         assert left["odds"] == pytest.approx(right["odds"], rel=1e-6)
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_batch_a_null_is_refused_where_the_contract_has_none(
+    small: Scorer, tmp_path: Path, suffix: str
+) -> None:
+    nullable = scoring.load(artifact.classifier(tmp_path / "nullable"))
+    row = {"size": 0.5, "years": 4, "open:now": True, "grade": 2.5}
+    inputs = write_rows(
+        tmp_path / f"in.{suffix}", [row, {**row, "years": None}, {**row, "open:now": None}]
+    )
+    some = Options(max_refused_percent=50)
+    assert run_batch(nullable, inputs, tmp_path / "years", some)["refused"] == 1
+    rows = [{**row, "serum": 1.5} for row in rows_of(19)]
+    rows[3]["colour"] = None
+    rows[15]["note/~"] = "x" * 21 if "csv" in suffix else None  # an empty cell is a text
+    inputs = write_rows(tmp_path / f"in.{suffix}", rows)
+    options = Options("customer", max_refused_percent=50)
+    assert run_batch(small, inputs, tmp_path / "out", options)["refused"] == 2
+    assert {(refusal["row"], refusal["pointer"]) for refusal in refusals(tmp_path / "out")} == {
+        (3, "/colour"),
+        (15, "/note~1~0"),
+    }
+
+
 def test_batch_tensors_are_json_lines(tmp_path: Path) -> None:
     scorer = scoring.load(artifact.pair(tmp_path / "model"))
     rows = [{"image": [[1.0] * n, [2.0] * n], "words": ["x"] * n} for n in (1, 2, 3)] * 5
@@ -625,6 +648,9 @@ def test_batch_command_scores_a_file(
     out = tmp_path / "out"
     arguments = ("--model", f"{tmp_path}/model", "--key", "customer", "--workers", "2")
     assert command(inputs, "-o", out, *arguments, "--part-bytes", "2000") == 0
+    printed = json.loads(capsys.readouterr().out)
+    # a time from start to finish would include the pause before a resume
+    assert list(printed) == ["rows", "refused", "worker_seconds"]
     assert [row["key"] for row in predictions(out)] == [f"c{i}" for i in range(300)]
     assert not (out / ".tmp").exists()
     assert command(inputs, "-o", out, *arguments) == 1

@@ -22,12 +22,14 @@ from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeRegressor
 
 import answerable
@@ -345,6 +347,25 @@ def test_written_contract_states_nothing_and_can_be_edited() -> None:
     assert edited.features[0].fill_value == inferred.features[0].example
     assert edited.alarms.min_daily_impact == 0
     assert main([*words, "--write-contract", "contract.toml"]) == 2  # it exists
+
+
+@pytest.mark.parametrize("classifier", [LogisticRegression(), LinearSVC()])
+def test_vectoriser_of_a_column_of_texts_predicts_as_scikit_learn(classifier: Any) -> None:
+    texts = pd.Series(["good and fast", "bad, slow", "great", "a terrible thing"] * 10)
+    model = make_pipeline(TfidfVectorizer(), classifier).fit(texts, [1, 0] * 20)
+    packed = pack(model, pd.DataFrame({"review": texts}))
+    parity = packed.manifest.lineage.parity
+    assert parity is not None
+    assert parity.rows == len(texts)
+    name = packed.manifest.outputs[1].name
+    assert name == ("scores" if isinstance(classifier, LinearSVC) else "probabilities")
+
+
+def test_model_that_cannot_predict_the_reference_is_refused() -> None:
+    texts = pd.Series(["good and fast", "bad, slow", "great", "a terrible thing"] * 10)
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0] * 20)
+    frame = pd.DataFrame({"review": texts.where(texts.index != 3)})
+    assert "the model cannot predict the reference: " in refused(model, frame)
 
 
 def test_what_is_no_model_is_refused() -> None:

@@ -496,13 +496,35 @@ def test_status(account: Make, capsys: Capture, monkeypatch: pytest.MonkeyPatch)
     assert "under way: d-1" in told
 
 
+def _actions(capsys: Capture) -> set[str]:
+    statements = json.loads(capsys.readouterr().out)["Statement"]
+    return {action for statement in statements for action in statement["Action"]}
+
+
+def test_the_policy_reads_the_key_of_this_stack_alone(account: Make, capsys: Capture) -> None:
+    assert run(account(), "print-iam-policy", "-c", "auth=api-key") == 0
+    statements = json.loads(capsys.readouterr().out)["Statement"]
+    (keys,) = [s for s in statements if s["Resource"][0].endswith("/apikeys/*")]
+    tags = {
+        "aws:ResourceTag/answerable:model": "diabetes",
+        "aws:ResourceTag/answerable:stage": "dev",
+    }
+    assert keys["Condition"] == {"StringEquals": tags}
+    assert [s for s in statements if "Condition" in s] == [keys]
+
+
 def test_the_policy_names_what_is_asked_and_no_more(account: Make, capsys: Capture) -> None:
     assert run(account(), "print-iam-policy") == 0
+    assert not {"ecr:BatchDeleteImage", "lambda:DeleteFunction"} & _actions(capsys)
+    assert run(account(), "print-iam-policy", "--prune") == 0
     policy = json.loads(capsys.readouterr().out)
     for statement in policy["Statement"]:
         assert not any("*" in action for action in statement["Action"])
         # a list of functions has no ARN
         assert ("*" in statement["Resource"]) == (statement["Action"] == ["lambda:ListFunctions"])
+        if "ecr:BatchDeleteImage" in statement["Action"]:
+            (image,) = statement["Resource"]
+            assert "repository/cdk-hnb659fds-container-assets-" in image
         if "lambda:DeleteFunction" in statement["Action"]:  # versions, and never the function
             assert all(arn.endswith(f":{NAME}:*") for arn in statement["Resource"])
     actions = {action for statement in policy["Statement"] for action in statement["Action"]}
@@ -516,4 +538,4 @@ def test_a_stack_that_is_not_there_is_one_line(account: Make, capsys: Capture) -
     run(made, "print-iam-policy")
     made.error("cloudformation", "describe_stacks", "ValidationError")
     assert run(made, "status") == 1
-    assert "release: " in capsys.readouterr().err
+    assert "release: there is no stack answerable-" in capsys.readouterr().err

@@ -1,15 +1,18 @@
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from handler import validate
 from handler.errors import BadRequest, ContractViolation
-from handler.scoring import Scorer
+from handler.scoring import Scorer, load
 from handler.validate import example
+from tests.fixtures import artifact
 from tests.fixtures.artifact import ECHO_FEATURES
 
 GOOD = {f["name"]: f["example"] for f in ECHO_FEATURES}
@@ -211,6 +214,25 @@ def test_a_name_that_stands_twice_is_refused(echo: Scorer, data: st.DataObject) 
     place = [i for i, c in enumerate(good) if c == "{"][at + 1] + 1
     with pytest.raises(BadRequest):
         echo.validator.parse(good[:place] + twice + good[place:])
+
+
+def test_brackets_in_names_and_categories_are_no_nesting(tmp_path: Path) -> None:
+    node = helper.make_node("Identity", ["c"], ["y"])
+    tensors = [[(name, TensorProto.STRING, [None, 1])] for name in ("c", "y")]
+    value = "[[{[{" + "x" * 300
+    category = {"name": "c[[", "input": "c", "type": "category", "example": "b"}
+    artifact.write(
+        tmp_path,
+        artifact.graph([node], *tensors),
+        inputs=artifact.tensors(tensors[0]),
+        features=[category | {"categories": [value, "b"]}],
+        outputs=[
+            {"name": "y", "tensor": "y", "dtype": "string", "shape": [None, 1], "kind": "value"}
+        ],
+    )
+    rows = [{"c[[": value}] * 1000
+    (column,) = load(tmp_path).validator.parse(json.dumps({"instances": rows}))
+    assert [*column] == [value] * 1000
 
 
 @given(st.data())
