@@ -450,9 +450,8 @@ class Category(FeatureType):
         schema = cs.literal_schema(list(dict.fromkeys(self.allowed_values or ())))
         if self.is_string:
             return schema
-        return cs.chain_schema(
-            [float_schema(-math.inf, math.inf), schema]
-        )  # a literal 1 would take true
+        # a literal 1 would take true
+        return cs.chain_schema([float_schema(-math.inf, math.inf), schema])
 
     def parse_cell(self, cell: str) -> Any:
         return cell if self.is_string else parse_number(cell)

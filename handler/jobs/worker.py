@@ -13,11 +13,11 @@ A model that cannot be loaded stops the function at init. Lambda then delivers l
 messages keep their receives.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -265,26 +265,34 @@ class SqsBatch:
         return [list(islice(predictions, work.rows)) for work in works]
 
     def _write(self, results: list[Result], chains: list[list[int]]) -> list[ApiError | None]:
-        """Write results in parallel, those of a chain in order; return each one's error."""
+        """Write results in parallel, those of one chain in order; return the error of each.
+
+        A result that is not written in time counts as failed, though its write may still succeed.
+        """
         late: ApiError | None = Unavailable("the result was not written in time")
         errors = [late] * len(results)
+        todo, done, finished = chains[::-1], deque[None](), threading.Event()
 
-        todo = chains[::-1]
+        def write(until: float) -> None:
+            if len(todo) > 1 < self._store.threads:  # one more writer for the remaining work
+                self._worker.pool.submit(write, self._end)
+            while todo and time.monotonic() < until:
+                try:
+                    chain = todo.pop()
+                except IndexError:
+                    return
+                for i in chain:
+                    errors[i] = self._write_result(results[i])
+                    if errors[i]:
+                        break
+                done.append(None)
+                if len(done) == len(chains):
+                    finished.set()
 
-        def write() -> None:
-            while todo:
-                with suppress(IndexError):  # another thread may have taken the last one
-                    for i in todo.pop():
-                        errors[i] = self._write_result(results[i])
-                        if errors[i]:
-                            break
-
-        threads = range(min(self._store.threads, len(todo)))
-        wait(
-            [self._worker.pool.submit(write) for _ in threads],
-            max(0.0, self._end - time.monotonic()),
-        )
-        todo.clear()
+        write(self._deadline)  # not until the end, because a call may take that long to fail
+        if todo:
+            self._worker.pool.submit(write, self._end)
+        finished.wait(max(0.0, self._end - time.monotonic()))
         return list(errors)
 
     def _write_result(self, result: Result) -> ApiError | None:
