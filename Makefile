@@ -2,6 +2,7 @@
 PYTHON ?= python3
 MODEL ?=
 PORT ?= 8000
+OUT ?= build/batch
 EVENT ?=
 NEW ?=
 STAGE ?= dev
@@ -33,8 +34,8 @@ $(READY): requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
 	@touch $(READY)
 
-run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=name PORT=8000)
-	$(BIN)/python -m answerable serve $(CHOSEN) --port $(PORT)
+run: $(READY)    ## serve the model locally, on http://localhost:8000 (MODEL=name PORT=8000), or score a file (BATCH=file OUT=folder)
+	$(BIN)/python -m answerable $(if $(BATCH),batch $(BATCH) -o $(OUT),serve --port $(PORT)) $(CHOSEN)
 
 rehearse: $(READY) ## simulate a release (MODEL=name NEW=name ARGS="-c bake_minutes=15")
 	$(BIN)/python -m answerable simulate-release $(if $(MODEL),--current $(MODEL)) $(if $(NEW),--candidate $(NEW)) $(ARGS)
