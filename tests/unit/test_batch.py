@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -780,6 +781,18 @@ def test_batch_files_of_a_folder_are_one_input(small: Scorer, tmp_path: Path) ->
     write_rows(tmp_path / "in/a.csv", [{k: v for k, v in r.items() if k != "serum"} for r in rows])
     with pytest.raises(BatchError, match="or in their columns"):
         run_batch(small, tmp_path / "in", tmp_path / "mixed")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_batch_every_violation_of_a_row_is_listed(
+    small: Scorer, tmp_path: Path, suffix: str
+) -> None:
+    rows = [{**row, "ratio": -1.0, "count": -9, "serum": 0.5} for row in rows_of(10)]
+    rows = [{**row, "colour": "green"} for row in rows]  # 30 violations, over the 20 of a response
+    inputs = write_rows(tmp_path / f"in.{suffix}", rows)
+    run_batch(small, inputs, tmp_path / "out", Options("customer", max_refused_percent=100))
+    listed = Counter(refusal["row"] for refusal in refusals(tmp_path / "out"))
+    assert listed == dict.fromkeys(range(10), 3)
 
 
 def test_batch_a_clock_that_does_not_tick_is_no_error(

@@ -138,6 +138,7 @@ def test_wrong_token_tensors_are_refused(folder: Path, pointer: str, change: Any
     arrays = {"input_ids": np.full((2, 3), 4), "attention_mask": np.ones((2, 3), np.int64)}
     status, document, _ = protocols.ask(handler, protocols.as_json(arrays | change))
     assert (status, document["errors"][0]["pointer"]) == (422, pointer), document
+    assert document["errors"][0]["code"] != "model_rejected"  # before the graph runs
 
 
 def test_a_text_is_cut_at_its_tokens_and_refused_over_its_characters(folder: Path) -> None:
