@@ -66,7 +66,7 @@ def fit_shape(
     """Return an input's shape, [N] as [N, 1], of others' `rows`. Raise ContractViolation."""
     is_batched, limit = manifest.has_batch_axis, manifest.limits.elements
     axes = (rows, *tensor.shape[1:]) if is_batched else tensor.shape
-    missing_axes = axes[len(shape) :]
+    missing_axes = tensor.shape[len(shape) :]
     if missing_axes and set(missing_axes) == {1}:
         shape += (1,) * len(missing_axes)
     if len(shape) != len(axes) or any(
