@@ -99,7 +99,11 @@ def find_version(word: str, scratch: Path) -> Path:
     except subprocess.CalledProcessError as error:
         raise ArtifactError(f"{word}: {error.stderr.decode().strip()}") from None
     with tarfile.open(fileobj=io.BytesIO(archived)) as archive:
-        archive.extractall(scratch, filter="data")
+        for member in archive:  # extractall has `filter` since Python 3.11.4 only
+            if file := archive.extractfile(member):
+                path = scratch / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(file.read())
     return scratch
 
 
