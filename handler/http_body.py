@@ -17,7 +17,10 @@ _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE).search
 
 
 def read_json(request: Request, limit: int) -> str | bytes:
-    """Return a JSON body of at most `limit` bytes, UTF-8 not yet checked. Raise 400, 413 or 415."""
+    """Return the decoded body of a JSON request, at most `limit` bytes; UTF-8 is not yet checked.
+
+    Raise UnsupportedMediaType, PayloadTooLarge or BadRequest.
+    """
     media_type = content_type(request)
     if media_type != JSON and not (
         media_type.startswith("application/") and media_type[-5:] == "+json"

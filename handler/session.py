@@ -84,7 +84,11 @@ class Session:
         self._unfinished: threading.Thread | None = None
 
     def run(self, feeds: Mapping[str, Array], deadline: float | None = None) -> Sequence[Array]:
-        """Return outputs [rows, …] by a time.monotonic(). Raise DeadlineExceeded, ServerError."""
+        """Return the outputs in the manifest's order, each of shape [rows, …].
+
+        `deadline` is on time.monotonic()'s clock. Raise DeadlineExceeded at the deadline,
+        ServerError if the model failed.
+        """
         if self._has_features:  # all inputs have the same rows
             shapes = next(iter(feeds.values())).shape
         else:

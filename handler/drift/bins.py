@@ -184,7 +184,11 @@ class Binner:
         self._shifts = np.array([source.shift for source in self._sources])[:, None]
 
     def bin(self, seed: str, columns: Columns, outputs: Sequence[Array]) -> Bins:
-        """Return the bins of a request; null is None, and an output without a tensor is empty."""
+        """Return the bins of a scored request.
+
+        `columns`: the validated values, None where missing. `outputs`: the model's arrays [rows, …]
+        in the manifest's order; empty if a tensor is not available.
+        """
         count, start = len(columns[0]), _shift(seed)
         if count == 1:
             return self._bin_one(start, columns, outputs)
@@ -219,7 +223,7 @@ class Binner:
         return numbers
 
     def _counts(self, flags: Array) -> dict[str, int]:
-        """Return in how many rows each input has a flag, of [targets, rows], if any."""
+        """Return how many rows of each input have a flag, of [targets, rows]; only if any."""
         if not flags.any():
             return {}
         numbers = flags.sum(axis=1).tolist()

@@ -177,7 +177,10 @@ def _chi2_9_tail(x: float) -> float:
 
 
 def _crowded_exponent(distance: float, n: int, m: int) -> float:
-    """Return Chernoff's exponent of one bin that alone has this distance, by relative entropies."""
+    """Return Chernoff's exponent of one bin so crowded that it alone has this distance.
+
+    That is the relative entropy of n live and m baseline values from both together.
+    """
     due = 1 / BINS
     share = min((1 + math.sqrt((BINS - 1) * max(distance, 0))) / BINS, 1 - 1e-12)
     pooled = (n * share + m * due) / (n + m)

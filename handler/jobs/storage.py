@@ -38,7 +38,10 @@ _is_idempotency_key = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
 
 
 class JobStore(NamedTuple):
-    """The clients and names of a storage; jobs are kept `seconds`, `threads` calls run at once."""
+    """The clients and names of a deployment's storage.
+
+    `seconds`: how long a job is kept. `threads`: how many calls run at once.
+    """
 
     s3: Any
     sqs: Any
@@ -153,13 +156,19 @@ def expires(metadata: dict[str, str], store: JobStore) -> int:
 
 
 def render_job(id: str, status: str, until: int, fields: bytes = b"") -> bytes:
-    """Return a job as JSON with `fields` behind it, as its result is stored: equal if repeated."""
+    """Return a job as JSON, with `fields` (that begin with a comma) behind it.
+
+    It is also the content of the result object. A job that is scored twice gives the same bytes.
+    """
     job = f'{{"job":{{"id":"{id}","status":"{status}","expires_at":"{iso_time(until)}"}}'
     return b"%b%b}" % (job.encode(), fields)
 
 
 def _new_id(store: JobStore, owner: str, idempotency_key: str | None) -> str:
-    """Return 192 bits in base64: random, or of owner, key (which can be guessed) and a secret."""
+    """Return 192 bits in base64: random, or of owner and key under a secret.
+
+    The secret is needed because a key can be guessed.
+    """
     if idempotency_key is None:
         bits = os.urandom(24)
     else:

@@ -255,7 +255,7 @@ def _parse_tensor(
         raise violation_error(pointer("inputs", i, "datatype"), "type", message)
     stated = tuple(sent["shape"])
     if manifest.has_batch_axis:  # the axis of rows may be fixed, and clients see it in the metadata
-        rows = tensor.shape[0] or rows
+        rows = rows or tensor.shape[0]
     shape = fit_shape(manifest, tensor, stated, pointer("inputs", i, "shape"), rows)
     data, size, sent_dtype = sent.get("data"), prod(shape), datatypes[sent["datatype"]]
     if i in chunks:

@@ -63,7 +63,11 @@ class SentTensor(NamedTuple):
 def fit_shape(
     manifest: Manifest, tensor: Tensor, shape: tuple[int, ...], where: str, rows: int | None = None
 ) -> tuple[int, ...]:
-    """Return an input's shape, [N] as [N, 1], of others' `rows`. Raise ContractViolation."""
+    """Return the shape of an input, [N] as [N, 1].
+
+    `rows`: how many the inputs before it have, None if any number will do. Raise ContractViolation
+    if the shape is not the graph's.
+    """
     is_batched, limit = manifest.has_batch_axis, manifest.limits.elements
     axes = (rows, *tensor.shape[1:]) if is_batched else tensor.shape
     missing_axes = tensor.shape[len(shape) :]
@@ -179,7 +183,11 @@ class TensorValidator:
             self._checks[tensor.name] = _FastCheck(tensor.dtype, types)
 
     def columns(self, tensors: Mapping[str, Values], pointer_for: PointerFor) -> Columns:
-        """Return columns of arrays (NaN is null) or lists by input. Raise ContractViolation."""
+        """Return the columns of the graph's inputs [rows, features], by name.
+
+        An input is an array, in which NaN is null, or a flat list from JSON. Raise
+        ContractViolation for values that are not in the contract.
+        """
         arrays: dict[str, Array] = {}
         for name, values in tensors.items():
             check = self._checks[name]
